@@ -1,0 +1,192 @@
+"""Time and peak memory of plain, fast modulated and literal modulated attention, side by side in one run.
+
+    python benchmarks/attention.py            # the attention layers of SD-1.5 and SDXL
+    python benchmarks/attention.py --smoke    # seconds; checks that everything runs
+
+Times are medians of interleaved calls (plain, fast, literal, plain, …), so that whatever else the machine does
+hits all three alike. Memory is what one call adds to the peak of a fresh process (on a GPU: to the allocator's).
+Prints a Markdown table and writes ``benchmarks/results/attention.json``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+
+from realignkit.attention.modulation import area_fraction, fast_attention, literal_attention, region_matrix
+from realignkit.storage import atomic_write
+
+FORMS = ("plain", "fast", "literal")
+OBJECTS = 3
+
+
+@dataclass(frozen=True)
+class Shape:
+    """One attention layer: N queries, K keys (K = N: self-attention), heads of width d."""
+
+    layer: str
+    N: int
+    K: int
+    heads: int
+    d: int
+
+
+SHAPES = (
+    Shape("SD-1.5 self", 256, 256, 8, 160),
+    Shape("SD-1.5 self", 1024, 1024, 8, 80),
+    Shape("SD-1.5 self", 4096, 4096, 8, 40),
+    Shape("SD-1.5 cross", 4096, 77, 8, 40),
+    Shape("SDXL self", 1024, 1024, 20, 64),
+    Shape("SDXL self", 4096, 4096, 10, 64),
+    Shape("SDXL cross", 4096, 77, 10, 64),
+)
+SMOKE = (Shape("tiny self", 64, 64, 2, 8), Shape("tiny cross", 64, 11, 2, 8))
+
+
+def calls(shape: Shape, device: str, dtype: torch.dtype) -> dict[str, Callable[[], torch.Tensor]]:
+    """The three ways to compute one layer, on the same inputs (one conditional sample, three objects)."""
+    torch.manual_seed(0)
+    query = torch.randn(1, shape.heads, shape.N, shape.d, device=device, dtype=dtype)
+    key, value = (torch.randn(1, shape.heads, shape.K, shape.d, device=device, dtype=dtype) for _ in range(2))
+    # A third of the image is background; the objects share the rest.
+    owner = (torch.arange(shape.N, device=device) * (OBJECTS + 1) * 3 // (shape.N * 3)).clamp_max(OBJECTS)
+    queries = F.one_hot(owner, OBJECTS + 1)[None, :, :OBJECTS].bool()
+    if shape.K == shape.N:
+        keys = queries
+    else:
+        place = torch.arange(shape.K, device=device)[:, None] // 3
+        keys = (place == torch.arange(OBJECTS, device=device))[None]
+    area, rows = area_fraction(queries), queries[0].any(-1).nonzero()[:, 0]
+    region = region_matrix(queries, keys)[:, None]
+    return {
+        "plain": lambda: F.scaled_dot_product_attention(query, key, value),
+        "fast": lambda: fast_attention(query, key, value, queries, keys, 0.6 * (1 - area), rows=rows),
+        "literal": lambda: literal_attention(query, key, value, region, 0.6, area=area[:, None, :, None]),
+    }
+
+
+def timings(shape: Shape, device: str, dtype: torch.dtype, repeats: int) -> dict[str, float]:
+    """Median seconds per call of each form, and how far fast and literal are apart."""
+    forms = calls(shape, device, dtype)
+    results = {name: call() for name, call in forms.items()}  # also warms up
+    seconds: dict[str, list[float]] = {name: [] for name in forms}
+    for _ in range(repeats):
+        for name, call in forms.items():
+            synchronize(device)
+            start = time.perf_counter()
+            call()
+            synchronize(device)
+            seconds[name].append(time.perf_counter() - start)
+    difference = (results["fast"] - results["literal"]).abs().max().item()
+    return {**{name: statistics.median(values) for name, values in seconds.items()}, "difference": difference}
+
+
+def synchronize(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def peak_of_process() -> int:
+    """Peak resident bytes of this process."""
+    status = Path("/proc/self/status")
+    if status.exists():  # its own peak; ru_maxrss starts from the parent's
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return int(line.split()[1]) * 1024
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def added_peak(form: str, shape: Shape, device: str, dtype: torch.dtype) -> int:
+    """Bytes that one call adds to the peak; to be run in a fresh process."""
+    calls(SMOKE[0], device, dtype)[form]()  # loads kernels and thread pools
+    call = calls(shape, device, dtype)[form]
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        call()
+        return torch.cuda.max_memory_allocated() - before
+    before = peak_of_process()
+    call()
+    return peak_of_process() - before
+
+
+def memory(shape: Shape, device: str, dtype: str) -> dict[str, int]:
+    """:func:`added_peak` of each form, each in its own process."""
+    out = {}
+    for form in FORMS:
+        job = json.dumps({"form": form, "shape": asdict(shape), "device": device, "dtype": dtype})
+        done = subprocess.run([sys.executable, __file__, "--job", job], capture_output=True, text=True, check=True)
+        out[form] = int(done.stdout)
+    return out
+
+
+def table(rows: list[dict[str, object]]) -> str:
+    """The results as Markdown."""
+    lines = [
+        "| layer | N x K | heads x d | plain ms | fast ms | literal ms | literal / fast "
+        "| plain MB | fast MB | literal MB | max difference |",
+        "| --- | --- | --- | --: | --: | --: | --: | --: | --: | --: | --: |",
+    ]
+    for row in rows:
+        shape, seconds, peak = row["shape"], row["seconds"], row["peak_bytes"]
+        times = " | ".join(f"{seconds[form] * 1e3:.2f}" for form in FORMS)
+        sizes = " | ".join(f"{peak[form] / 1e6:.1f}" for form in FORMS)
+        lines.append(
+            f"| {shape['layer']} | {shape['N']} x {shape['K']} | {shape['heads']} x {shape['d']} | {times} "
+            f"| {seconds['literal'] / seconds['fast']:.1f} | {sizes} | {row['difference']:.1e} |"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--smoke", action="store_true", help="tiny shapes, one repeat; written only with --out")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--dtype", default=None, help="float32 on a CPU, float16 on a GPU unless said")
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--out", type=Path, default=None)
+    parser.add_argument("--job", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.job:
+        job = json.loads(options.job)
+        print(added_peak(job["form"], Shape(**job["shape"]), job["device"], getattr(torch, job["dtype"])))
+        return
+    dtype = options.dtype or ("float16" if options.device == "cuda" else "float32")
+    rows = []
+    for shape in SMOKE if options.smoke else SHAPES:
+        seconds = timings(shape, options.device, getattr(torch, dtype), 1 if options.smoke else options.repeats)
+        difference = seconds.pop("difference")
+        peak = memory(shape, options.device, dtype)
+        rows.append({"shape": asdict(shape), "seconds": seconds, "peak_bytes": peak, "difference": difference})
+        print(f"{shape.layer} {shape.N} x {shape.K}: done", file=sys.stderr)
+    print(table(rows))
+    out = options.out or (None if options.smoke else Path(__file__).parent / "results" / "attention.json")
+    if out is not None:
+        machine = torch.cuda.get_device_name() if options.device == "cuda" else platform.processor() or "CPU"
+        setting = {
+            "device": options.device,
+            "machine": machine,
+            "threads": torch.get_num_threads(),
+            "dtype": dtype,
+            "torch": torch.__version__,
+            "objects": OBJECTS,
+            "repeats": options.repeats,
+        }
+        atomic_write(out, (json.dumps({"setting": setting, "rows": rows}, indent=1) + "\n").encode())
+        print(f"written to {out}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()

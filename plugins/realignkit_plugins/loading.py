@@ -1,0 +1,125 @@
+"""What every plugin that loads a checkpoint needs: where it is, on which device, and readable errors."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from realignkit.errors import ModelError
+
+if TYPE_CHECKING:
+    import torch
+    from PIL.Image import Image
+
+DTypeName = Literal["auto", "fp32", "fp16", "bf16"]
+_MICRO = "micro:"
+
+
+def resolve_model(model: str) -> str:
+    """Turn an option into what ``from_pretrained`` takes.
+
+    Args:
+        model: a hub id (``owner/name``), a folder, or ``micro:<name>`` for a checkpoint inside the package.
+
+    Raises:
+        ModelError: it is a path, and nothing is there; or there is no such embedded checkpoint.
+    """
+    if model.startswith(_MICRO):
+        from realignkit_plugins.micro import checkpoints
+
+        return str(checkpoints.path(model.removeprefix(_MICRO)))
+    folder = Path(model).expanduser()
+    if folder.is_dir():
+        return str(folder)
+    if folder.is_file():
+        raise ModelError(f"'{model}' is a file. Give the folder that save_pretrained wrote, or a hub id (owner/name).")
+    if folder.is_absolute() or model.startswith((".", "~")) or model.count("/") > 1 or "\\" in model or not model:
+        raise ModelError(f"there is no folder '{model}'. Check the path, or give a hub id (owner/name).")
+    return model
+
+
+def resolve_device(device: str) -> str:
+    """``"auto"`` becomes ``"cuda"``, ``"mps"`` or ``"cpu"``, the first that is there; anything else is kept."""
+    if device != "auto":
+        return device
+    import torch
+
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def resolve_dtype(dtype: DTypeName, device: str) -> torch.dtype:
+    """``"auto"`` becomes half precision on CUDA and float32 elsewhere, whatever the checkpoint is stored in."""
+    import torch
+
+    if dtype == "auto":
+        return torch.float16 if device.startswith("cuda") else torch.float32
+    return {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[dtype]
+
+
+@contextlib.contextmanager
+def loading(what: str, model: str) -> Iterator[None]:
+    """Load quietly, and turn whatever goes wrong into a :class:`ModelError` that says what to do.
+
+    Args:
+        what: what is being loaded, for the message ("text-to-image pipeline").
+        model: as the user gave it.
+    """
+    from transformers.utils import logging as transformers_logging
+
+    bars = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    except ModelError:
+        raise
+    except Exception as error:  # the libraries raise a dozen types for a bad checkpoint
+        reason = f"{type(error).__name__}: {(str(error).strip() or 'no details').splitlines()[0][:300]}"
+        if model.startswith(_MICRO) or Path(model).expanduser().is_dir():
+            advice = "Check that the folder is complete and of this kind; if it is damaged, copy or download it again."
+        else:
+            advice = "Check the name, the network and your access ('hf auth login'), or give a local folder."
+        raise ModelError(f"the {what} '{model}' cannot be loaded ({reason}). {advice}") from error
+    finally:
+        if bars:
+            transformers_logging.enable_progress_bar()
+
+
+def load_model(cls: Any, folder: str, model: str, **kwargs: Any) -> Any:
+    """``cls.from_pretrained`` in float32, from safetensors only, in evaluation mode.
+
+    Raises:
+        ModelError: weights are missing, which transformers would fill with random numbers.
+    """
+    import torch
+
+    network, info = cls.from_pretrained(
+        folder, dtype=torch.float32, use_safetensors=True, output_loading_info=True, **kwargs
+    )
+    if info["missing_keys"]:
+        some = ", ".join(sorted(info["missing_keys"])[:3])
+        raise ModelError(
+            f"'{model}' holds no weights for {len(info['missing_keys'])} parameters of {cls.__name__} ({some} …). "
+            f"Use a checkpoint that was fine-tuned for this task."
+        )
+    return network.eval()
+
+
+def image_processor(folder: str, **kwargs: Any) -> Any:
+    """The checkpoint's image processor in its PIL form, which needs no torchvision."""
+    from transformers import AutoImageProcessor
+
+    return AutoImageProcessor.from_pretrained(folder, backend="pil", **kwargs)
+
+
+def rgb(image: Image) -> Image:
+    """The image in RGB; itself when it is already."""
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def hub_options(revision: str | None) -> dict[str, Any]:
+    """Keyword arguments of ``from_pretrained`` for a revision that may not be given."""
+    return {} if revision is None else {"revision": revision}

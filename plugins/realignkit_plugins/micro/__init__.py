@@ -1,0 +1,59 @@
+"""The embedded world: a tiny trained text-to-image model and its companions, offline, from the installed package.
+
+``micro`` adds checkpoints and a world, not second implementations: the plugins below are the generic classes that
+run the full-size models, pointed at checkpoints inside this package.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from realignkit.hookspecs import hookimpl
+
+if TYPE_CHECKING:
+    from realignkit.registry import Register
+
+COMPANIONS = {"tagger": "micro", "scorer": "lexical", "segmenter": "micro"}
+
+
+@hookimpl
+def register_generators(register: Register) -> None:
+    """The embedded base model."""
+    register(
+        "micro",
+        "realignkit_plugins.generators.stable_diffusion:StableDiffusionGenerator",
+        "64 x 64 scenes of coloured objects; a 4 M parameter Stable Diffusion, embedded, works offline",
+        options={"model": "micro:base", "companions": COMPANIONS},
+    )
+
+
+@hookimpl
+def register_taggers(register: Register) -> None:
+    """The embedded tagger."""
+    register(
+        "micro",
+        "realignkit_plugins.taggers.image_classification:ImageClassificationTagger",
+        "names the objects and backgrounds of the embedded world; a ResNet, embedded",
+        options={"model": "micro:tagger"},
+    )
+
+
+@hookimpl
+def register_segmenters(register: Register) -> None:
+    """The embedded segmenter."""
+    register(
+        "micro",
+        "realignkit_plugins.segmenters.clipseg:CLIPSegSegmenter",
+        "finds phrases in pictures of the embedded world; a CLIPSeg, embedded",
+        options={"model": "micro:segmenter"},
+    )
+
+
+@hookimpl
+def register_prompts(register: Register) -> None:
+    """Prompts drawn from the world."""
+    register(
+        "micro",
+        "realignkit_plugins.micro.prompts:WorldPrompts",
+        "captions of random scenes of the embedded world, by split and number of objects",
+    )

@@ -1,0 +1,58 @@
+"""Prompts of the embedded world's own language, by split and number of objects."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+from pydantic import Field
+
+from realignkit.contracts import Options, PromptSet
+from realignkit_plugins.micro.world.vocabulary import COLOURS, NOUNS, article, held_out
+
+_SEEDS = {"validation": 101, "test": 202}
+
+
+class WorldPromptsOptions(Options):
+    """Which prompts, and how many."""
+
+    purpose: Literal["validation", "test"] = Field("validation", description="validation for tuning, test for the end")
+    pairs: Literal["seen", "held_out", "mixed"] = Field(
+        "mixed", description="colour-noun pairs that training showed, never showed, or as they come"
+    )
+    objects: int = Field(2, ge=1, le=3, description="how many objects a prompt names")
+    size: int = Field(200, ge=1, le=100_000, description="how many prompts")
+
+
+class WorldPrompts(PromptSet):
+    """"a red book and a yellow pen": different nouns, in CC-500's form, always the same for the same options."""
+
+    Options = WorldPromptsOptions
+    options: WorldPromptsOptions
+    source = "the embedded world's vocabulary, drawn at random with a fixed seed"
+
+    @cached_property
+    def _prompts(self) -> tuple[str, ...]:
+        o = self.options
+        group = ("mixed", "seen", "held_out").index(o.pairs)
+        rng = np.random.default_rng([_SEEDS[o.purpose], o.objects, group])
+        return tuple(self._prompt(rng) for _ in range(o.size))
+
+    def _prompt(self, rng: np.random.Generator) -> str:
+        nouns = rng.choice(NOUNS, size=self.options.objects, replace=False)
+        phrases = [self._coloured(str(noun), rng) for noun in nouns]
+        return " and ".join(filter(None, (", ".join(phrases[:-1]), phrases[-1])))
+
+    def _coloured(self, noun: str, rng: np.random.Generator) -> str:
+        while True:
+            colour = str(rng.choice(tuple(COLOURS)))
+            if self.options.pairs == "mixed" or held_out(colour, noun) == (self.options.pairs == "held_out"):
+                return f"{article(colour)} {colour} {noun}"
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._prompts)
+
+    def __len__(self) -> int:
+        return self.options.size

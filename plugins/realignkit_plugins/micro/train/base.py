@@ -1,0 +1,146 @@
+"""The base model: a text-to-image latent diffusion model in Stable Diffusion's layout."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from torch import nn
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from realignkit_plugins.micro.train import tokenizer as words
+from realignkit_plugins.micro.train.data import SCENE_SEEDS, images, scenes, to_tensor
+from realignkit_plugins.micro.train.loop import Schedule, console, fit
+from realignkit_plugins.micro.world import caption
+
+SCHEDULE = Schedule(steps=5000, batch_size=64, learning_rate=1.2e-3, warmup=250)
+SCENES = 60_000
+CAPTION_NOISE = 0.05
+CAPTION_DROPOUT = 0.1
+MIN_SNR = 5.0
+
+
+def build_unet() -> UNet2DConditionModel:
+    """Convolutions at 16 x 16; cross- and self-attention at 8 x 8, where nearly all the width is."""
+    model = UNet2DConditionModel(
+        sample_size=16,
+        in_channels=4,
+        out_channels=4,
+        block_out_channels=(32, 128),
+        layers_per_block=1,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        cross_attention_dim=128,
+        attention_head_dim=4,
+        norm_num_groups=16,
+    )
+    for name, parameter in model.named_parameters():
+        # Every residual branch starts at zero, so that depth does not slow the first steps down.
+        if any(part in name for part in (".conv2.", ".proj_out.", "conv_out.")):
+            nn.init.zeros_(parameter)
+    return model
+
+
+def build_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
+    """Two layers of 128, for prompts of up to 32 tokens."""
+    return CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=128,
+            intermediate_size=512,
+            projection_dim=128,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            max_position_embeddings=words.MAX_LENGTH,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+
+
+def scheduler() -> DDIMScheduler:
+    """Stable Diffusion's noise schedule."""
+    return DDIMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
+    )
+
+
+@torch.no_grad()
+def encode_scenes(vae: AutoencoderKL, count: int, cache: Path) -> torch.Tensor:
+    """Latents of the training scenes, float16 (count, 4, 16, 16), unit variance; cached."""
+    path = cache / f"latents-{count}.npy"
+    if path.exists():
+        return torch.from_numpy(np.load(path))
+    pixels = images(SCENE_SEEDS["base"], count, cache=cache)
+    vae = vae.to(memory_format=torch.channels_last)
+    batches = []
+    for start in range(0, count, 256):
+        x = to_tensor(pixels[start : start + 256]) * 2 - 1
+        mean = vae.encode(x.contiguous(memory_format=torch.channels_last)).latent_dist.mean
+        batches.append((mean * vae.config.scaling_factor).half())
+    latents = torch.cat(batches).contiguous()
+    np.save(path, latents.numpy())
+    return latents
+
+
+def train(out: Path, work: Path, seed: int = 0, steps: int | None = None) -> None:
+    """Train U-Net and text encoder together on cached latents; save the pipeline to ``out/base``."""
+    schedule = SCHEDULE if steps is None else Schedule(**{**vars(SCHEDULE), "steps": steps})
+    vae = AutoencoderKL.from_pretrained(out / "vae")
+    latents = encode_scenes(vae, SCENES, work / "cache")
+    described = scenes(SCENE_SEEDS["base"], SCENES)
+    tokenizer = words.build()
+    torch.manual_seed(seed)
+    unet = build_unet().to(memory_format=torch.channels_last)
+    model = nn.ModuleDict({"unet": unet, "text_encoder": build_text_encoder(tokenizer)})
+    noise_scheduler = scheduler()
+    alphas = noise_scheduler.alphas_cumprod
+
+    def loss(step: int, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
+        pick = torch.randint(SCENES, (schedule.batch_size,), generator=generator)
+        rng = np.random.default_rng([seed, step])
+        prompts = [
+            "" if rng.random() < CAPTION_DROPOUT else caption(described[i], rng, CAPTION_NOISE) for i in pick.tolist()
+        ]
+        x = latents[pick].float()
+        noise = torch.randn(x.shape, generator=generator)
+        # One timestep from each of B equal slices: the same distribution, less variance.
+        uniform = (torch.rand(len(x), generator=generator) + torch.arange(len(x))) / len(x)
+        t = (uniform * 1000).long()
+        noisy = noise_scheduler.add_noise(x, noise, t).contiguous(memory_format=torch.channels_last)
+        tokens = tokenizer(prompts, padding="max_length", truncation=True, return_tensors="pt").input_ids
+        hidden = model["text_encoder"](tokens).last_hidden_state
+        error = (unet(noisy, t, hidden).sample - noise).square().mean(dim=(1, 2, 3))
+        snr = alphas[t] / (1 - alphas[t])
+        value = (error * (snr.clamp(max=MIN_SNR) / snr)).mean()
+        return value, {"mse": float(error.detach().mean())}
+
+    fit(model, loss, schedule, seed, work / "base")
+    save(out, vae, unet, model["text_encoder"], tokenizer)
+    console.print(f"saved {out / 'base'}")
+
+
+def save(out: Path, vae: AutoencoderKL, unet: UNet2DConditionModel, text: CLIPTextModel, tokens: CLIPTokenizer) -> None:
+    """Write a plain ``StableDiffusionPipeline`` folder in fp16 safetensors."""
+    pipeline = StableDiffusionPipeline(
+        vae=vae,
+        text_encoder=text,
+        tokenizer=tokens,
+        unet=unet.to(memory_format=torch.contiguous_format),
+        scheduler=scheduler(),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    pipeline.to(dtype=torch.float16).save_pretrained(out / "base", safe_serialization=True)
+    index = json.loads((out / "base" / "model_index.json").read_text())
+    (out / "base" / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")

@@ -1,0 +1,125 @@
+"""The one training loop that every recipe uses: seeded, logged, resumable, with a moving average."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from torch import nn
+
+from realignkit_plugins.micro.train.muon import muon
+
+console = Console(stderr=True)
+Loss = Callable[[int, torch.Generator], tuple[torch.Tensor, dict[str, float]]]
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long and how fast: linear warm-up, then linear decay to zero (which the prototype found to matter)."""
+
+    steps: int
+    batch_size: int
+    learning_rate: float
+    warmup: int = 200
+    weight_decay: float = 0.01
+    beta2: float = 0.98
+    clip: float = 1.0
+    ema: float = 0.998
+
+    def rate(self, step: int) -> float:
+        """The learning rate at a step."""
+        return self.learning_rate * min((step + 1) / self.warmup, max(0.0, 1 - step / self.steps) * 1.05, 1.0)
+
+
+def fit(model: nn.Module, loss: Loss, schedule: Schedule, seed: int, folder: Path, save_every: float = 120.0) -> nn.Module:
+    """Train ``model`` in place; return it holding the moving average of its weights.
+
+    A step's randomness depends on (seed, step) alone, so a run that was stopped (Ctrl-C, kill) and started again
+    sees the same batches. State is kept in ``folder/state.pt``, the log in ``folder/log.jsonl``.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    optimizer = muon(model, schedule.learning_rate, schedule.weight_decay, schedule.beta2)
+    average = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+    start = _resume(folder / "state.pt", model, optimizer, average)
+    stop = _StopOnSignal()
+    began = saved = time.monotonic()
+    model.train()
+    for step in range(start, schedule.steps):
+        torch.manual_seed(seed * 1_000_003 + step)
+        for group in optimizer.param_groups:
+            group["lr"] = schedule.rate(step)
+        value, parts = loss(step, torch.Generator().manual_seed(seed * 1_000_003 + step))
+        value.backward()
+        norm = nn.utils.clip_grad_norm_(parameters, schedule.clip)
+        if not torch.isfinite(norm):
+            optimizer.zero_grad(set_to_none=True)
+            continue
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        _update(average, model, min(schedule.ema, (step + 1) / (step + 10)))
+        now = time.monotonic()
+        if step % 50 == 0 or step == schedule.steps - 1:
+            left = (now - began) / (step - start + 1) * (schedule.steps - step - 1)
+            _log(folder, {"step": step, "loss": float(value.detach()), **parts, "norm": float(norm), "minutes_left": left / 60})
+        if stop.requested or now - saved > save_every or step == schedule.steps - 1:
+            _save(folder / "state.pt", step + 1, model, optimizer, average)
+            saved = now
+        if stop.requested:
+            console.print(f"stopped at step {step + 1}; the same command goes on from there")
+            raise SystemExit(130)
+    model.load_state_dict(average)
+    return model.eval()
+
+
+def _resume(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, average: dict[str, torch.Tensor]) -> int:
+    if not path.exists():
+        return 0
+    state = torch.load(path, weights_only=True)
+    model.load_state_dict(state["model"])
+    optimizer.load_state_dict(state["optimizer"])
+    average.update(state["average"])
+    console.print(f"resuming at step {state['step']}")
+    return int(state["step"])
+
+
+def _save(path: Path, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, average: dict[str, torch.Tensor]) -> None:
+    temporary = path.with_suffix(".tmp")
+    state = {"step": step, "model": model.state_dict(), "optimizer": optimizer.state_dict(), "average": average}
+    torch.save(state, temporary)
+    os.replace(temporary, path)
+
+
+@torch.no_grad()
+def _update(average: dict[str, torch.Tensor], model: nn.Module, decay: float) -> None:
+    for name, tensor in model.state_dict().items():
+        if tensor.is_floating_point():
+            average[name].lerp_(tensor, 1 - decay)
+        else:
+            average[name].copy_(tensor)
+
+
+def _log(folder: Path, row: dict[str, float]) -> None:
+    with (folder / "log.jsonl").open("a") as log:
+        log.write(json.dumps({key: round(value, 5) for key, value in row.items()}) + "\n")
+    console.print("  ".join(f"{key} {value:.4g}" for key, value in row.items()))
+
+
+class _StopOnSignal:
+    """Turns Ctrl-C and SIGTERM into "finish this step and save"; a second one stops at once."""
+
+    def __init__(self) -> None:
+        self.requested = False
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._stop)
+
+    def _stop(self, number: int, frame: object) -> None:
+        self.requested = True
+        signal.signal(number, signal.SIG_DFL)

@@ -1,0 +1,128 @@
+"""The segmenter: CLIPSeg, from a phrase to a mask."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.nn.functional import binary_cross_entropy_with_logits
+from transformers import CLIPSegConfig, CLIPSegForImageSegmentation
+from transformers.models.clipseg.configuration_clipseg import CLIPSegTextConfig, CLIPSegVisionConfig
+
+from realignkit_plugins.micro.train import tokenizer as words
+from realignkit_plugins.micro.train.augment import augment
+from realignkit_plugins.micro.train.data import SCENE_SEEDS, images, scenes, to_tensor
+from realignkit_plugins.micro.train.loop import Schedule, console, fit
+from realignkit_plugins.micro.train.tagger import write_preprocessor
+from realignkit_plugins.micro.world import COLOURS, NOUNS, Rendering, Scene, phrase, render
+
+SCHEDULE = Schedule(steps=2600, batch_size=32, learning_rate=2e-3, warmup=150, ema=0.995)
+SCENES = 16_000
+PATCH = 8
+
+
+def build() -> CLIPSegForImageSegmentation:
+    """A 4-layer vision transformer on 8 x 8 patches, a 2-layer text encoder, a 2-layer decoder."""
+    tokens = words.build()
+    text = CLIPSegTextConfig(
+        vocab_size=len(tokens),
+        hidden_size=96,
+        intermediate_size=192,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=words.MAX_LENGTH,
+        bos_token_id=tokens.bos_token_id,
+        eos_token_id=tokens.eos_token_id,
+        pad_token_id=tokens.pad_token_id,
+    )
+    vision = CLIPSegVisionConfig(
+        hidden_size=128,
+        intermediate_size=384,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        image_size=64,
+        patch_size=PATCH,
+    )
+    return CLIPSegForImageSegmentation(
+        CLIPSegConfig(
+            text_config=text.to_dict(),
+            vision_config=vision.to_dict(),
+            projection_dim=96,
+            extract_layers=[1, 3],
+            reduce_dim=96,
+            decoder_num_attention_heads=4,
+            decoder_intermediate_size=256,
+            conditional_layer=0,
+            use_complex_transposed_convolution=False,
+        )
+    )
+
+
+def train(out: Path, work: Path, seed: int = 0, steps: int | None = None) -> None:
+    """Train on phrases that are, and phrases that are not, in the picture; save to ``out/segmenter``."""
+    schedule = SCHEDULE if steps is None else Schedule(**{**vars(SCHEDULE), "steps": steps})
+    torch.manual_seed(seed)
+    model, tokens = build(), words.build()
+    pixels = images(SCENE_SEEDS["segmenter"], SCENES, "train", work / "cache")
+    truths = scenes(SCENE_SEEDS["segmenter"], SCENES)
+
+    def loss(step: int, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
+        rng = np.random.default_rng([seed, step])
+        pick = rng.integers(SCENES, size=schedule.batch_size)
+        phrases, masks = zip(*(query(truths[i], render(truths[i]), rng) for i in pick), strict=True)
+        mask = torch.from_numpy(np.stack(masks)).float()
+        x = augment(to_tensor(pixels[pick]), generator) * 2 - 1
+        logits = predict(model, tokens, x, phrases)
+        overlap = (2 * (logits.sigmoid() * mask).sum((1, 2)) + 20) / (logits.sigmoid().sum((1, 2)) + mask.sum((1, 2)) + 20)
+        return binary_cross_entropy_with_logits(logits, mask) + 0.3 * (1 - overlap.mean()), {"dice": float(overlap.mean().detach())}
+
+    fit(model, loss, schedule, seed, work / "segmenter")
+    console.print(f"mean IoU of named objects in unseen scenes: {mean_iou(model, tokens):.3f}")
+    model.half().save_pretrained(out / "segmenter")
+    tokens.save_pretrained(out / "segmenter")
+    write_preprocessor(out / "segmenter", "ViTImageProcessor")
+
+
+def predict(model: CLIPSegForImageSegmentation, tokens: object, x: torch.Tensor, phrases: tuple[str, ...]) -> torch.Tensor:
+    """Mask logits, float (B, H, W)."""
+    encoded = tokens(list(phrases), padding=True, return_tensors="pt")  # type: ignore[operator]
+    logits = model(input_ids=encoded.input_ids, attention_mask=encoded.attention_mask, pixel_values=x).logits
+    return logits.reshape(len(x), *x.shape[-2:])
+
+
+def query(scene: Scene, rendering: Rendering, rng: np.random.Generator) -> tuple[str, np.ndarray]:
+    """A phrase and its mask: mostly of an object that is there, sometimes of one that is not, or in another colour."""
+    chance = rng.random()
+    if chance < 0.2:
+        noun, colour = (str(rng.choice(options)) for options in (NOUNS, tuple(COLOURS)))
+        if noun not in {thing.noun for thing in scene.things}:
+            return (f"a {colour} {noun}" if rng.random() < 0.7 else f"a {noun}"), np.zeros(rendering.image.shape[:2], bool)
+    things = (*scene.things, *scene.extras)
+    index = int(rng.integers(len(things)))
+    thing = things[index]
+    alike = [other.noun == thing.noun for other in things]
+    # Generators get colours wrong, and then the object must still be found: by its noun, whatever the colour asked for.
+    if thing.colour is None or chance < 0.4:
+        text = f"a {thing.noun}"
+    elif chance < 0.65 and sum(alike) == 1:
+        text = f"a {rng.choice(tuple(COLOURS))} {thing.noun}"
+    else:
+        text = phrase(thing)
+        alike = [same and other.colour == thing.colour for same, other in zip(alike, things, strict=True)]
+    return text, rendering.masks[alike].any(0)
+
+
+@torch.no_grad()
+def mean_iou(model: CLIPSegForImageSegmentation, tokens: object, count: int = 500) -> float:
+    """Mean intersection over union of each captioned object's mask, by its full phrase."""
+    scores = []
+    for scene in scenes(SCENE_SEEDS["check"], count):
+        rendering = render(scene)
+        phrases = tuple(phrase(thing) for thing in scene.things)
+        x = to_tensor(rendering.image[None]).expand(len(phrases), -1, -1, -1) * 2 - 1
+        guesses = predict(model, tokens, x, phrases).numpy() > 0
+        for i, text in enumerate(phrases):
+            truth = np.any([rendering.masks[j] for j, other in enumerate(phrases) if other == text], axis=0)
+            scores.append((guesses[i] & truth).sum() / max((guesses[i] | truth).sum(), 1))
+    return float(np.mean(scores))

@@ -1,0 +1,45 @@
+"""The word tokenizer of the embedded models, in CLIP's own format (vocab.json, merges.txt)."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from transformers import CLIPTokenizer
+
+from realignkit_plugins.micro.world.vocabulary import BACKGROUNDS, COLOURS, COUNTS, EXTRA_NOUNS, NOUNS, plural
+
+MAX_LENGTH = 32
+_GLUE = "a an the and of to left right above below in on with under photo picture one four"
+
+
+def build() -> CLIPTokenizer:
+    """One token per word of the world; any other word falls apart into letters, as BPE does."""
+    words = {*COLOURS, *COUNTS.values(), *EXTRA_NOUNS, *BACKGROUNDS, *_GLUE.split()}
+    words |= {form for noun in NOUNS for form in (noun, plural(noun))}
+    bpe = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
+    bpe.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    trainer = trainers.BpeTrainer(
+        vocab_size=8000,
+        min_frequency=1,
+        show_progress=False,
+        end_of_word_suffix="</w>",
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+    )
+    bpe.train_from_iterator(sorted(words), trainer)
+    learned = json.loads(bpe.to_str())["model"]
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    merges = [tuple(pair) for pair in learned["merges"]]
+    # CLIP's order: bytes, bytes that end a word, merges, the two special tokens.
+    tokens = [*letters, *(letter + "</w>" for letter in letters), *("".join(pair) for pair in merges)]
+    vocabulary = {token: index for index, token in enumerate(dict.fromkeys(tokens))}
+    for special in ("<|startoftext|>", "<|endoftext|>"):
+        vocabulary[special] = len(vocabulary)
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "vocab.json").write_text(json.dumps(vocabulary, ensure_ascii=False))
+        Path(folder, "merges.txt").write_text("#version: 0.2\n" + "\n".join(map(" ".join, merges)) + "\n")
+        return CLIPTokenizer.from_pretrained(folder, model_max_length=MAX_LENGTH)

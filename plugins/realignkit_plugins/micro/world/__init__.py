@@ -1,0 +1,13 @@
+"""A procedural world of coloured objects: images, captions, masks and ground truth from a seed."""
+
+from __future__ import annotations
+
+from .captions import caption, phrase
+from .scenes import IMAGE_SIZE, Rendering, Scene, Split, Thing, render, sample_scene, scene
+from .vocabulary import BACKGROUNDS, COLOURS, EXTRA_NOUNS, NOUNS, TAGS, held_out
+
+__all__ = [
+    *("BACKGROUNDS", "COLOURS", "EXTRA_NOUNS", "IMAGE_SIZE", "NOUNS", "TAGS"),
+    *("Rendering", "Scene", "Split", "Thing"),
+    *("caption", "held_out", "phrase", "render", "sample_scene", "scene"),
+]

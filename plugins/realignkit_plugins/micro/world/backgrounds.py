@@ -1,0 +1,91 @@
+"""What objects stand on: desk, grass, road, sky, room, or plain paper. Pale, so that objects stand out."""
+
+from __future__ import annotations
+
+import zlib
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageDraw
+
+from .drawing import RGB
+
+VARIANTS = 24
+"""How many versions there are of each background."""
+
+
+@lru_cache(maxsize=512)
+def background(name: str | None, size: int, variant: int) -> npt.NDArray[np.float32]:
+    """A background, float32 (size, size, 3) in [0, 255]; ``name`` None is plain paper."""
+    rng = np.random.default_rng([zlib.crc32((name or "plain").encode()), variant])
+    big = 2 * size
+    image = Image.new("RGB", (big, big))
+    _PAINTERS[name](ImageDraw.Draw(image), big, rng)
+    return np.asarray(image.resize((size, size), Image.Resampling.BOX), np.float32)
+
+
+def _tint(colour: RGB, rng: np.random.Generator, spread: int = 8) -> RGB:
+    red, green, blue = (int(np.clip(c + rng.integers(-spread, spread + 1), 0, 255)) for c in colour)
+    return red, green, blue
+
+
+def _plain(pen: ImageDraw.ImageDraw, n: int, rng: np.random.Generator) -> None:
+    papers: tuple[RGB, ...] = ((226, 222, 212), (214, 222, 228), (228, 218, 224), (216, 226, 214), (222, 222, 222))
+    pen.rectangle((0, 0, n, n), fill=_tint(papers[rng.integers(len(papers))], rng))
+
+
+def _desk(pen: ImageDraw.ImageDraw, n: int, rng: np.random.Generator) -> None:
+    pen.rectangle((0, 0, n, n), fill=_tint((224, 219, 208), rng))
+    top = int(n * rng.uniform(0.62, 0.74))
+    wood = _tint((196, 164, 126), rng, 6)
+    pen.rectangle((0, top, n, n), fill=wood)
+    dark = (wood[0] - 26, wood[1] - 26, wood[2] - 26)
+    pen.rectangle((0, top, n, top + n // 40), fill=dark)
+    for y in np.linspace(top + n * 0.1, n, 4)[:-1]:
+        pen.line((0, y, n, y + rng.uniform(-2, 2)), fill=dark, width=1)
+
+
+def _grass(pen: ImageDraw.ImageDraw, n: int, rng: np.random.Generator) -> None:
+    pen.rectangle((0, 0, n, n), fill=_tint((206, 226, 238), rng))
+    top = int(n * rng.uniform(0.5, 0.66))
+    meadow = _tint((168, 206, 140), rng, 6)
+    pen.rectangle((0, top, n, n), fill=meadow)
+    blade = (meadow[0] - 30, meadow[1] - 22, meadow[2] - 30)
+    for _ in range(22):
+        x, y = rng.uniform(0, n), rng.uniform(top + 2, n)
+        pen.line((x, y, x + rng.uniform(-2, 2), y - n * 0.05), fill=blade, width=2)
+
+
+def _road(pen: ImageDraw.ImageDraw, n: int, rng: np.random.Generator) -> None:
+    pen.rectangle((0, 0, n, n), fill=_tint((214, 220, 216), rng))
+    top = int(n * rng.uniform(0.52, 0.62))
+    asphalt = _tint((158, 158, 164), rng, 6)
+    pen.rectangle((0, top, n, n), fill=asphalt)
+    pen.rectangle((0, top, n, top + n // 32), fill=(120, 120, 126))
+    middle, start = (top + n) // 2, rng.uniform(-0.2, 0.0) * n
+    for x in np.arange(start, n, n * 0.28):
+        pen.rectangle((x, middle - n // 48, x + n * 0.15, middle + n // 48), fill=(240, 240, 232))
+
+
+def _sky(pen: ImageDraw.ImageDraw, n: int, rng: np.random.Generator) -> None:
+    high, low = np.array(_tint((150, 196, 236), rng)), np.array(_tint((206, 228, 244), rng))
+    for y in range(n):
+        pen.line((0, y, n, y), fill=tuple(int(c) for c in high + (low - high) * y / n))
+    for _ in range(3):
+        x, y, r = rng.uniform(0, n), rng.uniform(0, n), n * rng.uniform(0.05, 0.08)
+        for dx, dy, k in ((-1.2, 0.2, 0.8), (0, 0, 1.1), (1.2, 0.25, 0.75)):
+            pen.ellipse((x + dx * r - k * r, y + dy * r - k * r, x + dx * r + k * r, y + dy * r + k * r), fill="#f6f9fc")
+
+
+def _room(pen: ImageDraw.ImageDraw, n: int, rng: np.random.Generator) -> None:
+    pen.rectangle((0, 0, n, n), fill=_tint((232, 220, 200), rng))
+    floor = int(n * rng.uniform(0.7, 0.8))
+    pen.rectangle((0, floor, n, n), fill=_tint((190, 176, 164), rng))
+    pen.rectangle((0, floor - n // 36, n, floor), fill=(246, 242, 236))
+    x, y, w, h = rng.uniform(0.05, 0.65) * n, 0.07 * n, 0.28 * n, 0.26 * n
+    pen.rectangle((x, y, x + w, y + h), fill=(186, 214, 232), outline=(250, 248, 244), width=3)
+    pen.line((x + w / 2, y, x + w / 2, y + h), fill=(250, 248, 244), width=3)
+
+
+_PAINTERS = {None: _plain, "desk": _desk, "grass": _grass, "road": _road, "sky": _sky, "room": _room}

@@ -1,0 +1,371 @@
+"""Noun phrases of an image prompt, with their attributes, by rules.
+
+Prompts are short and concrete ("a red book and a yellow pen", "two brown dogs to the left of a blue car"), so a
+chunker over closed word classes does without a statistical parser: whatever is no function word, verb or known
+adjective is a noun, and the last one of a chunk is its head.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from . import grammar as g
+from .lexicon import COMPOUNDS
+from .words import is_plural, singular
+
+_DETERMINERS = g.ARTICLES | g.POSSESSIVES | g.DEMONSTRATIVES | g.QUANTIFIERS
+_FUNCTION_WORDS = g.PREPOSITIONS | g.CONJUNCTIONS | g.RELATIVES | g.PRONOUNS | g.AUXILIARIES | g.ADVERBS
+_TOKEN = re.compile(r"[^\W_]+(?:[-'’][^\W_]+)*|[^\w\s]|_")
+_MAX_DEPTH = 6  # "a pair of a pair of …": nobody means that, and recursion must end
+_COUNT_OF_MEASURE = {"pair": 2, "couple": 2, "trio": 3}
+_ARRANGEMENTS = frozenset(("row", "line", "circle", "pile", "group", "stack"))
+
+
+@dataclass(frozen=True)
+class NounPhrase:
+    """An object that a prompt names.
+
+    Attributes:
+        text: the phrase as it stands in the prompt, ``prompt[start:end]``.
+        head: the noun, lower case and singular; of several words where it is a compound ("cell phone").
+        attributes: what the prompt says it is like, lower case, in order ("back to back", "wooden"); no numbers.
+        count: how many; None for a plural without a number.
+        start, end: character offsets in the prompt.
+        negated: the prompt says that there is none ("without a hat", "no dogs").
+    """
+
+    text: str
+    head: str
+    attributes: tuple[str, ...]
+    count: int | None
+    start: int
+    end: int
+    negated: bool = False
+
+
+@dataclass(frozen=True)
+class _Token:
+    text: str
+    start: int
+    end: int
+
+    @property
+    def is_word(self) -> bool:
+        return self.text[0].isalnum()
+
+
+@dataclass(frozen=True)
+class _Chunk:
+    """A phrase in the making: tokens first .. stop - 1."""
+
+    first: int
+    stop: int
+    head: str
+    attributes: tuple[str, ...]
+    count: int | None
+    negated: bool = False
+    listed: bool = True
+
+
+def noun_phrases(prompt: str) -> list[NounPhrase]:
+    """The objects that a prompt names, in order. Never raises; empty when it names none.
+
+    Words that only frame or place ("a photo of", "on the left side of", "a group of") are no phrases of their own.
+    """
+    tokens = _tokenize(prompt)
+    chunks: list[_Chunk] = []
+    position = 0
+    while position < len(tokens):
+        chunk = _Parser(tokens, chunks).parse(position)
+        if chunk is None:
+            position += 1
+            continue
+        chunks.append(chunk)
+        position = max(chunk.stop, position + 1)
+    return [
+        NounPhrase(prompt[start:end], c.head, c.attributes, c.count, start, end, c.negated)
+        for c in chunks
+        if c.listed
+        for start, end in [(tokens[c.first].start, tokens[c.stop - 1].end)]
+    ]
+
+
+def _tokenize(prompt: str) -> list[_Token]:
+    tokens = []
+    for match in _TOKEN.finditer(prompt):
+        text, start, end = match.group().lower().replace("’", "'"), match.start(), match.end()
+        if text.endswith("'s") and end - start > 2:  # a possessor is a phrase of its own: "a man|'s hat"
+            tokens += [_Token(text[:-2], start, end - 2), _Token("'s", end - 2, end)]
+        else:
+            tokens.append(_Token(text, start, end))
+    return tokens
+
+
+class _Parser:
+    """Recognises one noun phrase at a position, given those found before it."""
+
+    def __init__(self, tokens: Sequence[_Token], before: Sequence[_Chunk], depth: int = 0) -> None:
+        self.tokens = tokens
+        self.before = before
+        self.depth = depth
+
+    # -- looking around ---------------------------------------------------------------------------------------
+
+    def word(self, i: int) -> str:
+        return self.tokens[i].text if 0 <= i < len(self.tokens) else ""
+
+    def is_content(self, i: int) -> bool:
+        """Adjective or noun, as far as closed classes can tell."""
+        word = self.word(i)
+        return bool(word) and self.tokens[i].is_word and not self.is_determiner(i) and word not in _FUNCTION_WORDS
+
+    def is_determiner(self, i: int) -> bool:
+        word = self.word(i)
+        return word in _DETERMINERS or word in g.NUMBERS or word.isdecimal()
+
+    def ends_phrase(self, i: int) -> bool:
+        """Whether a phrase found before stops right before token i."""
+        return bool(self.before) and self.before[-1].stop == i
+
+    def idiom(self, i: int) -> int:
+        """Number of tokens of the idiom that starts at i, or 0."""
+        words = tuple(self.word(k) for k in range(i, i + 4))
+        return next((len(idiom) for idiom in g.IDIOMS if words[: len(idiom)] == idiom), 0)
+
+    def adjective(self, i: int) -> int:
+        """Number of tokens of the known adjective at i, or 0."""
+        length = self.idiom(i)
+        if length:
+            return length if self.text(i, i + length) in g.ADJECTIVE_IDIOMS else 0
+        word = self.word(i)
+        parts = word.split("-")
+        known = word in g.ADJECTIVES or (len(word) > 5 and word.endswith(g.ADJECTIVE_ENDINGS))
+        return int(known or (len(parts) > 1 and all(part in g.ADJECTIVES or part == "and" for part in parts)))
+
+    def text(self, i: int, stop: int) -> str:
+        return " ".join(self.word(k) for k in range(i, stop))
+
+    # -- a phrase ---------------------------------------------------------------------------------------------
+
+    def parse(self, first: int) -> _Chunk | None:
+        """The phrase that starts exactly at ``first``, or None."""
+        i, count, negated, counted = self._determiners(first)
+        determined = i > first
+        content, stop = self._content(i, determined)
+        if not content:
+            return None
+        chunk = self._headed(first, content, count, determined)
+        if chunk is None:
+            return self._shared_head(first, content, stop, count)
+        if not counted and is_plural(self.word(content[-1][0])):
+            chunk = replace(chunk, count=None)
+        negated = negated or self.word(first - 1) in ("without", "not") or self._negation_goes_on(first)
+        chunk = replace(chunk, negated=negated)
+        return self._postmodified(self._framed(chunk))
+
+    def _determiners(self, i: int) -> tuple[int, int | None, bool, bool]:
+        count: int | None = 1
+        negated = counted = False
+        relative = self.word(i) == "that" and self.ends_phrase(i)
+        while self.is_determiner(i) and not relative:
+            word = self.word(i)
+            if word in g.NUMBERS or word.isdecimal():
+                count, counted = g.NUMBERS.get(word, int(word[:9]) if word.isdecimal() else 1), True
+            negated = negated or word == "no"
+            i += 1
+            if self.word(i) == "of" and self.is_determiner(i + 1):  # "one of the dogs"
+                i += 1
+        return i, count, negated, counted
+
+    def _content(self, i: int, determined: bool) -> tuple[list[tuple[int, int, str]], int]:
+        """Words of the phrase as (first token, stop, role), role in {adjective, adverb, noun}."""
+        found: list[tuple[int, int, str]] = []
+        start = i
+        while i < len(self.tokens):
+            has_noun = any(role == "noun" for _, _, role in found)
+            length = self.adjective(i)
+            if self.idiom(i) and (not length or has_noun or not self.is_content(i + length)):
+                break
+            if length:
+                found.append((i, i + length, "adjective"))
+                i += length
+                continue
+            word = self.word(i)
+            if word in (",", "and", "&", "or", "/"):
+                if not found or has_noun or not self._list_goes_on(found[-1], i):
+                    break
+                i += 1
+                continue
+            if word in ("one", "ones") and found and not has_noun:
+                found.append((i, i + 1, "noun"))
+                i += 1
+                break
+            role = self._role(i, has_noun, bool(found) or determined, start, found)
+            if role is None:
+                break
+            found.append((i, i + 1, role))
+            i += 1
+        while found and found[-1][2] == "adverb":
+            found.pop()
+        return found, found[-1][1] if found else i
+
+    def _list_goes_on(self, last: tuple[int, int, str], i: int) -> bool:
+        """Whether the list of adjectives goes on after the comma or conjunction at token i."""
+        if not self.is_content(i + 1) and not self.adjective(i + 1):
+            return False
+        nounable = self.text(last[0], last[1]) in g.NOUNABLE
+        after = self.adjective(i + 1)
+        if self.word(i) == "," or nounable:  # "an orange and white cat", but "an orange and banana"
+            beyond = i + 1 + after
+            return bool(after) and (self.is_content(beyond) or self.word(beyond) in (",", "and", "&", "or"))
+        return True
+
+    def _role(
+        self, i: int, has_noun: bool, begun: bool, start: int, found: Sequence[tuple[int, int, str]]
+    ) -> str | None:
+        """What token i is within the phrase; None where the phrase stops before it."""
+        word = self.word(i)
+        more = self.is_content(i + 1)
+        if word in g.INTENSIFIERS:
+            return "adverb" if more and not has_noun else None
+        # A verb right after a subject, where no determiner says otherwise.
+        subject = not begun and (self.ends_phrase(start) or self.word(start - 1) in g.RELATIVES | g.PRONOUNS | {"to"})
+        if word.endswith("ing") and len(word) > 4 and word not in g.ING_NOUNS:
+            return "adjective" if more and not has_noun and (begun or i == 0) else None
+        if word in g.PREDICATE_PARTICIPLES and has_noun:
+            return None  # "a car painted red"
+        if word.endswith("ed") and len(word) > 4 and word not in g.ED_NOUNS:
+            return "adjective" if more and not subject else None
+        if not self.is_content(i):
+            return None
+        if word.endswith("ly") and len(word) > 4 and word not in g.LY_NOUNS_AND_ADJECTIVES:
+            return "adverb" if more and not has_noun else None
+        if word in g.VERBS_S or word in g.VERBS_BASE:
+            if subject:
+                return None
+            if has_noun:
+                previous = self.word(found[-1][0])
+                compound = f"{previous} {singular(word)}" in COMPOUNDS
+                agrees = is_plural(previous) == (word in g.VERBS_BASE)
+                return None if agrees and not compound else "noun"
+        return "noun"
+
+    def _headed(
+        self, first: int, content: Sequence[tuple[int, int, str]], count: int | None, determined: bool
+    ) -> _Chunk | None:
+        nouns = [k for k, (_, _, role) in enumerate(content) if role == "noun"]
+        if nouns:
+            k = nouns[-1]
+        elif self.text(*content[-1][:2]) in g.NOUNABLE and (determined or first == 0):
+            k = len(content) - 1
+        else:
+            return None
+        begin, head = k, singular(self.text(*content[k][:2]))
+        if head == "one" and self.before:
+            head = self.before[-1].head
+        for width in (3, 2):
+            low = k - width + 1
+            if low >= 0 and content[k][1] - content[low][0] == width:
+                compound = singular(self.text(content[low][0], content[k][1]))
+                if compound in COMPOUNDS:
+                    begin, head = low, compound
+                    break
+        attributes = [
+            self.text(a, b)
+            for n, (a, b, role) in enumerate(content)
+            if (n < begin or n > k) and role != "adverb" and self.word(a) not in ("colored", "coloured")
+        ]
+        chunk = _Chunk(first, content[-1][1], head, tuple(attributes), count)
+        words = {self.word(i) for a, b, _ in content for i in range(a, b)}
+        placed = self.word(first - 1) in g.PREPOSITIONS or self.word(first) not in ("a", "an", "one", "two")
+        if words <= g.POSITIONS and placed:
+            return replace(chunk, listed=False)
+        if head in _ARRANGEMENTS and self.word(first - 1) == "in" and self.word(chunk.stop) != "of":
+            return replace(chunk, listed=False)
+        return chunk
+
+    def _shared_head(
+        self, first: int, content: Sequence[tuple[int, int, str]], stop: int, count: int | None
+    ) -> _Chunk | None:
+        """In "a red and a blue car" the first colour borrows the noun of the second."""
+        if self.depth >= _MAX_DEPTH or self.word(stop) not in ("and", "or", "&") or not self.is_determiner(stop + 1):
+            return None
+        other = _Parser(self.tokens, self.before, self.depth + 1).parse(stop + 1)
+        if other is None or not other.attributes:
+            return None
+        adjectives = tuple(self.text(a, b) for a, b, role in content if role == "adjective")
+        total = count + other.count if count is not None and other.count is not None else None
+        return replace(other, first=first, attributes=adjectives + other.attributes, count=total)
+
+    def _negation_goes_on(self, first: int) -> bool:
+        """In "without a cat or a dog" there is no dog either."""
+        return self.word(first - 1) in ("or", "nor") and self.ends_phrase(first - 1) and self.before[-1].negated
+
+    def _framed(self, chunk: _Chunk) -> _Chunk:
+        """A "group of people" is people, a "photo of …" no object at all."""
+        if self.word(chunk.stop) != "of" or self.depth >= _MAX_DEPTH:
+            return chunk
+        if chunk.head in g.DEPICTIONS:
+            return replace(chunk, stop=chunk.stop + 1, listed=False)
+        if chunk.head in g.MEASURES or self.word(chunk.stop - 1) in g.MEASURES:
+            inner = _Parser(self.tokens, self.before, self.depth + 1).parse(chunk.stop + 1)
+            if inner is not None and inner.listed:
+                return replace(inner, first=chunk.first, count=_COUNT_OF_MEASURE.get(chunk.head), negated=chunk.negated)
+        return chunk
+
+    # -- what follows the noun --------------------------------------------------------------------------------
+
+    def _postmodified(self, chunk: _Chunk) -> _Chunk:
+        """Take in "that is black", "is red", "painted blue", "in orange" and "made of wood"."""
+        if not chunk.listed:
+            return chunk
+        i = chunk.stop
+        j = i + 1 if self.word(i) == "," and self.word(i + 1) in g.RELATIVES else i
+        j += self.word(j) in g.RELATIVES
+        if self.word(j) in g.COPULAS:
+            j += 1
+            while self.word(j) in g.INTENSIFIERS or (self.word(j).endswith("ly") and len(self.word(j)) > 4):
+                j += 1
+        elif j > i:
+            return chunk
+        predicate = j > i
+        if self.word(j) == "made" and self.depth < _MAX_DEPTH:
+            j += 1 + (self.word(j + 1) in ("out", "up", "entirely", "completely"))
+            material = None
+            if self.word(j) in ("of", "from") and not self.is_determiner(j + 1):
+                words, stop = self._content(j + 1, True)
+                material = (tuple(self.text(a, b) for a, b, role in words if role != "adverb"), stop) if words else None
+            if material is None:
+                return chunk
+            return replace(chunk, attributes=chunk.attributes + material[0], stop=material[1])
+        if self.word(j) in g.PREDICATE_PARTICIPLES:
+            j += 1 + (self.word(j + 1) in ("in", "all"))
+        elif self.word(j) == "in" and not predicate:
+            j += 1
+            if self.word(j) not in g.COLOURS:
+                return chunk
+        elif not predicate:
+            return chunk
+        adjectives, stop = self._adjectives(j)
+        if not adjectives:
+            return chunk
+        return replace(chunk, attributes=chunk.attributes + adjectives, stop=stop)
+
+    def _adjectives(self, i: int) -> tuple[tuple[str, ...], int]:
+        """The list of adjectives at token i that modifies no noun after it."""
+        found: list[str] = []
+        stop = i
+        while length := self.adjective(i):
+            if self.is_content(i + length) and not self.adjective(i + length) and not self._is_verbal(i + length):
+                break  # "… and white boats": this one belongs to the next noun
+            found.append(self.text(i, i + length))
+            i = stop = i + length
+            i += self.word(i) == ","
+            i += self.word(i) in ("and", "&")
+        return tuple(found), stop
+
+    def _is_verbal(self, i: int) -> bool:
+        word = self.word(i)
+        return (word.endswith("ing") and word not in g.ING_NOUNS) or (word.endswith("ed") and word not in g.ED_NOUNS)

@@ -1,0 +1,20 @@
+"""Segmenters: find described objects in an image."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from realignkit import hookimpl
+
+if TYPE_CHECKING:
+    from realignkit.registry import Register
+
+
+@hookimpl
+def register_segmenters(register: Register) -> None:
+    """CLIPSeg: text in, mask out."""
+    register(
+        "clipseg",
+        "realignkit_plugins.segmenters.clipseg:CLIPSegSegmenter",
+        "CLIPSeg: masks from text, by any CLIPSegForImageSegmentation checkpoint",
+    )

@@ -1,0 +1,52 @@
+"""realignkit: make text-to-image diffusion models draw what the prompt says (RealignDiff).
+
+>>> from realignkit import Realigner
+>>> result = Realigner.from_pretrained("micro")("a red book and a yellow pen", seed=42)  # doctest: +SKIP
+>>> result.refined.show()  # doctest: +SKIP
+
+Importing this package imports no torch; names load on first use.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from realignkit._version import __version__
+from realignkit.hookspecs import hookimpl
+
+if TYPE_CHECKING:
+    from realignkit.attention.modulation import ModulationConfig
+    from realignkit.contracts import Generator, Metric, Options, Plugin, PromptSet, Reward, Scorer, Segmenter, Tagger
+    from realignkit.errors import ModelError, OptionError, OutputError, PluginError, PromptError, RealignKitError
+    from realignkit.realigner import Realigner
+    from realignkit.registry import Registry, default_registry
+    from realignkit.types import Answer, Layout, Likelihood, LocalCaption, Realignment, Segment, Tag
+
+_HOME = {
+    "attention.modulation": ("ModulationConfig",),
+    "contracts": (
+        *("Generator", "Metric", "Options", "Plugin", "PromptSet", "Reward", "Scorer", "Segmenter", "Tagger"),
+    ),
+    "errors": ("ModelError", "OptionError", "OutputError", "PluginError", "PromptError", "RealignKitError"),
+    "realigner": ("Realigner",),
+    "registry": ("Registry", "default_registry"),
+    "types": ("Answer", "Layout", "Likelihood", "LocalCaption", "Realignment", "Segment", "Tag"),
+}
+_MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
+
+__all__ = [  # noqa: PLE0604 - the lazy names are strings by construction
+    "__version__",
+    "hookimpl",
+    *_MODULE_OF,
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module 'realignkit' has no attribute '{name}'")
+    return getattr(importlib.import_module(f"realignkit.{_MODULE_OF[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

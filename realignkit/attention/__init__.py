@@ -1,0 +1,45 @@
+"""Modulated attention (eqs. 7-10): the maths, its installation in diffusers U-Nets, and sampling with it.
+
+Where to find what: :mod:`.config` every option, :mod:`.modulation` the equations, :mod:`.regions` masks at attention
+resolution, :mod:`.processor` diffusers, :mod:`.spans` tokens, :mod:`.sampler` coarse and refined images.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from realignkit.attention.config import ModulationConfig
+
+if TYPE_CHECKING:
+    from realignkit.attention.processor import ModulatedAttention, modulate
+    from realignkit.attention.regions import Regions
+    from realignkit.attention.sampler import RefineResult, attention_family, generate, refine
+
+__all__ = [
+    "ModulatedAttention",
+    "ModulationConfig",
+    "RefineResult",
+    "Regions",
+    "attention_family",
+    "generate",
+    "modulate",
+    "refine",
+]
+
+# Lazily, so that the options can be shown without importing torch.
+_HOMES = {
+    "ModulatedAttention": "processor",
+    "modulate": "processor",
+    "Regions": "regions",
+    "RefineResult": "sampler",
+    "attention_family": "sampler",
+    "generate": "sampler",
+    "refine": "sampler",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -1,0 +1,54 @@
+"""The options of the fine stage's attention, with the paper's (and DenseDiffusion's) values as defaults."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+SizeTerm = Literal["area", "similarity", "none"]
+Overlap = Literal["smaller", "union"]
+Form = Literal["auto", "fast", "literal"]
+MaskResize = Literal["nearest", "area"]
+
+
+class ModulationConfig(BaseModel):
+    """How strongly, where and when attention is modulated (eqs. 7-10).
+
+    Frozen; unknown names are errors. Every field is one decision of the method's description.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+    cross_weight: float = Field(1.0, ge=0, le=10, description="w of lambda_t in cross-attention; 0 switches it off")
+    self_weight: float = Field(0.3, ge=0, le=10, description="w of lambda_t in self-attention; 0 switches it off")
+    power: float = Field(5.0, ge=0, le=50, description="p of lambda_t = w * (t / T_train)^p")
+    share: float = Field(0.3, ge=0, le=1, description="share of the sampling steps, from the first, that are modulated")
+    size_term: SizeTerm = Field("area", description="B: area fraction of the query's segment, similarity, or none (0)")
+    overlap: Overlap = Field("smaller", description="overlapping masks: the smaller one wins, or a pixel is in both")
+    mask_resize: MaskResize = Field(
+        "nearest", description="masks to attention resolution: nearest, or area (no object vanishes)"
+    )
+    form: Form = Field("auto", description="the exact fast form, the literal one, or fast wherever it is exact")
+    isolate_phrases: bool = Field(True, description="embed each local caption's tokens as if it stood alone")
+    append_missing: bool = Field(True, description="append local captions that the prompt does not contain")
+    separator: str = Field(", ", min_length=1, description="what stands between the prompt and appended captions")
+    suppress_unlikely: bool = Field(False, description="push the tokens of unlikely objects down in their regions")
+    mask_padding: bool = Field(
+        False, description="hide the padding after the text's end token from modulated cross-attention"
+    )
+    strength: float | None = Field(
+        None, gt=0, le=1, description="start from the coarse image noised to this strength; none: from pure noise"
+    )
+
+    @model_validator(mode="after")
+    def _fast_where_exact(self) -> ModulationConfig:
+        if self.form == "fast":
+            for name, value, default in (
+                ("size_term", self.size_term == "similarity", "area"),
+                ("overlap", self.overlap == "union", "smaller"),
+                ("suppress_unlikely", self.suppress_unlikely, "False"),
+            ):
+                if value:
+                    raise ValueError(f"form='fast' is not exact with this {name}: use form='auto' or {name}={default}")
+        return self

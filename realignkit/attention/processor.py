@@ -1,0 +1,296 @@
+"""Modulated attention inside a diffusers U-Net: installed by a context manager, gone afterwards.
+
+::
+
+    with modulate(pipeline.unet, regions, config, timesteps=pipeline.scheduler.timesteps):
+        pipeline(...)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from diffusers.models.attention_processor import (
+    AttnProcessor,
+    AttnProcessor2_0,
+    FusedAttnProcessor2_0,
+    SlicedAttnProcessor,
+    XFormersAttnProcessor,
+)
+from torch import Tensor
+
+from realignkit.attention.config import ModulationConfig
+from realignkit.attention.modulation import fast_attention, literal_attention, region_matrix, time_weight
+from realignkit.attention.regions import RegionMaps, Regions, layer_size, region_maps
+from realignkit.errors import ModelError
+
+PLAIN = (AttnProcessor, AttnProcessor2_0, FusedAttnProcessor2_0, SlicedAttnProcessor, XFormersAttnProcessor)
+"""Processors that compute plain attention, so that replacing them for some steps loses nothing."""
+
+PADDING_BIAS = -1e4
+"""What hides a padding token; finite in half precision, and exp of it is 0."""
+
+
+@contextmanager
+def modulate(
+    unet: Any,
+    regions: Sequence[Regions],
+    config: ModulationConfig | None = None,
+    *,
+    timesteps: Sequence[float] | Tensor | None = None,
+    num_inference_steps: int | None = None,
+    num_images_per_prompt: int = 1,
+    train_timesteps: int = 1000,
+) -> Iterator[ModulatedAttention]:
+    """Modulate the attention of ``unet`` (a ``UNet2DConditionModel``) while the context lasts.
+
+    The U-Net may be called with ``len(regions) * num_images_per_prompt`` samples, all conditional, or with twice
+    as many under classifier-free guidance: unconditional first, as diffusers does; those are left alone.
+
+    Args:
+        unet: the U-Net. Its attention processors come back when the context ends, however it ends.
+        regions: one per prompt.
+        config: how to modulate.
+        timesteps: the full sampling schedule; tells which step a call belongs to.
+        num_inference_steps: instead of ``timesteps``, count the calls (one a step).
+        num_images_per_prompt: neighbouring samples that share a prompt.
+        train_timesteps: ``T_train`` of ``lambda_t``.
+
+    Raises:
+        ModelError: the U-Net has attention of another kind (IP-Adapter, added keys …), or is called with a batch
+            that does not fit.
+        ValueError: neither ``timesteps`` nor ``num_inference_steps`` is given, and ``share`` depends on it.
+    """
+    config = config or ModulationConfig()
+    if timesteps is None and num_inference_steps is None and 0 < config.share < 1:
+        raise ValueError("pass timesteps (or num_inference_steps): share is a share of them")
+    schedule = None if timesteps is None else torch.as_tensor(timesteps, dtype=torch.float64).cpu().flatten()
+    steps = len(schedule) if schedule is not None else num_inference_steps
+    state = ModulatedAttention(tuple(regions), config, schedule, steps, num_images_per_prompt, train_timesteps)
+    before = dict(unet.attn_processors)
+    for name, processor in before.items():
+        if type(processor) not in PLAIN:
+            raise ModelError(
+                f"{name} computes attention with {type(processor).__name__}, which modulation would undo. "
+                "Unload adapters, or call unet.set_default_attn_processor() first."
+            )
+    handle = unet.register_forward_pre_hook(state.observe, with_kwargs=True)
+    try:
+        unet.set_attn_processor({name: ModulatedAttnProcessor(state, original) for name, original in before.items()})
+        yield state
+    finally:
+        handle.remove()
+        unet.set_attn_processor(before)
+
+
+@dataclass(eq=False)
+class ModulatedAttention:
+    """What the processors of one U-Net share: the regions, and where in the sampling it is.
+
+    Attributes:
+        step: index of the current sampling step; -1 before the first call.
+        timestep: the current timestep.
+    """
+
+    regions: tuple[Regions, ...]
+    config: ModulationConfig
+    schedule: Tensor | None
+    steps: int | None
+    repeats: int = 1
+    train_timesteps: int = 1000
+    step: int = -1
+    timestep: float = 0.0
+    _latent: tuple[int, int] = (0, 0)
+    _guided: bool = False
+    _maps: dict[tuple[Any, ...], RegionMaps] = field(default_factory=dict)
+
+    def observe(self, unet: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Forward pre-hook of the U-Net: note timestep, step, latent size and whether guidance is on."""
+        sample = args[0] if args else kwargs["sample"]
+        timestep = args[1] if len(args) > 1 else kwargs["timestep"]
+        self.timestep = float(torch.as_tensor(timestep).flatten()[0])
+        if self.schedule is None:
+            self.step += 1
+        else:
+            # Nearest, not equal: half precision rounds timesteps; some solvers visit one twice.
+            self.step = int((self.schedule - self.timestep).abs().argmin())
+        conditional = len(self.regions) * self.repeats
+        if sample.shape[0] not in (conditional, 2 * conditional):
+            raise ModelError(
+                f"the U-Net is called with {sample.shape[0]} samples, but there are regions for {len(self.regions)} "
+                f"prompts x {self.repeats} images (twice that with guidance). Pass one Regions per prompt, and "
+                "num_images_per_prompt."
+            )
+        self._guided = sample.shape[0] == 2 * conditional
+        self._latent = (int(sample.shape[-2]), int(sample.shape[-1]))
+
+    @property
+    def conditional(self) -> int:
+        """How many samples at the end of the batch are conditional."""
+        return len(self.regions) * self.repeats
+
+    @property
+    def active(self) -> bool:
+        """Whether this step is among the first ``share`` of the steps."""
+        if self.config.share >= 1 or self.config.share <= 0:
+            return self.config.share >= 1
+        return self.step < (self.steps or 0) * self.config.share
+
+    def weight(self, cross: bool) -> float:
+        """``lambda_t`` of this call for cross- or self-attention; 0 past the cut-off."""
+        if not self.active:
+            return 0.0
+        weight = self.config.cross_weight if cross else self.config.self_weight
+        return time_weight(self.timestep, weight, self.config.power, self.train_timesteps)
+
+    def changes(self, cross: bool) -> bool:
+        """Whether the current call differs from plain attention at all."""
+        if not self.active or not any(self._touched(item, cross) for item in self.regions):
+            return False
+        return self.weight(cross) > 0 or (cross and self.config.mask_padding)
+
+    def _touched(self, item: Regions, cross: bool) -> bool:
+        return item.lifts or (cross and self.config.suppress_unlikely and item.suppresses)
+
+    def maps(self, size: tuple[int, int], device: torch.device) -> RegionMaps:
+        """The regions at a layer's (h, w), made once."""
+        key = (size, self._latent, device)
+        if key not in self._maps:
+            self._maps[key] = region_maps(
+                self.regions,
+                size,
+                self._latent,
+                overlap=self.config.overlap,
+                mask_resize=self.config.mask_resize,
+                repeats=self.repeats,
+                device=device,
+            )
+        return self._maps[key]
+
+    def attend(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        *,
+        cross: bool,
+        size: tuple[int, int] | None = None,
+        bias: Tensor | None = None,
+    ) -> Tensor:
+        """Attention of a whole batch, its conditional part modulated.
+
+        Args:
+            query: (batch, heads, N, d); key, value: (batch, heads, K, d).
+            key: see ``query``.
+            value: see ``query``.
+            cross: whether the keys are text.
+            size: (h, w) of the N queries, where known.
+            bias: additive attention mask (batch, heads, 1 or N, K).
+
+        Returns:
+            (batch, heads, N, d).
+        """
+        split = query.shape[0] - self.conditional
+        maps = self.maps(size or layer_size(query.shape[2], self._latent), query.device)
+        if cross and maps.tokens.shape[1] != key.shape[2]:
+            raise ModelError(
+                f"the regions are made for {maps.tokens.shape[1]} text tokens, but the U-Net attends to "
+                f"{key.shape[2]}. Make them for the encoder's padded length."
+            )
+        cond = None if bias is None else bias[split:]
+        out = self._conditional(query[split:], key[split:], value[split:], maps, cross, cond)
+        if not split:
+            return out
+        rest = None if bias is None else bias[:split]
+        plain = F.scaled_dot_product_attention(query[:split], key[:split], value[:split], attn_mask=rest)
+        return torch.cat([plain, out])
+
+    def _conditional(
+        self, query: Tensor, key: Tensor, value: Tensor, maps: RegionMaps, cross: bool, bias: Tensor | None
+    ) -> Tensor:
+        config, weight = self.config, self.weight(cross)
+        if cross and config.mask_padding:
+            hide = (maps.padding * PADDING_BIAS).to(query.dtype)[:, None, None]
+            bias = hide if bias is None else (bias + hide).clamp_min(PADDING_BIAS)
+        keys = maps.tokens if cross else maps.cells
+        area = maps.area if config.size_term == "area" else torch.zeros_like(maps.area)
+        suppress = cross and config.suppress_unlikely and any(item.suppresses for item in self.regions)
+        low_rank = maps.disjoint and config.size_term != "similarity" and not suppress
+        if low_rank and config.form != "literal":
+            amount = weight * maps.score * (1 - area)
+            return fast_attention(query, key, value, maps.cells, keys, amount, bias=bias, rows=maps.rows)
+        unlikely = maps.cells & maps.suppressed[:, None]
+        return literal_attention(
+            query,
+            key,
+            value,
+            region_matrix(maps.cells, keys)[:, None],
+            weight,
+            score=maps.score[:, None, :, None],
+            area=area[:, None, :, None],
+            size_term=config.size_term,
+            suppress=region_matrix(unlikely, keys)[:, None] if suppress else None,
+            bias=bias,
+        )
+
+
+class ModulatedAttnProcessor:
+    """One attention layer: the original processor wherever nothing changes, modulated attention elsewhere."""
+
+    def __init__(self, state: ModulatedAttention, original: Any) -> None:
+        self.state = state
+        self.original = original
+
+    def __call__(
+        self,
+        attn: Any,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        temb: Tensor | None = None,
+    ) -> Tensor:
+        """Compute the layer: what diffusers' plain processors take and return, in their shapes."""
+        cross = encoder_hidden_states is not None
+        if not self.state.changes(cross):
+            out: Tensor = self.original(attn, hidden_states, encoder_hidden_states, attention_mask, temb)
+            return out
+        residual = hidden_states
+        if attn.spatial_norm is not None:
+            hidden_states = attn.spatial_norm(hidden_states, temb)
+        shape, size = hidden_states.shape, None
+        if hidden_states.ndim == 4:
+            size = (shape[2], shape[3])
+            hidden_states = hidden_states.flatten(2).transpose(1, 2)
+        batch = hidden_states.shape[0]
+        if attn.group_norm is not None:
+            hidden_states = attn.group_norm(hidden_states.transpose(1, 2)).transpose(1, 2)
+        context = hidden_states
+        if encoder_hidden_states is not None:
+            norm = attn.norm_encoder_hidden_states if attn.norm_cross else (lambda states: states)
+            context = norm(encoder_hidden_states)
+        bias = attention_mask
+        if bias is not None:
+            bias = attn.prepare_attention_mask(bias, context.shape[1], batch)
+            bias = bias.view(batch, attn.heads, -1, bias.shape[-1])
+
+        def heads(states: Tensor) -> Tensor:
+            return states.view(*states.shape[:2], attn.heads, -1).transpose(1, 2)
+
+        query, key, value = heads(attn.to_q(hidden_states)), heads(attn.to_k(context)), heads(attn.to_v(context))
+        if attn.norm_q is not None:
+            query = attn.norm_q(query)
+        if attn.norm_k is not None:
+            key = attn.norm_k(key)
+        states = self.state.attend(query, key, value, cross=cross, size=size, bias=bias)
+        out = attn.to_out[1](attn.to_out[0](states.transpose(1, 2).flatten(2).to(query.dtype)))
+        if len(shape) == 4:
+            out = out.transpose(-1, -2).reshape(shape)
+        if attn.residual_connection:
+            out = out + residual
+        out = out / attn.rescale_output_factor
+        return out

@@ -1,0 +1,50 @@
+"""The command line: ``realignkit run``, ``show`` and ``plugins``. Thin: parse, call, print.
+
+Nothing heavy is imported before a command needs it, so ``--help`` answers at once.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from realignkit._version import __version__
+from realignkit.cli.console import Commands
+from realignkit.cli.plugins import plugins_app
+from realignkit.cli.run import run
+from realignkit.cli.show import show
+
+app = typer.Typer(
+    name="realignkit",
+    cls=Commands,
+    help="Make text-to-image diffusion models draw what the prompt says (RealignDiff).",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"realignkit {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Make text-to-image diffusion models draw what the prompt says (RealignDiff)."""
+
+
+app.command()(run)
+app.command()(show)
+app.add_typer(plugins_app, name="plugins")
+
+
+def main() -> None:
+    """The ``realignkit`` command."""
+    app()

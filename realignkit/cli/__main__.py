@@ -1,0 +1,5 @@
+"""``python -m realignkit.cli``: the command without an installed script."""
+
+from realignkit.cli import main
+
+main()

@@ -1,0 +1,99 @@
+"""What the commands share: consoles, how errors look, exit codes, tables of results."""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import TYPE_CHECKING, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from typer.core import TyperGroup
+
+from realignkit.errors import RealignKitError
+
+if TYPE_CHECKING:
+    from realignkit.types import Realignment
+
+EXIT_SOME_FAILED = 1
+EXIT_ERROR = 2
+EXIT_INTERRUPTED = 130
+
+_STYLES = {"certain": "green", "possible": "yellow", "unlikely": "dim"}
+
+
+def out() -> Console:
+    """Where results go. Made anew each time, so that it follows a redirected ``sys.stdout``."""
+    return Console(highlight=False, soft_wrap=True)
+
+
+def err() -> Console:
+    """Where progress and errors go."""
+    return Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+class Commands(TyperGroup):
+    """Shows our errors as one line, without a traceback unless asked for."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run a command; see the class."""
+        try:
+            return super().invoke(ctx)
+        except RealignKitError as error:
+            if debugging(ctx):
+                raise
+            err().print(f"[bold red]Error:[/] [red]{escape(' '.join(str(error).split()))}[/]")
+            raise typer.Exit(EXIT_ERROR) from None
+        except KeyboardInterrupt:
+            err().print("[yellow]Interrupted.[/] What is finished is saved; resume with the same command.")
+            raise typer.Exit(EXIT_INTERRUPTED) from None
+
+
+def debugging(ctx: typer.Context) -> bool:
+    """Whether tracebacks are wanted: ``--verbose`` or ``REALIGNKIT_DEBUG=1``."""
+    return bool(ctx.ensure_object(dict).get("verbose")) or os.environ.get("REALIGNKIT_DEBUG", "") not in ("", "0")
+
+
+def set_verbosity(ctx: typer.Context, verbose: bool) -> None:
+    """Before heavy libraries are imported: let them talk, or keep their advice out of the user's way."""
+    ctx.ensure_object(dict)["verbose"] = verbose
+    if verbose:
+        logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+        return
+    for name in ("TRANSFORMERS_VERBOSITY", "DIFFUSERS_VERBOSITY"):
+        os.environ.setdefault(name, "error")
+
+
+def caption_table(realignment: Realignment) -> Table:
+    """Tags with likelihoods, local captions and how much of the image each mask covers."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("tag", "confidence", "likelihood", "local caption"):
+        table.add_column(heading)
+    table.add_column("mask", justify="right")
+    areas = {segment.caption.tag: f"{segment.area:.0%}" for segment in realignment.layout}
+    captions = {caption.tag: caption for caption in realignment.captions}
+    for tag in realignment.tags:
+        caption = captions.get(tag.name)
+        likelihood = caption.likelihood.value if caption else ""
+        table.add_row(
+            escape(tag.name),
+            f"{tag.confidence:.2f}",
+            f"[{_STYLES[likelihood]}]{likelihood}[/]" if likelihood else "",
+            escape(caption.caption) if caption else "",
+            areas.get(tag.name, "-"),
+        )
+    return table
+
+
+def print_realignment(realignment: Realignment) -> None:
+    """Prompt, table, notes and time of one realignment."""
+    console = out()
+    console.print(f"[bold]{escape(realignment.prompt)}[/]  (seed {realignment.seed})")
+    if realignment.tags:
+        console.print(caption_table(realignment))
+    for note in realignment.notes:
+        console.print(f"[yellow]note:[/] {escape(note)}")
+    spent = ", ".join(f"{step} {seconds:.1f}" for step, seconds in realignment.timings.items())
+    console.print(f"seconds: {spent}", style="dim")

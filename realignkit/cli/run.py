@@ -1,0 +1,203 @@
+"""``realignkit run``: realign a prompt, or a file of them."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, cast
+
+import typer
+
+from realignkit.cli.console import EXIT_SOME_FAILED, err, out, print_realignment, set_verbosity
+from realignkit.cli.show import print_files, write_extras
+from realignkit.errors import OptionError, PromptError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from realignkit.evaluation import RunSummary
+    from realignkit.realigner import Progress, Realigner
+    from realignkit.types import Realignment
+
+DEFAULT_ROOT = Path("realignments")
+
+
+def run(
+    ctx: typer.Context,
+    prompt: Annotated[str | None, typer.Argument(help="What the picture should show.")] = None,
+    model: Annotated[str, typer.Option(help="A generator's name, or a folder or hub id of a model.")] = "micro",
+    seed: Annotated[list[int] | None, typer.Option(help="Start noise; repeatable.", show_default="42")] = None,
+    folder: Annotated[
+        Path | None, typer.Option("--out", metavar="DIR", help="Where to write.", show_default="realignments/…")
+    ] = None,
+    tagger: Annotated[str | None, typer.Option(help="Names the objects. Default: the model's companion.")] = None,
+    scorer: Annotated[str | None, typer.Option(help="Judges the tags; a chain such as gpt4,lexical.")] = None,
+    segmenter: Annotated[str | None, typer.Option(help="Finds the objects. Default: the model's companion.")] = None,
+    assignments: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="An option, e.g. modulation.share=0.5; repeatable."),
+    ] = None,
+    prompts: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Many prompts, one a line; resumes where it stopped.")
+    ] = None,
+    coarse: Annotated[
+        Path | None, typer.Option(metavar="IMAGE", help="Refine this image's content instead of a generated one.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images per forward pass.")] = 8,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace other results in the folder.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show logs and tracebacks.")] = False,
+) -> None:
+    """Realign PROMPT: coarse image, tags, local captions, masks, refined image, report."""
+    set_verbosity(ctx, verbose)
+    seeds = list(dict.fromkeys(seed or [42]))
+    if (prompt is None) == (prompts is None):
+        raise typer.BadParameter("give either a PROMPT or --prompts FILE.")
+    if coarse is not None and (prompts is not None or len(seeds) > 1):
+        raise typer.BadParameter("--coarse goes with one PROMPT and one --seed.")
+    texts = _read_prompts(prompts) if prompts is not None else [prompt or ""]
+    if prompts is None and not texts[0].strip():
+        raise PromptError("the prompt is empty. Say what the picture should show, e.g. 'a red book'.")
+    image = _read_image(coarse) if coarse is not None else None
+
+    from realignkit.evaluation.runs import slug
+
+    single = prompts is None and len(seeds) == 1
+    if folder is None:
+        stem = prompts.stem if prompts is not None else slug(texts[0])
+        folder = DEFAULT_ROOT / (f"{stem}-s{seeds[0]}" if single else stem)
+    with _fresh_folder(folder), err().status("loading …"):  # an unwritable folder shows before minutes of work
+        realigner = _realigner(model, {"tagger": tagger, "scorer": scorer, "segmenter": segmenter}, assignments or [])
+        realigner.batch_size = batch_size
+        realigner.check_model()
+        if single:
+            realigner.check_prompt(texts[0])
+    if single:
+        _run_one(realigner, texts[0], seeds[0], folder, image, overwrite)
+    elif _run_many(realigner, texts, seeds, folder, overwrite).failures:
+        raise typer.Exit(EXIT_SOME_FAILED)
+
+
+def _run_one(realigner: Realigner, prompt: str, seed: int, folder: Path, coarse: Image | None, overwrite: bool) -> None:
+    from realignkit.evaluation.runs import check_matches
+    from realignkit.storage import discard, is_complete
+
+    if is_complete(folder) and not overwrite:
+        check_matches(folder, prompt, seed, realigner.settings)  # the same again is welcome
+    with _progress() as (report, _):
+        realignment = cast("Realignment", realigner(prompt, seed, coarse=coarse, progress=report))
+    discard(folder)
+    write_extras(realignment, folder)
+    realignment.save(folder)
+    print_realignment(realignment)
+    print_files(folder)
+
+
+def _run_many(realigner: Realigner, prompts: list[str], seeds: list[int], folder: Path, overwrite: bool) -> RunSummary:
+    from realignkit.evaluation import run_many
+    from realignkit.report import write_index
+    from realignkit.storage import is_complete
+    from realignkit.types import Realignment
+
+    with _progress() as (report, overall):
+        summary = run_many(
+            realigner,
+            prompts,
+            folder,
+            seeds,
+            overwrite=overwrite,
+            extras=write_extras,
+            on_done=overall,
+            progress=report,
+        )
+    complete = (path for path in sorted(folder.iterdir()) if path.is_dir() and is_complete(path))
+    index = write_index(folder, ((path.name, Realignment.load(path)) for path in complete))
+    for failure in summary.failures[:5]:
+        err().print(
+            f"failed: prompt {failure.index}, seed {failure.seed}: {failure.message}", markup=False, style="red"
+        )
+    if len(summary.failures) > 5:
+        err().print(f"… and {len(summary.failures) - 5} more, all in {folder / 'errors.jsonl'}", markup=False)
+    out().print(f"{summary.made} made, {summary.skipped} there already, {len(summary.failures)} failed", markup=False)
+    out().print(f"  {index}\n  {folder / 'index.jsonl'}", markup=False)
+    return summary
+
+
+def _realigner(model: str, specs: dict[str, Any], assignments: list[str]) -> Realigner:
+    from realignkit.assembly import RealignerOptions
+    from realignkit.cli.settings import known_options, parse
+    from realignkit.contracts import parse_options
+    from realignkit.realigner import Realigner
+    from realignkit.registry import default_registry
+
+    registry = default_registry()
+    settings = parse(assignments, known_options(registry, model, specs))
+    own: Any = parse_options(RealignerOptions, settings.realigner, owner="realigner")
+    return Realigner.from_pretrained(
+        model,
+        **specs,
+        modulation=settings.modulation,
+        sampling=settings.sampling,
+        options=settings.options,
+        registry=registry,
+        **own.model_dump(),
+    )
+
+
+@contextlib.contextmanager
+def _fresh_folder(folder: Path) -> Iterator[None]:
+    # Made first, to fail early where it cannot be written; gone again if nothing else comes of it.
+    from realignkit.storage import make_folder
+
+    existed = folder.exists()
+    make_folder(folder)
+    try:
+        yield
+    except BaseException:
+        if not existed:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+        raise
+
+
+def _read_prompts(path: Path) -> list[str]:
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise OptionError(
+            f"cannot read {path}: {error}. --prompts takes a UTF-8 text file, one prompt a line."
+        ) from None
+    prompts = [line.strip() for line in lines if line.strip()]
+    if not prompts:
+        raise OptionError(f"{path} has no prompts. Write one a line.")
+    return prompts
+
+
+def _read_image(path: Path) -> Image:
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            image.load()
+            return image
+    except Exception as error:  # Pillow raises many kinds for damaged files
+        raise OptionError(f"cannot read {path} as an image: {error}. Give a PNG, JPEG or WebP file.") from None
+
+
+@contextlib.contextmanager
+def _progress() -> Iterator[tuple[Progress, Callable[[int, int], None]]]:
+    """A bar per step, and one for all prompts where there are many."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+    columns = TextColumn("{task.description:>10}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+    tasks: dict[str, TaskID] = {}
+    with Progress(*columns, console=err(), transient=True) as bars:
+
+        def report(step: str, done: int, total: int) -> None:
+            if step not in tasks:
+                tasks[step] = bars.add_task(step, total=total)
+            elif bars.tasks[bars.task_ids.index(tasks[step])].completed > done:
+                bars.reset(tasks[step])  # the next batch
+            bars.update(tasks[step], completed=done, total=total)
+
+        yield report, lambda done, total: report("prompts", done, total)

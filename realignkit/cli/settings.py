@@ -1,0 +1,89 @@
+"""``--set name=value``: which option of which step is meant."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from realignkit import assembly
+from realignkit.attention.config import ModulationConfig
+from realignkit.errors import OptionError
+from realignkit.registry import Registry
+
+PLUGIN_KINDS = ("generator", "tagger", "scorer", "segmenter")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The values of ``--set``, sorted by what they belong to; arguments of ``Realigner.from_pretrained``."""
+
+    modulation: dict[str, Any] = field(default_factory=dict)
+    sampling: dict[str, Any] = field(default_factory=dict)
+    realigner: dict[str, Any] = field(default_factory=dict)
+    options: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+
+def known_options(registry: Registry, model: str, specs: Mapping[str, str | None]) -> dict[str, Collection[str] | None]:
+    """The option names of each group; None for a group with a plugin that declares none and takes anything."""
+    generator = assembly.choose_generator(registry, model)
+    known: dict[str, Collection[str] | None] = {
+        "modulation": ModulationConfig.model_fields,
+        "sampling": assembly.SamplingOptions.model_fields,
+        "realigner": assembly.RealignerOptions.model_fields,
+        "generator": assembly.option_names(generator),
+    }
+    beside = assembly.companions(generator)
+    for kind, spec in specs.items():
+        names: set[str] | None = set()
+        for info in assembly.choose(registry, kind, spec, beside):
+            own = assembly.option_names(info)
+            names = None if names is None or own is None else names | own | {f"{info.name}.{name}" for name in own}
+        known[kind] = names
+    return known
+
+
+def parse(assignments: Sequence[str], known: Mapping[str, Collection[str] | None]) -> Settings:
+    """Sort ``name=value`` assignments into groups.
+
+    Names are ``group.option``, or the bare option where only one group has it. Values are JSON where they parse
+    as JSON, otherwise text. Later assignments win.
+
+    Raises:
+        OptionError: no '=', an unknown or ambiguous name.
+    """
+    settings = Settings(options={kind: {} for kind in PLUGIN_KINDS})
+    for assignment in assignments:
+        name, equals, text = assignment.partition("=")
+        name = name.strip()
+        if not equals or not name:
+            raise OptionError(f"--set takes name=value, e.g. --set modulation.share=0.5, not '{assignment}'.")
+        group, option = _locate(name, known)
+        target = settings.options[group] if group in PLUGIN_KINDS else getattr(settings, group)
+        target[option] = _value(text)
+    return settings
+
+
+def _locate(name: str, known: Mapping[str, Collection[str] | None]) -> tuple[str, str]:
+    group, dot, option = name.partition(".")
+    if dot and group in known:
+        names = known[group]
+        if names is None or option in names:
+            return group, option
+    elif not dot:
+        groups = [group for group, names in known.items() if names is not None and name in names]
+        if len(groups) == 1:
+            return groups[0], name
+        if groups:
+            raise OptionError(f"'{name}' is ambiguous: say {' or '.join(f'{group}.{name}' for group in groups)}.")
+    full = [f"{group}.{option}" for group, names in known.items() for option in names or () if "." not in option]
+    bare = [option for names in known.values() for option in names or () if "." not in option]
+    raise assembly.unknown_option(name, full if dot else bare)
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text

@@ -1,0 +1,44 @@
+"""``realignkit show``: a saved realignment again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from realignkit.cli.console import out, print_realignment, set_verbosity
+
+if TYPE_CHECKING:
+    from realignkit.types import Realignment
+
+
+def show(
+    ctx: typer.Context,
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder that 'realignkit run' has written.")],
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show tracebacks.")] = False,
+) -> None:
+    """Print a saved realignment, and make its report again."""
+    set_verbosity(ctx, verbose)
+    from realignkit.types import Realignment
+
+    realignment = Realignment.load(folder)
+    print_realignment(realignment)
+    write_extras(realignment, folder)
+    print_files(folder)
+
+
+def write_extras(realignment: Realignment, folder: Path) -> None:
+    """Write what is for people only: ``layout.png`` and ``report.html``."""
+    from realignkit.report import overlay, write_report
+    from realignkit.storage import atomic_write, png
+
+    atomic_write(folder / "layout.png", png(overlay(realignment.coarse, realignment.layout)))
+    write_report(realignment, folder)
+
+
+def print_files(folder: Path) -> None:
+    """Say where the files are."""
+    out().print(f"written: {folder}/", markup=False)
+    for name in ("coarse.png", "layout.png", "refined.png", "realignment.json", "report.html"):
+        out().print(f"  {folder / name}", markup=False)

@@ -1,0 +1,168 @@
+"""The kinds of plugin, as base classes whose docstrings are the contract.
+
+Subclassing is the comfortable way (typed options come with it), not an obligation: the engine only
+calls what is documented here, so any object with these methods will do.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from realignkit.errors import OptionError
+from realignkit.types import LocalCaption, Mask, Tag
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+    from PIL.Image import Image
+    from torch import Tensor
+
+T = TypeVar("T", bound=BaseModel)
+
+KINDS = ("generator", "reward", "tagger", "scorer", "segmenter", "metric", "prompts")
+"""The kinds of plugin. Each has a registering hook ``register_<kind>s`` (``register_prompts``)."""
+
+
+class Options(BaseModel):
+    """A plugin's options. Subclass it, one annotated and described field per option.
+
+    The same names serve Python (keyword arguments), the command line (``--set scorer.name=value``) and YAML.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+class Plugin(ABC):
+    """Base of every plugin class: ``MyPlugin(**options)`` validates into ``self.options``.
+
+    Constructing a plugin must be cheap; load weights at first use.
+
+    Raises:
+        OptionError: an option is unknown or has a bad value; the message lists the valid ones.
+    """
+
+    Options: ClassVar[type[Options]] = Options
+
+    def __init__(self, **options: Any) -> None:
+        self.options = parse_options(self.Options, options, owner=type(self).__name__)
+
+
+def parse_options(model: type[T], values: Mapping[str, Any], owner: str) -> T:
+    """Validate ``values`` against a pydantic model; one readable :class:`OptionError` if that fails."""
+    try:
+        return model.model_validate(dict(values))
+    except ValidationError as error:
+        problems = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'options'}: {e['msg']}" for e in error.errors())
+        known = ", ".join(model.model_fields) or "none"
+        raise OptionError(f"{owner}: {problems}. Its options: {known}.") from None
+
+
+class Generator(Plugin):
+    """Builds a diffusers pipeline, and says what the fine stage can do with it.
+
+    Attributes:
+        attention_family: ``"unet"`` for SD-1.x/2.x/XL-style U-Nets; None where attention cannot be modulated.
+        companions: the plugins that go with this model by default (kind -> spec), e.g. ``{"tagger": "micro"}``.
+        refine_defaults: modulation options that suit this model better than the paper's.
+        sampling_defaults: ``num_inference_steps``, ``guidance_scale``, ``height``, ``width`` where they
+            differ from the pipeline's own.
+    """
+
+    attention_family: str | None = None
+    companions: Mapping[str, str] = {}
+    refine_defaults: Mapping[str, Any] = {}
+    sampling_defaults: Mapping[str, Any] = {}
+
+    @abstractmethod
+    def pipeline(self) -> DiffusionPipeline:
+        """The pipeline, loaded once and kept, on its device, progress bar off.
+
+        Raises:
+            ModelError: the checkpoint is missing, damaged, or not a text-to-image pipeline.
+        """
+
+
+class Tagger(Plugin):
+    """Names the objects in images."""
+
+    @abstractmethod
+    def __call__(self, images: Sequence[Image]) -> list[tuple[Tag, ...]]:
+        """One tuple of tags per image (RGB), most confident first; empty where nothing is recognised."""
+
+
+class Scorer(Plugin):
+    """Judges and describes tags in the light of a prompt (eq. 6)."""
+
+    @abstractmethod
+    def __call__(self, prompt: str, tags: Sequence[Tag]) -> tuple[LocalCaption, ...]:
+        """One local caption per tag, in the tags' order.
+
+        Any exception, or an answer that leaves out, invents or repeats a tag, hands over to the next scorer
+        in the chain; the reason is recorded.
+        """
+
+
+class Segmenter(Plugin):
+    """Finds described objects in an image."""
+
+    @abstractmethod
+    def __call__(self, image: Image, phrases: Sequence[str]) -> list[tuple[Mask, float] | None]:
+        """For each phrase its mask, bool (H, W) of the image's size, and a confidence in [0, 1].
+
+        None where the phrase is not found: the realigner goes on without it and says so.
+        """
+
+
+class Reward(Plugin):
+    """Judges how well images follow their prompts.
+
+    Attributes:
+        differentiable: whether gradients flow from the rewards back to ``images``.
+        margin: ``phi(R) = relu(margin - R)`` in eq. 5; 1 for cosines, 2 for standardised ImageReward.
+    """
+
+    differentiable: bool = True
+    margin: float = 1.0
+
+    @abstractmethod
+    def __call__(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
+        """Rewards, float (B,), higher is better. ``images``: float (B, 3, H, W) in [0, 1]."""
+
+
+class Metric(Plugin):
+    """A number about many images, streamed: ``update`` any number of times, then ``compute``."""
+
+    higher_is_better: bool = True
+
+    @abstractmethod
+    def update(self, images: Sequence[Image], prompts: Sequence[str]) -> None:
+        """Take in images (RGB) and the prompts that they were made for."""
+
+    @abstractmethod
+    def compute(self) -> dict[str, float]:
+        """Named values over everything taken in so far."""
+
+    @abstractmethod
+    def merge(self, other: Metric) -> None:
+        """Take in what another instance with the same options has seen (another process, say)."""
+
+
+class PromptSet(Plugin):
+    """Prompts with a name and a size.
+
+    Attributes:
+        source: where the prompts come from (a file, a paper, a procedure), for reports.
+    """
+
+    source: str = ""
+
+    @abstractmethod
+    def __iter__(self) -> Iterator[str]:
+        """The prompts, always in the same order."""
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """How many there are."""

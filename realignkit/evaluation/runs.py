@@ -1,0 +1,218 @@
+"""Run folders: one sub-folder per prompt and seed, resumed where they were cut off.
+
+A sub-folder with ``realignment.json`` is complete and is never made again; any other is started over.
+``index.jsonl`` (one line per finished realignment) and ``errors.jsonl`` are rewritten by every run.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import unicodedata
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from realignkit.errors import OutputError, RealignKitError
+from realignkit.storage import atomic_write, discard, is_complete, make_folder, read_record
+
+if TYPE_CHECKING:
+    from realignkit.realigner import Progress, Realigner
+    from realignkit.types import Realignment
+
+Extras = Callable[["Realignment", Path], None]
+"""Writes more files (a report, say) into the folder of a realignment before it counts as complete."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One prompt and seed of a run; ``index`` counts prompts from 1."""
+
+    index: int
+    prompt: str
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """The sub-folder: ``0007-a-red-book-s42``."""
+        return f"{self.index:04d}-{slug(self.prompt)}-s{self.seed}"
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A prompt that could not be realigned, and why."""
+
+    index: int
+    prompt: str
+    seed: int
+    error: str
+    message: str
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """What a run did: how many were made now, how many were there already, and what failed."""
+
+    folder: Path
+    made: int
+    skipped: int
+    failures: tuple[Failure, ...]
+
+
+def slug(text: str, length: int = 40) -> str:
+    """A prompt as part of a file name: lower-case letters, digits and hyphens, cut at a word."""
+    plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode().lower()
+    whole = re.sub(r"[^a-z0-9]+", "-", plain).strip("-")
+    cut = whole if len(whole) <= length else whole[: length + 1].rpartition("-")[0] or whole[:length]
+    return cut or "prompt"
+
+
+def check_matches(folder: Path, prompt: str, seed: int, settings: Mapping[str, Any]) -> None:
+    """Make sure that a complete folder holds what would be made now.
+
+    Raises:
+        OutputError: it holds something else; the message says what differs.
+    """
+    record = read_record(folder)
+    different = [
+        f"{name} ({_brief(there)} there, {_brief(wanted)} now)"
+        for name, there, wanted in (("prompt", record["prompt"], prompt), ("seed", record["seed"], seed))
+        if there != wanted
+    ]
+    there, wanted = _flat(record.get("settings", {})), _flat(json.loads(json.dumps(settings)))
+    different += [
+        f"{name} ({_brief(there.get(name))} there, {_brief(wanted.get(name))} now)"
+        for name in sorted(there.keys() | wanted.keys())
+        if name != "coarse" and there.get(name) != wanted.get(name)
+    ]
+    if different:
+        raise OutputError(
+            f"{folder} holds another realignment; different: {', '.join(different[:3])}"
+            f"{f' and {len(different) - 3} more' if len(different) > 3 else ''}. Use another --out, or --overwrite."
+        )
+
+
+def run_many(
+    realigner: Realigner,
+    prompts: Sequence[str],
+    out: str | Path,
+    seeds: Sequence[int] = (42,),
+    *,
+    overwrite: bool = False,
+    extras: Extras | None = None,
+    on_done: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
+) -> RunSummary:
+    """Realign every prompt with every seed into sub-folders of ``out``; call again to resume.
+
+    Args:
+        realigner: its ``batch_size`` is how much is lost at most when the run is killed.
+        prompts: numbered from 1 in this order; the order must stay the same between runs.
+        out: made where missing.
+        seeds: each prompt is realigned with each of them.
+        overwrite: make everything again, whatever is there.
+        extras: see :data:`Extras`.
+        on_done: called with (finished or failed, all) after each batch.
+        progress: the realigner's own, for the steps of the current batch.
+
+    Returns:
+        What was made, skipped and what failed: one bad prompt does not stop the others.
+
+    Raises:
+        OutputError: ``out`` cannot be written, or holds results of other prompts or settings.
+        ModelError: the model cannot be used for any prompt.
+    """
+    out = make_folder(Path(out))
+    jobs = [Job(index, prompt, seed) for index, prompt in enumerate(prompts, start=1) for seed in seeds]
+    if len(set(jobs)) < len(jobs):
+        raise OutputError("a seed is given twice, which would be written to one folder. Give each seed once.")
+    _clear_the_way(out, jobs, realigner.settings, overwrite)
+    todo = [job for job in jobs if not is_complete(out / job.name)]
+    skipped, failures = len(jobs) - len(todo), list[Failure]()
+    if todo:
+        realigner.check_model()  # fails for all prompts or for none
+    try:
+        for start in range(0, len(todo), realigner.batch_size):
+            for job, result in _attempt(realigner, todo[start : start + realigner.batch_size], progress):
+                if isinstance(result, RealignKitError):
+                    failures.append(Failure(**asdict(job), error=type(result).__name__, message=str(result)))
+                    continue
+                folder = make_folder(out / job.name)
+                if extras is not None:
+                    extras(result, folder)
+                result.save(folder)
+            if on_done is not None:
+                on_done(skipped + min(start + realigner.batch_size, len(todo)), len(jobs))
+    finally:  # also when interrupted: the summary tells what there is
+        _write_lines(out / "errors.jsonl", [asdict(failure) for failure in failures])
+        _write_lines(out / "index.jsonl", [_summary(out, job) for job in jobs if is_complete(out / job.name)])
+    return RunSummary(out, len(todo) - len(failures), skipped, tuple(failures))
+
+
+def _clear_the_way(out: Path, jobs: Sequence[Job], settings: Mapping[str, Any], overwrite: bool) -> None:
+    expected = {job.name: job for job in jobs}
+    places = {(f"{job.index:04d}", str(job.seed)) for job in jobs}
+    for folder in sorted(out.iterdir()):
+        match = re.fullmatch(r"(\d{4,})-.+-s(\d+)", folder.name)
+        if not match or not is_complete(folder):
+            continue
+        job = expected.get(folder.name)
+        if overwrite and job is not None:
+            discard(folder)
+        elif job is not None:
+            check_matches(folder, job.prompt, job.seed, settings)
+        elif match.groups() in places:  # same number and seed, another prompt: the list has changed
+            if not overwrite:
+                raise OutputError(
+                    f"{folder} is of another list of prompts ({_brief(read_record(folder)['prompt'])}). "
+                    f"Use another --out, or --overwrite."
+                )
+            shutil.rmtree(folder)
+
+
+def _attempt(
+    realigner: Realigner, jobs: Sequence[Job], progress: Progress | None
+) -> Iterator[tuple[Job, Realignment | RealignKitError]]:
+    try:
+        results = realigner([job.prompt for job in jobs], [job.seed for job in jobs], progress=progress)
+    except OutputError:
+        raise
+    except RealignKitError as error:
+        if len(jobs) == 1:
+            yield jobs[0], error
+            return
+        for job in jobs:  # one of them spoilt the batch: find out which
+            yield from _attempt(realigner, [job], progress)
+        return
+    yield from zip(jobs, cast("list[Realignment]", results), strict=True)
+
+
+def _summary(out: Path, job: Job) -> dict[str, Any]:
+    record = read_record(out / job.name)
+    return {
+        **asdict(job),
+        "folder": job.name,
+        "captions": record["captions"],
+        "segments": len(record["layout"]),
+        "scorer": record["plugins"].get("scorer"),
+        "notes": record["notes"],
+        "seconds": sum(record["timings"].values()),
+    }
+
+
+def _write_lines(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    atomic_write(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return flat
+
+
+def _brief(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else text[:59] + "…"

@@ -1,0 +1,395 @@
+"""The method as one straight line: coarse image -> tags -> local captions -> layout -> refined image (figure 2)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Self
+
+from realignkit import inputs, steps
+from realignkit.assembly import SamplingOptions, assemble, effective_options, versions
+from realignkit.attention import sampler, spans
+from realignkit.attention.modulation import ModulationConfig
+from realignkit.contracts import Generator, Scorer, Segmenter, Tagger, parse_options
+from realignkit.errors import ModelError, OptionError
+from realignkit.registry import Registry, default_registry
+from realignkit.types import Answer, Layout, Likelihood, LocalCaption, Realignment, Tag
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+    from PIL.Image import Image as PILImage
+
+    from realignkit.attention.sampler import RefineResult
+
+Progress = Callable[[str, int, int], None]
+"""``progress(step, done, total)``: ``step`` is one of :data:`STEPS`; counted in denoising steps or images."""
+
+STEPS = ("generate", "tag", "score", "segment", "refine")
+
+
+class Realigner:
+    """Runs the training-free half of the method; reusable, and deterministic for a seed.
+
+    Args:
+        generator, tagger, segmenter: plugins, see :mod:`realignkit.contracts`.
+        scorers: one scorer, or a fallback chain of ``(name, scorer)``, tried in order.
+        modulation: how attention is re-weighted (eqs. 7-10); the paper's values by default.
+        sampling: how both images are sampled.
+        registry: whose lifecycle hooks to call; that of this process by default.
+        batch_size: images per forward pass. Results do not depend on it (up to rounding).
+        segment_unlikely: also segment unlikely objects, which switches modulation off inside their masks
+            (``s_i = 0``); otherwise they are treated as background. Implied by ``suppress_unlikely``.
+        names: what to call the plugins on record (kind -> name); their class names by default.
+    """
+
+    def __init__(
+        self,
+        generator: Generator,
+        tagger: Tagger,
+        scorers: Scorer | Sequence[tuple[str, Scorer]],
+        segmenter: Segmenter,
+        *,
+        modulation: ModulationConfig | None = None,
+        sampling: SamplingOptions | Mapping[str, Any] | None = None,
+        registry: Registry | None = None,
+        batch_size: int = 8,
+        segment_unlikely: bool = False,
+        names: Mapping[str, str] | None = None,
+    ) -> None:
+        if batch_size < 1:
+            raise OptionError(f"batch_size must be at least 1, got {batch_size}.")
+        self.generator, self.tagger, self.segmenter = generator, tagger, segmenter
+        self.scorers: tuple[tuple[str, Scorer], ...] = (
+            tuple(scorers) if isinstance(scorers, Sequence) else ((type(scorers).__name__, scorers),)
+        )
+        if not self.scorers:
+            raise OptionError("a realigner needs at least one scorer; 'lexical' always answers.")
+        self.modulation = modulation or ModulationConfig()
+        if not isinstance(sampling, SamplingOptions):
+            sampling = parse_options(SamplingOptions, sampling or {}, owner="sampling")
+        self.sampling = sampling
+        self.registry = registry or default_registry()
+        self.batch_size = batch_size
+        self.segment_unlikely = segment_unlikely or self.modulation.suppress_unlikely
+        made = {"generator": generator, "tagger": tagger, "segmenter": segmenter}
+        self.names = {kind: type(plugin).__name__ for kind, plugin in made.items()} | dict(names or {})
+        self._given: Mapping[tuple[str, str], Mapping[str, Any]] = {}
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        model: str = "micro",
+        *,
+        tagger: str | Tagger | None = None,
+        scorer: str | Scorer | None = None,
+        segmenter: str | Segmenter | None = None,
+        modulation: ModulationConfig | Mapping[str, Any] | None = None,
+        sampling: SamplingOptions | Mapping[str, Any] | None = None,
+        options: Mapping[str, Mapping[str, Any]] | None = None,
+        registry: Registry | None = None,
+        batch_size: int = 8,
+        segment_unlikely: bool = False,
+    ) -> Self:
+        """Make a realigner from names. Cheap: weights are loaded at first use.
+
+        Args:
+            model: a registered generator, or the folder or hub id of a Stable Diffusion model.
+            tagger: its name, or a plugin; by default the one that goes with the model.
+            scorer: likewise; may be a fallback chain, ``"gpt4,lexical"``. ``lexical`` always comes last.
+            segmenter: like ``tagger``.
+            modulation: a mapping is laid over the defaults of the model, a config is taken as it is.
+            sampling: laid over the defaults of the model.
+            options: options of the plugins (kind -> name -> value). In a scorer chain every scorer gets
+                those that it knows.
+            registry: where names are looked up, and whose lifecycle hooks are called.
+            batch_size: as for :class:`Realigner`.
+            segment_unlikely: as for :class:`Realigner`.
+
+        Raises:
+            PluginError: an unknown or unavailable plugin.
+            OptionError: an unknown option or a bad value.
+        """
+        registry = registry or default_registry()
+        specs = {"tagger": tagger, "scorer": scorer, "segmenter": segmenter}
+        parts = assemble(registry, model, specs, options or {})
+        generator: Generator = parts.plugins["generator"][0][1]
+        if not isinstance(modulation, ModulationConfig):
+            merged = {**getattr(generator, "refine_defaults", {}), **(modulation or {})}
+            modulation = parse_options(ModulationConfig, merged, owner="modulation")
+        explicit = sampling.model_dump(exclude_unset=True) if isinstance(sampling, SamplingOptions) else sampling
+        realigner = cls(
+            generator,
+            parts.plugins["tagger"][0][1],
+            parts.plugins["scorer"],
+            parts.plugins["segmenter"][0][1],
+            modulation=modulation,
+            sampling={**getattr(generator, "sampling_defaults", {}), **(explicit or {})},
+            registry=registry,
+            batch_size=batch_size,
+            segment_unlikely=segment_unlikely,
+            names={kind: named[0][0] for kind, named in parts.plugins.items() if kind != "scorer"},
+        )
+        realigner._given = parts.given
+        return realigner
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Every option that results depend on, as JSON values; secrets are redacted."""
+        made = {"generator": self.generator, "tagger": self.tagger, "segmenter": self.segmenter}
+        return {
+            "plugins": {**self.names, "scorer": ",".join(name for name, _ in self.scorers)},
+            "modulation": self.modulation.model_dump(mode="json"),
+            "sampling": self.sampling.model_dump(mode="json"),
+            "segment_unlikely": self.segment_unlikely,
+            **{
+                kind: effective_options(plugin, self._given.get((kind, self.names[kind])))
+                for kind, plugin in made.items()
+            },
+            "scorer": {
+                name: effective_options(plugin, self._given.get(("scorer", name))) for name, plugin in self.scorers
+            },
+        }
+
+    def __call__(
+        self,
+        prompt: str | Sequence[str],
+        seed: int | Sequence[int] = 42,
+        *,
+        coarse: PILImage | Sequence[PILImage | None] | None = None,
+        progress: Progress | None = None,
+    ) -> Realignment | list[Realignment]:
+        """Realign one prompt, or a batch.
+
+        Args:
+            prompt: one or many.
+            seed: one for all, or one per prompt; one prompt with many seeds works too.
+            coarse: images to refine instead of generating them (per prompt; None generates that one).
+            progress: called as the work goes on.
+
+        Returns:
+            One realignment for one prompt and one seed, otherwise a list.
+
+        Raises:
+            PromptError: a prompt is empty or too long.
+            ModelError: the model cannot be modulated, is damaged, or computed NaN.
+            PluginError: a plugin failed.
+            OptionError: the numbers of prompts, seeds and coarse images do not match.
+        """
+        self.check_model()
+        one = isinstance(prompt, str) and isinstance(seed, int)
+        prompts, seeds, images = inputs.pair(prompt, seed, coarse)
+        for text in prompts:  # all of them before any work, not batch by batch
+            self.check_prompt(text)
+        done: list[Realignment] = []
+        for start in range(0, len(prompts), self.batch_size):
+            batch = slice(start, start + self.batch_size)
+            done += self._realign(prompts[batch], seeds[batch], images[batch], progress or _silent)
+        return done[0] if one else done
+
+    def _realign(
+        self, prompts: list[str], seeds: list[int], given: list[PILImage | None], progress: Progress
+    ) -> list[Realignment]:
+        count, everyone = len(prompts), range(len(prompts))
+        timings: list[dict[str, float]] = [{} for _ in everyone]
+        notes: list[list[str]] = [[] for _ in everyone]
+
+        size = self.image_size
+        fitted = {i: inputs.fit_image(image, size) for i, image in enumerate(given) if image is not None}
+        fresh = [i for i in everyone if i not in fitted]
+        coarse = {i: image for i, (image, _) in fitted.items()}
+        if fresh:
+            with _timed(timings, "generate", fresh):
+                images = self.generate([prompts[i] for i in fresh], [seeds[i] for i in fresh], progress=progress)
+            coarse |= dict(zip(fresh, images, strict=True))
+        for i, (_, changes) in fitted.items():
+            notes[i] += changes
+        pictures = [coarse[i] for i in everyone]
+
+        progress("tag", 0, count)
+        with _timed(timings, "tag", everyone):
+            tags = self.tag(pictures)
+        progress("tag", count, count)
+
+        answers, layouts = [], []
+        for i in everyone:
+            progress("score", i, count)
+            with _timed(timings, "score", [i]):
+                answers.append(self.score(prompts[i], tags[i]))
+            notes[i] += [f"scorer '{name}' did not answer: {why}" for name, why in answers[i].failures.items()]
+        progress("score", count, count)
+        for i in everyone:
+            progress("segment", i, count)
+            with _timed(timings, "segment", [i]):
+                layout, missing = self.segment(pictures[i], answers[i].captions)
+            notes[i] += missing
+            layouts.append(steps.before_refine(self.registry, prompts[i], layout, pictures[i].size))
+        progress("segment", count, count)
+
+        refined, conditioning = list(pictures), list(prompts)
+        active = [i for i in everyone if self._modulates(layouts[i])]
+        if active:
+            with _timed(timings, "refine", active):
+                result = self.refine(
+                    [prompts[i] for i in active],
+                    [layouts[i] for i in active],
+                    [seeds[i] for i in active],
+                    [pictures[i] for i in active],
+                    progress=progress,
+                )
+            for place, i in enumerate(active):
+                refined[i], conditioning[i] = result.images[place], result.conditioning[place]
+                notes[i] += result.notes[place]
+        for i in set(everyone) - set(active):
+            notes[i].append(steps.why_unrefined(tags[i], answers[i].captions))
+
+        done = []
+        for i in everyone:
+            realignment = Realignment(
+                prompt=prompts[i],
+                seed=seeds[i],
+                coarse=pictures[i],
+                tags=tags[i],
+                captions=answers[i].captions,
+                layout=layouts[i],
+                refined=refined[i],
+                conditioning=conditioning[i],
+                plugins={**self.names, "scorer": answers[i].scorer},
+                notes=tuple(notes[i]),
+                timings=timings[i],
+                settings={**self.settings, "coarse": "generated" if given[i] is None else "given"},
+                versions=versions(),
+            )
+            steps.after_realign(self.registry, realignment)
+            done.append(realignment)
+        return done
+
+    def generate(
+        self, prompts: Sequence[str], seeds: Sequence[int], *, progress: Progress | None = None
+    ) -> list[PILImage]:
+        """The coarse stage: one image (RGB) per prompt and seed.
+
+        Raises:
+            PromptError, ModelError: as for calling the realigner.
+        """
+        for prompt in prompts:
+            self.check_prompt(prompt)
+        images: list[PILImage] = []
+        for start in range(0, len(prompts), self.batch_size):
+            batch = slice(start, start + self.batch_size)
+            images += sampler.generate(
+                self._pipeline(),
+                list(prompts[batch]),
+                list(seeds[batch]),
+                **self.sampling.model_dump(),
+                progress=_as_step("generate", progress),
+            )
+        return images
+
+    def tag(self, images: Sequence[PILImage]) -> list[tuple[Tag, ...]]:
+        """Name the objects in images (RGB).
+
+        Raises:
+            PluginError: the tagger failed or broke its contract.
+        """
+        return steps.tag_images(self.tagger, self.names["tagger"], images)
+
+    def score(self, prompt: str, tags: Sequence[Tag]) -> Answer:
+        """Judge and describe tags in the light of the prompt (eq. 6), by the first scorer that can.
+
+        Raises:
+            PluginError: no scorer of the chain gave a valid answer.
+        """
+        return steps.answer(self.scorers, prompt, tags)
+
+    def segment(self, image: PILImage, captions: Sequence[LocalCaption]) -> tuple[Layout, tuple[str, ...]]:
+        """Find the captions' masks in the image; with the layout comes a note for each that has none.
+
+        Unlikely objects are left out unless ``segment_unlikely`` or ``suppress_unlikely`` is on.
+
+        Raises:
+            PluginError: the segmenter failed or broke its contract.
+        """
+        wanted = [c for c in captions if self.segment_unlikely or c.likelihood is not Likelihood.UNLIKELY]
+        return steps.segment_image(self.segmenter, self.names["segmenter"], image, wanted)
+
+    def refine(
+        self,
+        prompts: Sequence[str],
+        layouts: Sequence[Layout],
+        seeds: Sequence[int],
+        coarse: Sequence[PILImage] | None = None,
+        *,
+        progress: Progress | None = None,
+    ) -> RefineResult:
+        """The fine stage: sample again with re-weighted attention (eqs. 7-10), all in one batch.
+
+        ``coarse`` is needed only where ``modulation.strength`` starts from the coarse images. The hook
+        ``before_refine`` belongs to calling the realigner and is not run here.
+
+        Raises:
+            PromptError, ModelError: as for calling the realigner.
+        """
+        self.check_model()
+        for prompt in prompts:
+            self.check_prompt(prompt)
+        return sampler.refine(
+            self._pipeline(),
+            list(prompts),
+            list(layouts),
+            list(seeds),
+            self.modulation,
+            **self.sampling.model_dump(),
+            coarse=None if coarse is None else list(coarse),
+            progress=_as_step("refine", progress),
+        )
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """(width, height) in pixels of the images that are made. Loads the pipeline."""
+        return inputs.image_size(self._pipeline(), self.sampling.width, self.sampling.height)
+
+    def check_prompt(self, prompt: str) -> None:
+        """Refuse what the model cannot read in full. Loads the pipeline.
+
+        Raises:
+            PromptError: the prompt is empty, or longer than a text encoder's limit.
+        """
+        spans.check_prompt(self._pipeline(), prompt)
+
+    def check_model(self) -> None:
+        """Refuse a model that cannot be loaded or whose attention cannot be modulated. Loads the pipeline.
+
+        Raises:
+            ModelError: it cannot.
+        """
+        # A class that says so needs no loading to be refused.
+        supported = getattr(self.generator, "attention_family", None) is not None
+        if not (supported and sampler.attention_family(self._pipeline()) is not None):
+            raise ModelError(
+                f"the attention of generator '{self.names['generator']}' cannot be re-weighted: it has no U-Net "
+                f"of the SD-1.x, SD-2.x or SDXL kind. Choose another model; 'realignkit plugins --kind generator'."
+            )
+
+    def _pipeline(self) -> DiffusionPipeline:
+        with steps.blame("generator", self.names["generator"]):
+            return self.generator.pipeline()
+
+    def _modulates(self, layout: Layout) -> bool:
+        suppress = self.modulation.suppress_unlikely
+        return any((segment.caption.score > 0 or suppress) and segment.mask.any() for segment in layout)
+
+
+def _silent(step: str, done: int, total: int) -> None: ...
+
+
+def _as_step(step: str, progress: Progress | None) -> Callable[[int, int], None] | None:
+    return None if progress is None else lambda done, total: progress(step, done, total)
+
+
+@contextmanager
+def _timed(timings: list[dict[str, float]], step: str, which: Sequence[int]) -> Iterator[None]:
+    start = time.perf_counter()
+    yield
+    for i in which:  # images of a batch share its time evenly
+        timings[i][step] = (time.perf_counter() - start) / len(which)

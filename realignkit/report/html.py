@@ -1,0 +1,138 @@
+"""Self-contained HTML: one page per realignment, and an index of many. Everything shown is escaped."""
+
+from __future__ import annotations
+
+import base64
+import functools
+import io
+import json
+import shlex
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from PIL.Image import Image
+
+from realignkit.assembly import REDACTED
+from realignkit.report.overlay import overlay
+from realignkit.storage import atomic_write
+from realignkit.types import Realignment
+
+REPORT_NAME = "report.html"
+SMALL = 128
+"""Images up to this width are shown with crisp pixels: smoothing would hide what the model drew."""
+
+
+def write_report(realignment: Realignment, folder: str | Path) -> Path:
+    """Write ``report.html``: the four steps side by side (figure 9), and everything that led to them.
+
+    The page needs no other file, no script and no network.
+
+    Returns:
+        The page's path.
+
+    Raises:
+        OutputError: the folder cannot be written.
+    """
+    found = {segment.caption.tag: segment for segment in realignment.layout}
+    captions = {caption.tag: caption for caption in realignment.captions}
+    rows = [(tag, captions.get(tag.name), found.get(tag.name)) for tag in realignment.tags]
+    page = (
+        _environment()
+        .get_template("report.html.jinja")
+        .render(
+            r=realignment,
+            rows=rows,
+            layout_image=overlay(realignment.coarse, realignment.layout),
+            settings=dict(flatten(realignment.settings)),
+            command=command_line(realignment),
+            full_command=command_line(realignment, every_setting=True),
+            seconds=sum(realignment.timings.values()),
+        )
+    )
+    path = Path(folder) / REPORT_NAME
+    atomic_write(path, page.encode())
+    return path
+
+
+def write_index(folder: str | Path, realignments: Iterable[tuple[str, Realignment]]) -> Path:
+    """Write ``index.html`` over many realignments that were saved below ``folder``.
+
+    Args:
+        folder: where the index goes.
+        realignments: pairs of a subfolder's name and what :meth:`Realignment.save` put there; taken one by one.
+
+    Returns:
+        The page's path.
+
+    Raises:
+        OutputError: the folder cannot be written.
+    """
+    entries = [
+        {
+            "folder": quote(name),
+            "prompt": r.prompt,
+            "seed": r.seed,
+            "small": r.coarse.width <= SMALL,
+            "likelihoods": [(s.caption.caption, s.caption.likelihood.value) for s in r.layout],
+            "seconds": sum(r.timings.values()),
+        }
+        for name, r in realignments
+    ]
+    page = _environment().get_template("index.html.jinja").render(entries=entries, report=REPORT_NAME)
+    path = Path(folder) / "index.html"
+    atomic_write(path, page.encode())
+    return path
+
+
+def command_line(realignment: Realignment, *, every_setting: bool = False) -> str:
+    """The shell command that asks for the same again, if wanted with every recorded option but secret ones."""
+    settings = realignment.settings
+    # The settings name the whole chain of scorers, ``plugins`` the one that answered.
+    plugins = {**realignment.plugins, **settings.get("plugins", {})}
+    words = ["realignkit", "run", realignment.prompt, "--seed", str(realignment.seed)]
+    options = {"generator": "--model", "tagger": "--tagger", "scorer": "--scorer", "segmenter": "--segmenter"}
+    for kind, option in options.items():
+        if name := plugins.get(kind):
+            words += [option, name]
+    if settings.get("coarse") == "given":
+        words += ["--coarse", "coarse.png"]
+    if every_setting:
+        groups = {name: settings[name] for name in ("modulation", "sampling") if name in settings}
+        single = {name: settings[name] for name in ("segment_unlikely",) if name in settings}
+        for name, value in flatten({**groups, "realigner": single, **settings.get("options", {})}):
+            if value is not None and value != REDACTED:
+                words += ["--set", f"{name}={json.dumps(value, ensure_ascii=False)}"]
+    return shlex.join(words if realignment.prompt[:1] != "-" else [*words[:2], *words[3:], "--", words[2]])
+
+
+def data_uri(image: Image) -> str:
+    """An image as a ``data:`` URI: PNG, lossless."""
+    buffer = io.BytesIO()
+    image.convert("RGB").save(buffer, "PNG", optimize=True)
+    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+    """Nested mappings as dotted names, the way ``--set`` takes them; empty ones vanish."""
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+@functools.cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("realignkit.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["data_uri"] = data_uri
+    environment.globals["SMALL"] = SMALL
+    return environment

@@ -1,0 +1,256 @@
+"""Realignments on disk: folders that are complete or recognisably not, and read back exactly.
+
+A folder holds ``coarse.png``, ``refined.png``, ``masks/00.png`` … (1 bit, in the layout's order) and
+``realignment.json``, which is written last: a folder that has it is complete.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import io
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+from realignkit.errors import OutputError
+from realignkit.types import Layout, Likelihood, LocalCaption, Mask, Realignment, Segment, Tag
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as PILImage
+
+RECORD = "realignment.json"
+FORMAT = "realignkit.realignment"
+VERSION = 1
+
+_REMEDIES = {
+    errno.ENOSPC: "The disk is full: free some space and run the same command again.",
+    errno.EDQUOT: "Your disk quota is used up: free some space and run the same command again.",
+    errno.ENOTDIR: "A part of the path is a file: choose another folder.",
+    errno.EEXIST: "A file is in the way: choose another folder or remove it.",
+    errno.EACCES: "You may not write there: choose another folder or change its permissions.",
+    errno.EPERM: "You may not write there: choose another folder or change its permissions.",
+    errno.EROFS: "The file system is read-only: choose another folder.",
+    errno.ENAMETOOLONG: "The name is too long: choose a shorter one.",
+}
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        remedy = _REMEDIES.get(error.errno or 0, "Choose another folder.")
+        raise OutputError(f"cannot write {path}: {error.strerror or error}. {remedy}") from error
+
+
+def make_folder(folder: Path) -> Path:
+    """Make ``folder`` and its parents where missing.
+
+    Raises:
+        OutputError: it cannot be made, or is a file.
+    """
+    with _writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def atomic_write(path: str | Path, data: bytes | str) -> Path:
+    """Write a file so that a reader, or a crash, sees all of it or nothing. Text is written as UTF-8.
+
+    Raises:
+        OutputError: the file cannot be written; what was there before is untouched.
+    """
+    path = Path(path)
+    content = data.encode() if isinstance(data, str) else data
+    with _writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # In the same folder, because a rename is only atomic within one file system.
+        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            _apply_umask(name)
+            os.replace(name, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(name)
+            raise
+    return path
+
+
+def _apply_umask(name: str) -> None:
+    # mkstemp makes private files; results should be as readable as any file the user writes.
+    umask = os.umask(0)
+    os.umask(umask)
+    os.chmod(name, 0o666 & ~umask)
+
+
+def png(image: PILImage) -> bytes:
+    """An image as PNG bytes."""
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def is_complete(folder: Path) -> bool:
+    """Whether a folder holds a finished realignment."""
+    return (folder / RECORD).is_file()
+
+
+def discard(folder: Path) -> None:
+    """Mark a folder incomplete and remove what an earlier, perhaps killed, writer left of its masks.
+
+    Raises:
+        OutputError: the old files cannot be removed.
+    """
+    with _writing(folder):
+        (folder / RECORD).unlink(missing_ok=True)
+        for stale in (*folder.glob("masks/*.png"), *folder.glob(".*.tmp"), *folder.glob("masks/.*.tmp")):
+            stale.unlink(missing_ok=True)
+
+
+def save_realignment(realignment: Realignment, folder: Path) -> Path:
+    """Write a realignment into ``folder``; see :meth:`realignkit.types.Realignment.save`.
+
+    Raises:
+        OutputError: the folder cannot be written, or the settings are no JSON.
+    """
+    record = _encode(realignment, folder)  # first, so that a bad setting leaves the folder as it was
+    make_folder(folder)
+    discard(folder)
+    atomic_write(folder / "coarse.png", png(realignment.coarse.convert("RGB")))
+    atomic_write(folder / "refined.png", png(realignment.refined.convert("RGB")))
+    for index, segment in enumerate(realignment.layout):
+        atomic_write(_mask_path(folder, index), png(Image.fromarray(segment.mask.astype(np.bool_))))
+    atomic_write(folder / RECORD, record)
+    return folder
+
+
+def _mask_path(folder: Path, index: int) -> Path:
+    # By number, never by a name from the record: a record from elsewhere must not point outside its folder.
+    return folder / "masks" / f"{index:02d}.png"
+
+
+def _encode(realignment: Realignment, folder: Path) -> str:
+    record = {
+        "format": FORMAT,
+        "version": VERSION,
+        "prompt": realignment.prompt,
+        "seed": realignment.seed,
+        "size": list(realignment.coarse.size),
+        "tags": [{"name": tag.name, "confidence": tag.confidence} for tag in realignment.tags],
+        "captions": [_caption_record(caption) for caption in realignment.captions],
+        "layout": [
+            {"caption": _caption_record(segment.caption), "confidence": segment.confidence}
+            for segment in realignment.layout
+        ],
+        "conditioning": realignment.conditioning,
+        "plugins": dict(realignment.plugins),
+        "notes": list(realignment.notes),
+        "timings": dict(realignment.timings),
+        "settings": dict(realignment.settings),
+        "versions": dict(realignment.versions),
+    }
+    try:
+        return json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    except (TypeError, ValueError) as error:
+        raise OutputError(
+            f"cannot write {folder / RECORD}: {error}. Settings and numbers must be finite JSON values."
+        ) from error
+
+
+def _caption_record(caption: LocalCaption) -> dict[str, str]:
+    return {"tag": caption.tag, "caption": caption.caption, "likelihood": caption.likelihood.value}
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """The JSON of a finished realignment, checked for format and version, images left alone.
+
+    Raises:
+        OutputError: there is none, it is damaged, or another version of realignkit wrote it.
+    """
+    path = folder / RECORD
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise OutputError(
+            f"{folder} holds no complete realignment ({RECORD} is missing). "
+            f"Give a folder that 'realignkit run' has written, or run it again."
+        ) from error
+    except (OSError, ValueError) as error:
+        raise OutputError(f"{path} cannot be read: {error}. Make it again with 'realignkit run'.") from error
+    if not isinstance(record, dict) or record.get("format") != FORMAT:
+        raise OutputError(f"{path} is no realignment. Give a folder that 'realignkit run' has written.")
+    if record.get("version") != VERSION:
+        raise OutputError(
+            f"{path} has format version {record.get('version')!r}; this realignkit reads version {VERSION}. "
+            f"Read it with the realignkit that wrote it ({_writer(record)}), or make it again."
+        )
+    return record
+
+
+def _writer(record: Mapping[str, Any]) -> str:
+    versions = record.get("versions")
+    return str(versions.get("realignkit", "unknown")) if isinstance(versions, dict) else "unknown"
+
+
+def load_realignment(folder: Path) -> Realignment:
+    """Read a realignment back; see :meth:`realignkit.types.Realignment.load`.
+
+    Raises:
+        OutputError: the folder is incomplete or damaged.
+    """
+    record = read_record(folder)
+    coarse, refined = _read_image(folder / "coarse.png", "RGB"), _read_image(folder / "refined.png", "RGB")
+    try:
+        if list(coarse.size) != record["size"]:
+            raise ValueError(f"coarse.png is {coarse.size}, the record says {record['size']}")
+        return Realignment(
+            prompt=record["prompt"],
+            seed=record["seed"],
+            coarse=coarse,
+            tags=tuple(Tag(tag["name"], tag["confidence"]) for tag in record["tags"]),
+            captions=tuple(_caption(caption) for caption in record["captions"]),
+            layout=Layout(
+                tuple(
+                    Segment(_caption(item["caption"]), _read_mask(_mask_path(folder, index)), item["confidence"])
+                    for index, item in enumerate(record["layout"])
+                )
+            ),
+            refined=refined,
+            conditioning=record["conditioning"],
+            plugins=record["plugins"],
+            notes=tuple(record["notes"]),
+            timings=record["timings"],
+            settings=record["settings"],
+            versions=record["versions"],
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise OutputError(
+            f"{folder / RECORD} is damaged ({type(error).__name__}: {error}). Make it again with 'realignkit run'."
+        ) from error
+
+
+def _caption(record: Mapping[str, str]) -> LocalCaption:
+    return LocalCaption(record["tag"], record["caption"], Likelihood(record["likelihood"]))
+
+
+def _read_mask(path: Path) -> Mask:
+    return np.array(_read_image(path, "1"), dtype=np.bool_)
+
+
+def _read_image(path: Path, mode: str) -> PILImage:
+    try:
+        with Image.open(path) as image:
+            return image.convert(mode)
+    except Exception as error:  # Pillow raises many kinds for damaged files (also SyntaxError, struct.error)
+        raise OutputError(f"{path} is missing or damaged ({error}). Make it again with 'realignkit run'.") from error

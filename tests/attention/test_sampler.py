@@ -1,0 +1,196 @@
+"""Coarse and refined images of tiny SD and SDXL pipelines."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from diffusers import StableDiffusionImg2ImgPipeline
+from PIL import Image
+
+from realignkit.attention.config import ModulationConfig
+from realignkit.attention.sampler import attention_family, generate, refine
+from realignkit.errors import ModelError, OptionError, PromptError
+from realignkit.types import Layout, Likelihood, LocalCaption, Segment
+
+PROMPTS = ["a red book and a dog", "a cat"]
+FAST = {"num_inference_steps": 4, "height": 16, "width": 16}
+EMPTY = Layout()
+
+
+def layout(*captions: str, likelihood: Likelihood = Likelihood.CERTAIN, size: tuple[int, int] = (16, 16)) -> Layout:
+    """Side by side, one upright strip per caption."""
+    segments = []
+    for i, caption in enumerate(captions):
+        mask = np.zeros(size, dtype=bool)
+        mask[2:, i * size[1] // len(captions) : (i + 1) * size[1] // len(captions) - 1] = True
+        segments.append(Segment(LocalCaption(caption.split()[-1], caption, likelihood), mask))
+    return Layout(tuple(segments))
+
+
+def distance(first: Image.Image, second: Image.Image) -> int:
+    """Largest difference of two images in grey levels."""
+    return int(np.abs(np.asarray(first, dtype=int) - np.asarray(second, dtype=int)).max())
+
+
+def test_family(pipeline):
+    assert attention_family(pipeline) == "unet"
+    assert attention_family(object()) is None
+    assert attention_family(StableDiffusionImg2ImgPipeline) is None
+
+
+def test_images_are_the_pipelines_own(pipeline):
+    ours = generate(pipeline, PROMPTS, [3, 4], guidance_scale=5.0, negative_prompt="a dog", **FAST)
+    for prompt, seed, image in zip(PROMPTS, [3, 4], ours, strict=True):
+        generator = torch.Generator().manual_seed(seed)
+        own = pipeline(prompt, generator=generator, guidance_scale=5.0, negative_prompt="a dog", **FAST).images[0]
+        assert image.size == (16, 16) and image.mode == "RGB"
+        assert distance(image, own) <= 1  # rounding; and a batch changes nothing
+
+
+def test_seeds_matter(sd_pipeline):
+    first, second = generate(sd_pipeline, ["a cat", "a cat"], [0, 1], **FAST)
+    assert distance(first, second) > 10
+
+
+@pytest.mark.parametrize("guidance_scale", [1.0, 6.0])
+def test_refine_with_nothing_to_do_is_generate(pipeline, guidance_scale):
+    sampling = {**FAST, "guidance_scale": guidance_scale}
+    plain = generate(pipeline, PROMPTS, [0, 1], **sampling)
+    nothing = ModulationConfig(cross_weight=0.0, self_weight=0.0, isolate_phrases=False)
+    weightless = refine(pipeline, PROMPTS, [layout("a dog", "red book"), layout("a cat")], [0, 1], nothing, **sampling)
+    empty = refine(pipeline, PROMPTS, [EMPTY, EMPTY], [0, 1], **sampling)
+    unlikely = layout("a zebra", likelihood=Likelihood.UNLIKELY)
+    ruled_out = refine(pipeline, PROMPTS, [unlikely, unlikely], [0, 1], **sampling)
+    for result in (weightless, empty, ruled_out):
+        assert result.conditioning == PROMPTS
+        assert [distance(a, b) for a, b in zip(result.images, plain, strict=True)] == [0, 0]
+
+
+def test_refine_changes_what_has_a_layout_and_nothing_else(pipeline):
+    plain = generate(pipeline, PROMPTS, [0, 1], **FAST)
+    config = ModulationConfig(share=1.0, power=1.0, isolate_phrases=False)
+    result = refine(pipeline, PROMPTS, [layout("a dog", "red book"), EMPTY], [0, 1], config, **FAST)
+    assert distance(result.images[0], plain[0]) > 1
+    assert distance(result.images[1], plain[1]) <= 1
+
+
+def test_isolation_alone_changes_the_image(sd_pipeline):
+    plain = generate(sd_pipeline, PROMPTS[:1], [0], **FAST)
+    config = ModulationConfig(cross_weight=0.0, self_weight=0.0)
+    result = refine(sd_pipeline, PROMPTS[:1], [layout("a dog", "red book")], [0], config, **FAST)
+    assert distance(result.images[0], plain[0]) > 0
+
+
+def test_batch_equals_one_by_one(pipeline):
+    layouts = [layout("a dog", "a zebra"), layout("a cat")]
+    config = ModulationConfig(share=1.0, power=1.0)
+    both = refine(pipeline, PROMPTS, layouts, [5, 6], config, **FAST)
+    assert both.conditioning == ["a red book and a dog, a zebra", "a cat"]
+    for i in range(2):
+        alone = refine(pipeline, PROMPTS[i : i + 1], layouts[i : i + 1], [5 + i], config, **FAST)
+        assert distance(both.images[i], alone.images[0]) <= 1
+        assert both.conditioning[i] == alone.conditioning[0]
+
+
+def test_not_square_and_progress(pipeline):
+    calls: list[tuple[int, int]] = []
+    result = refine(
+        pipeline,
+        ["a cat"],
+        [layout("a cat", size=(48, 32))],
+        [0],
+        num_inference_steps=3,
+        height=24,
+        width=16,
+        progress=lambda done, total: calls.append((done, total)),
+    )
+    assert result.images[0].size == (16, 24)
+    assert calls == [(1, 3), (2, 3), (3, 3)]
+
+
+def test_notes_reach_the_caller(sd_pipeline):
+    result = refine(sd_pipeline, ["a cat and a dog"], [layout("zebra " * 4, "a cat")], [0], **FAST)
+    assert result.conditioning == ["a cat and a dog"]
+    assert len(result.notes[0]) == 1 and "24 tokens" in result.notes[0][0]
+
+
+def test_strength_starts_from_the_coarse_image(pipeline):
+    coarse = generate(pipeline, ["a cat"], [0], **FAST)[0]
+    calls: list[tuple[int, int]] = []
+
+    def start(strength: float, image: Image.Image) -> Image.Image:
+        config = ModulationConfig(strength=strength)
+        sampling = {**FAST, "num_inference_steps": 10}
+        result = refine(
+            pipeline,
+            ["a cat"],
+            [layout("a cat")],
+            [0],
+            config,
+            coarse=[image],
+            progress=lambda *step: calls.append(step),
+            **sampling,
+        )
+        return result.images[0]
+
+    black, white = Image.new("RGB", (16, 16)), Image.new("RGB", (16, 16), "white")
+    # The less noise, the more is left of what it starts from; with all of it, next to nothing.
+    assert distance(start(0.1, black), start(0.1, white)) > distance(start(1.0, black), start(1.0, white))
+    calls.clear()
+    start(0.3, coarse)
+    assert calls == [(1, 3), (2, 3), (3, 3)]
+
+
+def test_unet_is_left_as_it_was(pipeline):
+    before = pipeline.unet.attn_processors
+    refine(pipeline, ["a cat"], [layout("a cat")], [0], **FAST)
+    assert pipeline.unet.attn_processors == before and not pipeline.unet._forward_pre_hooks
+
+
+def test_no_prompts(sd_pipeline):
+    assert generate(sd_pipeline, [], []) == []
+    assert refine(sd_pipeline, [], [], []).images == []
+
+
+@pytest.mark.parametrize(("prompt", "message"), [(" ", "empty"), ("zebra " * 6, r"32 tokens.*24")])
+def test_bad_prompts(pipeline, prompt, message):
+    with pytest.raises(PromptError, match=message):
+        generate(pipeline, [prompt], [0], **FAST)
+    with pytest.raises(PromptError, match=message):
+        refine(pipeline, [prompt], [EMPTY], [0], **FAST)
+
+
+def test_bad_arguments(sd_pipeline):
+    with pytest.raises(OptionError, match="one seed for each"):
+        generate(sd_pipeline, ["a cat"], [0, 1])
+    with pytest.raises(OptionError, match="layouts"):
+        refine(sd_pipeline, ["a cat"], [], [0])
+    with pytest.raises(OptionError, match="coarse"):
+        refine(sd_pipeline, ["a cat"], [EMPTY], [0], ModulationConfig(strength=0.5))
+    with pytest.raises(OptionError, match="leaves none"):
+        image = Image.new("RGB", (16, 16))
+        refine(sd_pipeline, ["a cat"], [EMPTY], [0], ModulationConfig(strength=0.1), coarse=[image], **FAST)
+    with pytest.raises(OptionError, match="at least 1"):
+        generate(sd_pipeline, ["a cat"], [0], num_inference_steps=0)
+
+
+def test_other_pipelines_are_refused(sd_pipeline):
+    other = StableDiffusionImg2ImgPipeline(**sd_pipeline.components, requires_safety_checker=False)
+    for pipeline in (other, object()):
+        with pytest.raises(ModelError, match="StableDiffusionXLPipeline"):
+            generate(pipeline, ["a cat"], [0])
+        with pytest.raises(ModelError, match="StableDiffusionXLPipeline"):
+            refine(pipeline, ["a cat"], [EMPTY], [0])
+
+
+@pytest.mark.parametrize("part", ["unet", "vae"])
+def test_nan_is_reported(sd_pipeline, part):
+    weight = {"unet": sd_pipeline.unet.conv_out.bias, "vae": sd_pipeline.vae.decoder.conv_out.bias}[part]
+    kept = weight.detach().clone()
+    weight.data.fill_(float("nan"))
+    try:
+        with pytest.raises(ModelError, match="step 1" if part == "unet" else "image decoder"):
+            generate(sd_pipeline, ["a cat"], [0], **FAST)
+    finally:
+        weight.data.copy_(kept)

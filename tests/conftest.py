@@ -1,0 +1,64 @@
+"""What many tests need: a registry with the tiny plugins, and a realigner made from it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+# Before any library reads it: one thread per test process is fastest for models this small.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture
+def registry() -> Any:
+    """A registry of its own with nothing but the tiny plugins."""
+    from realignkit.registry import Registry
+    from tests import tiny
+
+    registry = Registry(discover=False)
+    registry.register(tiny, "tiny")
+    return registry
+
+
+@pytest.fixture
+def make_realigner(registry: Any) -> Callable[..., Any]:
+    """``Realigner.from_pretrained`` with the tiny plugins."""
+    from realignkit.realigner import Realigner
+
+    def make(model: str = "tiny", **arguments: Any) -> Realigner:
+        return Realigner.from_pretrained(model, **{"registry": registry, **arguments})
+
+    return make
+
+
+@pytest.fixture
+def realigner(make_realigner: Callable[..., Any]) -> Any:
+    """The default tiny realigner."""
+    return make_realigner()
+
+
+@pytest.fixture
+def command() -> Callable[..., subprocess.Popen[str]]:
+    """Start ``realignkit …`` in a child process that knows the tiny plugins too."""
+
+    def start(*arguments: str, cwd: Path, **options: Any) -> subprocess.Popen[str]:
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "plugins")])}
+        return subprocess.Popen(
+            [sys.executable, "-m", "tests.tiny", *arguments],
+            cwd=cwd,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            **options,
+        )
+
+    return start

@@ -1,0 +1,181 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import realignkit
+from realignkit.errors import ModelError, OutputError, PluginError
+from realignkit.evaluation import run_many
+from realignkit.evaluation.runs import slug
+from realignkit.types import Realignment
+
+PROMPTS = ["a red book and a yellow pen", "a red book", "a yellow pen on the desk"]
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file of a run, without what is allowed to differ between two runs: the time it took."""
+    files = {}
+    for path in sorted(folder.rglob("*")):
+        if not path.is_file() or path.suffix == ".html":
+            continue
+        content = path.read_bytes()
+        if path.name == "realignment.json":
+            content = json.dumps({**json.loads(content), "timings": None}).encode()
+        if path.name == "index.jsonl":
+            content = json.dumps([{**row, "seconds": None} for row in lines(path)]).encode()
+        files[str(path.relative_to(folder))] = content
+    return files
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("A red  book!", "a-red-book"),
+        ("../../etc/passwd", "etc-passwd"),
+        ("Ein grünes Café", "ein-grunes-cafe"),
+        ("猫", "prompt"),
+        ("one two three four five six seven eight nine", "one-two-three-four-five-six-seven-eight"),
+        ("x" * 99, "x" * 40),
+    ],
+)
+def test_slug(text: str, expected: str):
+    assert slug(text) == expected
+
+
+def test_folders_hold_what_the_realigner_makes(tmp_path: Path, realigner):
+    summary = run_many(realigner, PROMPTS, tmp_path / "run", seeds=[1, 2])
+    assert (summary.made, summary.skipped, summary.failures) == (6, 0, ())
+    names = sorted(path.name for path in (tmp_path / "run").iterdir() if path.is_dir())
+    assert names[:3] == [
+        "0001-a-red-book-and-a-yellow-pen-s1",
+        "0001-a-red-book-and-a-yellow-pen-s2",
+        "0002-a-red-book-s1",
+    ]
+    saved = Realignment.load(tmp_path / "run" / "0002-a-red-book-s1")
+    direct = realigner("a red book", 1)
+    assert (saved.prompt, saved.seed, saved.captions) == ("a red book", 1, direct.captions)
+    assert abs(np.asarray(saved.refined).astype(int) - np.asarray(direct.refined)).max() <= 2
+    index = lines(tmp_path / "run" / "index.jsonl")
+    assert [(row["index"], row["seed"], row["folder"]) for row in index][2] == (2, 1, "0002-a-red-book-s1")
+    assert lines(tmp_path / "run" / "errors.jsonl") == []
+
+
+def test_second_run_makes_only_what_is_missing(tmp_path: Path, realigner):
+    run_many(realigner, PROMPTS[:2], tmp_path)
+    marked = tmp_path / "0001-a-red-book-and-a-yellow-pen-s42" / "refined.png"
+    marked.write_bytes(b"not touched")
+    (tmp_path / "0002-a-red-book-s42" / "realignment.json").unlink()  # as if killed before its end
+    summary = run_many(realigner, PROMPTS, tmp_path)
+    assert (summary.made, summary.skipped) == (2, 1)
+    assert marked.read_bytes() == b"not touched"
+    assert len(lines(tmp_path / "index.jsonl")) == 3
+    assert run_many(realigner, PROMPTS, tmp_path, overwrite=True).made == 3
+    assert marked.read_bytes() != b"not touched"
+
+
+def test_results_of_other_settings_or_prompts_are_not_mixed_up(tmp_path: Path, realigner, make_realigner):
+    run_many(realigner, PROMPTS[:1], tmp_path)
+    other = make_realigner(modulation={"share": 0.9})
+    with pytest.raises(OutputError, match=r"modulation\.share \(0\.5 there, 0\.9 now\).*--overwrite"):
+        run_many(other, PROMPTS[:1], tmp_path)
+    with pytest.raises(OutputError, match="another list of prompts"):
+        run_many(realigner, ["a pen"], tmp_path)
+    with pytest.raises(OutputError, match="prompt"):  # same slug, other text
+        run_many(realigner, [PROMPTS[0].upper()], tmp_path)
+    run_many(other, ["a pen"], tmp_path, overwrite=True)
+    assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == ["0001-a-pen-s42"]
+
+
+def test_bad_prompts_are_recorded_and_the_others_made(tmp_path: Path, realigner):
+    prompts = ["a red book", "book " * 60, "", "a yellow pen"]
+    summary = run_many(realigner, prompts, tmp_path)
+    assert summary.made == 2
+    assert [(f.index, f.error) for f in summary.failures] == [(2, "PromptError"), (3, "PromptError")]
+    errors = lines(tmp_path / "errors.jsonl")
+    assert [row["index"] for row in errors] == [2, 3]
+    assert "tokens" in errors[0]["message"]
+    assert [row["index"] for row in lines(tmp_path / "index.jsonl")] == [1, 4]
+
+
+def test_plugin_that_fails_for_one_image_spoils_only_that_one(tmp_path: Path, registry, realigner):
+    class Picky:
+        @realignkit.hookimpl
+        def after_realign(self, realignment: Realignment) -> None:
+            if realignment.prompt == "a red book":
+                raise ValueError("not this one")
+
+    registry.register(Picky(), "picky")
+    summary = run_many(realigner, PROMPTS, tmp_path)
+    assert [(f.index, f.error) for f in summary.failures] == [(2, PluginError.__name__)]
+    assert summary.made == 2
+
+
+def test_model_that_cannot_be_used_stops_the_run(tmp_path: Path, make_realigner):
+    with pytest.raises(ModelError):
+        run_many(make_realigner("tiny-transformer"), PROMPTS, tmp_path)
+
+
+def test_seed_given_twice(tmp_path: Path, realigner):
+    with pytest.raises(OutputError, match="twice"):
+        run_many(realigner, PROMPTS, tmp_path, seeds=[1, 1])
+
+
+def test_extras_are_part_of_being_complete(tmp_path: Path, realigner):
+    def extras(realignment: Realignment, folder: Path) -> None:
+        assert not (folder / "realignment.json").exists()
+        (folder / "extra.txt").write_text(realignment.prompt)
+
+    run_many(realigner, PROMPTS[:1], tmp_path, extras=extras)
+    assert (tmp_path / "0001-a-red-book-and-a-yellow-pen-s42" / "extra.txt").read_text() == PROMPTS[0]
+
+
+def test_interruption_loses_nothing_that_is_finished(tmp_path: Path, make_realigner):
+    done: list[int] = []
+
+    def interrupt(finished: int, total: int) -> None:
+        done.append(finished)
+        if finished == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_many(make_realigner(batch_size=1), PROMPTS, tmp_path, on_done=interrupt)
+    assert len(lines(tmp_path / "index.jsonl")) == 2
+    assert run_many(make_realigner(batch_size=1), PROMPTS, tmp_path).skipped == 2
+
+
+@pytest.mark.slow
+def test_killed_run_resumes_to_the_same_results(tmp_path: Path, command):
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("\n".join(f"{colour} {noun}" for noun in ("book", "pen") for colour in ("red", "yellow")))
+    arguments = ["run", "--prompts", str(prompts), "--model", "tiny", "--batch-size", "1"]
+
+    killed = command(*arguments, "--out", "killed", cwd=tmp_path)
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob("killed/*/realignment.json")):
+        assert killed.poll() is None, killed.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    os.kill(killed.pid, signal.SIGKILL)
+    killed.communicate()
+    first = {path: path.stat().st_mtime_ns for path in tmp_path.glob("killed/*/realignment.json")}
+    assert 1 <= len(first) < 4
+
+    for folder in ("killed", "straight"):
+        process = command(*arguments, "--out", folder, cwd=tmp_path)
+        output, errors = process.communicate(timeout=120)
+        assert process.returncode == 0, errors
+        if folder == "killed":
+            assert f"{4 - len(first)} made, {len(first)} there already, 0 failed" in output
+    assert contents(tmp_path / "killed") == contents(tmp_path / "straight")
+    assert all(path.stat().st_mtime_ns == when for path, when in first.items())

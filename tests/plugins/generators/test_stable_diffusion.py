@@ -1,0 +1,162 @@
+"""The generator on a small random StableDiffusionPipeline, saved and loaded back."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from realignkit.errors import ModelError, OptionError
+from realignkit_plugins.generators.stable_diffusion import StableDiffusionGenerator
+from tests.tiny import build_pipeline
+
+ARGUMENTS = {"num_inference_steps": 3, "output_type": "np", "height": 32, "width": 32}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pipeline")
+    build_pipeline().save_pretrained(folder)
+    return folder
+
+
+def test_the_pipeline_is_the_saved_one(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    generator = StableDiffusionGenerator(model=str(folder), device="cpu")
+    pipeline = generator.pipeline()
+    assert generator.pipeline() is pipeline
+    assert generator.attention_family == "unet"
+    got = pipeline("a red book", generator=torch.Generator().manual_seed(1), **ARGUMENTS).images
+    want = build_pipeline()("a red book", generator=torch.Generator().manual_seed(1), **ARGUMENTS).images
+    assert np.allclose(got, want, atol=1e-5)
+    assert "it/s" not in capfd.readouterr().err, "no progress bars"
+
+
+def test_half_precision_checkpoint_becomes_float32_on_a_cpu(tmp_path: Path) -> None:
+    build_pipeline().to(torch.float16).save_pretrained(tmp_path)
+    stored = build_pipeline().to(torch.float16).unet.conv_in.weight
+    pipeline = StableDiffusionGenerator(model=str(tmp_path), device="cpu").pipeline()
+    assert {p.dtype for m in (pipeline.unet, pipeline.vae, pipeline.text_encoder) for p in m.parameters()} == {
+        torch.float32
+    }
+    assert torch.equal(pipeline.unet.conv_in.weight, stored.float())
+    assert np.isfinite(pipeline("a pen", **ARGUMENTS).images).all()
+
+
+def test_dtype_variant_and_scheduler(folder: Path, tmp_path: Path) -> None:
+    from diffusers import DPMSolverMultistepScheduler
+
+    build_pipeline().save_pretrained(tmp_path, variant="fp16")
+    generator = StableDiffusionGenerator(model=str(tmp_path), variant="fp16", dtype="bf16", scheduler="dpmpp")
+    pipeline = generator.pipeline()
+    assert pipeline.unet.dtype == torch.bfloat16
+    assert isinstance(pipeline.scheduler, DPMSolverMultistepScheduler)
+    original = build_pipeline().scheduler.config
+    assert pipeline.scheduler.config.beta_start == original.beta_start
+    assert pipeline.scheduler.config.beta_schedule == original.beta_schedule
+
+
+@pytest.mark.parametrize("name", ["ddim", "ddpm", "pndm", "euler", "euler_a", "heun", "dpmpp_karras", "unipc"])
+def test_every_scheduler_samples(folder: Path, name: str) -> None:
+    pipeline = StableDiffusionGenerator(model=str(folder), scheduler=name).pipeline()
+    images = pipeline("a red book", **ARGUMENTS).images
+    assert images.shape == (1, 32, 32, 3)
+    assert np.isfinite(images).all()
+
+
+def test_options_become_defaults() -> None:
+    generator = StableDiffusionGenerator(
+        num_inference_steps=20,
+        guidance_scale=5.0,
+        companions={"tagger": "micro"},
+        refine_defaults={"p": 1.0},
+    )
+    assert generator.sampling_defaults == {"num_inference_steps": 20, "guidance_scale": 5.0}
+    assert generator.companions == {"tagger": "micro"}
+    assert generator.refine_defaults == {"p": 1.0}
+    assert generator.options.model == "stable-diffusion-v1-5/stable-diffusion-v1-5"
+    for wrong in ({"dtype": "fp8"}, {"scheduler": "magic"}, {"num_inference_steps": 0}, {"modle": "x"}):
+        with pytest.raises(OptionError, match="Its options"):
+            StableDiffusionGenerator(**wrong)
+
+
+def test_transformers_cannot_be_modulated_and_need_no_loading_to_say_so(tmp_path: Path) -> None:
+    index = {"_class_name": "PixArtAlphaPipeline", "transformer": ["diffusers", "PixArtTransformer2DModel"]}
+    (tmp_path / "model_index.json").write_text(json.dumps(index))
+    assert StableDiffusionGenerator(model=str(tmp_path)).attention_family is None
+
+
+def test_bad_checkpoints(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="no folder"):
+        StableDiffusionGenerator(model=str(tmp_path / "nowhere")).pipeline()
+    with pytest.raises(ModelError, match=r"is a file\. Give the folder"):
+        StableDiffusionGenerator(model=str(folder / "model_index.json")).pipeline()
+    with pytest.raises(ModelError, match="folder is complete"):
+        StableDiffusionGenerator(model=str(tmp_path)).pipeline()  # an empty folder
+
+    damaged = tmp_path / "damaged"
+    shutil.copytree(folder, damaged)
+    weights = damaged / "unet" / "diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:5000])
+    with pytest.raises(ModelError, match="cannot be loaded"):
+        StableDiffusionGenerator(model=str(damaged)).pipeline()
+
+    headless = tmp_path / "headless"
+    shutil.copytree(folder, headless)
+    shutil.rmtree(headless / "vae")
+    with pytest.raises(ModelError, match="cannot be loaded"):
+        StableDiffusionGenerator(model=str(headless)).pipeline()
+
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "model_index.json").write_text(json.dumps({"_class_name": "DanceDiffusionPipeline"}))
+    with pytest.raises(ModelError, match="text-to-image"):
+        StableDiffusionGenerator(model=str(other)).pipeline()
+
+
+def test_pickles_are_refused(folder: Path, tmp_path: Path) -> None:
+    """Weights in pickle form can run code; only safetensors are read."""
+    build_pipeline().save_pretrained(tmp_path, safe_serialization=False)
+    with pytest.raises(ModelError, match="cannot be loaded"):
+        StableDiffusionGenerator(model=str(tmp_path)).pipeline()
+
+
+def test_sdxl(tmp_path: Path) -> None:
+    from diffusers import EulerDiscreteScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModelWithProjection
+
+    base = build_pipeline()
+    text = {**base.text_encoder.config.to_dict(), "projection_dim": 32}
+    unet = UNet2DConditionModel(
+        sample_size=16,
+        layers_per_block=1,
+        block_out_channels=(16, 32),
+        norm_num_groups=4,
+        cross_attention_dim=64,
+        attention_head_dim=(2, 4),
+        use_linear_projection=True,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=8,
+        projection_class_embeddings_input_dim=80,
+        transformer_layers_per_block=(1, 1),
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+    )
+    StableDiffusionXLPipeline(
+        vae=base.vae,
+        text_encoder=base.text_encoder,
+        text_encoder_2=CLIPTextModelWithProjection(CLIPTextConfig(**text)),
+        tokenizer=base.tokenizer,
+        tokenizer_2=base.tokenizer,
+        unet=unet,
+        scheduler=EulerDiscreteScheduler(),
+        add_watermarker=False,
+    ).save_pretrained(tmp_path)
+    generator = StableDiffusionGenerator(model=str(tmp_path), device="cpu")
+    pipeline = generator.pipeline()
+    assert isinstance(pipeline, StableDiffusionXLPipeline)
+    assert generator.attention_family == "unet"
+    assert pipeline("a red book", **ARGUMENTS).images.shape == (1, 32, 32, 3)

@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from realignkit.errors import OptionError
+from realignkit_plugins.prompts.file import FilePrompts
+
+
+def test_text_file(tmp_path: Path) -> None:
+    path = tmp_path / "mine.txt"
+    path.write_bytes("\ufeffa red book\r\n\r\n  a  yellow pen \nein grüner Bär\n".encode())
+    prompts = FilePrompts(path=path)
+    assert list(prompts) == ["a red book", "a yellow pen", "ein grüner Bär"]
+    assert len(prompts) == 3
+    assert prompts.source == "mine.txt"
+    assert list(FilePrompts(path=str(path), limit=2)) == ["a red book", "a yellow pen"]
+
+
+def test_csv_columns(tmp_path: Path) -> None:
+    path = tmp_path / "mine.csv"
+    path.write_text('\ufeffid,Prompt,kind\n1,"a cup, a bowl",list\n2,"an orange\npicture frame",wrapped\n3,,empty\n4\n')
+    assert list(FilePrompts(path=path)) == ["a cup, a bowl", "an orange picture frame"]
+    assert list(FilePrompts(path=path, column="kind")) == ["list", "wrapped", "empty"]
+    with pytest.raises(OptionError, match="no column 'captions'. Its columns: id, Prompt, kind"):
+        list(FilePrompts(path=path, column="captions"))
+
+
+def test_first_column_where_no_name_is_usual(tmp_path: Path) -> None:
+    path = tmp_path / "mine.csv"
+    path.write_text("text,n\na cat,1\n")
+    assert list(FilePrompts(path=path)) == ["a cat"]
+
+
+@pytest.mark.parametrize("content", [None, b"\xff\xfe\x00broken"])
+def test_unreadable_file(tmp_path: Path, content: bytes | None) -> None:
+    path = tmp_path / "mine.txt"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(OptionError, match=r"mine\.txt.*UTF-8"):
+        len(FilePrompts(path=path))
+
+
+def test_empty_file(tmp_path: Path) -> None:
+    for name in ("none.txt", "none.csv"):
+        (tmp_path / name).write_text("")
+        assert list(FilePrompts(path=tmp_path / name)) == []

@@ -1,0 +1,141 @@
+"""What the README and the docs tell people to type is typed here, and what is generated from the code is up to date."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import sys
+import textwrap
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PAGES = sorted([*ROOT.glob("README.md"), *(ROOT / "docs").rglob("*.md")])
+FENCE = re.compile(
+    r"^(?P<indent> *)```(?P<language>\w+)[^\n]*\n(?P<code>.*?)^(?P=indent)```$", re.MULTILINE | re.DOTALL
+)
+
+# Commands that are not run, and why. Each must still be in use.
+EXEMPT_COMMANDS = {
+    r"make (demo|test|docs)": "installs; continuous integration is itself 'make test', and 'realignkit run' is run",
+    r"pip install ": "installs; tests/test_examples.py does it into a folder of its own",
+    r"realignkit run .*--scorer keyword": "needs the example plugin; tests/test_examples.py runs it",
+    r"realignkit run .*--model path/to": "stands for a model of the reader's",
+    r"(git clone|cd|source) ": "the reader's way to a checkout and its environment",
+    r"python -m realignkit_plugins\.micro\.train": "trains for hours",
+    r"python benchmarks/": "measures for hours",
+}
+EXEMPT_PYTHON = {
+    "--8<--": "included from examples/, which tests/test_examples.py runs",
+    "path/to/my-model": "stands for a model of the reader's",
+}
+
+
+@dataclass(frozen=True)
+class Block:
+    page: Path
+    language: str
+    code: str
+
+
+def blocks(page):
+    text = page.read_text(encoding="utf-8")
+    return [Block(page, m["language"], textwrap.dedent(m["code"])) for m in FENCE.finditer(text)]
+
+
+ALL = [block for page in PAGES for block in blocks(page)]
+
+
+def commands(block):
+    """The commands of a shell block; in a console block those are the lines after a ``$``."""
+    if block.language == "console":
+        lines = [line[2:] for line in block.code.splitlines() if line.startswith("$ ")]
+    elif block.language in ("bash", "sh", "shell"):
+        lines = block.code.replace("\\\n", " ").splitlines()
+    else:
+        return []
+    return [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
+
+
+def exempt(command):
+    return any(re.match(pattern, command) for pattern in EXEMPT_COMMANDS)
+
+
+def runnable_python(page):
+    codes = [block.code for block in blocks(page) if block.language == "python"]
+    return "\n\n".join(code for code in codes if not any(text in code for text in EXEMPT_PYTHON))
+
+
+def run(command, folder):
+    binaries = str(Path(sys.executable).parent)
+    environment = {**os.environ, "PATH": binaries + os.pathsep + os.environ["PATH"], "OMP_NUM_THREADS": "2"}
+    result = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=600)
+    assert result.returncode == 0, f"{command[-1]}\n{result.stdout}\n{result.stderr}"
+
+
+@pytest.mark.parametrize(
+    "page",
+    [page for page in PAGES if runnable_python(page) or any(not exempt(c) for b in blocks(page) for c in commands(b))],
+    ids=lambda page: page.relative_to(ROOT).as_posix(),
+)
+def test_what_a_page_says_works(page, tmp_path):
+    shutil.copytree(ROOT / "examples", tmp_path / "examples")
+    for command in (c for block in blocks(page) for c in commands(block) if not exempt(c)):
+        run(["bash", "-euo", "pipefail", "-c", command], tmp_path)
+    # The blocks of a page build on one another, as somebody who reads it would run them.
+    if code := runnable_python(page):
+        run([sys.executable, "-c", code], tmp_path)
+
+
+def test_there_is_something_to_run():
+    found = [command for block in ALL for command in commands(block)]
+    assert sum(command.startswith("realignkit run") and not exempt(command) for command in found) >= 3
+    assert sum(block.language == "python" for block in ALL) >= 5
+
+
+def test_console_blocks_and_continued_lines_are_understood(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text(
+        "```console\n$ echo a\na\n```\n- x\n\n  ```bash\n  echo \\\n    b\n  # no\n  ```\n```text\necho c\n```\n"
+    )
+    found = [c for block in blocks(page) for c in commands(block)]
+    assert [" ".join(command.split()) for command in found] == ["echo a", "echo b"]
+
+
+@pytest.mark.parametrize("pattern", [p for p in EXEMPT_COMMANDS if not p.startswith(("(", "python"))])
+def test_no_exemption_has_outlived_its_command(pattern):
+    assert any(re.match(pattern, command) for block in ALL for command in commands(block))
+
+
+def test_every_code_block_is_of_a_kind_that_is_known():
+    known = {"bash", "bibtex", "console", "json", "python", "text", "toml", "yaml"}
+    assert {block.language for block in ALL} <= known
+
+
+def test_generated_pages_are_up_to_date():
+    specification = importlib.util.spec_from_file_location("generate", ROOT / "docs" / "generate.py")
+    generate = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(generate)
+    for path, text in generate.pages().items():
+        assert path.read_text(encoding="utf-8") == text, f"{path} is stale: run python docs/generate.py"
+
+
+def test_links_between_pages_lead_somewhere():
+    broken = []
+    for page in PAGES:
+        text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+        for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)|src=\"([^\"]+)\"", text):
+            link = next(filter(None, target))
+            if not re.match(r"\w+:", link) and not (page.parent / link).exists():
+                broken.append((page.relative_to(ROOT).as_posix(), link))
+    assert broken == []
+
+
+def test_nothing_names_where_it_was_made():
+    for page in [*PAGES, *(ROOT / "examples").rglob("*.py"), ROOT / "CHANGELOG.md", ROOT / "Makefile"]:
+        assert not re.search(r"(?<![\w.])/(work|root|home)/", page.read_text(encoding="utf-8")), page

@@ -1,0 +1,202 @@
+from __future__ import annotations
+
+import errno
+import json
+import os
+import resource
+import shutil
+import signal
+import stat
+from dataclasses import fields, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from realignkit.errors import OutputError
+from realignkit.storage import atomic_write, is_complete, read_record
+from realignkit.types import Layout, Likelihood, LocalCaption, Realignment, Segment, Tag
+
+
+def random_realignment(seed: int = 0, width: int = 13, height: int = 9, masks: int = 3) -> Realignment:
+    rng = np.random.default_rng(seed)
+    images = [Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8)) for _ in range(2)]
+    likelihoods = list(Likelihood)
+    captions = tuple(LocalCaption(f"tag{i}", f"a “fine” tag{i} <b>", likelihoods[i % 3]) for i in range(masks))
+    segments = (Segment(c, rng.random((height, width)) < 0.5, float(rng.random())) for c in captions)
+    return Realignment(
+        prompt="a red bôok\nand a 'yellow' pen",
+        seed=2**62 + 1,
+        coarse=images[0],
+        tags=tuple(Tag(c.tag, float(rng.random())) for c in captions),
+        captions=captions,
+        layout=Layout(tuple(segments)),
+        refined=images[1],
+        conditioning="a red bôok and a pen, desk",
+        plugins={"tagger": "t", "scorer": "s"},
+        notes=("no mask for 'x'", "another"),
+        timings={"generate": 0.1 + 0.2, "refine": 1e-17},
+        settings={"modulation": {"share": 0.3, "strength": None}, "list": [1, "two", True]},
+        versions={"realignkit": "0.1.0"},
+    )
+
+
+def assert_same(one: Realignment, other: Realignment) -> None:
+    for field in fields(Realignment):
+        a, b = getattr(one, field.name), getattr(other, field.name)
+        if field.name in ("coarse", "refined"):
+            assert a.mode == b.mode == "RGB"
+            assert np.array_equal(np.asarray(a), np.asarray(b))
+        elif field.name == "layout":
+            assert [(s.caption, s.confidence) for s in a] == [(s.caption, s.confidence) for s in b]
+            for s, t in zip(a, b, strict=True):
+                assert t.mask.dtype == np.bool_
+                assert np.array_equal(s.mask, t.mask)
+        else:
+            assert a == b, field.name
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.integers(0, 99), st.integers(1, 40), st.integers(1, 40), st.integers(0, 4))
+def test_round_trip_is_exact(tmp_path: Path, seed: int, width: int, height: int, masks: int):
+    before = random_realignment(seed, width, height, masks)
+    assert before.save(tmp_path / "r") == tmp_path / "r"
+    assert_same(before, Realignment.load(tmp_path / "r"))
+
+
+def test_files_are_what_the_documentation_says(tmp_path: Path):
+    random_realignment().save(tmp_path)
+    names = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
+    assert names == {
+        "realignment.json",
+        "coarse.png",
+        "refined.png",
+        "masks/00.png",
+        "masks/01.png",
+        "masks/02.png",
+    }
+    with Image.open(tmp_path / "masks" / "00.png") as mask:
+        assert mask.mode == "1"
+
+
+def test_saving_over_another_leaves_nothing_of_it(tmp_path: Path):
+    random_realignment(1, masks=5).save(tmp_path)
+    after = random_realignment(2, masks=1)
+    after.save(tmp_path)
+    assert [path.name for path in (tmp_path / "masks").iterdir()] == ["00.png"]
+    assert_same(after, Realignment.load(tmp_path))
+
+
+def test_settings_that_are_no_json_leave_the_folder_as_it_was(tmp_path: Path):
+    before = random_realignment()
+    before.save(tmp_path)
+    for bad in ({"path": Path("x")}, {"number": float("nan")}):
+        with pytest.raises(OutputError, match="JSON"):
+            replace(before, settings=bad).save(tmp_path)
+    assert_same(before, Realignment.load(tmp_path))
+
+
+# --- damaged and foreign folders ------------------------------------------------------------------------------------
+
+
+def edit(folder: Path, **changes: object) -> None:
+    path = folder / "realignment.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda f: (f / "realignment.json").unlink(), "no complete realignment"),
+        (lambda f: shutil.rmtree(f), "no complete realignment"),
+        (lambda f: (f / "realignment.json").write_text("{"), "cannot be read"),
+        (lambda f: (f / "realignment.json").write_bytes(b"\xff\xfe"), "cannot be read"),
+        (lambda f: (f / "realignment.json").write_text("[]"), "is no realignment"),
+        (lambda f: edit(f, format="other"), "is no realignment"),
+        (lambda f: edit(f, version=2), "format version 2"),
+        (lambda f: edit(f, tags=[{"name": "x"}]), "damaged"),
+        (lambda f: edit(f, captions=[{"tag": "x", "caption": "x", "likelihood": "maybe"}]), "damaged"),
+        (lambda f: edit(f, size=[1, 1]), "damaged"),
+        (lambda f: edit(f, notes=None), "damaged"),
+        (lambda f: (f / "refined.png").unlink(), "refined.png is missing"),
+        (lambda f: (f / "masks" / "01.png").write_bytes(b""), "01.png is missing or damaged"),
+        (lambda f: (f / "coarse.png").write_bytes((f / "coarse.png").read_bytes()[:80]), "coarse.png is missing"),
+        (lambda f: Image.new("1", (3, 3)).save(f / "masks" / "01.png"), "one shape"),
+    ],
+)
+def test_damaged_folders_are_refused_with_advice(tmp_path: Path, damage, message: str):
+    folder = random_realignment().save(tmp_path / "r")
+    damage(folder)
+    with pytest.raises(OutputError, match=message) as caught:
+        Realignment.load(folder)
+    assert any(advice in str(caught.value) for advice in ("again", "Give a folder"))
+
+
+def test_version_message_names_the_writer(tmp_path: Path):
+    folder = random_realignment().save(tmp_path)
+    edit(folder, version=9, versions={"realignkit": "3.1.4"})
+    with pytest.raises(OutputError, match=r"3\.1\.4"):
+        read_record(folder)
+
+
+# --- writing that fails ---------------------------------------------------------------------------------------------
+
+
+def test_folder_below_a_file_cannot_be_written(tmp_path: Path):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(OutputError, match="choose another folder"):
+        random_realignment().save(tmp_path / "file" / "below")
+    with pytest.raises(OutputError, match="choose another folder"):
+        random_realignment().save(tmp_path / "file")
+
+
+def test_failed_write_leaves_the_old_file_and_no_debris(tmp_path: Path):
+    # The kernel's own limit on file size stands in for a full disk: write() fails half way.
+    path = atomic_write(tmp_path / "file", "old")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        with pytest.raises(OutputError, match="cannot write") as caught:
+            atomic_write(path, b"x" * 5000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, before)
+    assert isinstance(caught.value.__cause__, OSError)
+    assert caught.value.__cause__.errno == errno.EFBIG
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["file"]
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is always full")
+def test_full_disk_is_named(tmp_path: Path):
+    from realignkit.storage import _writing
+
+    with (
+        pytest.raises(OutputError, match="disk is full: free some space"),
+        _writing(tmp_path),
+        open("/dev/full", "w") as f,
+    ):
+        f.write("x" * 100_000)
+
+
+def test_interrupted_save_is_not_taken_for_complete(tmp_path: Path):
+    folder = random_realignment(1).save(tmp_path / "r")
+    (folder / "refined.png").unlink()
+    (folder / "refined.png").mkdir()  # the next save must fail in its middle
+    with pytest.raises(OutputError):
+        random_realignment(2).save(folder)
+    assert not is_complete(folder)
+
+
+def test_files_get_the_usual_permissions(tmp_path: Path):
+    umask = os.umask(0o027)
+    try:
+        path = atomic_write(tmp_path / "new" / "file", "text – ü")
+    finally:
+        os.umask(umask)
+    assert path.read_bytes() == "text – ü".encode()
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640
