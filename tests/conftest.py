@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,22 @@ def make_realigner(registry: Any) -> Callable[..., Any]:
 def realigner(make_realigner: Callable[..., Any]) -> Any:
     """The default tiny realigner."""
     return make_realigner()
+
+
+@pytest.fixture
+def cli() -> Iterator[Callable[..., Any]]:
+    """Run ``realignkit …`` in this process, with the tiny plugins beside the installed ones."""
+    from typer.testing import CliRunner
+
+    from realignkit.cli import app
+    from realignkit.registry import default_registry
+    from tests import tiny
+
+    default_registry().register(tiny, "tiny")
+    try:
+        yield lambda *arguments: CliRunner().invoke(app, [str(argument) for argument in arguments])
+    finally:
+        default_registry().unregister(tiny)
 
 
 @pytest.fixture

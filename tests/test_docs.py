@@ -107,6 +107,11 @@ def test_console_blocks_and_continued_lines_are_understood(tmp_path):
     assert [" ".join(command.split()) for command in found] == ["echo a", "echo b"]
 
 
+@pytest.mark.parametrize("text", EXEMPT_PYTHON)
+def test_no_exempt_python_has_outlived_its_block(text):
+    assert any(text in block.code for block in ALL if block.language == "python")
+
+
 @pytest.mark.parametrize("pattern", [p for p in EXEMPT_COMMANDS if not p.startswith(("(", "python"))])
 def test_no_exemption_has_outlived_its_command(pattern):
     assert any(re.match(pattern, command) for block in ALL for command in commands(block))

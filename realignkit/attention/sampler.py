@@ -82,7 +82,7 @@ def generate(
     Raises:
         ModelError: the pipeline is of another family, or computed NaN.
         PromptError: a prompt is empty or over the encoder's limit.
-        OptionError: there are not as many seeds as prompts.
+        OptionError: there are not as many seeds as prompts, or a sampling option is out of range.
     """
     _check(pipeline, prompts, seeds)
     if not prompts:
@@ -180,8 +180,11 @@ def _sampling(
     """The pipeline's keyword arguments, its own defaults where the caller has no wish."""
     default = inspect.signature(type(pipeline).__call__).parameters["num_inference_steps"].default
     steps = default if num_inference_steps is None else num_inference_steps
-    if steps < 1:
-        raise OptionError(f"num_inference_steps must be at least 1, got {steps}.")
+    most = int(pipeline.scheduler.config.num_train_timesteps)
+    if not 1 <= steps <= most:
+        raise OptionError(f"num_inference_steps must be at least 1 and at most {most}, got {steps}.")
+    if any(size is not None and (size < 8 or size % 8) for size in (height, width)):
+        raise OptionError(f"height and width must be multiples of 8, got {height} x {width}.")
     wishes = {
         "guidance_scale": guidance_scale,
         "height": height,

@@ -39,6 +39,7 @@ class Commands(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         """Run a command; see the class."""
+        ctx.ensure_object(dict)  # here, so that what a command sets in it is seen when it has failed
         try:
             return super().invoke(ctx)
         except RealignKitError as error:

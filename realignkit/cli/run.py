@@ -191,7 +191,8 @@ def _progress() -> Iterator[tuple[Progress, Callable[[int, int], None]]]:
 
     columns = TextColumn("{task.description:>10}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
     tasks: dict[str, TaskID] = {}
-    with Progress(*columns, console=err(), transient=True) as bars:
+    console = err()
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
 
         def report(step: str, done: int, total: int) -> None:
             if step not in tasks:

@@ -108,12 +108,12 @@ CASES = {
     "images per prompt": (["two", "all unlikely"], 2, True, (4, 4), {}),
     "not square": (["two"], 1, True, (4, 6), {}),
     "literal": (["two", "none"], 1, True, (4, 4), {"form": "literal"}),
-    "similarity": (["two"], 1, True, (8, 8), {"size_term": "similarity"}),
-    "no size term": (["unlikely"], 1, True, (8, 8), {"size_term": "none", "power": 1.0}),
-    "cross only": (["two"], 1, True, (8, 8), {"self_weight": 0.0}),
-    "self only": (["two"], 1, True, (8, 8), {"cross_weight": 0.0, "self_weight": 1.0}),
+    "similarity": (["two"], 1, True, (4, 4), {"size_term": "similarity"}),
+    "no size term": (["unlikely"], 1, True, (4, 4), {"size_term": "none", "power": 1.0}),
+    "cross only": (["two"], 1, True, (4, 4), {"self_weight": 0.0}),
+    "self only": (["two"], 1, True, (4, 4), {"cross_weight": 0.0, "self_weight": 1.0}),
     "suppress": (["unlikely", "all unlikely"], 1, True, (4, 4), {"suppress_unlikely": True}),
-    "padding": (["two"], 1, True, (8, 8), {"mask_padding": True}),
+    "padding": (["two"], 1, True, (4, 4), {"mask_padding": True}),
 }
 
 

@@ -173,6 +173,8 @@ def test_bad_arguments(sd_pipeline):
         refine(sd_pipeline, ["a cat"], [EMPTY], [0], ModulationConfig(strength=0.1), coarse=[image], **FAST)
     with pytest.raises(OptionError, match="at least 1"):
         generate(sd_pipeline, ["a cat"], [0], num_inference_steps=0)
+    with pytest.raises(OptionError, match="multiples of 8"):
+        generate(sd_pipeline, ["a cat"], [0], height=20, width=16)
 
 
 def test_other_pipelines_are_refused(sd_pipeline):

@@ -75,7 +75,7 @@ class StableDiffusionGenerator(Generator):
 
     @property
     def attention_family(self) -> str | None:  # type: ignore[override]
-        """``"unet"``, or None for other networks. Before loading: by the folder's index, ``"unet"`` if there is none."""
+        """``"unet"``, or None for other networks. Before loading: as the folder's index says, else ``"unet"``."""
         if self._pipeline is not None:
             return "unet" if type(getattr(self._pipeline, "unet", None)).__name__ == _UNET else None
         try:

@@ -7,17 +7,15 @@ adjective is a noun, and the last one of a chunk is its head.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from . import grammar as g
 from .lexicon import COMPOUNDS
+from .tokens import Reader, Token, tokenize
 from .words import is_plural, singular
 
-_DETERMINERS = g.ARTICLES | g.POSSESSIVES | g.DEMONSTRATIVES | g.QUANTIFIERS
-_FUNCTION_WORDS = g.PREPOSITIONS | g.CONJUNCTIONS | g.RELATIVES | g.PRONOUNS | g.AUXILIARIES | g.ADVERBS
-_TOKEN = re.compile(r"[^\W_]+(?:[-'’][^\W_]+)*|[^\w\s]|_")
+_MAX_WORDS = 24  # of one phrase; keeps the time linear in the length of the prompt
 _MAX_DEPTH = 6  # "a pair of a pair of …": nobody means that, and recursion must end
 _COUNT_OF_MEASURE = {"pair": 2, "couple": 2, "trio": 3}
 _ARRANGEMENTS = frozenset(("row", "line", "circle", "pile", "group", "stack"))
@@ -46,17 +44,6 @@ class NounPhrase:
 
 
 @dataclass(frozen=True)
-class _Token:
-    text: str
-    start: int
-    end: int
-
-    @property
-    def is_word(self) -> bool:
-        return self.text[0].isalnum()
-
-
-@dataclass(frozen=True)
 class _Chunk:
     """A phrase in the making: tokens first .. stop - 1."""
 
@@ -74,7 +61,7 @@ def noun_phrases(prompt: str) -> list[NounPhrase]:
 
     Words that only frame or place ("a photo of", "on the left side of", "a group of") are no phrases of their own.
     """
-    tokens = _tokenize(prompt)
+    tokens = tokenize(prompt)
     chunks: list[_Chunk] = []
     position = 0
     while position < len(tokens):
@@ -92,60 +79,17 @@ def noun_phrases(prompt: str) -> list[NounPhrase]:
     ]
 
 
-def _tokenize(prompt: str) -> list[_Token]:
-    tokens = []
-    for match in _TOKEN.finditer(prompt):
-        text, start, end = match.group().lower().replace("’", "'"), match.start(), match.end()
-        if text.endswith("'s") and end - start > 2:  # a possessor is a phrase of its own: "a man|'s hat"
-            tokens += [_Token(text[:-2], start, end - 2), _Token("'s", end - 2, end)]
-        else:
-            tokens.append(_Token(text, start, end))
-    return tokens
-
-
-class _Parser:
+class _Parser(Reader):
     """Recognises one noun phrase at a position, given those found before it."""
 
-    def __init__(self, tokens: Sequence[_Token], before: Sequence[_Chunk], depth: int = 0) -> None:
-        self.tokens = tokens
+    def __init__(self, tokens: Sequence[Token], before: Sequence[_Chunk], depth: int = 0) -> None:
+        super().__init__(tokens)
         self.before = before
         self.depth = depth
-
-    # -- looking around ---------------------------------------------------------------------------------------
-
-    def word(self, i: int) -> str:
-        return self.tokens[i].text if 0 <= i < len(self.tokens) else ""
-
-    def is_content(self, i: int) -> bool:
-        """Adjective or noun, as far as closed classes can tell."""
-        word = self.word(i)
-        return bool(word) and self.tokens[i].is_word and not self.is_determiner(i) and word not in _FUNCTION_WORDS
-
-    def is_determiner(self, i: int) -> bool:
-        word = self.word(i)
-        return word in _DETERMINERS or word in g.NUMBERS or word.isdecimal()
 
     def ends_phrase(self, i: int) -> bool:
         """Whether a phrase found before stops right before token i."""
         return bool(self.before) and self.before[-1].stop == i
-
-    def idiom(self, i: int) -> int:
-        """Number of tokens of the idiom that starts at i, or 0."""
-        words = tuple(self.word(k) for k in range(i, i + 4))
-        return next((len(idiom) for idiom in g.IDIOMS if words[: len(idiom)] == idiom), 0)
-
-    def adjective(self, i: int) -> int:
-        """Number of tokens of the known adjective at i, or 0."""
-        length = self.idiom(i)
-        if length:
-            return length if self.text(i, i + length) in g.ADJECTIVE_IDIOMS else 0
-        word = self.word(i)
-        parts = word.split("-")
-        known = word in g.ADJECTIVES or (len(word) > 5 and word.endswith(g.ADJECTIVE_ENDINGS))
-        return int(known or (len(parts) > 1 and all(part in g.ADJECTIVES or part == "and" for part in parts)))
-
-    def text(self, i: int, stop: int) -> str:
-        return " ".join(self.word(k) for k in range(i, stop))
 
     # -- a phrase ---------------------------------------------------------------------------------------------
 
@@ -183,7 +127,7 @@ class _Parser:
         """Words of the phrase as (first token, stop, role), role in {adjective, adverb, noun}."""
         found: list[tuple[int, int, str]] = []
         start = i
-        while i < len(self.tokens):
+        while i < len(self.tokens) and len(found) < _MAX_WORDS:
             has_noun = any(role == "noun" for _, _, role in found)
             length = self.adjective(i)
             if self.idiom(i) and (not length or has_noun or not self.is_content(i + length)):

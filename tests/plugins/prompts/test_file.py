@@ -23,7 +23,7 @@ def test_csv_columns(tmp_path: Path) -> None:
     path.write_text('\ufeffid,Prompt,kind\n1,"a cup, a bowl",list\n2,"an orange\npicture frame",wrapped\n3,,empty\n4\n')
     assert list(FilePrompts(path=path)) == ["a cup, a bowl", "an orange picture frame"]
     assert list(FilePrompts(path=path, column="kind")) == ["list", "wrapped", "empty"]
-    with pytest.raises(OptionError, match="no column 'captions'. Its columns: id, Prompt, kind"):
+    with pytest.raises(OptionError, match=r"no column 'captions'\. Its columns: id, Prompt, kind"):
         list(FilePrompts(path=path, column="captions"))
 
 

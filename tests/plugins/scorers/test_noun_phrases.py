@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from realignkit_plugins.scorers.grammar import ARTICLES, COLOURS, CONJUNCTIONS, NUMBERS, PREPOSITIONS
@@ -131,18 +133,21 @@ def test_negation(prompt: str, negated: dict[str, bool]) -> None:
     assert {phrase.head: phrase.negated for phrase in noun_phrases(prompt)} == negated
 
 
+@settings(deadline=None)
 @given(st.text())
 def test_any_text(prompt: str) -> None:
     phrases = noun_phrases(prompt)
     assert [phrase.text for phrase in phrases] == [prompt[phrase.start : phrase.end] for phrase in phrases]
     assert all(phrase.text and phrase.head for phrase in phrases)
-    assert all(a.end <= b.start for a, b in zip(phrases, phrases[1:], strict=False))
+    assert all(a.end <= b.start for a, b in pairwise(phrases))
 
 
-_ODD_WORDS = sorted(ARTICLES | CONJUNCTIONS | PREPOSITIONS | set(NUMBERS)) + ["red", "dog", "dogs", "is", "that", "pair"]
+_ODD_WORDS = sorted(ARTICLES | CONJUNCTIONS | PREPOSITIONS | set(NUMBERS))
+_ODD_WORDS += ["red", "dog", "dogs", "is", "that", "pair"]
 _ODD_WORDS += ["painted", "made", ",", "one", "no", "group", "photo", "'s", "in", "orange", "back to back", "very", "³"]
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from(_ODD_WORDS), max_size=60))
 def test_any_jumble_of_grammar(words: list[str]) -> None:
     prompt = " ".join(words)
@@ -151,10 +156,11 @@ def test_any_jumble_of_grammar(words: list[str]) -> None:
 
 
 def test_thousands_of_words_are_no_problem() -> None:
-    for unit in ("a pair of ", "a red and ", "a very ", "a dog that is red and "):
+    for unit in ("a pair of ", "a red and ", "a very ", "a dog that is red and ", "red, ", "red "):
         assert isinstance(noun_phrases(unit * 2000 + "dogs"), list)
 
 
+@settings(deadline=None)
 @given(
     st.lists(
         st.tuples(

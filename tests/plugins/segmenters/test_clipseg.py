@@ -43,8 +43,8 @@ def build() -> Any:
         decoder_intermediate_size=16,
     )
     network = CLIPSegForImageSegmentation(config).eval()
-    with torch.no_grad():  # untrained, its answers hardly depend on place or phrase
-        network.decoder.transposed_convolution.weight.mul_(30)
+    with torch.no_grad():  # untrained, its answers are extreme and hardly depend on the phrase
+        network.decoder.transposed_convolution.weight.mul_(0.4)
         network.decoder.film_mul.weight.mul_(100)
         network.decoder.film_add.weight.mul_(100)
     return network

@@ -19,7 +19,9 @@ LABELS = ("book", "pen, ball-point pen", "traffic_light", "desk")
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
 
 
-def save_checkpoint(folder: Path, *, multi_label: bool = True, dtype: torch.dtype = torch.float32, **config: Any) -> Any:
+def save_checkpoint(
+    folder: Path, *, multi_label: bool = True, dtype: torch.dtype = torch.float32, **config: Any
+) -> Any:
     from transformers import ResNetConfig, ResNetForImageClassification, ViTImageProcessorPil
 
     torch.manual_seed(0)

@@ -1,0 +1,251 @@
+"""Does the fine stage help? The oracle's "fully right" before and after, same prompts and seeds, paired.
+
+    python benchmarks/alignment.py compare --prompts CC-500.txt --seeds 2 --out benchmarks/results/cc500
+    python benchmarks/alignment.py compare --out benchmarks/results/validation      # the world's validation prompts
+    python benchmarks/alignment.py sweep --out benchmarks/results/sweep              # settings, on validation prompts
+    python benchmarks/alignment.py steps --out benchmarks/results/steps              # each step against ground truth
+    python benchmarks/alignment.py compare --smoke --out /tmp/smoke                  # seconds; checks that it runs
+
+The oracle shares neither weights nor training scenes nor noise with the tagger and the segmenter. Per-image results are
+kept in ``rows.jsonl`` (a run that was stopped goes on from them), the summary in ``summary.md``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from paired import HEADER, compare
+from rich.progress import track
+
+from realignkit import Layout, Likelihood, LocalCaption, Realigner, Segment, Tag
+from realignkit.storage import atomic_write
+from realignkit_plugins.micro.oracle import Oracle, expected, fully_right, in_vocabulary, share_right
+from realignkit_plugins.micro.prompts import WorldPrompts
+from realignkit_plugins.micro.world import TAGS, held_out, phrase, render, scene
+from realignkit_plugins.micro.world.scenes import sample_scene
+
+CHUNK = 32
+GROUPS = {
+    "seen pairs": {"pairs": "seen", "objects": 2},
+    "held-out pairs": {"pairs": "held_out", "objects": 2},
+    "three objects": {"pairs": "mixed", "objects": 3},
+}
+SWEEP: dict[str, dict[str, Any]] = {
+    "paper's (p=5, 30 %)": {},
+    "p=1, 30 %": {"power": 1.0},
+    "p=1, 50 %": {"power": 1.0, "share": 0.5},
+    "p=1, 50 %, w=0.5": {"power": 1.0, "share": 0.5, "cross_weight": 0.5, "self_weight": 0.15},
+    "p=1, 50 %, B=0": {"power": 1.0, "share": 0.5, "size_term": "none"},
+    "p=1, 50 %, no self": {"power": 1.0, "share": 0.5, "self_weight": 0.0},
+    "p=1, 50 %, no isolation": {"power": 1.0, "share": 0.5, "isolate_phrases": False},
+    "p=1, 50 %, padding hidden": {"power": 1.0, "share": 0.5, "mask_padding": True},
+    "p=1, 50 %, masks by area": {"power": 1.0, "share": 0.5, "mask_resize": "area"},
+    "isolation alone": {"cross_weight": 0.0, "self_weight": 0.0},
+}
+
+
+def main() -> None:
+    """Parse and run."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("command", choices=["compare", "sweep", "steps"])
+    parser.add_argument("--out", type=Path, required=True, help="folder of the results")
+    parser.add_argument("--prompts", type=Path, help="a prompt a line; only those of CC-500's form in the vocabulary")
+    parser.add_argument("--purpose", choices=["validation", "test"], default="validation", help="without --prompts")
+    parser.add_argument("--size", type=int, default=100, help="prompts per group, without --prompts")
+    parser.add_argument("--seeds", type=int, default=1, help="images per prompt")
+    parser.add_argument("--first-seed", type=int, default=0)
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a modulation option")
+    parser.add_argument("--masks", choices=["own", "world"], default="own", help="world: ground-truth layouts instead")
+    parser.add_argument("--smoke", action="store_true", help="a handful of prompts, few steps")
+    arguments = parser.parse_args()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    {"compare": run_compare, "sweep": run_sweep, "steps": run_steps}[arguments.command](arguments)
+
+
+def jobs(arguments: argparse.Namespace) -> list[tuple[str, str, int]]:
+    """(group, prompt, seed) of everything to do."""
+    if arguments.prompts:
+        lines = [line.strip() for line in arguments.prompts.read_text().splitlines()]
+        prompts = [(group_of(line), line) for line in lines if in_vocabulary(line)]
+    else:
+        size = 2 if arguments.smoke else arguments.size
+        sets = {name: WorldPrompts(purpose=arguments.purpose, size=size, **how) for name, how in GROUPS.items()}
+        prompts = [(name, prompt) for name, texts in sets.items() for prompt in texts]
+    seeds = range(arguments.first_seed, arguments.first_seed + arguments.seeds)
+    # A seed for every prompt and repetition: prompts that share a seed would share their noise.
+    return [(group, text, 100_000 * seed + index) for seed in seeds for index, (group, text) in enumerate(prompts)]
+
+
+def group_of(prompt: str) -> str:
+    """The group that a prompt from a file belongs to."""
+    wanted = expected(prompt)
+    if sum(count for *_, count in wanted) > 2:
+        return "three objects"
+    return "held-out pairs" if any(held_out(colour, noun) for noun, colour, _ in wanted) else "seen pairs"
+
+
+def make_realigner(arguments: argparse.Namespace, modulation: Mapping[str, Any] | None = None) -> Realigner:
+    """The embedded realigner with the asked-for settings."""
+    given = {name: _value(value) for name, _, value in (pair.partition("=") for pair in arguments.set)}
+    sampling = {"num_inference_steps": 4} if arguments.smoke else None
+    return Realigner.from_pretrained("micro", modulation={**given, **(modulation or {})}, sampling=sampling, batch_size=CHUNK)
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
+
+
+def run_compare(arguments: argparse.Namespace) -> None:
+    """Base against fine stage."""
+    realigner, oracle, todo = make_realigner(arguments), Oracle.load(), jobs(arguments)
+    header = {"settings": realigner.settings, "masks": arguments.masks}
+    path = arguments.out / "rows.jsonl"
+    rows = _read(path, header)
+    done = {(row["prompt"], row["seed"]) for row in rows}
+    todo = [job for job in todo if job[1:] not in done]
+    with path.open("a") as out:
+        for part in track(list(chunks(todo)), description="realigning", disable=not sys.stderr.isatty()):
+            for row in compare_chunk(realigner, oracle, part, arguments.masks):
+                rows.append(row)
+                out.write(json.dumps(row) + "\n")
+            out.flush()
+    atomic_write(arguments.out / "summary.md", summary(rows))
+    print(summary(rows))
+
+
+def chunks(todo: list[Any]) -> Iterator[list[Any]]:
+    """Pieces of at most ``CHUNK``."""
+    return (todo[start : start + CHUNK] for start in range(0, len(todo), CHUNK))
+
+
+def _read(path: Path, header: dict[str, Any]) -> list[dict[str, Any]]:
+    settings = path.with_name("settings.json")
+    if settings.exists() and json.loads(settings.read_text()) != json.loads(json.dumps(header)):
+        raise SystemExit(f"{path.parent} holds results of other settings. Use another --out.")
+    atomic_write(settings, json.dumps(header, indent=1))
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def compare_chunk(realigner: Realigner, oracle: Oracle, part: list[tuple[str, str, int]], masks: str) -> Iterable[dict[str, Any]]:
+    """Rows of results for some jobs."""
+    prompts, seeds = [prompt for _, prompt, _ in part], [seed for *_, seed in part]
+    if masks == "world":
+        coarse = realigner.generate(prompts, seeds)
+        layouts = [world_layout(prompt, seed) for prompt, seed in zip(prompts, seeds, strict=True)]
+        refined = realigner.refine(prompts, layouts, seeds, coarse).images
+        segments = [len(layout) for layout in layouts]
+    else:
+        results = realigner(prompts, seeds)
+        assert isinstance(results, list)
+        coarse, refined = [r.coarse for r in results], [r.refined for r in results]
+        segments = [len(r.layout) for r in results]
+    before, after = oracle.detect(coarse), oracle.detect(refined)
+    for (group, prompt, seed), count, b, a in zip(part, segments, before, after, strict=True):
+        yield {
+            "group": group,
+            "prompt": prompt,
+            "seed": seed,
+            "segments": count,
+            "base": fully_right(prompt, b),
+            "fine": fully_right(prompt, a),
+            "base_share": round(share_right(prompt, b), 3),
+            "fine_share": round(share_right(prompt, a), 3),
+        }
+
+
+def world_layout(prompt: str, seed: int) -> Layout:
+    """A layout that the world itself could have drawn for a prompt: ground-truth masks of the right objects."""
+    wanted = [(noun, colour) for noun, colour, count in expected(prompt) for _ in range(count)]
+    drawn = sample_scene(np.random.default_rng([7, seed]), "all", len(wanted))
+    things = [replace(thing, noun=noun, colour=colour) for thing, (noun, colour) in zip(drawn.things, wanted, strict=True)]
+    things = [replace(t, left=min(t.left, 64 - t.sprite.solid.shape[1]), top=min(t.top, 64 - t.sprite.solid.shape[0])) for t in things]
+    masks = render(replace(drawn, things=tuple(things), extras=())).masks
+    captions = [LocalCaption(t.noun, phrase(t), Likelihood.CERTAIN) for t in things]
+    return Layout(tuple(Segment(c, m) for c, m in zip(captions, masks, strict=True) if m.any()))
+
+
+def summary(rows: list[dict[str, Any]]) -> str:
+    """A table over all prompts and by group."""
+    lines = [HEADER]
+    groups = [None, *dict.fromkeys(row["group"] for row in rows)]
+    for group in groups:
+        some = [row for row in rows if group in (None, row["group"])]
+        flags = ([bool(row[key]) for row in some] for key in ("base", "fine"))
+        lines.append(compare(*flags, clusters=[row["prompt"] for row in some]).row(group or "all"))
+    shares = [100 * np.mean([row[key] for row in rows]) for key in ("base_share", "fine_share")]
+    lines.append(f"\nObjects right: {shares[0]:.1f} % before, {shares[1]:.1f} % after.")
+    return "\n".join(lines) + "\n"
+
+
+def run_sweep(arguments: argparse.Namespace) -> None:
+    """Every setting of ``SWEEP`` on the same coarse images and layouts."""
+    realigner, oracle, todo = make_realigner(arguments), Oracle.load(), jobs(arguments)
+    before, after = [], {name: [] for name in SWEEP}
+    variants = {name: make_realigner(arguments, how) for name, how in SWEEP.items()}
+    for variant in variants.values():  # one pipeline for all
+        variant.generator = realigner.generator
+    for part in track(list(chunks(todo)), description="sweeping", disable=not sys.stderr.isatty()):
+        prompts, seeds = [prompt for _, prompt, _ in part], [seed for *_, seed in part]
+        coarse = realigner.generate(prompts, seeds)
+        before += [fully_right(p, found) for p, found in zip(prompts, oracle.detect(coarse), strict=True)]
+        captions = [realigner.score(p, tags).captions for p, tags in zip(prompts, realigner.tag(coarse), strict=True)]
+        layouts = [realigner.segment(image, c)[0] for image, c in zip(coarse, captions, strict=True)]
+        for name, variant in variants.items():
+            refined = variant.refine(prompts, layouts, seeds, coarse).images
+            after[name] += [fully_right(p, found) for p, found in zip(prompts, oracle.detect(refined), strict=True)]
+        lines = [HEADER.replace("prompts", "setting", 1)]
+        lines += [compare(before, after[name], range(len(before))).row(name) for name in SWEEP]
+        atomic_write(arguments.out / "summary.md", "\n".join(lines) + "\n")
+    atomic_write(arguments.out / "settings.json", json.dumps({n: v.modulation.model_dump() for n, v in variants.items()}, indent=1))
+    print((arguments.out / "summary.md").read_text())
+
+
+def run_steps(arguments: argparse.Namespace) -> None:
+    """Tagger, scorer and segmenter, each given perfect input, against the truth of unseen renderings."""
+    realigner = make_realigner(arguments)
+    count = 20 if arguments.smoke else 500
+    found, hit, wanted, right, judged, overlaps = 0, 0, 0, 0, 0, []
+    for index in range(count):
+        truth = scene(77, index, "all")
+        rendering = render(truth)
+        image = _image(rendering.image)
+        names = {tag.name for tag in realigner.tag([image])[0]}
+        found, hit, wanted = found + len(names), hit + len(names & truth.tags), wanted + len(truth.tags)
+        prompt = " and ".join(phrase(thing) for thing in truth.things)
+        named = {thing.noun for thing in truth.things}
+        answer = realigner.score(prompt, [Tag(name) for name in TAGS if name in truth.tags])
+        right += sum((c.likelihood is Likelihood.CERTAIN) == (c.tag in named) for c in answer.captions)
+        judged += len(answer.captions)
+        phrases = list(dict.fromkeys(phrase(thing) for thing in truth.things))
+        for text, result in zip(phrases, realigner.segmenter(image, phrases), strict=True):
+            mask = np.any([m for t, m in zip(truth.things, rendering.masks, strict=False) if phrase(t) == text], axis=0)
+            overlaps.append(0.0 if result is None else (result[0] & mask).sum() / (result[0] | mask).sum())
+    lines = [
+        "| step | measured on its own, unseen renderings of all pairs | value |\n| --- | --- | --- |",
+        f"| tagger | precision / recall over {wanted} tags | {hit / found:.3f} / {hit / wanted:.3f} |",
+        f"| scorer | certain exactly for what the prompt names, {judged} tags | {right / judged:.3f} |",
+        f"| segmenter | mean IoU of {len(overlaps)} objects (share found) | "
+        f"{np.mean(overlaps):.3f} ({np.mean(np.array(overlaps) > 0):.3f}) |",
+    ]
+    atomic_write(arguments.out / "summary.md", "\n".join(lines) + "\n")
+    print("\n".join(lines))
+
+
+def _image(pixels: np.ndarray) -> Any:
+    from PIL import Image
+
+    return Image.fromarray(pixels)
+
+
+if __name__ == "__main__":
+    main()
