@@ -95,7 +95,9 @@ def make_realigner(arguments: argparse.Namespace, modulation: Mapping[str, Any] 
     """The embedded realigner with the asked-for settings."""
     given = {name: _value(value) for name, _, value in (pair.partition("=") for pair in arguments.set)}
     sampling = {"num_inference_steps": 4} if arguments.smoke else None
-    return Realigner.from_pretrained("micro", modulation={**given, **(modulation or {})}, sampling=sampling, batch_size=CHUNK)
+    return Realigner.from_pretrained(
+        "micro", modulation={**given, **(modulation or {})}, sampling=sampling, batch_size=CHUNK
+    )
 
 
 def _value(text: str) -> Any:
@@ -136,7 +138,9 @@ def _read(path: Path, header: dict[str, Any]) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def compare_chunk(realigner: Realigner, oracle: Oracle, part: list[tuple[str, str, int]], masks: str) -> Iterable[dict[str, Any]]:
+def compare_chunk(
+    realigner: Realigner, oracle: Oracle, part: list[tuple[str, str, int]], masks: str
+) -> Iterable[dict[str, Any]]:
     """Rows of results for some jobs."""
     prompts, seeds = [prompt for _, prompt, _ in part], [seed for *_, seed in part]
     if masks == "world":
@@ -167,8 +171,13 @@ def world_layout(prompt: str, seed: int) -> Layout:
     """A layout that the world itself could have drawn for a prompt: ground-truth masks of the right objects."""
     wanted = [(noun, colour) for noun, colour, count in expected(prompt) for _ in range(count)]
     drawn = sample_scene(np.random.default_rng([7, seed]), "all", len(wanted))
-    things = [replace(thing, noun=noun, colour=colour) for thing, (noun, colour) in zip(drawn.things, wanted, strict=True)]
-    things = [replace(t, left=min(t.left, 64 - t.sprite.solid.shape[1]), top=min(t.top, 64 - t.sprite.solid.shape[0])) for t in things]
+    things = [
+        replace(thing, noun=noun, colour=colour) for thing, (noun, colour) in zip(drawn.things, wanted, strict=True)
+    ]
+    things = [
+        replace(t, left=min(t.left, 64 - t.sprite.solid.shape[1]), top=min(t.top, 64 - t.sprite.solid.shape[0]))
+        for t in things
+    ]
     masks = render(replace(drawn, things=tuple(things), extras=())).masks
     captions = [LocalCaption(t.noun, phrase(t), Likelihood.CERTAIN) for t in things]
     return Layout(tuple(Segment(c, m) for c, m in zip(captions, masks, strict=True) if m.any()))
@@ -206,7 +215,10 @@ def run_sweep(arguments: argparse.Namespace) -> None:
         lines = [HEADER.replace("prompts", "setting", 1)]
         lines += [compare(before, after[name], range(len(before))).row(name) for name in SWEEP]
         atomic_write(arguments.out / "summary.md", "\n".join(lines) + "\n")
-    atomic_write(arguments.out / "settings.json", json.dumps({n: v.modulation.model_dump() for n, v in variants.items()}, indent=1))
+    atomic_write(
+        arguments.out / "settings.json",
+        json.dumps({n: v.modulation.model_dump() for n, v in variants.items()}, indent=1),
+    )
     print((arguments.out / "summary.md").read_text())
 
 

@@ -43,7 +43,8 @@ def compare(before: Sequence[bool], after: Sequence[bool], clusters: Sequence[Ha
     """Compare two judgements.
 
     Args:
-        before, after: judgements of the same things, in the same order.
+        before: judgements of some things.
+        after: judgements of the same things, in the same order.
         clusters: what belongs together (the prompt that several seeds share): the interval resamples clusters.
         seed: of the bootstrap (10,000 resamples).
 

@@ -35,7 +35,7 @@ _HOME = {
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 
-__all__ = [  # noqa: PLE0604 - the lazy names are strings by construction
+__all__ = [
     "__version__",
     "hookimpl",
     *_MODULE_OF,

@@ -50,6 +50,16 @@ def register_segmenters(register: Register) -> None:
 
 
 @hookimpl
+def register_metrics(register: Register) -> None:
+    """The judge of the embedded world."""
+    register(
+        "micro_oracle",
+        "realignkit_plugins.micro.metrics:FullyRight",
+        "share of embedded-world images in which every object is there in its colour, by an independent oracle",
+    )
+
+
+@hookimpl
 def register_prompts(register: Register) -> None:
     """Prompts drawn from the world."""
     register(

@@ -52,7 +52,9 @@ class Oracle(nn.Module):
         self.down = nn.Sequential(nn.BatchNorm2d(width), nn.ReLU(), nn.Conv2d(width, 2 * width, 3, 2, 1))
         self.deep = nn.Sequential(*(_Block(2 * width, dilation=1 + i % 2) for i in range(depth)))
         self.up = nn.ConvTranspose2d(2 * width, width, 4, 2, 1)
-        self.join = nn.Sequential(nn.BatchNorm2d(2 * width), nn.ReLU(), nn.Conv2d(2 * width, 2 * width, 3, 1, 1), nn.ReLU())
+        self.join = nn.Sequential(
+            nn.BatchNorm2d(2 * width), nn.ReLU(), nn.Conv2d(2 * width, 2 * width, 3, 1, 1), nn.ReLU()
+        )
         self.centres = nn.Conv2d(2 * width, len(NOUNS), 1)
         self.colours = nn.Conv2d(2 * width, len(COLOURS), 1)
         nn.init.constant_(self.centres.bias, -4.0)
@@ -93,7 +95,9 @@ class Oracle(nn.Module):
         if tuple(config["nouns"]) != NOUNS or tuple(config["colours"]) != tuple(COLOURS):
             raise ModelError(f"the oracle in {folder} knows another vocabulary. Retrain it.")
         model = cls(config["width"], config["depth"])
-        model.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in load_file(folder / "model.safetensors").items()})
+        model.load_state_dict(
+            {k: v.float() if v.is_floating_point() else v for k, v in load_file(folder / "model.safetensors").items()}
+        )
         return model.eval()
 
 

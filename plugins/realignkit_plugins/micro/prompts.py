@@ -27,7 +27,7 @@ class WorldPromptsOptions(Options):
 
 
 class WorldPrompts(PromptSet):
-    """"a red book and a yellow pen": different nouns, in CC-500's form, always the same for the same options."""
+    """Prompts such as "a red book and a yellow pen" (CC-500's form), nouns all different; fixed by the options."""
 
     Options = WorldPromptsOptions
     options: WorldPromptsOptions

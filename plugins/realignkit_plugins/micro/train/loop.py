@@ -38,7 +38,9 @@ class Schedule:
         return self.learning_rate * min((step + 1) / self.warmup, max(0.0, 1 - step / self.steps) * 1.05, 1.0)
 
 
-def fit(model: nn.Module, loss: Loss, schedule: Schedule, seed: int, folder: Path, save_every: float = 120.0) -> nn.Module:
+def fit(
+    model: nn.Module, loss: Loss, schedule: Schedule, seed: int, folder: Path, save_every: float = 120.0
+) -> nn.Module:
     """Train ``model`` in place; return it holding the moving average of its weights.
 
     A step's randomness depends on (seed, step) alone, so a run that was stopped (Ctrl-C, kill) and started again
@@ -68,7 +70,10 @@ def fit(model: nn.Module, loss: Loss, schedule: Schedule, seed: int, folder: Pat
         now = time.monotonic()
         if step % 50 == 0 or step == schedule.steps - 1:
             left = (now - began) / (step - start + 1) * (schedule.steps - step - 1)
-            _log(folder, {"step": step, "loss": float(value.detach()), **parts, "norm": float(norm), "minutes_left": left / 60})
+            _log(
+                folder,
+                {"step": step, "loss": float(value.detach()), **parts, "norm": float(norm), "minutes_left": left / 60},
+            )
         if stop.requested or now - saved > save_every or step == schedule.steps - 1:
             _save(folder / "state.pt", step + 1, model, optimizer, average)
             saved = now
@@ -90,7 +95,9 @@ def _resume(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, aver
     return int(state["step"])
 
 
-def _save(path: Path, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, average: dict[str, torch.Tensor]) -> None:
+def _save(
+    path: Path, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, average: dict[str, torch.Tensor]
+) -> None:
     temporary = path.with_suffix(".tmp")
     state = {"step": step, "model": model.state_dict(), "optimizer": optimizer.state_dict(), "average": average}
     torch.save(state, temporary)

@@ -14,7 +14,7 @@ _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 
 
 def orthogonalise(matrix: torch.Tensor, iterations: int = 5) -> torch.Tensor:
-    """The nearest semi-orthogonal matrix, roughly: a quintic Newton-Schulz iteration drives all singular values to ~1."""
+    """The nearest semi-orthogonal matrix, roughly: Newton-Schulz (quintic) drives all singular values to about 1."""
     a, b, c = _COEFFICIENTS
     wide = matrix.shape[0] <= matrix.shape[1]
     x = matrix if wide else matrix.T

@@ -74,8 +74,12 @@ def train(out: Path, work: Path, seed: int = 0, steps: int | None = None) -> Non
         mask = torch.from_numpy(np.stack(masks)).float()
         x = augment(to_tensor(pixels[pick]), generator) * 2 - 1
         logits = predict(model, tokens, x, phrases)
-        overlap = (2 * (logits.sigmoid() * mask).sum((1, 2)) + 20) / (logits.sigmoid().sum((1, 2)) + mask.sum((1, 2)) + 20)
-        return binary_cross_entropy_with_logits(logits, mask) + 0.3 * (1 - overlap.mean()), {"dice": float(overlap.mean().detach())}
+        overlap = (2 * (logits.sigmoid() * mask).sum((1, 2)) + 20) / (
+            logits.sigmoid().sum((1, 2)) + mask.sum((1, 2)) + 20
+        )
+        return binary_cross_entropy_with_logits(logits, mask) + 0.3 * (1 - overlap.mean()), {
+            "dice": float(overlap.mean().detach())
+        }
 
     fit(model, loss, schedule, seed, work / "segmenter")
     console.print(f"mean IoU of named objects in unseen scenes: {mean_iou(model, tokens):.3f}")
@@ -84,7 +88,9 @@ def train(out: Path, work: Path, seed: int = 0, steps: int | None = None) -> Non
     write_preprocessor(out / "segmenter", "ViTImageProcessor")
 
 
-def predict(model: CLIPSegForImageSegmentation, tokens: object, x: torch.Tensor, phrases: tuple[str, ...]) -> torch.Tensor:
+def predict(
+    model: CLIPSegForImageSegmentation, tokens: object, x: torch.Tensor, phrases: tuple[str, ...]
+) -> torch.Tensor:
     """Mask logits, float (B, H, W)."""
     encoded = tokens(list(phrases), padding=True, return_tensors="pt")  # type: ignore[operator]
     logits = model(input_ids=encoded.input_ids, attention_mask=encoded.attention_mask, pixel_values=x).logits
@@ -97,7 +103,9 @@ def query(scene: Scene, rendering: Rendering, rng: np.random.Generator) -> tuple
     if chance < 0.2:
         noun, colour = (str(rng.choice(options)) for options in (NOUNS, tuple(COLOURS)))
         if noun not in {thing.noun for thing in scene.things}:
-            return (f"a {colour} {noun}" if rng.random() < 0.7 else f"a {noun}"), np.zeros(rendering.image.shape[:2], bool)
+            return (f"a {colour} {noun}" if rng.random() < 0.7 else f"a {noun}"), np.zeros(
+                rendering.image.shape[:2], bool
+            )
     things = (*scene.things, *scene.extras)
     index = int(rng.integers(len(things)))
     thing = things[index]

@@ -75,7 +75,9 @@ def _sky(pen: ImageDraw.ImageDraw, n: int, rng: np.random.Generator) -> None:
     for _ in range(3):
         x, y, r = rng.uniform(0, n), rng.uniform(0, n), n * rng.uniform(0.05, 0.08)
         for dx, dy, k in ((-1.2, 0.2, 0.8), (0, 0, 1.1), (1.2, 0.25, 0.75)):
-            pen.ellipse((x + dx * r - k * r, y + dy * r - k * r, x + dx * r + k * r, y + dy * r + k * r), fill="#f6f9fc")
+            pen.ellipse(
+                (x + dx * r - k * r, y + dy * r - k * r, x + dx * r + k * r, y + dy * r + k * r), fill="#f6f9fc"
+            )
 
 
 def _room(pen: ImageDraw.ImageDraw, n: int, rng: np.random.Generator) -> None:

@@ -9,7 +9,7 @@ from .vocabulary import BACKGROUNDS, COLOURS, COUNTS, article, plural
 
 
 def phrase(thing: Thing) -> str:
-    """"a red book"."""
+    """Name a thing: "a red book"."""
     words = f"{thing.colour} {thing.noun}" if thing.colour else thing.noun
     return f"{article(words)} {words}"
 

@@ -59,7 +59,7 @@ def plural(noun: str) -> str:
 
 
 def article(word: str) -> str:
-    """"a" or "an", as the next word wants it."""
+    """Give "a" or "an", as the next word wants it."""
     return "an" if word[0] in "aeiou" else "a"
 
 
