@@ -32,23 +32,32 @@ from realignkit_plugins.micro.world import TAGS, held_out, phrase, render, scene
 from realignkit_plugins.micro.world.scenes import sample_scene
 
 CHUNK = 32
+PLUGIN_KINDS = ("tagger", "segmenter", "sampling")
 GROUPS = {
     "seen pairs": {"pairs": "seen", "objects": 2},
     "held-out pairs": {"pairs": "held_out", "objects": 2},
     "three objects": {"pairs": "mixed", "objects": 3},
 }
+_HALF = {"power": 1.0, "share": 0.5}
 SWEEP: dict[str, dict[str, Any]] = {
     "paper's (p=5, 30 %)": {},
-    "p=1, 30 %": {"power": 1.0},
-    "p=1, 50 %": {"power": 1.0, "share": 0.5},
-    "p=1, 50 %, w=0.5": {"power": 1.0, "share": 0.5, "cross_weight": 0.5, "self_weight": 0.15},
-    "p=1, 50 %, B=0": {"power": 1.0, "share": 0.5, "size_term": "none"},
-    "p=1, 50 %, no self": {"power": 1.0, "share": 0.5, "self_weight": 0.0},
-    "p=1, 50 %, no isolation": {"power": 1.0, "share": 0.5, "isolate_phrases": False},
-    "p=1, 50 %, padding hidden": {"power": 1.0, "share": 0.5, "mask_padding": True},
-    "p=1, 50 %, masks by area": {"power": 1.0, "share": 0.5, "mask_resize": "area"},
     "isolation alone": {"cross_weight": 0.0, "self_weight": 0.0},
+    "p=1, 50 %": _HALF,
+    "p=1, 50 %, w=0.5": {**_HALF, "cross_weight": 0.5, "self_weight": 0.15},
+    "p=1, 50 %, no self": {**_HALF, "self_weight": 0.0},
+    "p=1, 50 %, B=0": {**_HALF, "size_term": "none"},
+    "p=1, 50 %, no isolation": {**_HALF, "isolate_phrases": False},
+    "p=1, 50 %, padding hidden": {**_HALF, "mask_padding": True},
+    "p=1, 50 %, masks by area": {**_HALF, "mask_resize": "area"},
+    "p=1, 50 %, tags from 0.1": {**_HALF, "tagger": {"threshold": 0.1}},
+    "p=1, 50 %, tags from 0.02": {**_HALF, "tagger": {"threshold": 0.02}},
+    "p=1, 50 %, tags from 0.1, masks from 0.2": {
+        **_HALF,
+        "tagger": {"threshold": 0.1},
+        "segmenter": {"threshold": 0.2},
+    },
 }
+"""Modulation options; under "tagger" and "segmenter" those of the plugins."""
 
 
 def main() -> None:
@@ -61,7 +70,14 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=100, help="prompts per group, without --prompts")
     parser.add_argument("--seeds", type=int, default=1, help="images per prompt")
     parser.add_argument("--first-seed", type=int, default=0)
-    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a modulation option")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="an option: share=0.5, tagger.threshold=0.1, sampling.guidance_scale=4",
+    )
+    parser.add_argument("--only", action="append", default=[], help="sweep: only the setting of this name")
     parser.add_argument("--masks", choices=["own", "world"], default="own", help="world: ground-truth layouts instead")
     parser.add_argument("--smoke", action="store_true", help="a handful of prompts, few steps")
     arguments = parser.parse_args()
@@ -91,13 +107,18 @@ def group_of(prompt: str) -> str:
     return "held-out pairs" if any(held_out(colour, noun) for noun, colour, _ in wanted) else "seen pairs"
 
 
-def make_realigner(arguments: argparse.Namespace, modulation: Mapping[str, Any] | None = None) -> Realigner:
-    """The embedded realigner with the asked-for settings."""
-    given = {name: _value(value) for name, _, value in (pair.partition("=") for pair in arguments.set)}
-    sampling = {"num_inference_steps": 4} if arguments.smoke else None
-    return Realigner.from_pretrained(
-        "micro", modulation={**given, **(modulation or {})}, sampling=sampling, batch_size=CHUNK
-    )
+def make_realigner(arguments: argparse.Namespace, how: Mapping[str, Any] | None = None) -> Realigner:
+    """The embedded realigner with the asked-for settings, those of ``how`` over those of ``--set``."""
+    settings: dict[str, Any] = {}
+    for name, _, value in (pair.partition("=") for pair in arguments.set):
+        kind, _, option = name.rpartition(".")
+        settings.update({option: _value(value)} if kind in ("", "modulation") else {})
+        if kind in PLUGIN_KINDS:
+            settings.setdefault(kind, {})[option] = _value(value)
+    settings |= how or {}
+    options = {kind: settings.pop(kind) for kind in PLUGIN_KINDS if kind in settings}
+    sampling = options.pop("sampling", {}) | ({"num_inference_steps": 4} if arguments.smoke else {})
+    return Realigner.from_pretrained("micro", modulation=settings, options=options, sampling=sampling, batch_size=CHUNK)
 
 
 def _value(text: str) -> Any:
@@ -197,29 +218,41 @@ def summary(rows: list[dict[str, Any]]) -> str:
 
 
 def run_sweep(arguments: argparse.Namespace) -> None:
-    """Every setting of ``SWEEP`` on the same coarse images and layouts."""
+    """Every setting of ``SWEEP`` on the same coarse images."""
     realigner, oracle, todo = make_realigner(arguments), Oracle.load(), jobs(arguments)
-    before, after = [], {name: [] for name in SWEEP}
-    variants = {name: make_realigner(arguments, how) for name, how in SWEEP.items()}
+    wanted = {name: how for name, how in SWEEP.items() if not arguments.only or name in arguments.only}
+    variants = {name: make_realigner(arguments, how) for name, how in wanted.items()}
     for variant in variants.values():  # one pipeline for all
         variant.generator = realigner.generator
+    before: list[bool] = []
+    after: dict[str, list[bool]] = {name: [] for name in wanted}
     for part in track(list(chunks(todo)), description="sweeping", disable=not sys.stderr.isatty()):
         prompts, seeds = [prompt for _, prompt, _ in part], [seed for *_, seed in part]
         coarse = realigner.generate(prompts, seeds)
-        before += [fully_right(p, found) for p, found in zip(prompts, oracle.detect(coarse), strict=True)]
-        captions = [realigner.score(p, tags).captions for p, tags in zip(prompts, realigner.tag(coarse), strict=True)]
-        layouts = [realigner.segment(image, c)[0] for image, c in zip(coarse, captions, strict=True)]
+        before += judge(oracle, prompts, coarse)
+        seen: dict[str, list[Layout]] = {}
         for name, variant in variants.items():
-            refined = variant.refine(prompts, layouts, seeds, coarse).images
-            after[name] += [fully_right(p, found) for p, found in zip(prompts, oracle.detect(refined), strict=True)]
+            key = json.dumps([wanted[name].get(kind) for kind in ("tagger", "segmenter")])
+            if key not in seen:
+                seen[key] = find_layouts(variant, prompts, coarse)
+            refined = variant.refine(prompts, seen[key], seeds, coarse).images
+            after[name] += judge(oracle, prompts, refined)
         lines = [HEADER.replace("prompts", "setting", 1)]
-        lines += [compare(before, after[name], range(len(before))).row(name) for name in SWEEP]
+        lines += [compare(before, after[name], range(len(before))).row(name) for name in wanted]
         atomic_write(arguments.out / "summary.md", "\n".join(lines) + "\n")
-    atomic_write(
-        arguments.out / "settings.json",
-        json.dumps({n: v.modulation.model_dump() for n, v in variants.items()}, indent=1),
-    )
+    atomic_write(arguments.out / "settings.json", json.dumps({n: v.settings for n, v in variants.items()}, indent=1))
     print((arguments.out / "summary.md").read_text())
+
+
+def judge(oracle: Oracle, prompts: list[str], images: list[Any]) -> list[bool]:
+    """Which images are fully right."""
+    return [fully_right(prompt, found) for prompt, found in zip(prompts, oracle.detect(images), strict=True)]
+
+
+def find_layouts(realigner: Realigner, prompts: list[str], coarse: list[Any]) -> list[Layout]:
+    """Tag, score and segment."""
+    captions = [realigner.score(p, tags).captions for p, tags in zip(prompts, realigner.tag(coarse), strict=True)]
+    return [realigner.segment(image, some)[0] for image, some in zip(coarse, captions, strict=True)]
 
 
 def run_steps(arguments: argparse.Namespace) -> None:

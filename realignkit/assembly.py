@@ -68,8 +68,8 @@ def choose_generator(registry: Registry, model: str) -> PluginInfo:
 
 
 def companions(info: PluginInfo) -> Mapping[str, str]:
-    """The plugins that go with a generator, as its class declares them (kind -> spec)."""
-    declared = getattr(info.resolve(), "companions", None)
+    """The plugins that go with a generator (kind -> spec): as registered with it, else as its class declares."""
+    declared = info.options.get("companions") or getattr(info.resolve(), "companions", None)
     return declared if isinstance(declared, Mapping) else {}
 
 

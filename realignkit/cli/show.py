@@ -29,16 +29,17 @@ def show(
 
 
 def write_extras(realignment: Realignment, folder: Path) -> None:
-    """Write what is for people only: ``layout.png`` and ``report.html``."""
-    from realignkit.report import overlay, write_report
+    """Write what is for people only: ``layout.png``, ``sheet.png`` (all in one picture) and ``report.html``."""
+    from realignkit.report import contact_sheet, overlay, write_report
     from realignkit.storage import atomic_write, png
 
     atomic_write(folder / "layout.png", png(overlay(realignment.coarse, realignment.layout)))
+    atomic_write(folder / "sheet.png", png(contact_sheet([realignment])))
     write_report(realignment, folder)
 
 
 def print_files(folder: Path) -> None:
     """Say where the files are."""
     out().print(f"written: {folder}/", markup=False)
-    for name in ("coarse.png", "layout.png", "refined.png", "realignment.json", "report.html"):
+    for name in ("coarse.png", "layout.png", "refined.png", "sheet.png", "realignment.json", "report.html"):
         out().print(f"  {folder / name}", markup=False)

@@ -57,7 +57,8 @@ class Oracle(nn.Module):
         )
         self.centres = nn.Conv2d(2 * width, len(NOUNS), 1)
         self.colours = nn.Conv2d(2 * width, len(COLOURS), 1)
-        nn.init.constant_(self.centres.bias, -4.0)
+        # Nearly every cell is empty: start from there.
+        self.centres.bias.data.fill_(-4.0)  # type: ignore[union-attr]
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Images (B, 3, H, W) in [0, 1] to centre logits (B, nouns, H/4, W/4), colour logits (B, colours, H/4, W/4)."""

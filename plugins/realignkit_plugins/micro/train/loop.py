@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -47,11 +49,28 @@ def fit(
     sees the same batches. State is kept in ``folder/state.pt``, the log in ``folder/log.jsonl``.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = muon(model, schedule.learning_rate, schedule.weight_decay, schedule.beta2)
     average = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
     start = _resume(folder / "state.pt", model, optimizer, average)
-    stop = _StopOnSignal()
+    with _StopOnSignal() as stop:
+        _steps(model, loss, schedule, seed, folder, save_every, optimizer, average, start, stop)
+    model.load_state_dict(average)
+    return model.eval()
+
+
+def _steps(
+    model: nn.Module,
+    loss: Loss,
+    schedule: Schedule,
+    seed: int,
+    folder: Path,
+    save_every: float,
+    optimizer: torch.optim.Optimizer,
+    average: dict[str, torch.Tensor],
+    start: int,
+    stop: _StopOnSignal,
+) -> None:
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
     began = saved = time.monotonic()
     model.train()
     for step in range(start, schedule.steps):
@@ -80,8 +99,6 @@ def fit(
         if stop.requested:
             console.print(f"stopped at step {step + 1}; the same command goes on from there")
             raise SystemExit(130)
-    model.load_state_dict(average)
-    return model.eval()
 
 
 def _resume(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, average: dict[str, torch.Tensor]) -> int:
@@ -124,8 +141,16 @@ class _StopOnSignal:
 
     def __init__(self) -> None:
         self.requested = False
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._stop)
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> _StopOnSignal:
+        if threading.current_thread() is threading.main_thread():  # elsewhere Python allows no handlers
+            self._before = {number: signal.signal(number, self._stop) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
 
     def _stop(self, number: int, frame: object) -> None:
         self.requested = True

@@ -6,6 +6,7 @@ Written out because ``torch.optim.Muon`` takes two-dimensional parameters only, 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import nn
@@ -46,33 +47,33 @@ class Muon(torch.optim.Optimizer):
         super().__init__([group for group in groups if group["params"]], defaults)
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
         """Update every parameter that has a gradient."""
         for group in self.param_groups:
             update = self._muon if group["orthogonal"] else self._adam
             for parameter in group["params"]:
-                if parameter.grad is not None:
+                if (gradient := parameter.grad) is not None:
                     parameter.mul_(1 - group["lr"] * group["weight_decay"])
-                    parameter.add_(update(parameter, group), alpha=-group["lr"])
+                    parameter.add_(update(parameter, gradient, group), alpha=-group["lr"])
 
-    def _muon(self, parameter: nn.Parameter, group: dict[str, float]) -> torch.Tensor:
+    def _muon(self, parameter: nn.Parameter, gradient: torch.Tensor, group: dict[str, Any]) -> torch.Tensor:
         state = self.state[parameter]
         if not state:
             state["momentum"] = torch.zeros_like(parameter)
-        velocity = state["momentum"].lerp_(parameter.grad, 1 - group["momentum"])
-        nesterov = parameter.grad.lerp(velocity, group["momentum"])
+        velocity = state["momentum"].lerp_(gradient, 1 - group["momentum"])
+        nesterov = gradient.lerp(velocity, group["momentum"])
         flat = nesterov.reshape(len(nesterov), -1)
         return (orthogonalise(flat) * (0.2 * max(flat.shape) ** 0.5)).reshape(parameter.shape)
 
-    def _adam(self, parameter: nn.Parameter, group: dict[str, tuple[float, float]]) -> torch.Tensor:
+    def _adam(self, parameter: nn.Parameter, gradient: torch.Tensor, group: dict[str, Any]) -> torch.Tensor:
         state = self.state[parameter]
         if not state:
             state.update(step=torch.zeros(()), mean=torch.zeros_like(parameter), square=torch.zeros_like(parameter))
         beta1, beta2 = group["betas"]
         state["step"] += 1
         count = float(state["step"])
-        state["mean"].lerp_(parameter.grad, 1 - beta1)
-        state["square"].lerp_(parameter.grad.square(), 1 - beta2)
+        state["mean"].lerp_(gradient, 1 - beta1)
+        state["square"].lerp_(gradient.square(), 1 - beta2)
         return (state["mean"] / (1 - beta1**count)) / ((state["square"] / (1 - beta2**count)).sqrt() + 1e-8)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch.nn.functional import binary_cross_entropy_with_logits
 from transformers import CLIPSegConfig, CLIPSegForImageSegmentation
@@ -97,7 +98,7 @@ def predict(
     return logits.reshape(len(x), *x.shape[-2:])
 
 
-def query(scene: Scene, rendering: Rendering, rng: np.random.Generator) -> tuple[str, np.ndarray]:
+def query(scene: Scene, rendering: Rendering, rng: np.random.Generator) -> tuple[str, npt.NDArray[np.bool_]]:
     """A phrase and its mask: mostly of an object that is there, sometimes of one that is not, or in another colour."""
     chance = rng.random()
     if chance < 0.2:
@@ -118,7 +119,7 @@ def query(scene: Scene, rendering: Rendering, rng: np.random.Generator) -> tuple
     else:
         text = phrase(thing)
         alike = [same and other.colour == thing.colour for same, other in zip(alike, things, strict=True)]
-    return text, rendering.masks[alike].any(0)
+    return text, np.asarray(rendering.masks[alike].any(0))
 
 
 @torch.no_grad()

@@ -64,20 +64,19 @@ def _road(pen: ImageDraw.ImageDraw, n: int, rng: np.random.Generator) -> None:
     pen.rectangle((0, top, n, n), fill=asphalt)
     pen.rectangle((0, top, n, top + n // 32), fill=(120, 120, 126))
     middle, start = (top + n) // 2, rng.uniform(-0.2, 0.0) * n
-    for x in np.arange(start, n, n * 0.28):
-        pen.rectangle((x, middle - n // 48, x + n * 0.15, middle + n // 48), fill=(240, 240, 232))
+    for dash in np.arange(start, n, n * 0.28):
+        pen.rectangle((dash, middle - n // 48, dash + n * 0.15, middle + n // 48), fill=(240, 240, 232))
 
 
 def _sky(pen: ImageDraw.ImageDraw, n: int, rng: np.random.Generator) -> None:
     high, low = np.array(_tint((150, 196, 236), rng)), np.array(_tint((206, 228, 244), rng))
-    for y in range(n):
-        pen.line((0, y, n, y), fill=tuple(int(c) for c in high + (low - high) * y / n))
+    for row in range(n):
+        pen.line((0, row, n, row), fill=tuple(int(c) for c in high + (low - high) * row / n))
     for _ in range(3):
-        x, y, r = rng.uniform(0, n), rng.uniform(0, n), n * rng.uniform(0.05, 0.08)
+        left, top, r = rng.uniform(0, n), rng.uniform(0, n), n * rng.uniform(0.05, 0.08)
         for dx, dy, k in ((-1.2, 0.2, 0.8), (0, 0, 1.1), (1.2, 0.25, 0.75)):
-            pen.ellipse(
-                (x + dx * r - k * r, y + dy * r - k * r, x + dx * r + k * r, y + dy * r + k * r), fill="#f6f9fc"
-            )
+            x, y = left + dx * r, top + dy * r
+            pen.ellipse((x - k * r, y - k * r, x + k * r, y + k * r), fill="#f6f9fc")
 
 
 def _room(pen: ImageDraw.ImageDraw, n: int, rng: np.random.Generator) -> None:

@@ -1,0 +1,42 @@
+"""A small run of each measurement: the pipeline works, results resume, and the tables add up."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+SCRIPT = Path(__file__).parents[2] / "benchmarks" / "alignment.py"
+
+
+def measure(*arguments):
+    command = [sys.executable, str(SCRIPT), *map(str, arguments), "--smoke"]
+    return subprocess.run(command, capture_output=True, text=True, timeout=600)
+
+
+def test_compare_resumes_and_refuses_to_mix_settings(tmp_path):
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("a red car and a blue dog\na metallic sphere\nA green cup and a white bird\n")
+    first = measure("compare", "--prompts", prompts, "--out", tmp_path / "out")
+    assert first.returncode == 0, first.stderr
+    rows = [json.loads(line) for line in (tmp_path / "out" / "rows.jsonl").read_text().splitlines()]
+    assert [row["prompt"] for row in rows] == ["a red car and a blue dog", "A green cup and a white bird"]
+    more = measure("compare", "--prompts", prompts, "--out", tmp_path / "out", "--seeds", "2")
+    assert more.returncode == 0, more.stderr
+    grown = (tmp_path / "out" / "rows.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in grown[:2]] == rows
+    assert len(grown) == 4
+    assert "| all | 4 |" in (tmp_path / "out" / "summary.md").read_text()
+    other = measure("compare", "--prompts", prompts, "--out", tmp_path / "out", "--set", "share=0.9")
+    assert other.returncode != 0
+    assert "other settings" in other.stderr
+
+
+def test_steps_and_ground_truth_layouts(tmp_path):
+    steps = measure("steps", "--out", tmp_path / "steps")
+    assert steps.returncode == 0, steps.stderr
+    assert "segmenter" in steps.stdout
+    ceiling = measure("compare", "--masks", "world", "--out", tmp_path / "world")
+    assert ceiling.returncode == 0, ceiling.stderr
+    assert "three objects" in ceiling.stdout

@@ -1,0 +1,93 @@
+"""The embedded checkpoints: ordinary classes and formats, small, and good enough for what they are for."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from realignkit import Realigner
+from realignkit.errors import ModelError
+from realignkit_plugins.micro import checkpoints
+from realignkit_plugins.micro.metrics import FullyRight
+from realignkit_plugins.micro.prompts import WorldPrompts
+from realignkit_plugins.micro.world import TAGS, held_out, phrase, render, scene
+
+
+@pytest.fixture(scope="module")
+def realigner():
+    return Realigner.from_pretrained("micro")
+
+
+def test_small_safe_and_half_precision():
+    files = [file for file in checkpoints.FOLDER.rglob("*") if file.is_file() and file.suffix not in (".py", ".pyc")]
+    assert sum(file.stat().st_size for file in files) < 60e6
+    assert {file.suffix for file in files} <= {".safetensors", ".json", ".txt"}
+    weights = [file for file in files if file.suffix == ".safetensors"]
+    assert len(weights) == 6  # VAE, text encoder, U-Net; tagger, segmenter, oracle
+    from safetensors import safe_open
+
+    for file in weights:
+        with safe_open(file, "pt") as tensors:
+            kinds = {tensors.get_tensor(key).dtype for key in tensors.keys()}  # noqa: SIM118 - no mapping
+        assert torch.float32 not in kinds, file
+
+
+def test_an_unknown_checkpoint_says_how_to_make_it():
+    with pytest.raises(ModelError, match=r"micro\.train captioner"):
+        checkpoints.path("captioner")
+
+
+def test_the_autoencoder_keeps_pictures(realigner):
+    vae = realigner.generator.pipeline().vae
+    pixels = np.stack([render(scene(31, index, "all")).image for index in range(48)])
+    x = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1
+    with torch.no_grad():
+        latents = vae.encode(x).latent_dist.mean
+        error = (vae.decode(latents).sample.clamp(-1, 1) - x).square().mean()
+    assert float(10 * torch.log10(4 / error)) > 27
+    assert float((latents * vae.config.scaling_factor).std()) == pytest.approx(1, abs=0.1)
+
+
+def test_the_tagger_names_what_is_there(realigner):
+    drawn = [scene(32, index, "all") for index in range(120)]
+    tags = realigner.tag([Image.fromarray(render(s).image) for s in drawn])
+    found = [{tag.name for tag in some} for some in tags]
+    hits = sum(len(names & s.tags) for names, s in zip(found, drawn, strict=True))
+    assert set().union(*found) <= set(TAGS)
+    assert hits / sum(len(s.tags) for s in drawn) > 0.85
+    assert hits / sum(map(len, found)) > 0.85
+
+
+def test_the_segmenter_finds_phrases_and_tells_objects_apart(realigner):
+    overlaps = []
+    for index in range(60):
+        drawn = scene(33, index, "all")
+        rendering = render(drawn)
+        phrases = [phrase(thing) for thing in drawn.things]
+        if len(set(phrases)) < len(phrases):
+            continue
+        for mask, answer in zip(
+            rendering.masks, realigner.segmenter(Image.fromarray(rendering.image), phrases), strict=False
+        ):
+            overlaps.append(0.0 if answer is None else (answer[0] & mask).sum() / (answer[0] | mask).sum())
+    assert np.mean(overlaps) > 0.5
+
+
+def test_the_base_model_draws_what_prompts_say_more_often_than_not_nothing(realigner):
+    """Far above chance: the right colours on the right objects, on prompts it was never tuned on."""
+    prompts = list(WorldPrompts(pairs="seen", size=32, purpose="validation"))
+    metric = FullyRight()
+    metric.update(realigner.generate(prompts, list(range(32))), prompts)
+    assert metric.compute()["objects_right"] > 0.4
+
+
+def test_prompt_sets_are_fixed_and_keep_validation_from_test():
+    seen, unseen = (list(WorldPrompts(pairs=pairs, size=50)) for pairs in ("seen", "held_out"))
+    assert seen == list(WorldPrompts(pairs="seen", size=60))[:50]
+    pairs = [tuple(part.split()[1:]) for prompt in seen for part in prompt.split(" and ")]
+    assert not any(held_out(colour, noun) for colour, noun in pairs)
+    pairs = [tuple(part.split()[1:]) for prompt in unseen for part in prompt.split(" and ")]
+    assert all(held_out(colour, noun) for colour, noun in pairs)
+    assert set(seen).isdisjoint(WorldPrompts(pairs="seen", size=50, purpose="test"))
