@@ -29,6 +29,9 @@ class ModulationConfig(BaseModel):
     mask_resize: MaskResize = Field(
         "nearest", description="masks to attention resolution: nearest, or area (no object vanishes)"
     )
+    outside_score: float = Field(
+        1.0, ge=0, le=2, description="S outside all masks: 1 as in eq. 9; 0 leaves attention there as it is"
+    )
     form: Form = Field("auto", description="the exact fast form, the literal one, or fast wherever it is exact")
     isolate_phrases: bool = Field(True, description="embed each local caption's tokens as if it stood alone")
     append_missing: bool = Field(True, description="append local captions that the prompt does not contain")

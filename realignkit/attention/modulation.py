@@ -51,20 +51,21 @@ def time_weight(timestep: float, weight: float, power: float, train_timesteps: i
     return weight * math.pow(timestep / train_timesteps, power)
 
 
-def likelihood_scores(objects: Tensor, scores: Tensor) -> Tensor:
+def likelihood_scores(objects: Tensor, scores: Tensor, outside: float = 1.0) -> Tensor:
     """``S`` of eq. 9: the score of the object that a query lies in, 1 outside all objects.
 
     Args:
         objects: membership ``P_q``, bool (..., N, n).
         scores: ``s_i``, float (..., n).
+        outside: the score outside all objects, if not eq. 9's.
 
     Returns:
         float (..., N). Where objects overlap, the largest of their scores.
     """
     if objects.shape[-1] == 0:
-        return torch.ones(objects.shape[:-1], dtype=scores.dtype, device=scores.device)
+        return torch.full(objects.shape[:-1], outside, dtype=scores.dtype, device=scores.device)
     inside = scores.unsqueeze(-2).expand(objects.shape).masked_fill(~objects, -math.inf).amax(-1)
-    return torch.where(objects.any(-1), inside, torch.ones_like(inside))
+    return torch.where(objects.any(-1), inside, torch.full_like(inside, outside))
 
 
 def area_fraction(objects: Tensor) -> Tensor:

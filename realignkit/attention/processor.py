@@ -167,6 +167,7 @@ class ModulatedAttention:
                 self._latent,
                 overlap=self.config.overlap,
                 mask_resize=self.config.mask_resize,
+                outside_score=self.config.outside_score,
                 repeats=self.repeats,
                 device=device,
             )

@@ -89,6 +89,7 @@ def region_maps(
     *,
     overlap: Overlap = "smaller",
     mask_resize: MaskResize = "nearest",
+    outside_score: float = 1.0,
     repeats: int = 1,
     device: torch.device | str = "cpu",
 ) -> RegionMaps:
@@ -100,6 +101,7 @@ def region_maps(
         latent: see ``size``; ``nearest`` goes through it, as DenseDiffusion does.
         overlap: see :class:`~realignkit.attention.config.ModulationConfig`, as for ``mask_resize``.
         mask_resize: see there.
+        outside_score: see there.
         repeats: images per prompt; each item is repeated that often, neighbours together.
         device: where the maps are wanted.
     """
@@ -115,7 +117,7 @@ def region_maps(
         hidden = item.padding
         padding.append(torch.zeros(item.tokens.shape[0], dtype=torch.bool) if hidden is None else hidden)
     member = torch.stack(cells)
-    score = likelihood_scores(member, torch.stack(scores))
+    score = likelihood_scores(member, torch.stack(scores), outside_score)
     score = score * torch.tensor([item.lifts for item in regions])[:, None]
 
     def batch(value: Tensor) -> Tensor:

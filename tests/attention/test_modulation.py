@@ -191,6 +191,7 @@ def test_likelihood_scores():
     objects = torch.tensor([[True, False], [False, True], [True, True], [False, False]])
     scores = torch.tensor([0.5, 2.0])
     assert likelihood_scores(objects, scores).tolist() == [0.5, 2.0, 2.0, 1.0]
+    assert likelihood_scores(objects, scores, outside=0.0).tolist() == [0.5, 2.0, 2.0, 0.0]
     assert likelihood_scores(torch.zeros(3, 0, dtype=torch.bool), torch.zeros(0)).tolist() == [1.0] * 3
 
 

@@ -64,7 +64,7 @@ class Reference:
         out = sim.clone()
         for q in range(len(sim)):
             inside = [i for i in range(len(masks)) if masks[i, q]]
-            S = (item.scores[inside[0]].item() if inside else 1.0) if touched else 0.0
+            S = (item.scores[inside[0]].item() if inside else config.outside_score) if touched else 0.0
             area = masks[inside[0]].float().mean().item() if inside else 0.0
             low, high = sim[q, shown].min(), sim[q, shown].max()
             for k in range(sim.shape[1]):
@@ -113,6 +113,7 @@ CASES = {
     "cross only": (["two"], 1, True, (4, 4), {"self_weight": 0.0}),
     "self only": (["two"], 1, True, (4, 4), {"cross_weight": 0.0, "self_weight": 1.0}),
     "suppress": (["unlikely", "all unlikely"], 1, True, (4, 4), {"suppress_unlikely": True}),
+    "outside untouched": (["two"], 1, True, (4, 4), {"outside_score": 0.0, "power": 1.0}),
     "padding": (["two"], 1, True, (4, 4), {"mask_padding": True}),
 }
 
