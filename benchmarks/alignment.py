@@ -49,6 +49,7 @@ SWEEP: dict[str, dict[str, Any]] = {
     "p=1, 50 %, no isolation": {**_HALF, "isolate_phrases": False},
     "p=1, 50 %, padding hidden": {**_HALF, "mask_padding": True},
     "p=1, 50 %, masks by area": {**_HALF, "mask_resize": "area"},
+    "p=1, 50 %, outside untouched": {**_HALF, "outside_score": 0.0},
     "p=1, 50 %, tags from 0.1": {**_HALF, "tagger": {"threshold": 0.1}},
     "p=1, 50 %, tags from 0.02": {**_HALF, "tagger": {"threshold": 0.02}},
     "p=1, 50 %, tags from 0.1, masks from 0.2": {

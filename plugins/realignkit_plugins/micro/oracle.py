@@ -43,7 +43,7 @@ class Detection:
 class Oracle(nn.Module):
     """A fully convolutional detector: per cell of 4 x 4 pixels, is a noun's centre here, and what colour is it?"""
 
-    def __init__(self, width: int = 48, depth: int = 4) -> None:
+    def __init__(self, width: int = 32, depth: int = 4) -> None:
         super().__init__()
         self.settings = {"width": width, "depth": depth}
         self.stem = nn.Sequential(

@@ -54,6 +54,13 @@ def test_training_learns(tmp_path):
     assert float(loss_of(model)(0, torch.Generator().manual_seed(0))[0]) < 0.2 * before
 
 
+def test_a_part_that_does_not_learn_is_an_error(tmp_path):
+    model = small_model()
+    model.extra = nn.Linear(2, 2)
+    with pytest.raises(RuntimeError, match=r"2 of 7 parameters get no gradient: extra\.weight"):
+        fit(model, loss_of(nn.Sequential(*list(model)[:4])), SCHEDULE, 5, tmp_path)
+
+
 @pytest.mark.parametrize("shape", [(8, 8), (5, 40), (40, 5)])
 def test_orthogonalised_singular_values_are_about_one(shape):
     matrix = torch.randn(shape, generator=torch.Generator().manual_seed(1))

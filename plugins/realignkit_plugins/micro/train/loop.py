@@ -19,6 +19,8 @@ from torch import nn
 from realignkit_plugins.micro.train.muon import muon
 
 console = Console(stderr=True)
+CHECK_AT = 10
+"""The step at which every parameter must have a gradient (zero-initialised branches need a few to wake up)."""
 Loss = Callable[[int, torch.Generator], tuple[torch.Tensor, dict[str, float]]]
 
 
@@ -79,6 +81,8 @@ def _steps(
             group["lr"] = schedule.rate(step)
         value, parts = loss(step, torch.Generator().manual_seed(seed * 1_000_003 + step))
         value.backward()
+        if step == CHECK_AT:
+            _refuse_dead(model)
         norm = nn.utils.clip_grad_norm_(parameters, schedule.clip)
         if not torch.isfinite(norm):
             optimizer.zero_grad(set_to_none=True)
@@ -99,6 +103,14 @@ def _steps(
         if stop.requested:
             console.print(f"stopped at step {step + 1}; the same command goes on from there")
             raise SystemExit(130)
+
+
+def _refuse_dead(model: nn.Module) -> None:
+    """Fail early when part of a model does not learn: a loss that falls all the same hides it for hours."""
+    trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    dead = [name for name, p in trained if p.grad is None or not p.grad.any()]
+    if dead:
+        raise RuntimeError(f"{len(dead)} of {len(trained)} parameters get no gradient: {', '.join(dead[:5])} …")
 
 
 def _resume(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, average: dict[str, torch.Tensor]) -> int:
