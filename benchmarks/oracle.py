@@ -49,7 +49,7 @@ def agree(out: Path) -> str:
     same = (oracle == person).mean()
     chance = oracle.mean() * person.mean() + (1 - oracle.mean()) * (1 - person.mean())
     text = (
-        "| pictures | fully right, person | fully right, oracle | same verdict | kappa | objects right, person / oracle |\n"
+        "| pictures | fully right, person | fully right, oracle | same | kappa | objects, person / oracle |\n"
         "| --- | --- | --- | --- | --- | --- |\n"
         f"| {len(labels)} | {100 * person.mean():.1f} % | {100 * oracle.mean():.1f} % | {100 * same:.1f} % "
         f"| {(same - chance) / (1 - chance):.2f} | {sum(labels)} / {objects:.0f} |\n"

@@ -16,8 +16,8 @@ from realignkit_plugins.micro.train.data import SCENE_SEEDS, images, scenes, to_
 from realignkit_plugins.micro.train.loop import Schedule, console, fit
 from realignkit_plugins.micro.world import caption
 
-SCHEDULE = Schedule(steps=5000, batch_size=64, learning_rate=1.2e-3, warmup=250)
-SCENES = 60_000
+SCHEDULE = Schedule(steps=3000, batch_size=96, learning_rate=3e-3, warmup=150)
+SCENES = 48_000
 CAPTION_NOISE = 0.05
 CAPTION_DROPOUT = 0.1
 MIN_SNR = 5.0

@@ -15,7 +15,7 @@ from realignkit_plugins.micro.train.data import SCENE_SEEDS, images, scenes, to_
 from realignkit_plugins.micro.train.loop import Schedule, console, fit
 from realignkit_plugins.micro.world import COLOURS, NOUNS, Scene, caption
 
-SCHEDULE = Schedule(steps=2200, batch_size=32, learning_rate=4e-3, warmup=100, ema=0.995)
+SCHEDULE = Schedule(steps=1800, batch_size=32, learning_rate=4e-3, warmup=100, ema=0.995)
 SCENES = 20_000
 _COLOURS = tuple(COLOURS)
 

@@ -18,7 +18,7 @@ from realignkit_plugins.micro.train.loop import Schedule, console, fit
 from realignkit_plugins.micro.train.tagger import write_preprocessor
 from realignkit_plugins.micro.world import COLOURS, NOUNS, Rendering, Scene, phrase, render
 
-SCHEDULE = Schedule(steps=2400, batch_size=32, learning_rate=3e-3, warmup=150, ema=0.995)
+SCHEDULE = Schedule(steps=1800, batch_size=32, learning_rate=3e-3, warmup=150, ema=0.995)
 SCENES = 16_000
 PATCH = 8
 

@@ -15,7 +15,7 @@ from realignkit_plugins.micro.train.data import SCENE_SEEDS, images, scenes, to_
 from realignkit_plugins.micro.train.loop import Schedule, console, fit
 from realignkit_plugins.micro.world import TAGS
 
-SCHEDULE = Schedule(steps=2000, batch_size=48, learning_rate=4e-3, warmup=100, ema=0.995)
+SCHEDULE = Schedule(steps=1500, batch_size=48, learning_rate=4e-3, warmup=100, ema=0.995)
 SCENES = 16_000
 MEAN = STD = [0.5, 0.5, 0.5]
 
