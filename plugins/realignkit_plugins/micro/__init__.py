@@ -23,7 +23,7 @@ def register_generators(register: Register) -> None:
         "micro",
         "realignkit_plugins.generators.stable_diffusion:StableDiffusionGenerator",
         "64 x 64 scenes of coloured objects; a 4 M parameter Stable Diffusion, embedded, works offline",
-        options={"model": "micro:base", "companions": COMPANIONS},
+        options={"model": "micro:base", "companions": COMPANIONS, "num_inference_steps": 25, "guidance_scale": 5.0},
     )
 
 

@@ -106,11 +106,14 @@ def _steps(
 
 
 def _refuse_dead(model: nn.Module) -> None:
-    """Fail early when part of a model does not learn: a loss that falls all the same hides it for hours."""
-    trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    dead = [name for name, p in trained if p.grad is None or not p.grad.any()]
+    """Fail early when part of a model gets zero gradients: a loss that falls all the same hides it for hours.
+
+    Weights that the loss does not use at all (no gradient) are none of this check's business.
+    """
+    used = [(name, p.grad) for name, p in model.named_parameters() if p.ndim > 1 and p.grad is not None]
+    dead = [name for name, gradient in used if not gradient.any()]
     if dead:
-        raise RuntimeError(f"{len(dead)} of {len(trained)} parameters get no gradient: {', '.join(dead[:5])} …")
+        raise RuntimeError(f"{len(dead)} of {len(used)} weights get no gradient: {', '.join(dead[:5])} …")
 
 
 def _resume(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, average: dict[str, torch.Tensor]) -> int:
