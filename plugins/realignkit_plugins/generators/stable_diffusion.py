@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from realignkit.contracts import Generator, Options
+from realignkit.contracts import Generator
+from realignkit.contracts import Options as PluginOptions
 from realignkit.errors import ModelError
 from realignkit_plugins.loading import DTypeName, hub_options, loading, resolve_device, resolve_dtype, resolve_model
 
@@ -41,7 +42,7 @@ class StableDiffusionGenerator(Generator):
         ModelError: (from :meth:`pipeline`) the checkpoint is missing, damaged, or not a text-to-image pipeline.
     """
 
-    class Options(Options):
+    class Options(PluginOptions):
         """Options of :class:`StableDiffusionGenerator`."""
 
         model: str = Field(

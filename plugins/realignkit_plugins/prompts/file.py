@@ -10,7 +10,8 @@ from pathlib import Path
 
 from pydantic import Field
 
-from realignkit.contracts import Options, PromptSet
+from realignkit.contracts import Options as PluginOptions
+from realignkit.contracts import PromptSet
 from realignkit.errors import OptionError
 
 
@@ -23,7 +24,7 @@ class FilePrompts(PromptSet):
         OptionError: (on use) the file cannot be read, or has no such column; the message lists its columns.
     """
 
-    class Options(Options):
+    class Options(PluginOptions):
         """Options of :class:`FilePrompts`."""
 
         path: Path = Field(description="a .txt file, or a .csv file with a header line")

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from pydantic import Field
 
-from realignkit.contracts import Options, Scorer
+from realignkit.contracts import Options as PluginOptions
+from realignkit.contracts import Scorer
 from realignkit.types import Likelihood, LocalCaption, Tag
 
 from .grammar import COLOURS
@@ -29,7 +30,7 @@ class LexicalScorer(Scorer):
     The caption of a possible or unlikely tag is the tag itself ("a desk").
     """
 
-    class Options(Options):
+    class Options(PluginOptions):
         """Options of :class:`LexicalScorer`."""
 
         kinds: bool = Field(True, description="a kind counts as naming: 'person' for 'a man', 'desk' for 'a table'")

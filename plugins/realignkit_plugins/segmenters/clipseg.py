@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from realignkit.contracts import Options, Segmenter
+from realignkit.contracts import Options as PluginOptions
+from realignkit.contracts import Segmenter
 from realignkit.errors import ModelError
 from realignkit.types import Mask
 from realignkit_plugins.loading import (
@@ -34,7 +35,7 @@ class CLIPSegSegmenter(Segmenter):
         ModelError: (on use) the checkpoint is missing, damaged, not CLIPSeg, or computes NaN.
     """
 
-    class Options(Options):
+    class Options(PluginOptions):
         """Options of :class:`CLIPSegSegmenter`."""
 
         model: str = Field("CIDAS/clipseg-rd64-refined", description="hub id, folder, or micro:<name>", min_length=1)

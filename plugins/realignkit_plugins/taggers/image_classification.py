@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from realignkit.contracts import Options, Tagger
+from realignkit.contracts import Options as PluginOptions
+from realignkit.contracts import Tagger
 from realignkit.errors import ModelError
 from realignkit.types import Tag
 from realignkit_plugins.loading import (
@@ -40,7 +41,7 @@ class ImageClassificationTagger(Tagger):
         ModelError: (on use) the checkpoint is missing, damaged, no image classifier, or computes NaN.
     """
 
-    class Options(Options):
+    class Options(PluginOptions):
         """Options of :class:`ImageClassificationTagger`."""
 
         model: str = Field(description="hub id, folder, or micro:<name>", min_length=1)
