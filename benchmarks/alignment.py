@@ -38,7 +38,7 @@ GROUPS = {
     "held-out pairs": {"pairs": "held_out", "objects": 2},
     "three objects": {"pairs": "mixed", "objects": 3},
 }
-_HALF = {"power": 1.0, "share": 0.5}
+_HALF: dict[str, Any] = {"power": 1.0, "share": 0.5}
 SWEEP: dict[str, dict[str, Any]] = {
     "paper's (p=5, 30 %)": {},
     "isolation alone": {"cross_weight": 0.0, "self_weight": 0.0},

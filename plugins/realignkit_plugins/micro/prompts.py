@@ -41,15 +41,17 @@ class WorldPrompts(PromptSet):
         return tuple(self._prompt(rng) for _ in range(o.size))
 
     def _prompt(self, rng: np.random.Generator) -> str:
-        nouns = rng.choice(NOUNS, size=self.options.objects, replace=False)
-        phrases = [self._coloured(str(noun), rng) for noun in nouns]
+        # Not every noun has a held-out colour.
+        nouns = rng.choice([noun for noun in NOUNS if self._colours(noun)], size=self.options.objects, replace=False)
+        phrases = []
+        for noun in map(str, nouns):
+            colour = str(rng.choice(self._colours(noun)))
+            phrases.append(f"{article(colour)} {colour} {noun}")
         return " and ".join(filter(None, (", ".join(phrases[:-1]), phrases[-1])))
 
-    def _coloured(self, noun: str, rng: np.random.Generator) -> str:
-        while True:
-            colour = str(rng.choice(tuple(COLOURS)))
-            if self.options.pairs == "mixed" or held_out(colour, noun) == (self.options.pairs == "held_out"):
-                return f"{article(colour)} {colour} {noun}"
+    def _colours(self, noun: str) -> list[str]:
+        pairs = self.options.pairs
+        return [colour for colour in COLOURS if pairs == "mixed" or held_out(colour, noun) == (pairs == "held_out")]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._prompts)
