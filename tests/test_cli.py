@@ -17,7 +17,7 @@ from realignkit.types import Realignment
 from tests.conftest import ROOT
 
 PROMPT = "a red book and a yellow pen"
-FILES = {"coarse.png", "layout.png", "refined.png", "realignment.json", "report.html"}
+FILES = {"coarse.png", "layout.png", "refined.png", "sheet.png", "realignment.json", "report.html"}
 
 
 @pytest.fixture

@@ -57,7 +57,7 @@ def train(out: Path, work: Path, seed: int = 0, steps: int | None = None) -> Non
     right = (guess & wanted).sum()
     console.print(f"unseen scenes: precision {right / guess.sum():.3f}, recall {right / wanted.sum():.3f}")
     model.half().save_pretrained(out / "tagger")
-    write_preprocessor(out / "tagger", "ConvNextImageProcessor", crop_pct=1.0)
+    write_preprocessor(out / "tagger", "ViTImageProcessor")
 
 
 def targets(seed: int, count: int) -> torch.Tensor:
@@ -66,7 +66,7 @@ def targets(seed: int, count: int) -> torch.Tensor:
     return torch.from_numpy(np.array(rows, np.float32))
 
 
-def write_preprocessor(folder: Path, name: str, **extra: object) -> None:
+def write_preprocessor(folder: Path, name: str) -> None:
     """Say how pictures become the model's input, in the file that ``transformers`` looks for."""
     config = {
         "image_processor_type": name,
@@ -79,6 +79,5 @@ def write_preprocessor(folder: Path, name: str, **extra: object) -> None:
         "do_normalize": True,
         "image_mean": MEAN,
         "image_std": STD,
-        **extra,
     }
     (folder / "preprocessor_config.json").write_text(json.dumps(config, indent=2) + "\n")
