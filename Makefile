@@ -5,7 +5,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV   := .venv
 BIN    := $(VENV)/bin
-PROMPT ?= a red book and a yellow pen
+PROMPT ?= a red car and a blue dog
 SEED   ?= 42
 OUT    ?= demo-out
 # Two workers of one thread each: torch's own threads on top of them would fight over small machines.

@@ -39,11 +39,37 @@ GROUPS = {
     "three objects": {"pairs": "mixed", "objects": 3},
 }
 _HALF: dict[str, Any] = {"power": 1.0, "share": 0.5}
+_TEXT = {"isolate_phrases": False, "append_missing": False}
 SWEEP: dict[str, dict[str, Any]] = {
     "paper's (p=5, 30 %)": {},
     "isolation alone": {"cross_weight": 0.0, "self_weight": 0.0},
     "p=1, 50 %": _HALF,
     "p=1, 50 %, w=0.5": {**_HALF, "cross_weight": 0.5, "self_weight": 0.15},
+    "p=1, 50 %, w=0.1": {**_HALF, "cross_weight": 0.1, "self_weight": 0.03},
+    "p=1, 50 %, w=0.2, cross only": {**_HALF, "cross_weight": 0.2, "self_weight": 0.0},
+    "p=1, 50 %, w=0.1, no isolation": {
+        **_HALF,
+        "cross_weight": 0.1,
+        "self_weight": 0.03,
+        "isolate_phrases": False,
+    },
+    "text untouched, w=0.1": {**_TEXT, **_HALF, "cross_weight": 0.1, "self_weight": 0.03},
+    "text untouched, w=0.2": {**_TEXT, **_HALF, "cross_weight": 0.2, "self_weight": 0.06},
+    "text untouched, w=0.2, outside untouched": {
+        **_TEXT,
+        **_HALF,
+        "cross_weight": 0.2,
+        "self_weight": 0.06,
+        "outside_score": 0.0,
+    },
+    "text untouched, w=0.4, tags from 0.1": {
+        **_TEXT,
+        **_HALF,
+        "cross_weight": 0.4,
+        "self_weight": 0.12,
+        "tagger": {"threshold": 0.1},
+    },
+    "no isolation (p=5, 30 %)": {"isolate_phrases": False},
     "p=1, 50 %, no self": {**_HALF, "self_weight": 0.0},
     "p=1, 50 %, B=0": {**_HALF, "size_term": "none"},
     "p=1, 50 %, no isolation": {**_HALF, "isolate_phrases": False},

@@ -15,6 +15,16 @@ if TYPE_CHECKING:
 
 COMPANIONS = {"tagger": "micro", "scorer": "lexical", "segmenter": "micro"}
 
+REFINE_DEFAULTS = {
+    "power": 1.0,
+    "share": 0.5,
+    "cross_weight": 0.1,
+    "self_weight": 0.03,
+    "isolate_phrases": False,
+    "append_missing": False,
+}
+"""The gentlest setting of the validation sweep: this model's small text encoder bears no changes to its text."""
+
 
 @hookimpl
 def register_generators(register: Register) -> None:
@@ -23,7 +33,13 @@ def register_generators(register: Register) -> None:
         "micro",
         "realignkit_plugins.generators.stable_diffusion:StableDiffusionGenerator",
         "64 x 64 scenes of coloured objects; a 4 M parameter Stable Diffusion, embedded, works offline",
-        options={"model": "micro:base", "companions": COMPANIONS, "num_inference_steps": 25, "guidance_scale": 5.0},
+        options={
+            "model": "micro:base",
+            "companions": COMPANIONS,
+            "refine_defaults": REFINE_DEFAULTS,
+            "num_inference_steps": 25,
+            "guidance_scale": 5.0,
+        },
     )
 
 
