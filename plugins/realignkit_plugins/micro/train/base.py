@@ -148,5 +148,8 @@ def save(out: Path, vae: AutoencoderKL, unet: UNet2DConditionModel, text: CLIPTe
         requires_safety_checker=False,
     )
     pipeline.to(dtype=torch.float16).save_pretrained(out / "base", safe_serialization=True)
-    index = json.loads((out / "base" / "model_index.json").read_text())
-    (out / "base" / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
+    for config in (out / "base").rglob("*.json"):
+        # Where the weights were while training is nobody's business.
+        values = json.loads(config.read_text())
+        if values.pop("_name_or_path", None) is not None:
+            config.write_text(json.dumps(values, indent=2) + "\n")

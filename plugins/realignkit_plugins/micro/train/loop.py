@@ -26,7 +26,7 @@ Loss = Callable[[int, torch.Generator], tuple[torch.Tensor, dict[str, float]]]
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long and how fast: linear warm-up, then linear decay to zero (which the prototype found to matter)."""
+    """How long and how fast: linear warm-up, then linear decay to zero."""
 
     steps: int
     batch_size: int
