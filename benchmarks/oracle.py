@@ -48,7 +48,7 @@ def agree(out: Path) -> str:
         "| --- | --- | --- | --- | --- | --- |",
     ]
     half = len(pairs) // 2
-    for name, part in (("threshold chosen on", slice(half)), ("the others", slice(half, None))):
+    for name, part in (("first half", slice(half)), ("second half", slice(half, None))):
         lines.append(_row(name, pairs[part], labels[part]))
     atomic_write(out / "summary.md", "\n".join(lines) + "\n")
     return "\n".join(lines)

@@ -23,7 +23,7 @@ REFINE_DEFAULTS = {
     "isolate_phrases": False,
     "append_missing": False,
 }
-"""The gentlest setting of the validation sweep: this model's small text encoder bears no changes to its text."""
+"""A gentle setting that leaves the text alone; no setting of the validation sweep gained anything (docs/benchmarks.md)."""
 
 
 @hookimpl
