@@ -23,7 +23,7 @@ REFINE_DEFAULTS = {
     "isolate_phrases": False,
     "append_missing": False,
 }
-"""A gentle setting that leaves the text alone; no setting of the validation sweep gained anything (docs/benchmarks.md)."""
+"""A gentle setting that leaves the text alone; none of the validation sweep gained anything (docs/benchmarks.md)."""
 
 
 @hookimpl
