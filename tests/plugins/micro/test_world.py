@@ -5,7 +5,19 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from realignkit_plugins.micro.world import COLOURS, EXTRA_NOUNS, NOUNS, caption, held_out, phrase, render, scene
+from realignkit_plugins.micro.oracle import expected
+from realignkit_plugins.micro.world import (
+    COLOURS,
+    EXTRA_NOUNS,
+    NOUNS,
+    Noise,
+    Scene,
+    caption,
+    held_out,
+    phrase,
+    render,
+    scene,
+)
 from realignkit_plugins.micro.world.drawing import Shade, paint
 from realignkit_plugins.micro.world.sprites import sprite
 from realignkit_plugins.micro.world.vocabulary import DRAWINGS
@@ -98,12 +110,61 @@ def test_captions_name_every_object_and_relations_are_true() -> None:
     assert relations > 10
 
 
-def test_noise_is_the_share_of_careless_captions() -> None:
+def _named(text: str) -> set[tuple[str, str]]:
+    return {(noun, colour) for noun, colour, _ in expected(text)}
+
+
+@pytest.mark.parametrize("kind", ["omit", "uncolour", "recolour", "swap"])
+def test_noise_is_the_share_of_careless_captions(kind: str) -> None:
     rng = np.random.default_rng(0)
     drawn = [scene(4, index) for index in range(1500)]
-    wrong = [not all(f"{t.colour} {t.noun}" in caption(s, rng, 0.2) for t in s.things) for s in drawn]
-    # A wrong colour may be the right one by chance, hence a little below 0.2.
-    assert 0.13 < np.mean(wrong) < 0.24
+    drawn = [s for s in drawn if len({t.colour for t in s.things}) > 1]  # where all four kinds can happen
+    told = [caption(s, rng, Noise(**{kind: 0.3})) for s in drawn]
+    wrong = [not all(f"{t.colour} {t.noun}" in text for t in s.things) for s, text in zip(drawn, told, strict=True)]
+    # A wrong colour, or a swap of two things of one colour, may happen to be right: hence a little below 0.3.
+    assert 0.2 < np.mean(wrong) < 0.34
+
+
+def test_a_swap_exchanges_two_colours_and_nothing_else() -> None:
+    rng = np.random.default_rng(1)
+    pair = [s for s in (scene(5, index) for index in range(400)) if len(s.things) == 2]
+    pair = [s for s in pair if len({t.noun for t in s.things}) == 2]
+    for s in pair:
+        first, second = s.things
+        swapped = {(first.noun, second.colour), (second.noun, first.colour)}
+        assert _named(caption(s, rng, Noise(swap=1.0))) == swapped
+        assert _named(caption(s, rng)) == {(t.noun, t.colour) for t in s.things}
+
+
+def test_an_omission_leaves_the_others_alone() -> None:
+    rng = np.random.default_rng(2)
+    for s in (scene(6, index) for index in range(300)):
+        kinds = {(t.noun, t.colour) for t in s.things}
+        named = _named(caption(s, rng, Noise(omit=1.0)))
+        assert named <= kinds
+        if len(kinds) == len(s.things) > 1:
+            assert len(named) == len(kinds) - 1
+
+
+def test_the_backdrop_is_what_no_object_covers_below_the_horizon() -> None:
+    for index in range(200):
+        drawn = scene(7, index)
+        seen = render(drawn)
+        if drawn.background is None:
+            assert not seen.backdrop.any()
+            continue
+        assert not (seen.backdrop & seen.masks.any(0)).any()
+        # The same row, other picture: what the backdrop covers is painted by the background alone.
+        alone = render(Scene((), (), drawn.background, drawn.variant)).image
+        assert np.array_equal(seen.image[_inner(seen.backdrop)], alone[_inner(seen.backdrop)])
+        rows = np.flatnonzero(seen.backdrop.any(1))
+        assert rows[-1] == 63 and (rows[0] < 4) == (drawn.background in ("sky", "room"))
+
+
+def _inner(mask: np.ndarray) -> np.ndarray:
+    """Pixels whose neighbours are in the mask too: away from the soft edges of objects."""
+    padded = np.pad(mask, 2, constant_values=True)
+    return np.logical_and.reduce([padded[2 + y :, 2 + x :][:64, :64] for y in (-2, 0, 2) for x in (-2, 0, 2)]) & mask
 
 
 def test_shades_are_lighter_and_darker() -> None:

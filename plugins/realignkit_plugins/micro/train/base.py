@@ -14,11 +14,11 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from realignkit_plugins.micro.train import tokenizer as words
 from realignkit_plugins.micro.train.data import SCENE_SEEDS, images, scenes, to_tensor
 from realignkit_plugins.micro.train.loop import Schedule, console, fit
-from realignkit_plugins.micro.world import caption
+from realignkit_plugins.micro.world import Noise, caption
 
 SCHEDULE = Schedule(steps=3000, batch_size=96, learning_rate=3e-3, warmup=150)
 SCENES = 48_000
-CAPTION_NOISE = 0.05
+CAPTION_NOISE = Noise(omit=0.1, uncolour=0.03, recolour=0.03, swap=0.3)
 CAPTION_DROPOUT = 0.1
 MIN_SNR = 5.0
 

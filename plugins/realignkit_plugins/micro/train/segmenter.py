@@ -16,9 +16,10 @@ from realignkit_plugins.micro.train.augment import augment
 from realignkit_plugins.micro.train.data import SCENE_SEEDS, images, scenes, to_tensor
 from realignkit_plugins.micro.train.loop import Schedule, console, fit
 from realignkit_plugins.micro.train.tagger import write_preprocessor
-from realignkit_plugins.micro.world import COLOURS, NOUNS, Rendering, Scene, phrase, render
+from realignkit_plugins.micro.world import BACKGROUNDS, COLOURS, NOUNS, Rendering, Scene, phrase, render
+from realignkit_plugins.micro.world.vocabulary import article
 
-SCHEDULE = Schedule(steps=1800, batch_size=32, learning_rate=3e-3, warmup=150, ema=0.995)
+SCHEDULE = Schedule(steps=2400, batch_size=32, learning_rate=3e-3, warmup=150, ema=0.995)
 SCENES = 16_000
 PATCH = 8
 
@@ -99,23 +100,28 @@ def predict(
 
 
 def query(scene: Scene, rendering: Rendering, rng: np.random.Generator) -> tuple[str, npt.NDArray[np.bool_]]:
-    """A phrase and its mask: mostly of an object that is there, sometimes of one that is not, or in another colour."""
+    """A phrase and its mask: of an object (in its own or another colour), of the background, or of nothing there.
+
+    Generators get colours wrong, and then the object must still be found: by its noun, whatever the colour asked
+    for, above all where it asks for the colour of its neighbour.
+    """
     chance = rng.random()
-    if chance < 0.2:
-        noun, colour = (str(rng.choice(options)) for options in (NOUNS, tuple(COLOURS)))
-        if noun not in {thing.noun for thing in scene.things}:
-            return (f"a {colour} {noun}" if rng.random() < 0.7 else f"a {noun}"), np.zeros(
-                rendering.image.shape[:2], bool
-            )
+    if chance < 0.18:
+        absent = [noun for noun in NOUNS if noun not in scene.tags]
+        words = str(rng.choice([str(rng.choice(tuple(COLOURS))), ""]) + " " + str(rng.choice(absent))).strip()
+        return f"{article(words)} {words}", np.zeros(rendering.image.shape[:2], bool)
+    if chance < 0.28:
+        name = scene.background or str(rng.choice(tuple(BACKGROUNDS)))
+        return f"{article(name)} {name}", rendering.backdrop
     things = (*scene.things, *scene.extras)
-    index = int(rng.integers(len(things)))
-    thing = things[index]
+    thing = things[int(rng.integers(len(things)))]
     alike = [other.noun == thing.noun for other in things]
-    # Generators get colours wrong, and then the object must still be found: by its noun, whatever the colour asked for.
     if thing.colour is None or chance < 0.4:
-        text = f"a {thing.noun}"
-    elif chance < 0.65 and sum(alike) == 1:
-        text = f"a {rng.choice(tuple(COLOURS))} {thing.noun}"
+        text = f"{article(thing.noun)} {thing.noun}"
+    elif chance < 0.7 and sum(alike) == 1:
+        others = [other.colour for other in scene.things if other.colour != thing.colour]
+        colour = str(rng.choice(others if others and chance < 0.6 else list(COLOURS)))
+        text = f"{article(colour)} {colour} {thing.noun}"
     else:
         text = phrase(thing)
         alike = [same and other.colour == thing.colour for same, other in zip(alike, things, strict=True)]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from .captions import caption, phrase
+from .captions import Noise, caption, phrase
 from .scenes import IMAGE_SIZE, Rendering, Scene, Split, Thing, render, sample_scene, scene
 from .vocabulary import BACKGROUNDS, COLOURS, EXTRA_NOUNS, NOUNS, TAGS, held_out
 
 __all__ = [
     *("BACKGROUNDS", "COLOURS", "EXTRA_NOUNS", "IMAGE_SIZE", "NOUNS", "TAGS"),
-    *("Rendering", "Scene", "Split", "Thing"),
+    *("Noise", "Rendering", "Scene", "Split", "Thing"),
     *("caption", "held_out", "phrase", "render", "sample_scene", "scene"),
 ]

@@ -15,14 +15,23 @@ VARIANTS = 24
 """How many versions there are of each background."""
 
 
-@lru_cache(maxsize=512)
 def background(name: str | None, size: int, variant: int) -> npt.NDArray[np.float32]:
     """A background, float32 (size, size, 3) in [0, 255]; ``name`` None is plain paper."""
+    return _painted(name, size, variant)[0]
+
+
+def background_top(name: str, size: int, variant: int) -> int:
+    """The first pixel row of what a background is named for: where the desk or the grass begins, 0 for sky and room."""
+    return _painted(name, size, variant)[1]
+
+
+@lru_cache(maxsize=512)
+def _painted(name: str | None, size: int, variant: int) -> tuple[npt.NDArray[np.float32], int]:
     rng = np.random.default_rng([zlib.crc32((name or "plain").encode()), variant])
     big = 2 * size
     image = Image.new("RGB", (big, big))
-    _PAINTERS[name](ImageDraw.Draw(image), big, rng)
-    return np.asarray(image.resize((size, size), Image.Resampling.BOX), np.float32)
+    top = _PAINTERS[name](ImageDraw.Draw(image), big, rng)
+    return np.asarray(image.resize((size, size), Image.Resampling.BOX), np.float32), top // 2
 
 
 def _tint(colour: RGB, rng: np.random.Generator, spread: int = 8) -> RGB:
@@ -30,12 +39,13 @@ def _tint(colour: RGB, rng: np.random.Generator, spread: int = 8) -> RGB:
     return red, green, blue
 
 
-def _plain(pen: ImageDraw.ImageDraw, n: int, rng: np.random.Generator) -> None:
+def _plain(pen: ImageDraw.ImageDraw, n: int, rng: np.random.Generator) -> int:
     papers: tuple[RGB, ...] = ((226, 222, 212), (214, 222, 228), (228, 218, 224), (216, 226, 214), (222, 222, 222))
     pen.rectangle((0, 0, n, n), fill=_tint(papers[rng.integers(len(papers))], rng))
+    return 0
 
 
-def _desk(pen: ImageDraw.ImageDraw, n: int, rng: np.random.Generator) -> None:
+def _desk(pen: ImageDraw.ImageDraw, n: int, rng: np.random.Generator) -> int:
     pen.rectangle((0, 0, n, n), fill=_tint((224, 219, 208), rng))
     top = int(n * rng.uniform(0.62, 0.74))
     wood = _tint((196, 164, 126), rng, 6)
@@ -44,9 +54,10 @@ def _desk(pen: ImageDraw.ImageDraw, n: int, rng: np.random.Generator) -> None:
     pen.rectangle((0, top, n, top + n // 40), fill=dark)
     for y in np.linspace(top + n * 0.1, n, 4)[:-1]:
         pen.line((0, y, n, y + rng.uniform(-2, 2)), fill=dark, width=1)
+    return top
 
 
-def _grass(pen: ImageDraw.ImageDraw, n: int, rng: np.random.Generator) -> None:
+def _grass(pen: ImageDraw.ImageDraw, n: int, rng: np.random.Generator) -> int:
     pen.rectangle((0, 0, n, n), fill=_tint((206, 226, 238), rng))
     top = int(n * rng.uniform(0.5, 0.66))
     meadow = _tint((168, 206, 140), rng, 6)
@@ -55,9 +66,10 @@ def _grass(pen: ImageDraw.ImageDraw, n: int, rng: np.random.Generator) -> None:
     for _ in range(22):
         x, y = rng.uniform(0, n), rng.uniform(top + 2, n)
         pen.line((x, y, x + rng.uniform(-2, 2), y - n * 0.05), fill=blade, width=2)
+    return top
 
 
-def _road(pen: ImageDraw.ImageDraw, n: int, rng: np.random.Generator) -> None:
+def _road(pen: ImageDraw.ImageDraw, n: int, rng: np.random.Generator) -> int:
     pen.rectangle((0, 0, n, n), fill=_tint((214, 220, 216), rng))
     top = int(n * rng.uniform(0.52, 0.62))
     asphalt = _tint((158, 158, 164), rng, 6)
@@ -66,9 +78,10 @@ def _road(pen: ImageDraw.ImageDraw, n: int, rng: np.random.Generator) -> None:
     middle, start = (top + n) // 2, rng.uniform(-0.2, 0.0) * n
     for dash in np.arange(start, n, n * 0.28):
         pen.rectangle((dash, middle - n // 48, dash + n * 0.15, middle + n // 48), fill=(240, 240, 232))
+    return top
 
 
-def _sky(pen: ImageDraw.ImageDraw, n: int, rng: np.random.Generator) -> None:
+def _sky(pen: ImageDraw.ImageDraw, n: int, rng: np.random.Generator) -> int:
     high, low = np.array(_tint((150, 196, 236), rng)), np.array(_tint((206, 228, 244), rng))
     for row in range(n):
         pen.line((0, row, n, row), fill=tuple(int(c) for c in high + (low - high) * row / n))
@@ -77,9 +90,10 @@ def _sky(pen: ImageDraw.ImageDraw, n: int, rng: np.random.Generator) -> None:
         for dx, dy, k in ((-1.2, 0.2, 0.8), (0, 0, 1.1), (1.2, 0.25, 0.75)):
             x, y = left + dx * r, top + dy * r
             pen.ellipse((x - k * r, y - k * r, x + k * r, y + k * r), fill="#f6f9fc")
+    return 0
 
 
-def _room(pen: ImageDraw.ImageDraw, n: int, rng: np.random.Generator) -> None:
+def _room(pen: ImageDraw.ImageDraw, n: int, rng: np.random.Generator) -> int:
     pen.rectangle((0, 0, n, n), fill=_tint((232, 220, 200), rng))
     floor = int(n * rng.uniform(0.7, 0.8))
     pen.rectangle((0, floor, n, n), fill=_tint((190, 176, 164), rng))
@@ -87,6 +101,7 @@ def _room(pen: ImageDraw.ImageDraw, n: int, rng: np.random.Generator) -> None:
     x, y, w, h = rng.uniform(0.05, 0.65) * n, 0.07 * n, 0.28 * n, 0.26 * n
     pen.rectangle((x, y, x + w, y + h), fill=(186, 214, 232), outline=(250, 248, 244), width=3)
     pen.line((x + w / 2, y, x + w / 2, y + h), fill=(250, 248, 244), width=3)
+    return 0
 
 
 _PAINTERS = {None: _plain, "desk": _desk, "grass": _grass, "road": _road, "sky": _sky, "room": _room}

@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from .backgrounds import VARIANTS, background
+from .backgrounds import VARIANTS, background, background_top
 from .drawing import RGB
 from .sprites import Sprite, sprite
 from .vocabulary import BACKGROUNDS, COLOURS, EXTRA_NOUNS, NOUNS, held_out
@@ -68,10 +68,17 @@ class Scene:
 
 @dataclass(frozen=True, eq=False)
 class Rendering:
-    """A scene's image, uint8 (H, W, 3), and the visible mask of each thing, then of each extra: bool (n, H, W)."""
+    """A scene's picture with its ground truth.
+
+    Attributes:
+        image: uint8 (H, W, 3).
+        masks: the visible part of each thing, then of each extra: bool (n, H, W).
+        backdrop: the visible part of the named background: bool (H, W), all False when there is none.
+    """
 
     image: npt.NDArray[np.uint8]
     masks: npt.NDArray[np.bool_]
+    backdrop: npt.NDArray[np.bool_]
 
 
 def scene(seed: int, index: int, split: Split = "train") -> Scene:
@@ -172,4 +179,6 @@ def render(scene: Scene) -> Rendering:
     # Stored things first, then extras, whatever the painting order was.
     numbers = [*range(len(scene.extras) + 1, len(painted) + 1), *range(1, len(scene.extras) + 1)]
     masks = owner[None] == np.array(numbers, np.uint8)[:, None, None]
-    return Rendering(np.clip(canvas + 0.5, 0, 255).astype(np.uint8), masks)
+    backdrop = owner == 0
+    backdrop[: background_top(scene.background, size, scene.variant) if scene.background else size] = False
+    return Rendering(np.clip(canvas + 0.5, 0, 255).astype(np.uint8), masks, backdrop)
