@@ -38,51 +38,26 @@ GROUPS = {
     "held-out pairs": {"pairs": "held_out", "objects": 2},
     "three objects": {"pairs": "mixed", "objects": 3},
 }
-_HALF: dict[str, Any] = {"power": 1.0, "share": 0.5}
-_TEXT = {"isolate_phrases": False, "append_missing": False}
+_PHRASES_OFF = {"isolate_phrases": False, "append_missing": False}
+_HALF = {"power": 1.0, "share": 0.5, "cross_weight": 0.5, "self_weight": 0.0}
+_PLAIN = {**_PHRASES_OFF, **_HALF}
+_NEAR = {**_PLAIN, "strength": 0.9}
+_ISOLATED = {**_NEAR, "isolate_phrases": True}
 SWEEP: dict[str, dict[str, Any]] = {
     "paper's (p=5, 30 %)": {},
-    "isolation alone": {"cross_weight": 0.0, "self_weight": 0.0},
-    "p=1, 50 %": _HALF,
-    "p=1, 50 %, w=0.5": {**_HALF, "cross_weight": 0.5, "self_weight": 0.15},
-    "p=1, 50 %, w=0.1": {**_HALF, "cross_weight": 0.1, "self_weight": 0.03},
-    "p=1, 50 %, w=0.2, cross only": {**_HALF, "cross_weight": 0.2, "self_weight": 0.0},
-    "p=1, 50 %, w=0.1, no isolation": {
-        **_HALF,
-        "cross_weight": 0.1,
-        "self_weight": 0.03,
-        "isolate_phrases": False,
-    },
-    "text untouched, w=0.1": {**_TEXT, **_HALF, "cross_weight": 0.1, "self_weight": 0.03},
-    "text untouched, w=0.2": {**_TEXT, **_HALF, "cross_weight": 0.2, "self_weight": 0.06},
-    "text untouched, w=0.2, outside untouched": {
-        **_TEXT,
-        **_HALF,
-        "cross_weight": 0.2,
-        "self_weight": 0.06,
-        "outside_score": 0.0,
-    },
-    "text untouched, w=0.4, tags from 0.1": {
-        **_TEXT,
-        **_HALF,
-        "cross_weight": 0.4,
-        "self_weight": 0.12,
-        "tagger": {"threshold": 0.1},
-    },
-    "no isolation (p=5, 30 %)": {"isolate_phrases": False},
-    "p=1, 50 %, no self": {**_HALF, "self_weight": 0.0},
-    "p=1, 50 %, B=0": {**_HALF, "size_term": "none"},
-    "p=1, 50 %, no isolation": {**_HALF, "isolate_phrases": False},
-    "p=1, 50 %, padding hidden": {**_HALF, "mask_padding": True},
-    "p=1, 50 %, masks by area": {**_HALF, "mask_resize": "area"},
-    "p=1, 50 %, outside untouched": {**_HALF, "outside_score": 0.0},
-    "p=1, 50 %, tags from 0.1": {**_HALF, "tagger": {"threshold": 0.1}},
-    "p=1, 50 %, tags from 0.02": {**_HALF, "tagger": {"threshold": 0.02}},
-    "p=1, 50 %, tags from 0.1, masks from 0.2": {
-        **_HALF,
-        "tagger": {"threshold": 0.1},
-        "segmenter": {"threshold": 0.2},
-    },
+    "paper's, text untouched": _PHRASES_OFF,
+    "isolation alone": {"cross_weight": 0.0, "self_weight": 0.0, "append_missing": False},
+    "p=1, 50 %, w=0.5": _PLAIN,
+    "p=1, 50 %, w=0.5, verified": {**_PLAIN, "verify": True},
+    "from 90 % noise, w=0": {**_NEAR, "cross_weight": 0.0},
+    "from 90 % noise, w=0.5": _NEAR,
+    "from 90 % noise, w=0.5, verified": {**_NEAR, "verify": True},
+    "from 90 % noise, w=0.5, isolated, verified": {**_ISOLATED, "verify": True},
+    "from 90 % noise, w=0.8, verified": {**_NEAR, "cross_weight": 0.8, "verify": True},
+    "from 90 % noise, w=0.5, all steps, verified": {**_NEAR, "share": 1.0, "verify": True},
+    "from 90 % noise, w=0.5, self 0.15, verified": {**_NEAR, "self_weight": 0.15, "verify": True},
+    "from 80 % noise, w=0.5, verified": {**_NEAR, "strength": 0.8, "verify": True},
+    "from 90 % noise, w=0.5, tags from 0.1, verified": {**_NEAR, "verify": True, "tagger": {"threshold": 0.1}},
 }
 """Modulation options; under "tagger" and "segmenter" those of the plugins."""
 
@@ -199,7 +174,7 @@ def compare_chunk(
     else:
         results = realigner(prompts, seeds)
         assert isinstance(results, list)
-        coarse, refined = [r.coarse for r in results], [r.refined for r in results]
+        coarse, refined = [r.coarse for r in results], [r.image for r in results]
         segments = [len(r.layout) for r in results]
     before, after = oracle.detect(coarse), oracle.detect(refined)
     for (group, prompt, seed), count, b, a in zip(part, segments, before, after, strict=True):
@@ -251,23 +226,39 @@ def run_sweep(arguments: argparse.Namespace) -> None:
     variants = {name: make_realigner(arguments, how) for name, how in wanted.items()}
     for variant in variants.values():  # one pipeline for all
         variant.generator = realigner.generator
+    settings = {name: variant.settings for name, variant in variants.items()}
+    atomic_write(arguments.out / "settings.json", json.dumps(settings, indent=1))
     before: list[bool] = []
     after: dict[str, list[bool]] = {name: [] for name in wanted}
+    groups: list[str] = []
     for part in track(list(chunks(todo)), description="sweeping", disable=not sys.stderr.isatty()):
         prompts, seeds = [prompt for _, prompt, _ in part], [seed for *_, seed in part]
+        groups += [group for group, *_ in part]
         coarse = realigner.generate(prompts, seeds)
         before += judge(oracle, prompts, coarse)
-        seen: dict[str, list[Layout]] = {}
+        found: dict[str, tuple[list[Layout], list[tuple[LocalCaption, ...]]]] = {}
+        drawn: dict[str, list[Any]] = {}  # verification judges pictures, it does not change them
         for name, variant in variants.items():
-            key = json.dumps([wanted[name].get(kind) for kind in ("tagger", "segmenter")])
-            if key not in seen:
-                seen[key] = find_layouts(variant, prompts, coarse)
-            refined = variant.refine(prompts, seen[key], seeds, coarse).images
+            steps = json.dumps([wanted[name].get(kind) for kind in ("tagger", "segmenter")])
+            if steps not in found:
+                found[steps] = find_layouts(variant, prompts, coarse)
+            layouts, captions = found[steps]
+            key = steps + variant.modulation.model_dump_json(exclude={"verify"})
+            if key not in drawn:
+                drawn[key] = variant.refine(prompts, layouts, seeds, coarse).images
+            refined = drawn[key]
+            if variant.modulation.verify:
+                lost = variant.lost(captions, refined)
+                refined = [old if gone else new for old, new, gone in zip(coarse, refined, lost, strict=True)]
             after[name] += judge(oracle, prompts, refined)
+        rows = [
+            {"group": g, "base": b, **{n: after[n][i] for n in wanted}}
+            for i, (g, b) in enumerate(zip(groups, before, strict=True))
+        ]
+        atomic_write(arguments.out / "rows.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
         lines = [HEADER.replace("prompts", "setting", 1)]
         lines += [compare(before, after[name], range(len(before))).row(name) for name in wanted]
         atomic_write(arguments.out / "summary.md", "\n".join(lines) + "\n")
-    atomic_write(arguments.out / "settings.json", json.dumps({n: v.settings for n, v in variants.items()}, indent=1))
     print((arguments.out / "summary.md").read_text())
 
 
@@ -276,10 +267,12 @@ def judge(oracle: Oracle, prompts: list[str], images: list[Any]) -> list[bool]:
     return [fully_right(prompt, found) for prompt, found in zip(prompts, oracle.detect(images), strict=True)]
 
 
-def find_layouts(realigner: Realigner, prompts: list[str], coarse: list[Any]) -> list[Layout]:
-    """Tag, score and segment."""
+def find_layouts(
+    realigner: Realigner, prompts: list[str], coarse: list[Any]
+) -> tuple[list[Layout], list[tuple[LocalCaption, ...]]]:
+    """Tag, score and segment: layouts, and the captions that they came from."""
     captions = [realigner.score(p, tags).captions for p, tags in zip(prompts, realigner.tag(coarse), strict=True)]
-    return [realigner.segment(image, some)[0] for image, some in zip(coarse, captions, strict=True)]
+    return [realigner.segment(image, some)[0] for image, some in zip(coarse, captions, strict=True)], captions
 
 
 def run_steps(arguments: argparse.Namespace) -> None:

@@ -243,6 +243,15 @@ class Realigner:
         for i in set(everyone) - set(active):
             notes[i].append(steps.why_unrefined(tags[i], answers[i].captions))
 
+        rejected: set[int] = set()
+        if active and self.modulation.verify:
+            with _timed(timings, "verify", active):
+                lost = self.lost([answers[i].captions for i in active], [refined[i] for i in active])
+            for i, names in zip(active, lost, strict=True):
+                if names:
+                    rejected.add(i)
+                    notes[i].append(steps.why_rejected(names))
+
         done = []
         for i in everyone:
             realignment = Realignment(
@@ -259,6 +268,7 @@ class Realigner:
                 timings=timings[i],
                 settings={**self.settings, "coarse": "generated" if given[i] is None else "given"},
                 versions=versions(),
+                accepted=i not in rejected,
             )
             steps.after_realign(self.registry, realignment)
             done.append(realignment)
@@ -343,6 +353,16 @@ class Realigner:
             coarse=None if coarse is None else list(coarse),
             progress=_as_step("refine", progress),
         )
+
+    def lost(self, captions: Sequence[Sequence[LocalCaption]], images: Sequence[PILImage]) -> list[tuple[str, ...]]:
+        """What ``modulation.verify`` asks: per image (RGB) the tags of certain captions that the tagger misses in it.
+
+        Raises:
+            PluginError: the tagger failed or broke its contract.
+        """
+        seen = [{tag.name for tag in tags} for tags in self.tag(images)]
+        wanted = [[c.tag for c in some if c.likelihood is Likelihood.CERTAIN] for some in captions]
+        return [tuple(t for t in some if t not in names) for some, names in zip(wanted, seen, strict=True)]
 
     @property
     def image_size(self) -> tuple[int, int]:

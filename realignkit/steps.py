@@ -195,3 +195,11 @@ def why_unrefined(tags: Sequence[Tag], captions: Sequence[LocalCaption]) -> str:
             "try a lower segmenter threshold or another segmenter"
         )
     return f"the coarse image was kept as it is: {reason}"
+
+
+def why_rejected(lost: Sequence[str]) -> str:
+    """The note for a refined image that lost objects of the coarse one."""
+    return (
+        f"the refined image has lost {', '.join(map(repr, lost))}, so the coarse one stands; "
+        f"a lower modulation.cross_weight or modulation.strength may keep it, modulation.verify=false takes it as it is"
+    )

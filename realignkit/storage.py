@@ -159,6 +159,7 @@ def _encode(realignment: Realignment, folder: Path) -> str:
         "timings": dict(realignment.timings),
         "settings": dict(realignment.settings),
         "versions": dict(realignment.versions),
+        "accepted": realignment.accepted,
     }
     try:
         return json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
@@ -233,6 +234,7 @@ def load_realignment(folder: Path) -> Realignment:
             timings=record["timings"],
             settings=record["settings"],
             versions=record["versions"],
+            accepted=bool(record.get("accepted", True)),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise OutputError(

@@ -105,6 +105,7 @@ class Realignment:
         coarse: the image before refinement, RGB.
         tags, captions, layout: the results of the tag, score and segment steps.
         refined: the image after refinement, RGB; the coarse image itself when there was nothing to modulate.
+        accepted: False where ``modulation.verify`` found that the refined image has lost an object; see :attr:`image`.
         conditioning: the text that the refined image was conditioned on.
         plugins: which plugin did each step (kind -> name); ``scorer`` is the one that answered.
         notes: recorded fallbacks, in words ("no mask for 'desk' …").
@@ -126,6 +127,12 @@ class Realignment:
     timings: Mapping[str, float] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
+    accepted: bool = True
+
+    @property
+    def image(self) -> Image:
+        """The picture to use, RGB: the refined one, or the coarse one where the refined one was not accepted."""
+        return self.refined if self.accepted else self.coarse
 
     def save(self, folder: str | Path) -> Path:
         """Write ``realignment.json``, ``coarse.png``, ``refined.png`` and ``masks/*.png`` into ``folder``.

@@ -527,3 +527,52 @@ def test_strength_starts_from_the_coarse_image(make_realigner):
     from_white = realigner(PROMPT, 7, coarse=white)
     from_own = realigner(PROMPT, 7, coarse=replace(from_white, coarse=white.rotate(180)).coarse)
     assert (pixels(from_white.refined) != pixels(from_own.refined)).any()
+
+
+# --- verification ---------------------------------------------------------------------------------------------------
+
+
+class Forgetful(contracts.Tagger):
+    """Sees a book and a pen in the pictures it was shown first, and ``left`` in any other."""
+
+    def __init__(self, left: Sequence[str], first: int) -> None:
+        super().__init__()
+        self.left, self.first, self.shown = left, first, 0
+
+    def __call__(self, images: Sequence[Image.Image]) -> list[tuple[Tag, ...]]:
+        names = ["book", "pen", "sign"] if self.shown < self.first else self.left
+        self.shown += len(images)
+        return [tuple(Tag(name) for name in names) for _ in images]
+
+
+@pytest.mark.parametrize(
+    ("left", "accepted"),
+    [(["pen", "book"], True), (["pen", "book", "banana"], True), (["book"], False), ([], False), (["sign"], False)],
+)
+def test_verification_accepts_what_still_shows_every_certain_object(make_realigner, left, accepted):
+    result = make_realigner(modulation={"verify": True}, tagger=Forgetful(left, 1))(PROMPT, 7)
+    assert result.accepted is accepted
+    assert result.image is (result.refined if accepted else result.coarse)
+    assert result.refined is not result.coarse  # drawn, and kept to be looked at, either way
+    lost = {"book", "pen"} - set(left)
+    notes = [note for note in result.notes if "has lost" in note]
+    assert all(f"'{name}'" in notes[0] for name in lost) if lost else not notes
+    assert "verify" in result.timings
+
+
+def test_without_verification_the_refined_image_stands(make_realigner):
+    result = make_realigner(tagger=Forgetful([], 1))(PROMPT, 7)
+    assert result.accepted and result.image is result.refined and "verify" not in result.timings
+
+
+def test_verification_judges_each_image_of_a_batch_by_its_own_prompt(make_realigner):
+    results = make_realigner(modulation={"verify": True}, tagger=Forgetful(["book"], 2))([PROMPT, "a red book"], [1, 2])
+    assert [result.accepted for result in results] == [False, True]  # only the first one's prompt names the pen
+
+
+def test_a_rejection_survives_saving(make_realigner, tmp_path):
+    result = make_realigner(modulation={"verify": True}, tagger=Forgetful([], 1))(PROMPT, 7)
+    saved = realignkit.Realignment.load(result.save(tmp_path))
+    assert not saved.accepted
+    assert (pixels(saved.image) == pixels(result.coarse)).all()
+    assert (pixels(saved.refined) == pixels(result.refined)).all()

@@ -13,7 +13,7 @@ MaskResize = Literal["nearest", "area"]
 
 
 class ModulationConfig(BaseModel):
-    """How strongly, where and when attention is modulated (eqs. 7-10).
+    """How strongly, where and when attention is modulated (eqs. 7-10), and when the result counts.
 
     Frozen; unknown names are errors. Every field is one decision of the method's description.
     """
@@ -39,6 +39,10 @@ class ModulationConfig(BaseModel):
     suppress_unlikely: bool = Field(False, description="push the tokens of unlikely objects down in their regions")
     mask_padding: bool = Field(
         False, description="hide the padding after the text's end token from modulated cross-attention"
+    )
+    verify: bool = Field(
+        False,
+        description="accept a refined image only if the tagger finds every certain object of the coarse one in it",
     )
     strength: float | None = Field(
         None, gt=0, le=1, description="start from the coarse image noised to this strength; none: from pure noise"

@@ -64,7 +64,7 @@ def overlay(image: Image.Image, layout: Layout, scale: int | None = None) -> Ima
 
 
 def contact_sheet(realignments: Sequence[Realignment], cell: int = 384) -> Image.Image:
-    """One row per realignment: its prompt, the coarse image, the layout and the refined image.
+    """One row per realignment: its prompt, the coarse image, the layout and the refined image (crossed if rejected).
 
     Args:
         realignments: at least one.
@@ -92,6 +92,10 @@ def contact_sheet(realignments: Sequence[Realignment], cell: int = 384) -> Image
         draw.multiline_text((lefts[0], top), f"{text}\n(seed {r.seed})", INK, font, spacing=cell // 48)
         for left, picture in zip(lefts[1:], row, strict=True):
             sheet.paste(picture, (left, top))
+        if not r.accepted:
+            right, bottom = lefts[3] + row[2].width - 1, top + row[2].height - 1
+            for line in ((lefts[3], top, right, bottom), (lefts[3], bottom, right, top)):
+                draw.line(line, (190, 40, 40), max(2, cell // 100))
         top += height + gap
     return sheet
 

@@ -5,14 +5,18 @@ from __future__ import annotations
 import os
 import signal
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from realignkit_plugins.micro.train import base, tokenizer
+from realignkit.attention.spans import isolate, phrase_spans
+from realignkit_plugins.micro.oracle import expected
+from realignkit_plugins.micro.train import base, segmenter, tokenizer
 from realignkit_plugins.micro.train.loop import Schedule, fit
 from realignkit_plugins.micro.train.muon import muon, orthogonalise
-from realignkit_plugins.micro.world import BACKGROUNDS, COLOURS, EXTRA_NOUNS, NOUNS
+from realignkit_plugins.micro.world import BACKGROUNDS, COLOURS, EXTRA_NOUNS, NOUNS, caption, phrases, render, scene
+from realignkit_plugins.micro.world.vocabulary import plural
 
 SCHEDULE = Schedule(steps=24, batch_size=8, learning_rate=1e-2, warmup=3)
 
@@ -111,3 +115,60 @@ def test_a_fresh_unet_predicts_nothing_and_passes_gradients():
     assert out.abs().max() == 0
     (out - 1).square().mean().backward()
     assert unet.conv_out.weight.grad.abs().max() > 0
+
+
+def test_captions_fall_into_the_phrases_that_they_were_made_of():
+    rng = np.random.default_rng(0)
+    for index in range(200):
+        drawn = scene(8, index)
+        parts = phrases(caption(drawn, rng))
+        nouns = [noun for part in parts for noun, *_ in expected_or_none(part)]
+        assert len(nouns) == len({(t.noun, t.colour) for t in drawn.things})
+        assert parts[-1].split()[-1] in (*NOUNS, *BACKGROUNDS, *map(plural, NOUNS))
+
+
+def expected_or_none(part):
+    try:
+        return expected(part)
+    except ValueError:  # "a desk"
+        return ()
+
+
+def test_phrase_by_phrase_encoding_is_what_the_sampler_calls_isolation(monkeypatch):
+    """The recipe's batched version against the engine's, which works on one span at a time."""
+    monkeypatch.setattr(base, "PHRASE_BY_PHRASE", 1.0)
+    words = tokenizer.build()
+    torch.manual_seed(0)
+    encoder = base.build_text_encoder(words).eval()
+    texts = ["a red book and a yellow pen on a desk", "two red birds and a red cup", ""]
+
+    def encode(text):
+        ids = words(text, padding="max_length", return_tensors="pt").input_ids
+        return encoder(ids).last_hidden_state[0]
+
+    with torch.no_grad():
+        batched = base.encode_captions(encoder, words, texts, np.random.default_rng(0))
+        for text, got in zip(texts, batched, strict=True):
+            wanted, parts = encode(text), phrases(text)
+            for part, span in zip(parts, phrase_spans(words, text, parts), strict=True):
+                wanted = isolate(wanted, span, encode(part), 1)
+            torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_every_query_of_the_segmenter_has_its_true_mask():
+    """Found again from the words alone: the noun decides, and the colour where the picture has that pair."""
+    rng = np.random.default_rng(0)
+    for index in range(150):
+        drawn = scene(9, index)
+        seen = render(drawn)
+        for text, mask in segmenter.queries(drawn, seen, rng):
+            *_, noun = text.split()
+            colour = text.split()[1] if text.split()[1] in COLOURS else None
+            if noun in BACKGROUNDS:
+                wanted = seen.backdrop if noun == drawn.background else np.zeros_like(mask)
+            else:
+                things = (*drawn.things, *drawn.extras)
+                same = np.array([t.noun == noun for t in things])
+                exact = np.array([t.noun == noun and t.colour == colour for t in things])
+                wanted = seen.masks[exact if exact.any() else same].any(0)
+            assert np.array_equal(mask, wanted), text

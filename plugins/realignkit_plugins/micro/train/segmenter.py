@@ -19,8 +19,9 @@ from realignkit_plugins.micro.train.tagger import write_preprocessor
 from realignkit_plugins.micro.world import BACKGROUNDS, COLOURS, NOUNS, Rendering, Scene, phrase, render
 from realignkit_plugins.micro.world.vocabulary import article
 
-SCHEDULE = Schedule(steps=2400, batch_size=32, learning_rate=3e-3, warmup=150, ema=0.995)
+SCHEDULE = Schedule(steps=1400, batch_size=24, learning_rate=3e-3, warmup=150, ema=0.995)
 SCENES = 16_000
+QUERIES = 4
 PATCH = 8
 
 
@@ -72,10 +73,11 @@ def train(out: Path, work: Path, seed: int = 0, steps: int | None = None) -> Non
     def loss(step: int, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
         rng = np.random.default_rng([seed, step])
         pick = rng.integers(SCENES, size=schedule.batch_size)
-        phrases, masks = zip(*(query(truths[i], render(truths[i]), rng) for i in pick), strict=True)
-        mask = torch.from_numpy(np.stack(masks)).float()
+        asked = [queries(truths[i], render(truths[i]), rng) for i in pick]
+        texts = [text for some in asked for text, _ in some]
+        mask = torch.from_numpy(np.stack([m for some in asked for _, m in some])).float()
         x = augment(to_tensor(pixels[pick]), generator) * 2 - 1
-        logits = predict(model, tokens, x, phrases)
+        logits = predict(model, tokens, x, texts, QUERIES)
         overlap = (2 * (logits.sigmoid() * mask).sum((1, 2)) + 20) / (
             logits.sigmoid().sum((1, 2)) + mask.sum((1, 2)) + 20
         )
@@ -91,41 +93,61 @@ def train(out: Path, work: Path, seed: int = 0, steps: int | None = None) -> Non
 
 
 def predict(
-    model: CLIPSegForImageSegmentation, tokens: object, x: torch.Tensor, phrases: tuple[str, ...]
+    model: CLIPSegForImageSegmentation, tokens: object, x: torch.Tensor, texts: list[str], each: int
 ) -> torch.Tensor:
-    """Mask logits, float (B, H, W)."""
-    encoded = tokens(list(phrases), padding=True, return_tensors="pt")  # type: ignore[operator]
-    logits = model(input_ids=encoded.input_ids, attention_mask=encoded.attention_mask, pixel_values=x).logits
-    return logits.reshape(len(x), *x.shape[-2:])
+    """Mask logits, float (B * each, H, W), of ``each`` consecutive phrases per image; images are encoded once."""
+    encoded = tokens(texts, padding=True, return_tensors="pt")  # type: ignore[operator]
+    seen = model.clip.get_image_features(pixel_values=x, output_hidden_states=True).hidden_states
+    # The hidden states begin with the embeddings, hence + 1.
+    activations = [seen[layer + 1].repeat_interleave(each, 0) for layer in model.config.extract_layers]
+    wanted = model.get_conditional_embeddings(
+        batch_size=len(texts), input_ids=encoded.input_ids, attention_mask=encoded.attention_mask
+    )
+    return model.decoder(activations, wanted).logits.reshape(len(texts), *x.shape[-2:])
 
 
-def query(scene: Scene, rendering: Rendering, rng: np.random.Generator) -> tuple[str, npt.NDArray[np.bool_]]:
-    """A phrase and its mask: of an object (in its own or another colour), of the background, or of nothing there.
+Query = tuple[str, npt.NDArray[np.bool_]]
+
+
+def queries(scene: Scene, rendering: Rendering, rng: np.random.Generator) -> list[Query]:
+    """:data:`QUERIES` phrases with their masks: two of objects, one of an object or the background, one of anything."""
+    background = _background if rng.random() < 0.4 else _object
+    other = (_absent, _object)[int(rng.random() < 0.4)]
+    return [ask(scene, rendering, rng) for ask in (_object, _object, background, other)]
+
+
+def _object(scene: Scene, rendering: Rendering, rng: np.random.Generator) -> Query:
+    """A thing or an extra, by its noun, its phrase, or a phrase with a wrong colour.
 
     Generators get colours wrong, and then the object must still be found: by its noun, whatever the colour asked
     for, above all where it asks for the colour of its neighbour.
     """
-    chance = rng.random()
-    if chance < 0.18:
-        absent = [noun for noun in NOUNS if noun not in scene.tags]
-        words = str(rng.choice([str(rng.choice(tuple(COLOURS))), ""]) + " " + str(rng.choice(absent))).strip()
-        return f"{article(words)} {words}", np.zeros(rendering.image.shape[:2], bool)
-    if chance < 0.28:
-        name = scene.background or str(rng.choice(tuple(BACKGROUNDS)))
-        return f"{article(name)} {name}", rendering.backdrop
     things = (*scene.things, *scene.extras)
     thing = things[int(rng.integers(len(things)))]
     alike = [other.noun == thing.noun for other in things]
-    if thing.colour is None or chance < 0.4:
+    form = rng.random()
+    if thing.colour is None or form < 0.15:
         text = f"{article(thing.noun)} {thing.noun}"
-    elif chance < 0.7 and sum(alike) == 1:
+    elif form < 0.5 and sum(alike) == 1:
         others = [other.colour for other in scene.things if other.colour != thing.colour]
-        colour = str(rng.choice(others if others and chance < 0.6 else list(COLOURS)))
+        colour = str(rng.choice(others if others and form < 0.35 else list(COLOURS)))
         text = f"{article(colour)} {colour} {thing.noun}"
     else:
         text = phrase(thing)
         alike = [same and other.colour == thing.colour for same, other in zip(alike, things, strict=True)]
     return text, np.asarray(rendering.masks[alike].any(0))
+
+
+def _background(scene: Scene, rendering: Rendering, rng: np.random.Generator) -> Query:
+    name = scene.background or str(rng.choice(tuple(BACKGROUNDS)))
+    return f"{article(name)} {name}", rendering.backdrop
+
+
+def _absent(scene: Scene, rendering: Rendering, rng: np.random.Generator) -> Query:
+    absent = [noun for noun in NOUNS if noun not in scene.tags]
+    colour = str(rng.choice([thing.colour for thing in scene.things] if rng.random() < 0.5 else list(COLOURS)))
+    words = f"{colour} {rng.choice(absent)}" if rng.random() < 0.7 else str(rng.choice(absent))
+    return f"{article(words)} {words}", np.zeros(rendering.image.shape[:2], bool)
 
 
 @torch.no_grad()
@@ -134,10 +156,10 @@ def mean_iou(model: CLIPSegForImageSegmentation, tokens: object, count: int = 50
     scores = []
     for scene in scenes(SCENE_SEEDS["check"], count):
         rendering = render(scene)
-        phrases = tuple(phrase(thing) for thing in scene.things)
-        x = to_tensor(rendering.image[None]).expand(len(phrases), -1, -1, -1) * 2 - 1
-        guesses = predict(model, tokens, x, phrases).numpy() > 0
-        for i, text in enumerate(phrases):
-            truth = np.any([rendering.masks[j] for j, other in enumerate(phrases) if other == text], axis=0)
+        texts = [phrase(thing) for thing in scene.things]
+        x = to_tensor(rendering.image[None]) * 2 - 1
+        guesses = predict(model, tokens, x, texts, len(texts)).numpy() > 0
+        for i, text in enumerate(texts):
+            truth = np.any([rendering.masks[j] for j, other in enumerate(texts) if other == text], axis=0)
             scores.append((guesses[i] & truth).sum() / max((guesses[i] | truth).sum(), 1))
     return float(np.mean(scores))

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from .scenes import Scene, Thing
-from .vocabulary import BACKGROUNDS, COLOURS, COUNTS, article, plural
+from .vocabulary import BACKGROUNDS, COLOURS, COUNTS, article, held_out, plural
 
 
 @dataclass(frozen=True)
 class Noise:
     """How careless captions are: the probability of each kind, at most one to a caption (web captions have all four).
+
+    A mistake never names a held-out colour-noun pair, which training would then meet with the wrong picture only.
 
     Attributes:
         omit: an object is left out (only where two or more are there).
@@ -28,6 +31,8 @@ class Noise:
 
 
 CAREFUL = Noise()
+_BETWEEN = r"(?:, | and | to the left of | to the right of | above | below | on | in )"
+
 
 def phrase(thing: Thing) -> str:
     """Name a thing: "a red book"."""
@@ -98,4 +103,11 @@ def _careless(things: tuple[Thing, ...], rng: np.random.Generator, noise: Noise)
         colours = {first: str(rng.choice(tuple(COLOURS)))}
     elif kind == 3:
         colours = {first: things[second].colour, second: things[first].colour}
+    if any(colour and held_out(colour, things[i].noun) for i, colour in colours.items()):
+        return things
     return tuple(replace(t, colour=colours[i]) if i in colours else t for i, t in enumerate(things))
+
+
+def phrases(text: str) -> list[str]:
+    """What a caption is made of: "a red book and a yellow pen on a desk" gives a red book, a yellow pen, a desk."""
+    return [piece for piece in re.split(_BETWEEN, text) if piece]
