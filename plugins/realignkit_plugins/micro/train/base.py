@@ -19,8 +19,6 @@ from realignkit_plugins.micro.world import Noise, caption, phrases
 
 SCHEDULE = Schedule(steps=1800, batch_size=96, learning_rate=3e-3, warmup=150)
 SCENES = 48_000
-CAPTION_NOISE = Noise(omit=0.1, uncolour=0.03, recolour=0.03, swap=0.25)
-"""Colours told of the wrong object are what makes Stable Diffusion's kind of mistake: the right words, mixed up."""
 CAPTION_DROPOUT = 0.1
 PHRASE_BY_PHRASE = 0.15
 """Share of captions whose phrases are encoded each on its own: a small encoder bears that only when it has met it."""
@@ -118,6 +116,15 @@ def encode_captions(
     return out
 
 
+def caption_noise(step: int) -> Noise:
+    """How careless the captions of a step are.
+
+    Colours told of the wrong object teach the model Stable Diffusion's kind of mistake: the right words, mixed up.
+    They are rarer at first, while it learns what the words mean.
+    """
+    return Noise(omit=0.1, uncolour=0.03, recolour=0.03, swap=0.25 if step < 500 else 0.35)
+
+
 def train(out: Path, work: Path, seed: int = 0, steps: int | None = None) -> None:
     """Train U-Net and text encoder together on cached latents; save the pipeline to ``out/base``.
 
@@ -139,7 +146,8 @@ def train(out: Path, work: Path, seed: int = 0, steps: int | None = None) -> Non
         pick = torch.randint(SCENES, (schedule.batch_size,), generator=generator)
         rng = np.random.default_rng([seed, step])
         prompts = [
-            "" if rng.random() < CAPTION_DROPOUT else caption(described[i], rng, CAPTION_NOISE) for i in pick.tolist()
+            "" if rng.random() < CAPTION_DROPOUT else caption(described[i], rng, caption_noise(step))
+            for i in pick.tolist()
         ]
         x = latents[pick].float()
         noise = torch.randn(x.shape, generator=generator)
