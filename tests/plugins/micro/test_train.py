@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -172,3 +174,11 @@ def test_every_query_of_the_segmenter_has_its_true_mask():
                 exact = np.array([t.noun == noun and t.colour == colour for t in things])
                 wanted = seen.masks[exact if exact.any() else same].any(0)
             assert np.array_equal(mask, wanted), text
+
+
+def test_every_process_numbers_the_words_alike():
+    """Otherwise a resumed training would read its own embeddings under other names."""
+    code = "from realignkit_plugins.micro.train import tokenizer; print(sorted(tokenizer.build().get_vocab().items()))"
+    first, second = (subprocess.run([sys.executable, "-c", code], capture_output=True, check=True) for _ in range(2))
+    assert first.stdout == second.stdout
+    assert b"('red</w>', " in first.stdout

@@ -23,16 +23,19 @@ def build() -> CLIPTokenizer:
     bpe.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.ByteLevel(add_prefix_space=False)]
     )
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     trainer = trainers.BpeTrainer(
+        # Equally frequent pairs merge in the order of their parts' numbers, which would otherwise come from a hash map:
+        # another numbering of the words in every process.
+        special_tokens=[*letters, *(letter + "</w>" for letter in letters)],
         vocab_size=8000,
         min_frequency=1,
         show_progress=False,
         end_of_word_suffix="</w>",
-        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        initial_alphabet=letters,
     )
     bpe.train_from_iterator(sorted(words), trainer)
     learned = json.loads(bpe.to_str())["model"]
-    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     merges = [tuple(pair) for pair in learned["merges"]]
     # CLIP's order: bytes, bytes that end a word, merges, the two special tokens.
     tokens = [*letters, *(letter + "</w>" for letter in letters), *("".join(pair) for pair in merges)]
