@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -74,6 +76,54 @@ def answer(scorers: Sequence[tuple[str, Scorer]], prompt: str, tags: Sequence[Ta
         failures[name] = problem
     reasons = "; ".join(f"{name}: {reason}" for name, reason in failures.items())
     raise PluginError(f"no scorer answered ({reasons}). Add 'lexical' to the chain: it always answers.")
+
+
+def answers(
+    scorers: Sequence[tuple[str, Scorer]],
+    questions: Sequence[tuple[str, Sequence[Tag]]],
+    on_done: Callable[[int], None] | None = None,
+) -> list[Answer]:
+    """:func:`answer` for many (prompt, tags), at once as far as the scorers can take it.
+
+    ``on_done``: called with the number of questions answered so far.
+
+    Raises:
+        PluginError: all scorers failed for a question.
+    """
+    report = on_done or (lambda done: None)
+    limits = [max(1, int(getattr(scorer, "concurrency", 1))) for _, scorer in scorers]
+    workers = min(max(limits), len(questions))
+    if workers <= 1:
+        results = []
+        for number, (prompt, tags) in enumerate(questions, start=1):
+            results.append(answer(scorers, prompt, tags))
+            report(number)
+        return results
+    guarded: list[tuple[str, Any]] = [
+        (name, _Guarded(scorer, limit)) for (name, scorer), limit in zip(scorers, limits, strict=True)
+    ]
+    with ThreadPoolExecutor(workers, thread_name_prefix="realignkit-score") as pool:
+        futures = [pool.submit(answer, guarded, prompt, tags) for prompt, tags in questions]
+        try:
+            for number, future in enumerate(as_completed(futures), start=1):
+                future.result()
+                report(number)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    return [future.result() for future in futures]
+
+
+class _Guarded:
+    """A scorer that no more threads enter than it can take."""
+
+    def __init__(self, scorer: Scorer, limit: int) -> None:
+        self.scorer, self.options = scorer, getattr(scorer, "options", None)
+        self.free = threading.BoundedSemaphore(limit)
+
+    def __call__(self, prompt: str, tags: Sequence[Tag]) -> tuple[LocalCaption, ...]:
+        with self.free:
+            return self.scorer(prompt, tags)
 
 
 def _answer_problem(captions: Sequence[Any], tags: Sequence[Tag]) -> str:
