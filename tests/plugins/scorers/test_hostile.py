@@ -18,7 +18,7 @@ from tests.plugins.scorers.endpoint import PROMPT, TRUTH, Reply, completion, rig
 TAGS = tuple(Tag(name, 0.5) for name in TRUTH)
 RIGHT = tuple(LocalCaption(name, caption, Likelihood(word)) for name, (caption, word) in TRUTH.items())
 RIGHT_TEXT = right_answer()
-WRONG = {"certain": "unlikely", "possible": "certain", "unlikely": "certain"}
+WRONG = {"certain": "unlikely", "possible": "unlikely", "unlikely": "possible"}
 
 
 def entries():
@@ -26,7 +26,7 @@ def entries():
 
 
 def turned_around():
-    """Every likelihood is wrong: to believe this would be the accident."""
+    """Well-formed, and every likelihood is wrong: to believe this, once it is damaged, would be the accident."""
     return [{**entry, "likelihood": WRONG[entry["likelihood"]]} for entry in entries()]
 
 
@@ -57,23 +57,15 @@ def wrong_values(rng):
     objects = turned_around()
     one = rng.choice(objects)
     name = rng.choice(["likelihood", "caption", "tag"])
-    one[name] = rng.choice([None, 2, 0.5, True, [], {}, "maybe", "CERTAINLY", "", "2", "a yellow banana"])
+    one[name] = rng.choice([None, 2, 0.5, True, [], {}, "", *(["maybe", "2"] if name != "caption" else [])])
     return say(as_text(objects))
 
 
 def extra_text(rng):
     """Two answers, or one in words that cannot be told apart: only one that stands alone may count."""
     other = as_text(turned_around())
-    return say(
-        rng.choice(
-            [
-                f"{other}\n\nWait, no:\n\n{RIGHT_TEXT}",
-                f"{RIGHT_TEXT},{other}",
-                f"The format is {{}}. {other}",
-                other[1:],
-            ]
-        )
-    )
+    texts = f"{other}\n\nWait, no:\n\n{RIGHT_TEXT}", f"{RIGHT_TEXT},{other}", f"It is {{}}: {other}", other[1:]
+    return say(rng.choice(texts))
 
 
 def html(rng):
