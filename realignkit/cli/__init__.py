@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from realignkit._version import __version__
+from realignkit.cli.ablate import ablate_app
 from realignkit.cli.console import Commands
 from realignkit.cli.plugins import plugins_app
 from realignkit.cli.run import run
@@ -43,6 +44,7 @@ def _root(
 app.command()(run)
 app.command()(show)
 app.add_typer(plugins_app, name="plugins")
+app.add_typer(ablate_app, name="ablate")
 
 
 def main() -> None:
