@@ -81,4 +81,5 @@ def wilson(successes: int, count: int, z: float = 1.959964) -> tuple[float, floa
     share, square = successes / count, z * z
     centre = (share + square / (2 * count)) / (1 + square / count)
     half = z * math.sqrt(share * (1 - share) / count + square / (4 * count * count)) / (1 + square / count)
-    return max(0.0, centre - half), min(1.0, centre + half)
+    # Rounding must not push the share itself out of its interval.
+    return max(0.0, min(share, centre - half)), min(1.0, max(share, centre + half))

@@ -55,6 +55,8 @@ class LanguageModelScorer(Scorer):
         Raises:
             ScorerError: no usable answer within the attempts, or the model cannot be asked.
         """
+        if not tags:
+            return ()
         messages = templates.question(prompt, tags, self.options.template)
         asked = {**self.identity(), "messages": messages}
         known = self._recall(asked, prompt, tags)

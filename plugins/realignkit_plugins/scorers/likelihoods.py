@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,18 +20,25 @@ from .words import with_article
 if TYPE_CHECKING:
     from llama_cpp import Llama
 
-CONTENT_FREE = ("N/A", "", "[MASK]")
-"""Descriptions without content, those of contextual calibration (Zhao et al. 2021)."""
+CONTENT_FREE = "N/A"
+"""A description without content, as in contextual calibration (Zhao et al. 2021)."""
 
 Array = npt.NDArray[np.float64]
 
 
 class LikelihoodJudge:
-    """Has a model complete "Answer:" by one of the three likelihoods and takes the most probable.
+    """Decides between the three likelihoods by probabilities, without letting the model write anything.
 
-    Calibrated (Zhao et al. 2021, "Calibrate before use"): a model prefers some words whatever it is asked. What it
-    says about content-free descriptions is that preference, so its log-probabilities, averaged, are taken off before
-    comparing.
+    Three numbers are measured for a prompt and a tag:
+
+    - how much more probable the prompt makes the tag, ``log p(tag | prompt) - log p(tag)``, per token;
+    - by how much the model prefers the answer "certain" to "unlikely", and "possible" to "unlikely", each minus the
+      same about a content-free description (Zhao et al. 2021, "Calibrate before use").
+
+    Small models are good at the first and blind in the other two, large ones the other way round. So the numbers are
+    calibrated per model: a linear discriminant with a shared, shrunk covariance and equal priors, fitted to the
+    numbers of a few examples with known likelihoods (a file beside the templates), makes them log-probabilities.
+    Uncalibrated, the bare probabilities of the three words decide.
 
     The caption of a certain object is the noun phrase of the prompt that names it; where no rule finds one, the
     phrase that the model thinks likeliest. Of any other object it is its name with an article.
@@ -45,7 +53,7 @@ class LikelihoodJudge:
     def __init__(self, llama: Llama, n_ctx: int, calibrate: bool = True, version: str = templates.NEWEST) -> None:
         self._model = TokenProbabilities(llama, n_ctx)
         self._calibrate, self._version = calibrate, version
-        self._preference: dict[str, Array] = {}
+        self._without_prompt: dict[str, Array] = {}
 
     def __call__(self, prompt: str, tags: Sequence[Tag]) -> tuple[LocalCaption, ...]:
         """One local caption per tag, in order.
@@ -60,21 +68,39 @@ class LikelihoodJudge:
         )
 
     def probabilities(self, prompt: str, tag: str) -> Mapping[Likelihood, float]:
-        """The (calibrated) probability of each likelihood; they add up to 1."""
-        scores = self._scores(prompt, tag)
+        """The probability of each likelihood; they add up to 1."""
         if self._calibrate:
-            if tag not in self._preference:
-                self._preference[tag] = np.mean([self._scores(empty, tag) for empty in CONTENT_FREE], axis=0)
-            scores = _normalised(scores - self._preference[tag])
+            scores = self._discriminant.log_probabilities(self._evidence(prompt, tag))
+        else:
+            scores = _normalised(self._words(prompt, tag))
         return dict(zip(Likelihood, np.exp(scores).tolist(), strict=True))
 
     def _best(self, prompt: str, tag: str) -> Likelihood:
         found = self.probabilities(prompt, tag)
         return max(found, key=lambda likelihood: found[likelihood])
 
-    def _scores(self, prompt: str, tag: str) -> Array:
+    def _words(self, prompt: str, tag: str) -> Array:
         question = templates.likelihood_question(prompt, tag, self._version)
-        return _normalised(self._model.log_probabilities(question, [f" {likelihood}" for likelihood in Likelihood]))
+        return self._model.log_probabilities(question, [f" {likelihood}" for likelihood in Likelihood])
+
+    def _evidence(self, prompt: str, tag: str) -> Array:
+        """The three numbers of the class docstring."""
+        if tag not in self._without_prompt:
+            self._without_prompt[tag] = self._measure("", CONTENT_FREE, tag)
+        return self._measure(f" of {' '.join(prompt.split())}", prompt, tag) - self._without_prompt[tag]
+
+    def _measure(self, shown: str, prompt: str, tag: str) -> Array:
+        text = f"A picture{shown}.\nIn the picture there is"
+        present = self._model.log_probabilities(text, [f" {with_article(tag)}"], mean=True)
+        certain, possible, unlikely = self._words(prompt, tag)
+        return np.array([present[0], certain - unlikely, possible - unlikely])
+
+    @cached_property
+    def _discriminant(self) -> Discriminant:
+        examples = templates.examples(self._version)
+        labelled = [(e["prompt"], tag, i) for e in examples for i, name in enumerate(Likelihood) for tag in e[name]]
+        evidence = np.array([self._evidence(prompt, tag) for prompt, tag, _ in labelled])
+        return Discriminant(evidence, np.array([label for *_, label in labelled]))
 
     def _caption(self, prompt: str, tag: Tag, likelihood: Likelihood) -> str:
         if likelihood is not Likelihood.CERTAIN:
@@ -88,6 +114,28 @@ class LikelihoodJudge:
         question = f"In {templates.quoted(prompt)}, the {tag.name} is the part that says:"
         means = self._model.log_probabilities(question, [f" {phrase}" for phrase in phrases], mean=True)
         return phrases[int(np.argmax(means))]
+
+
+class Discriminant:
+    """Linear discriminant analysis: Gaussian classes with one covariance, equal priors.
+
+    Args:
+        points: float (n, d).
+        labels: int (n,), classes counted from 0, each with at least one point.
+        shrinkage: share of the covariance that is replaced by its diagonal.
+    """
+
+    def __init__(self, points: Array, labels: npt.NDArray[np.int_], shrinkage: float = 0.1) -> None:
+        means = np.array([points[labels == label].mean(axis=0) for label in range(labels.max() + 1)])
+        rest = points - means[labels]
+        covariance = rest.T @ rest / max(1, len(points) - len(means))
+        covariance = (1 - shrinkage) * covariance + (shrinkage + 1e-6) * np.diag(np.diag(covariance) + 1e-9)
+        self._weights = np.linalg.solve(covariance, means.T)  # (d, classes)
+        self._offsets = -0.5 * np.einsum("kd,dk->k", means, self._weights)
+
+    def log_probabilities(self, point: Array) -> Array:
+        """Natural logarithm of the probability of each class, float (classes,)."""
+        return _normalised(point @ self._weights + self._offsets)
 
 
 class TokenProbabilities:

@@ -63,6 +63,13 @@ def likelihood_question(prompt: str, tag: str, version: str = NEWEST) -> str:
     return template("logprob", version, "user").substitute(prompt=quoted(prompt), tag=" ".join(tag.split()))
 
 
+@functools.cache
+def examples(version: str = NEWEST) -> list[dict[str, Any]]:
+    """Prompts with tags of known likelihood (``prompt``, ``certain``, ``possible``, ``unlikely``), for calibration."""
+    found: list[dict[str, Any]] = json.loads((FOLDER / f"logprob.{version}.examples.json").read_text(encoding="utf-8"))
+    return found
+
+
 def quoted(text: str) -> str:
     """A JSON string in which no chat template finds a control token such as ``</s>`` or ``<|im_end|>``."""
     return json.dumps(_encodable(text), ensure_ascii=False).replace("<", "\\u003c")

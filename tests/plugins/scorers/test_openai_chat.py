@@ -216,8 +216,8 @@ def test_the_key_is_sent_to_whom_it_is_for_and_shown_to_nobody(scorer, monkeypat
         chat = scorer(service, auth_env="MY_KEY")
         chat(PROMPT, TAGS)
         problem = failure(lambda prompt, tags: chat("a red book", tags))
-        scorer(service)("a pen", TAGS[:0])
-    sent = [headers["Authorization"] for _, headers in service.requests]
+        scorer(service, temperature=0.5)(PROMPT, TAGS)
+    sent = [{k.lower(): v for k, v in headers.items()}.get("authorization") for _, headers in service.requests]
     assert sent == [f"Bearer {SECRET}", f"Bearer {SECRET}", "Bearer none"]
     assert problem.reason == "refused"
     assert "MY_KEY" in str(problem)
