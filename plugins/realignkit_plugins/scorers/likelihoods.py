@@ -31,7 +31,7 @@ class LikelihoodJudge:
 
     Three numbers are measured for a prompt and a tag:
 
-    - how much more probable the prompt makes the tag, ``log p(tag | prompt) - log p(tag)``, per token;
+    - how much more probable the prompt makes the tag, ``log p(tag | prompt) - log p(tag)``;
     - by how much the model prefers the answer "certain" to "unlikely", and "possible" to "unlikely", each minus the
       same about a content-free description (Zhao et al. 2021, "Calibrate before use").
 
@@ -90,8 +90,10 @@ class LikelihoodJudge:
         return self._measure(f" of {' '.join(prompt.split())}", prompt, tag) - self._without_prompt[tag]
 
     def _measure(self, shown: str, prompt: str, tag: str) -> Array:
-        text = f"A picture{shown}.\nIn the picture there is"
-        present = self._model.log_probabilities(text, [f" {with_article(tag)}"], mean=True)
+        # The article belongs to the text: how probable it is says nothing about the object.
+        article = with_article(tag).removesuffix(tag)
+        text = f"A picture{shown}.\nIn the picture there is {article}".rstrip()
+        present = self._model.log_probabilities(text, [f" {tag}"])
         certain, possible, unlikely = self._words(prompt, tag)
         return np.array([present[0], certain - unlikely, possible - unlikely])
 
