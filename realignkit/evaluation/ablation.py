@@ -101,8 +101,8 @@ class ScorerAblation:
     def _check_settings(self) -> None:
         settings = self._realigner.settings
         images = {name: settings[name] for name in ("generator", "sampling")}
-        wanted = {"images": {**images, "model": settings["plugins"]["generator"]}}
-        made = {"tagger": self.taggers, "scorer": self.scorers}
+        wanted: dict[str, Any] = {"images": {**images, "model": settings["plugins"]["generator"]}}
+        made: dict[str, Mapping[str, Any]] = {"tagger": self.taggers, "scorer": self.scorers}
         for kind, plugins in made.items():
             wanted[kind] = {name: effective_options(plugin) for name, plugin in plugins.items()}
         wanted = json.loads(json.dumps(wanted))
@@ -183,7 +183,7 @@ class ScorerAblation:
         for i, record in zip(questions, answers, strict=True):
             truth = truths[i]
             assert truth is not None
-            wrong = (f"no answer: {record['reason']}",)
+            wrong: tuple[str, ...] = (f"no answer: {record['reason']}",)
             if record["captions"] is not None:
                 wrong = problems([_caption(caption) for caption in record["captions"]], truth)
             successes += not wrong

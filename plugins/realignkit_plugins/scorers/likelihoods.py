@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -9,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from realignkit.errors import ScorerError
+from realignkit.errors import OutputError, ScorerError
 from realignkit.types import Likelihood, LocalCaption, Tag
 
 from . import templates
+from .cache import AnswerCache
 from .lexical import LexicalScorer
 from .noun_phrases import noun_phrases
 from .words import with_article
@@ -48,10 +51,21 @@ class LikelihoodJudge:
         n_ctx: its context, in tokens.
         calibrate: see above.
         version: of the templates.
+        cache: keeps the numbers of the examples, which take a big model minutes.
+        identity: what they depend on, as JSON.
     """
 
-    def __init__(self, llama: Llama, n_ctx: int, calibrate: bool = True, version: str = templates.NEWEST) -> None:
+    def __init__(
+        self,
+        llama: Llama,
+        n_ctx: int,
+        calibrate: bool = True,
+        version: str = templates.NEWEST,
+        cache: AnswerCache | None = None,
+        identity: Mapping[str, Any] | None = None,
+    ) -> None:
         self._model = TokenProbabilities(llama, n_ctx)
+        self._cache, self._identity = cache, dict(identity or {})
         self._calibrate, self._version = calibrate, version
         self._without_prompt: dict[str, Array] = {}
 
@@ -101,7 +115,12 @@ class LikelihoodJudge:
     def _discriminant(self) -> Discriminant:
         examples = templates.examples(self._version)
         labelled = [(e["prompt"], tag, i) for e in examples for i, name in enumerate(Likelihood) for tag in e[name]]
-        evidence = np.array([self._evidence(prompt, tag) for prompt, tag, _ in labelled])
+        question = {**self._identity, "examples": examples}
+        kept = json.loads((self._cache and self._cache.get(question)) or "null")
+        evidence = np.array(kept or [self._evidence(prompt, tag) for prompt, tag, _ in labelled])
+        if kept is None and self._cache:
+            with contextlib.suppress(OutputError):  # it can be measured again
+                self._cache.put(question, json.dumps(evidence.tolist()))
         return Discriminant(evidence, np.array([label for *_, label in labelled]))
 
     def _caption(self, prompt: str, tag: Tag, likelihood: Likelihood) -> str:
@@ -159,7 +178,8 @@ class TokenProbabilities:
         start = min(_common(prefix, tokens) for tokens in full)
         totals = []
         for tokens in full:
-            logits = self._logits(tokens)[start - 1 : len(tokens) - 1].astype(np.float64)
+            # What comes behind the last token is not asked, so words of one token share one evaluation.
+            logits = self._logits(tokens[:-1])[start - 1 :].astype(np.float64)
             chosen = np.array([_normalised(row)[token] for row, token in zip(logits, tokens[start:], strict=True)])
             totals.append(chosen.mean() if mean else chosen.sum())
         return np.array(totals)

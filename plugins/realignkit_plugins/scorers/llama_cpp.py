@@ -118,7 +118,8 @@ class LlamaCppScorer(LanguageModelScorer):
 
     @cached_property
     def _judge(self) -> LikelihoodJudge:
-        return LikelihoodJudge(self._llama, self.options.n_ctx, self.options.calibrate, self.options.template)
+        o = self.options
+        return LikelihoodJudge(self._llama, o.n_ctx, o.calibrate, o.template, self._cache, self.identity())
 
     @cached_property
     def _path(self) -> Path:
