@@ -67,7 +67,7 @@ class LikelihoodJudge:
         self._model = TokenProbabilities(llama, n_ctx)
         self._cache, self._identity = cache, dict(identity or {})
         self._calibrate, self._version = calibrate, version
-        self._without_prompt: dict[str, Array] = {}
+        self._plain: dict[str, Array] = {}  # what is measured without a prompt, by tag
 
     def __call__(self, prompt: str, tags: Sequence[Tag]) -> tuple[LocalCaption, ...]:
         """One local caption per tag, in order.
@@ -75,41 +75,45 @@ class LikelihoodJudge:
         Raises:
             ScorerError: the prompt is longer than the context.
         """
-        likelihoods = [self._best(prompt, tag.name) for tag in tags]
+        found = self.probabilities([(prompt, tag.name) for tag in tags])
+        likelihoods = [tuple(Likelihood)[i] for i in found.argmax(axis=1)]
         return tuple(
             LocalCaption(tag.name, self._caption(prompt, tag, likelihood), likelihood)
             for tag, likelihood in zip(tags, likelihoods, strict=True)
         )
 
-    def probabilities(self, prompt: str, tag: str) -> Mapping[Likelihood, float]:
-        """The probability of each likelihood; they add up to 1."""
+    def probabilities(self, pairs: Sequence[tuple[str, str]]) -> Array:
+        """For each (prompt, tag) the probability of each likelihood, float (pairs, 3), in the order of the enum."""
         if self._calibrate:
-            scores = self._discriminant.log_probabilities(self._evidence(prompt, tag))
-        else:
-            scores = _normalised(self._words(prompt, tag))
-        return dict(zip(Likelihood, np.exp(scores).tolist(), strict=True))
+            return np.exp([self._discriminant.log_probabilities(one) for one in self._evidence(pairs)])
+        return np.exp([_normalised(one) for one in self._words(pairs)])
 
-    def _best(self, prompt: str, tag: str) -> Likelihood:
-        found = self.probabilities(prompt, tag)
-        return max(found, key=lambda likelihood: found[likelihood])
+    def _evidence(self, pairs: Sequence[tuple[str, str]]) -> Array:
+        """The three numbers of the class docstring, float (pairs, 3)."""
+        fresh = [(CONTENT_FREE, tag) for tag in dict.fromkeys(tag for _, tag in pairs) if tag not in self._plain]
+        asked = [*pairs, *fresh]
+        # One kind of question after the other, so that the model reads what each kind has in common only once.
+        presence, words = self._presence(asked), self._words(asked)
+        numbers = np.stack([presence, words[:, 0] - words[:, 2], words[:, 1] - words[:, 2]], axis=1)
+        self._plain |= {tag: one for (_, tag), one in zip(fresh, numbers[len(pairs) :], strict=True)}
+        return np.array([one - self._plain[tag] for (_, tag), one in zip(pairs, numbers, strict=False)])
 
-    def _words(self, prompt: str, tag: str) -> Array:
-        question = templates.likelihood_question(prompt, tag, self._version)
-        return self._model.log_probabilities(question, [f" {likelihood}" for likelihood in Likelihood])
+    def _words(self, pairs: Sequence[tuple[str, str]]) -> Array:
+        """Log p of the three words as an answer, float (pairs, 3)."""
+        words = [f" {likelihood}" for likelihood in Likelihood]
+        questions = [templates.likelihood_question(prompt, tag, self._version) for prompt, tag in pairs]
+        return np.array([self._model.log_probabilities(question, words) for question in questions])
 
-    def _evidence(self, prompt: str, tag: str) -> Array:
-        """The three numbers of the class docstring."""
-        if tag not in self._without_prompt:
-            self._without_prompt[tag] = self._measure("", CONTENT_FREE, tag)
-        return self._measure(f" of {' '.join(prompt.split())}", prompt, tag) - self._without_prompt[tag]
-
-    def _measure(self, shown: str, prompt: str, tag: str) -> Array:
-        # The article belongs to the text: how probable it is says nothing about the object.
-        article = with_article(tag).removesuffix(tag)
-        text = f"A picture{shown}.\nIn the picture there is {article}".rstrip()
-        present = self._model.log_probabilities(text, [f" {tag}"])
-        certain, possible, unlikely = self._words(prompt, tag)
-        return np.array([present[0], certain - unlikely, possible - unlikely])
+    def _presence(self, pairs: Sequence[tuple[str, str]]) -> Array:
+        """Log p(tag) in a description of the picture, float (pairs,)."""
+        found = []
+        for prompt, tag in pairs:
+            shown = "" if prompt == CONTENT_FREE else f" of {' '.join(prompt.split())}"
+            # The article belongs to the text: how probable it is says nothing about the object.
+            article = with_article(tag).removesuffix(tag)
+            text = f"A picture{shown}.\nIn the picture there is {article}".rstrip()
+            found.append(self._model.log_probabilities(text, [f" {tag}"])[0])
+        return np.array(found)
 
     @cached_property
     def _discriminant(self) -> Discriminant:
@@ -117,7 +121,7 @@ class LikelihoodJudge:
         labelled = [(e["prompt"], tag, i) for e in examples for i, name in enumerate(Likelihood) for tag in e[name]]
         question = {**self._identity, "examples": examples}
         kept = json.loads((self._cache and self._cache.get(question)) or "null")
-        evidence = np.array(kept or [self._evidence(prompt, tag) for prompt, tag, _ in labelled])
+        evidence = np.array(kept or self._evidence([(prompt, tag) for prompt, tag, _ in labelled]))
         if kept is None and self._cache:
             with contextlib.suppress(OutputError):  # it can be measured again
                 self._cache.put(question, json.dumps(evidence.tolist()))
