@@ -18,7 +18,15 @@ from realignkit.hookspecs import hookimpl
 if TYPE_CHECKING:
     from realignkit.attention.modulation import ModulationConfig
     from realignkit.contracts import Generator, Metric, Options, Plugin, PromptSet, Reward, Scorer, Segmenter, Tagger
-    from realignkit.errors import ModelError, OptionError, OutputError, PluginError, PromptError, RealignKitError
+    from realignkit.errors import (
+        ModelError,
+        OptionError,
+        OutputError,
+        PluginError,
+        PromptError,
+        RealignKitError,
+        ScorerError,
+    )
     from realignkit.realigner import Realigner
     from realignkit.registry import Registry, default_registry
     from realignkit.types import Answer, Layout, Likelihood, LocalCaption, Realignment, Segment, Tag
@@ -28,7 +36,9 @@ _HOME = {
     "contracts": (
         *("Generator", "Metric", "Options", "Plugin", "PromptSet", "Reward", "Scorer", "Segmenter", "Tagger"),
     ),
-    "errors": ("ModelError", "OptionError", "OutputError", "PluginError", "PromptError", "RealignKitError"),
+    "errors": (
+        *("ModelError", "OptionError", "OutputError", "PluginError", "PromptError", "RealignKitError", "ScorerError"),
+    ),
     "realigner": ("Realigner",),
     "registry": ("Registry", "default_registry"),
     "types": ("Answer", "Layout", "Likelihood", "LocalCaption", "Realignment", "Segment", "Tag"),

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from realignkit.errors import OptionError
-from realignkit.types import LocalCaption, Mask, Tag
+from realignkit.types import LocalCaption, Mask, Tag, Truth
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -48,6 +48,13 @@ class Plugin(ABC):
 
     def __init__(self, **options: Any) -> None:
         self.options = parse_options(self.Options, options, owner=type(self).__name__)
+
+    def check(self) -> str:
+        """What keeps this plugin from working here, with the remedy ("no key: set …"); empty when nothing is known to.
+
+        Must be quick: no network, no weights. ``realignkit doctor`` shows it.
+        """
+        return ""
 
 
 def parse_options(model: type[T], values: Mapping[str, Any], owner: str) -> T:
@@ -94,7 +101,13 @@ class Tagger(Plugin):
 
 
 class Scorer(Plugin):
-    """Judges and describes tags in the light of a prompt (eq. 6)."""
+    """Judges and describes tags in the light of a prompt (eq. 6).
+
+    Attributes:
+        concurrency: how many calls, each in a thread of its own, it can take at once.
+    """
+
+    concurrency: int = 1
 
     @abstractmethod
     def __call__(self, prompt: str, tags: Sequence[Tag]) -> tuple[LocalCaption, ...]:
@@ -151,7 +164,7 @@ class Metric(Plugin):
 
 
 class PromptSet(Plugin):
-    """Prompts with a name and a size.
+    """Prompts with a name and a size, and perhaps with the truth about them.
 
     Attributes:
         source: where the prompts come from (a file, a paper, a procedure), for reports.
@@ -166,3 +179,7 @@ class PromptSet(Plugin):
     @abstractmethod
     def __len__(self) -> int:
         """How many there are."""
+
+    def truth(self, prompt: str, tags: Sequence[str]) -> Truth | None:
+        """What a right answer of a scorer says about these tags; None where the set does not know."""
+        return None

@@ -14,6 +14,19 @@ class PluginError(RealignKitError):
     """A plugin is unknown, unavailable, broken, or broke its contract."""
 
 
+class ScorerError(PluginError):
+    """A scorer has no usable answer.
+
+    Attributes:
+        reason: the kind of failure in a word or two ("timeout", "tags"), for statistics.
+        final: asking again later will not help; False for what passes, such as a network that is down.
+    """
+
+    def __init__(self, message: str, reason: str, *, final: bool = False) -> None:
+        super().__init__(message)
+        self.reason, self.final = reason, final
+
+
 class OptionError(RealignKitError):
     """An option has an unknown name or a value out of range."""
 

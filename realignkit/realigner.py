@@ -211,13 +211,13 @@ class Realigner:
             tags = self.tag(pictures)
         progress("tag", count, count)
 
-        answers, layouts = [], []
+        progress("score", 0, count)
+        with _timed(timings, "score", everyone):
+            questions = list(zip(prompts, tags, strict=True))
+            answers = steps.answers(self.scorers, questions, lambda done: progress("score", done, count))
+        layouts = []
         for i in everyone:
-            progress("score", i, count)
-            with _timed(timings, "score", [i]):
-                answers.append(self.score(prompts[i], tags[i]))
             notes[i] += [f"scorer '{name}' did not answer: {why}" for name, why in answers[i].failures.items()]
-        progress("score", count, count)
         for i in everyone:
             progress("segment", i, count)
             with _timed(timings, "segment", [i]):

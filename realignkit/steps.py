@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from realignkit.assembly import REDACTED, secrets_of
 from realignkit.contracts import Scorer, Segmenter, Tagger
-from realignkit.errors import PluginError, RealignKitError
+from realignkit.errors import PluginError, RealignKitError, ScorerError
 from realignkit.registry import Registry
 from realignkit.types import Answer, Layout, Likelihood, LocalCaption, Realignment, Segment, Tag
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+Q = TypeVar("Q")
+R = TypeVar("R")
 
 
 @contextlib.contextmanager
@@ -64,16 +70,91 @@ def answer(scorers: Sequence[tuple[str, Scorer]], prompt: str, tags: Sequence[Ta
         return Answer((), scorers[0][0])  # every scorer's answer to nothing; no LLM need be asked
     failures: dict[str, str] = {}
     for name, scorer in scorers:
-        try:
-            captions = tuple(scorer(prompt, tuple(tags)))
-            problem = _answer_problem(captions, tags)
-        except Exception as error:  # a contract of the chain: any failure hands over to the next one
-            problem = _without_secrets(f"{type(error).__name__}: {error}", scorer)
-        if not problem:
-            return Answer(captions, name, failures)
-        failures[name] = problem
+        found = attempt(scorer, prompt, tags)
+        if found.captions is not None:
+            return Answer(found.captions, name, failures)
+        failures[name] = found.message
     reasons = "; ".join(f"{name}: {reason}" for name, reason in failures.items())
     raise PluginError(f"no scorer answered ({reasons}). Add 'lexical' to the chain: it always answers.")
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One scorer's try: its valid captions, or None with the reason (a word or two), a message, and whether it is
+    worth another try later (not ``final``).
+    """
+
+    captions: tuple[LocalCaption, ...] | None
+    reason: str = ""
+    message: str = ""
+    final: bool = True
+
+
+def attempt(scorer: Scorer, prompt: str, tags: Sequence[Tag]) -> Attempt:
+    """Ask one scorer, and hold its answer against the contract. Never raises."""
+    try:
+        captions = tuple(scorer(prompt, tuple(tags)))
+        problem = _answer_problem(captions, tags)
+    except Exception as error:  # a contract of the chain: any failure hands over to the next one
+        message = _without_secrets(f"{type(error).__name__}: {error}", scorer)
+        if isinstance(error, ScorerError):
+            return Attempt(None, error.reason, message, error.final)
+        return Attempt(None, type(error).__name__, message, final=False)
+    return Attempt(None, "contract", problem) if problem else Attempt(captions)
+
+
+def answers(
+    scorers: Sequence[tuple[str, Scorer]],
+    questions: Sequence[tuple[str, Sequence[Tag]]],
+    on_done: Callable[[int], None] | None = None,
+) -> list[Answer]:
+    """:func:`answer` for many (prompt, tags), at once as far as the scorers can take it.
+
+    ``on_done``: called with the number of questions answered so far.
+
+    Raises:
+        PluginError: all scorers failed for a question.
+    """
+    limits = [max(1, int(getattr(scorer, "concurrency", 1))) for _, scorer in scorers]
+    guarded: list[tuple[str, Any]] = [
+        (name, _Guarded(scorer, limit)) for (name, scorer), limit in zip(scorers, limits, strict=True)
+    ]
+    return spread(lambda question: answer(guarded, *question), questions, max(limits), on_done)
+
+
+def spread(
+    work: Callable[[Q], R], items: Sequence[Q], workers: int, on_done: Callable[[int], None] | None = None
+) -> list[R]:
+    """``[work(item) for item in items]`` in up to so many threads; the first exception stops what has not begun."""
+    report = on_done or (lambda done: None)
+    if min(workers, len(items)) <= 1:
+        results = []
+        for number, item in enumerate(items, start=1):
+            results.append(work(item))
+            report(number)
+        return results
+    with ThreadPoolExecutor(min(workers, len(items)), thread_name_prefix="realignkit") as pool:
+        futures = [pool.submit(work, item) for item in items]
+        try:
+            for number, future in enumerate(as_completed(futures), start=1):
+                future.result()
+                report(number)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    return [future.result() for future in futures]
+
+
+class _Guarded:
+    """A scorer that no more threads enter than it can take."""
+
+    def __init__(self, scorer: Scorer, limit: int) -> None:
+        self.scorer, self.options = scorer, getattr(scorer, "options", None)
+        self.free = threading.BoundedSemaphore(limit)
+
+    def __call__(self, prompt: str, tags: Sequence[Tag]) -> tuple[LocalCaption, ...]:
+        with self.free:
+            return self.scorer(prompt, tags)
 
 
 def _answer_problem(captions: Sequence[Any], tags: Sequence[Tag]) -> str:

@@ -96,6 +96,38 @@ class Answer:
     failures: Mapping[str, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Expected:
+    """What a right answer says about one tag. Words are in lower case.
+
+    Attributes:
+        named: whether the prompt names the tag.
+        attributes: the attributes of each object of the prompt that the tag may mean; any one of them will do.
+        foreign: attributes that the prompt gives to something.
+        others: names of objects that the tag does not mean.
+    """
+
+    named: bool
+    attributes: tuple[frozenset[str], ...] = ()
+    foreign: frozenset[str] = frozenset()
+    others: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class Truth:
+    """The truth about a prompt and some tags.
+
+    Attributes:
+        expected: by tag, in the order they were asked for.
+        objects: how many objects the prompt names.
+        found: how many of them some tag names.
+    """
+
+    expected: Mapping[str, Expected]
+    objects: int
+    found: int
+
+
 @dataclass(frozen=True, eq=False)
 class Realignment:
     """Everything one realignment saw and made. :meth:`save` and :meth:`load` round-trip.

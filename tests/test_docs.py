@@ -26,6 +26,8 @@ EXEMPT_COMMANDS = {
     r"pip install ": "installs; tests/test_examples.py does it into a folder of its own",
     r"realignkit run .*--scorer keyword": "needs the example plugin; tests/test_examples.py runs it",
     r"realignkit run .*--model path/to": "stands for a model of the reader's",
+    r"realignkit run .*--scorer (gpt4|llama_cpp|openai_chat)": "needs a key, a service or a model file",
+    r"export ": "sets a key of the reader's",
     r"(git clone|cd|source) ": "the reader's way to a checkout and its environment",
     r"python -m realignkit_plugins\.micro\.train": "trains for hours",
     r"python benchmarks/": "measures for hours",

@@ -1,4 +1,4 @@
-"""The command line: ``realignkit run``, ``show`` and ``plugins``. Thin: parse, call, print.
+"""The command line: ``realignkit run``, ``show``, ``plugins``, ``ablate`` and ``doctor``. Thin: parse, call, print.
 
 Nothing heavy is imported before a command needs it, so ``--help`` answers at once.
 """
@@ -10,7 +10,9 @@ from typing import Annotated
 import typer
 
 from realignkit._version import __version__
+from realignkit.cli.ablate import ablate_app
 from realignkit.cli.console import Commands
+from realignkit.cli.doctor import doctor
 from realignkit.cli.plugins import plugins_app
 from realignkit.cli.run import run
 from realignkit.cli.show import show
@@ -42,7 +44,9 @@ def _root(
 
 app.command()(run)
 app.command()(show)
+app.command()(doctor)
 app.add_typer(plugins_app, name="plugins")
+app.add_typer(ablate_app, name="ablate")
 
 
 def main() -> None:

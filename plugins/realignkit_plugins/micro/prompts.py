@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import Literal
 
@@ -10,7 +11,8 @@ import numpy as np
 from pydantic import Field
 
 from realignkit.contracts import Options, PromptSet
-from realignkit_plugins.micro.world.vocabulary import COLOURS, NOUNS, article, held_out
+from realignkit.types import Expected, Truth
+from realignkit_plugins.micro.world.vocabulary import COLOURS, NOUNS, TAGS, article, held_out
 
 _SEEDS = {"validation": 101, "test": 202}
 
@@ -52,6 +54,19 @@ class WorldPrompts(PromptSet):
     def _colours(self, noun: str) -> list[str]:
         pairs = self.options.pairs
         return [colour for colour in COLOURS if pairs == "mixed" or held_out(colour, noun) == (pairs == "held_out")]
+
+    def truth(self, prompt: str, tags: Sequence[str]) -> Truth | None:
+        """From how the prompts are made, by no rules of a scorer's; None for a prompt of another form."""
+        parts = [re.fullmatch(r"an? (\w+) (\w+)", part) for part in re.split(r", | and ", prompt)]
+        objects = [(part[1], part[2]) for part in parts if part and part[1] in COLOURS and part[2] in NOUNS]
+        if len(objects) < len(parts):
+            return None
+        expected = {}
+        for tag in tags:
+            own = tuple(frozenset({colour}) for colour, noun in objects if noun == tag)
+            others = frozenset({*TAGS, *tags}) - {tag}
+            expected[tag] = Expected(bool(own), own, frozenset(colour for colour, _ in objects), others)
+        return Truth(expected, len(objects), sum(noun in tags for _, noun in objects))
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._prompts)

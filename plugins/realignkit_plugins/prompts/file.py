@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from pydantic import Field
 from realignkit.contracts import Options as PluginOptions
 from realignkit.contracts import PromptSet
 from realignkit.errors import OptionError
+from realignkit.types import Expected, Truth
 
 
 class FilePrompts(PromptSet):
@@ -43,6 +44,27 @@ class FilePrompts(PromptSet):
 
     def __len__(self) -> int:
         return len(self._prompts)
+
+    def truth(self, prompt: str, tags: Sequence[str]) -> Truth:
+        """By the rules of the ``lexical`` scorer, which is judged by its own measure here; the others are not."""
+        from realignkit_plugins.scorers.lexical import naming
+        from realignkit_plugins.scorers.noun_phrases import noun_phrases
+
+        phrases = [phrase for phrase in noun_phrases(prompt) if not phrase.negated]
+        named = {tag: naming(tag, phrases) for tag in tags}
+        foreign = frozenset(attribute for phrase in phrases for attribute in phrase.attributes)
+        expected = {}
+        for tag, own in named.items():
+            heads = {phrase.head for phrase in phrases if phrase not in own}
+            rivals = {other for other, theirs in named.items() if other != tag and not any(p in own for p in theirs)}
+            expected[tag] = Expected(
+                named=bool(own),
+                attributes=tuple(frozenset(phrase.attributes) for phrase in own),
+                foreign=foreign,
+                others=frozenset(heads | rivals) - {phrase.head for phrase in own},
+            )
+        found = sum(any(phrase in own for own in named.values()) for phrase in phrases)
+        return Truth(expected, len(phrases), found)
 
     @cached_property
     def _prompts(self) -> tuple[str, ...]:

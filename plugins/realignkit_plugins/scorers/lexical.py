@@ -53,11 +53,7 @@ class LexicalScorer(Scorer):
         return LocalCaption(tag, with_article(tag), Likelihood.POSSIBLE if possible else Likelihood.UNLIKELY)
 
     def _naming(self, name: _Name, phrases: Sequence[NounPhrase]) -> NounPhrase | None:
-        """The first phrase that names the tag, by the strictest rule that any phrase satisfies."""
-        rules: list[Callable[[_Name, NounPhrase], bool]] = [_same_words, _synonym]
-        if self.options.kinds:
-            rules += [_kind, _last_word]
-        return next((phrase for rule in rules for phrase in phrases if rule(name, phrase)), None)
+        return next(iter(_naming(name, phrases, self.options.kinds)), None)
 
     def _is_possible(self, name: _Name, phrases: Sequence[NounPhrase]) -> bool:
         if self.options.scenery and ({name.text, name.canonical, name.last} & SCENERY) and name.text not in OBJECTS:
@@ -91,6 +87,19 @@ class _Name:
     @property
     def last(self) -> str:
         return self.text.rpartition(" ")[2]
+
+
+def naming(tag: str, phrases: Sequence[NounPhrase], with_kinds: bool = True) -> list[NounPhrase]:
+    """All phrases that name a tag, by the strictest rule that any of them satisfies."""
+    return _naming(_Name.of(tag), phrases, with_kinds)
+
+
+def _naming(name: _Name, phrases: Sequence[NounPhrase], with_kinds: bool) -> list[NounPhrase]:
+    rules: list[Callable[[_Name, NounPhrase], bool]] = [_same_words, _synonym]
+    if with_kinds:
+        rules += [_kind, _last_word]
+    found = ([phrase for phrase in phrases if rule(name, phrase)] for rule in rules)
+    return next(filter(None, found), [])
 
 
 def canonical(noun: str) -> str:

@@ -1,0 +1,194 @@
+"""Scorer for any GGUF model, in this process, through llama.cpp."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field
+
+from realignkit.errors import ModelError, ScorerError
+from realignkit.types import LocalCaption, Tag
+
+from . import templates
+from .answers import MalformedAnswerError
+from .gbnf import answer_grammar
+from .language_model import LanguageModelOptions, LanguageModelScorer
+from .likelihoods import LikelihoodJudge
+
+if TYPE_CHECKING:
+    from llama_cpp import Llama
+
+
+class LlamaCppOptions(LanguageModelOptions):
+    """Options of :class:`LlamaCppScorer`."""
+
+    model: str | None = Field(None, description="path of a .gguf file, or of one on the hub: owner/name:file.gguf")
+    mode: Literal["generate", "logprob"] = Field(
+        "generate",
+        description="generate: writes JSON under a grammar; logprob: compares the three words' probabilities",
+    )
+    chat_template: Literal["model", "vicuna", "llama2"] = Field("model", description="model: the one inside the file")
+    calibrate: bool = Field(True, description="logprob: take off what the model answers about no description at all")
+    n_ctx: int = Field(2048, ge=256, description="tokens of context")
+    n_gpu_layers: int = Field(0, ge=-1, description="layers on the GPU; -1: all")
+    n_threads: int | None = Field(None, ge=1, description="CPU threads; None: llama.cpp's choice")
+    max_output_tokens: int = Field(1024, ge=64, description="generate: length of an answer")
+
+
+class LlamaCppScorer(LanguageModelScorer):
+    """Asks a model in a GGUF file, without network.
+
+    ``mode="generate"`` lets the model write the answer under a grammar that admits nothing else. Small models cannot
+    do that (a model of 135 M parameters calls everything unlikely when it must write JSON): ``mode="logprob"`` has
+    them complete one word per tag and takes the captions from the prompt's noun phrases, see :class:`LikelihoodJudge`.
+    """
+
+    Options = LlamaCppOptions
+    options: LlamaCppOptions  # type: ignore[assignment]
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._lock = threading.Lock()  # a llama.cpp context is no place for two
+
+    def check(self) -> str:
+        """What is missing; loads nothing."""
+        model = self.options.model
+        if model is None:
+            return "no model: give a GGUF file with --set scorer.model=path/to/model.gguf"
+        if _hub_file(model) is None and not Path(model).expanduser().is_file():
+            return f"there is no file '{model}': give a GGUF file, or one on the hub as owner/name:file.gguf"
+        return ""
+
+    def __call__(self, prompt: str, tags: Sequence[Tag]) -> tuple[LocalCaption, ...]:
+        """One local caption per tag, in order.
+
+        Raises:
+            ScorerError: no usable answer within the attempts, no model, or a prompt longer than the context.
+            ModelError: the model cannot be loaded.
+        """
+        with self._lock:
+            if self.options.mode == "logprob":
+                return self._judge(prompt, tags)
+            return super().__call__(prompt, tags)
+
+    def identity(self) -> Mapping[str, Any]:
+        """The file and how it is asked."""
+        path = self._path
+        o = self.options
+        return {
+            "scorer": "llama_cpp",
+            # Hashing gigabytes would take longer than the answer.
+            "model": [path.name, path.stat().st_size, path.stat().st_mtime_ns],
+            **{name: getattr(o, name) for name in ("chat_template", "n_ctx", "max_output_tokens", "template")},
+        }
+
+    def complete(self, messages: templates.Messages, tags: Sequence[Tag], state: dict[str, Any]) -> str:
+        """One answer, written under :func:`answer_grammar`.
+
+        Raises:
+            MalformedAnswerError: it was cut short.
+            ScorerError: the prompt is longer than the context.
+        """
+        from llama_cpp import LlamaGrammar
+
+        llama, o = self._llama, self.options
+        if state:  # greedy decoding would say the same again
+            raise ScorerError("asking again would change nothing", "repeated", final=True)
+        text = templates.render_chat(self._chat_template, messages, **self._special_tokens)
+        begins = str(self._special_tokens["bos_token"])
+        tokens = llama.tokenize(text.encode(), add_bos=not (begins and text.startswith(begins)), special=True)
+        room = o.n_ctx - len(tokens)
+        if room < 64:
+            raise ScorerError(f"the prompt fills the context of {o.n_ctx} tokens. Raise n_ctx.", "too long", final=True)
+        result: Any = llama.create_completion(
+            prompt=tokens,
+            max_tokens=min(o.max_output_tokens, room),
+            temperature=0.0,
+            repeat_penalty=1.0,
+            grammar=LlamaGrammar.from_string(answer_grammar(tags), verbose=False),
+        )
+        choice = result["choices"][0]
+        if choice["finish_reason"] == "length":
+            raise MalformedAnswerError("it was cut short; max_output_tokens or n_ctx is too small", "truncated")
+        return str(choice["text"])
+
+    @cached_property
+    def _judge(self) -> LikelihoodJudge:
+        o = self.options
+        return LikelihoodJudge(self._llama, o.n_ctx, o.calibrate, o.template, self._cache, self.identity())
+
+    @cached_property
+    def _path(self) -> Path:
+        if missing := self.check():
+            raise ScorerError(f"{missing}, or choose another scorer.", "no model")
+        model = str(self.options.model)
+        if (hub := _hub_file(model)) is None:
+            return Path(model).expanduser()
+        from huggingface_hub import hf_hub_download
+
+        try:
+            return Path(hf_hub_download(*hub))
+        except Exception as error:  # the hub's client raises a dozen kinds
+            reason = (str(error).strip() or "no details").splitlines()[0][:200]
+            raise ModelError(
+                f"the model '{model}' cannot be downloaded ({type(error).__name__}: {reason}). "
+                f"Check the name, the network and your access ('hf auth login'), or give a local file."
+            ) from None
+
+    @cached_property
+    def _llama(self) -> Llama:
+        from llama_cpp import Llama
+
+        o = self.options
+        try:
+            return Llama(
+                str(self._path),
+                n_ctx=o.n_ctx,
+                n_batch=min(512, o.n_ctx),
+                n_gpu_layers=o.n_gpu_layers,
+                n_threads=o.n_threads,
+                n_threads_batch=o.n_threads,
+                logits_all=o.mode == "logprob",
+                seed=0,
+                verbose=False,
+            )
+        except (ScorerError, ModelError):
+            raise
+        except Exception as error:  # a damaged file, an architecture that is too new, no memory
+            raise ModelError(
+                f"'{self._path}' cannot be loaded by llama.cpp ({type(error).__name__}: {str(error)[:200]}). "
+                f"Check that it is a complete GGUF file, that it fits into memory, and that llama-cpp-python is recent."
+            ) from None
+
+    @cached_property
+    def _chat_template(self) -> str:
+        o = self.options
+        if o.chat_template != "model":
+            return templates.chat_template(o.chat_template)
+        source = (self._llama.metadata or {}).get("tokenizer.chat_template")
+        if not source:
+            raise ModelError(
+                f"'{o.model}' has no chat template inside. Choose one with chat_template='vicuna' or 'llama2', or "
+                f"use mode='logprob', which needs none."
+            )
+        return str(source)
+
+    @cached_property
+    def _special_tokens(self) -> dict[str, str]:
+        llama = self._llama
+        ids = {"bos_token": llama.token_bos(), "eos_token": llama.token_eos()}
+        return {
+            name: llama.detokenize([token], special=True).decode(errors="replace") if token >= 0 else ""
+            for name, token in ids.items()
+        }
+
+
+def _hub_file(model: str) -> tuple[str, str] | None:
+    """``owner/name:file.gguf`` in two parts; None for anything else, such as a path."""
+    name, colon, file = model.partition(":")
+    right = colon and name.count("/") == 1 and file.endswith(".gguf") and not name.startswith((".", "/", "~"))
+    return (name, file) if right else None

@@ -1,0 +1,160 @@
+"""``realignkit ablate``: the paper's ablations, measured here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from realignkit.cli.console import EXIT_SOME_FAILED, err, out, set_verbosity
+from realignkit.errors import OptionError
+
+if TYPE_CHECKING:
+    from realignkit.contracts import PromptSet
+    from realignkit.evaluation.tables import Cell
+    from realignkit.registry import Registry
+
+ablate_app = typer.Typer(no_args_is_help=True, help="Measure what a part of the method is worth.")
+_KINDS = ("generator", "tagger", "scorer")
+
+
+@ablate_app.callback()
+def ablate() -> None:
+    """Measure what a part of the method is worth."""
+
+
+@ablate_app.command()
+def scorers(
+    ctx: typer.Context,
+    model: Annotated[str, typer.Option(help="Draws the images: a generator's name, a folder or a hub id.")] = "micro",
+    tagger: Annotated[
+        list[str] | None, typer.Option(help="Repeatable. Default: the model's companion.", show_default=False)
+    ] = None,
+    scorer: Annotated[
+        list[str] | None, typer.Option(help="Repeatable; each is asked alone.", show_default="lexical")
+    ] = None,
+    prompts: Annotated[
+        str, typer.Option(metavar="FILE|NAME", help="A .txt or .csv file, or the name of a prompt set.")
+    ] = "micro",
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many prompts.")] = None,
+    seed: Annotated[list[int] | None, typer.Option(help="Start noise; repeatable.", show_default="42")] = None,
+    folder: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where to write; resumes what is there.")] = Path(
+        "ablations/scorers"
+    ),
+    assignments: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="An option, e.g. scorer.gpt4.model=…; repeatable."),
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images per forward pass.")] = 8,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Tracebacks and the libraries' messages.")] = False,
+) -> None:
+    """Table IV: taggers by scorers, how often a scorer's answer is right, and why not."""
+    set_verbosity(ctx, verbose)
+    from realignkit import assembly
+    from realignkit.evaluation.ablation import ScorerAblation
+    from realignkit.registry import default_registry
+
+    registry = default_registry()
+    beside = assembly.companions(assembly.choose_generator(registry, model))
+    taggers = tagger or [info.name for info in assembly.choose(registry, "tagger", None, beside)]
+    chosen = scorer or [assembly.LAST_SCORER]
+    options, sampling, own = _options(registry, model, taggers, chosen, assignments or [])
+    ablation = ScorerAblation(
+        registry,
+        model,
+        taggers,
+        chosen,
+        _prompt_set(registry, prompts, own),
+        folder,
+        seeds=seed or [42],
+        limit=limit,
+        options=options,
+        sampling=sampling,
+        batch_size=batch_size,
+    )
+    cells = _with_progress(ablation)
+    _print(cells)
+    for name, plugin in ablation.scorers.items():
+        usage: Any = getattr(plugin, "usage", None)
+        if usage is not None and usage.requests:
+            cost = f", {usage.cost:.4f} US dollars" if usage.cost is not None else ""
+            out().print(f"{name}: {usage.requests} requests, {usage.tokens} tokens{cost}", style="dim")
+    out().print(f"  {folder / 'table.md'}\n  {folder / 'table.json'}", markup=False)
+    if any(cell.problem for cell in cells):
+        raise typer.Exit(EXIT_SOME_FAILED)
+
+
+def _options(
+    registry: Registry, model: str, taggers: list[str], scorers: list[str], assignments: list[str]
+) -> tuple[dict[str, dict[str, Any]], dict[str, Any], dict[str, Any]]:
+    """Options by kind, of sampling, and of the prompt set (``prompts.name=value``)."""
+    from realignkit import assembly
+    from realignkit.cli.settings import parse
+
+    infos = {
+        "tagger": [registry.info("tagger", name) for name in taggers],
+        "scorer": [registry.info("scorer", name) for name in scorers],
+        "generator": [assembly.choose_generator(registry, model)],
+    }
+    known: dict[str, Any] = {"sampling": assembly.SamplingOptions.model_fields}
+    for kind, found in infos.items():
+        names: set[str] | None = set()
+        for info in found:
+            option_names = assembly.option_names(info)
+            if names is None or option_names is None:
+                names = None
+            else:
+                names |= option_names | {f"{info.name}.{name}" for name in option_names}
+        known[kind] = names
+    of_prompts = [text for text in assignments if text.strip().startswith("prompts.")]
+    settings = parse([text for text in assignments if text not in of_prompts], known)
+    # The prompt set itself says what it takes.
+    own = parse([f"sampling.{text.strip().removeprefix('prompts.')}" for text in of_prompts], {"sampling": None})
+    return {kind: settings.options[kind] for kind in _KINDS}, settings.sampling, own.sampling
+
+
+def _prompt_set(registry: Registry, prompts: str, options: dict[str, Any]) -> PromptSet:
+    names = [info.name for info in registry.infos("prompts")]
+    if Path(prompts).is_file() and "file" in names:
+        found: PromptSet = registry.create("prompts", "file", path=prompts, **options)
+    elif prompts in names:
+        found = registry.create("prompts", prompts, **options)
+    else:
+        raise OptionError(f"'{prompts}' is neither a file nor a prompt set. Prompt sets: {', '.join(names)}.")
+    return found
+
+
+def _with_progress(ablation: Any) -> list[Cell]:
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+    columns = TextColumn("{task.description:>24}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+    console = err()
+    tasks: dict[str, TaskID] = {}
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
+
+        def report(step: str, done: int, total: int) -> None:
+            if step not in tasks:
+                tasks[step] = bars.add_task(step, total=total)
+            bars.update(tasks[step], completed=done, total=total)
+
+        cells: list[Cell] = ablation(report)
+        return cells
+
+
+def _print(cells: list[Cell]) -> None:
+    from realignkit.evaluation.success import wilson
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("tagger", "scorer", "success", "95 %", "answers", "objects seen", "why not"):
+        table.add_column(heading)
+    for cell in cells:
+        low, high = wilson(cell.successes, cell.asked)
+        why = ", ".join(f"{reason}: {count}" for reason, count in cell.reasons.items())
+        rate = "-" if cell.rate is None else f"{cell.rate:.1%}"
+        interval = "-" if cell.rate is None else f"{low:.1%} - {high:.1%}"
+        seen = f"{cell.found} of {cell.objects}"
+        table.add_row(cell.tagger, cell.scorer, rate, interval, str(cell.asked), seen, escape(cell.problem or why))
+    out().print(table)

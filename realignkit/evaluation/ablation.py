@@ -1,0 +1,255 @@
+"""Table IV: taggers by scorers, how often the answer is right and why not. Every step is kept and resumed.
+
+The folder holds ``images/``, ``tags/<tagger>/``, ``answers/<tagger>/<scorer>/`` (one small file per prompt and seed),
+``ablation.json`` (what it was made with), and the results, ``table.json`` and ``table.md``.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from realignkit import steps
+from realignkit.assembly import assign_options, effective_options
+from realignkit.contracts import Plugin, PromptSet, Scorer, Tagger
+from realignkit.errors import OptionError, OutputError, PluginError, RealignKitError
+from realignkit.evaluation.runs import Job
+from realignkit.evaluation.success import problems
+from realignkit.evaluation.tables import Cell, markdown, row
+from realignkit.realigner import Realigner
+from realignkit.registry import Registry
+from realignkit.storage import atomic_write, make_folder, png
+from realignkit.types import Likelihood, LocalCaption, Tag
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as PILImage
+
+Report = Callable[[str, int, int], None]
+"""``report(step, done, total)``."""
+
+
+class _Nothing(Plugin):
+    """Stands where an image is all that is wanted."""
+
+    def __call__(self, *arguments: Any) -> Any:
+        raise NotImplementedError
+
+
+class ScorerAblation:
+    """Makes the images, has them tagged, asks the scorers, and counts.
+
+    Args:
+        registry: where plugins are looked up.
+        model: as for :meth:`Realigner.from_pretrained`.
+        taggers, scorers: names; each scorer is asked alone, without a fallback.
+        prompts: also says what is true about them.
+        out: made where missing; what is in it is not made again.
+        seeds: each prompt is drawn with each of them.
+        limit: only the first so many prompts.
+        options: kind ("generator", "tagger", "scorer") -> option -> value.
+        sampling: over the model's defaults.
+        batch_size: images per forward pass.
+
+    Raises:
+        PluginError, OptionError: an unknown or unavailable plugin, an unknown option.
+        OutputError: ``out`` holds an ablation with other images.
+    """
+
+    def __init__(
+        self,
+        registry: Registry,
+        model: str,
+        taggers: Sequence[str],
+        scorers: Sequence[str],
+        prompts: PromptSet,
+        out: str | Path,
+        *,
+        seeds: Sequence[int] = (42,),
+        limit: int | None = None,
+        options: Mapping[str, Mapping[str, Any]] | None = None,
+        sampling: Mapping[str, Any] | None = None,
+        batch_size: int = 8,
+    ) -> None:
+        options = options or {}
+        self.taggers: dict[str, Tagger] = _make(registry, "tagger", taggers, options.get("tagger", {}))
+        self.scorers: dict[str, Scorer] = _make(registry, "scorer", scorers, options.get("scorer", {}))
+        nothing: Any = _Nothing()
+        own = {"generator": options.get("generator", {})}
+        self._realigner = Realigner.from_pretrained(
+            model,
+            tagger=nothing,
+            scorer=nothing,
+            segmenter=nothing,
+            registry=registry,
+            options=own,
+            sampling=sampling,
+            batch_size=batch_size,
+        )
+        self._prompts = prompts
+        texts = list(prompts)[:limit]
+        if not texts:
+            raise OptionError("there are no prompts: give a file with at least one, or a larger limit.")
+        self.jobs = [Job(index, text, seed) for index, text in enumerate(texts, start=1) for seed in seeds]
+        self.out = make_folder(Path(out))
+        self._check_settings()
+
+    def _check_settings(self) -> None:
+        settings = self._realigner.settings
+        images = {name: settings[name] for name in ("generator", "sampling")}
+        wanted: dict[str, Any] = {"images": {**images, "model": settings["plugins"]["generator"]}}
+        made: dict[str, Mapping[str, Any]] = {"tagger": self.taggers, "scorer": self.scorers}
+        for kind, plugins in made.items():
+            wanted[kind] = {name: effective_options(plugin) for name, plugin in plugins.items()}
+        wanted = json.loads(json.dumps(wanted))
+        path = self.out / "ablation.json"
+        there = _read(path) or {}
+        different = ["model or sampling"] if there.get("images", wanted["images"]) != wanted["images"] else []
+        for kind in made:
+            before = there.get(kind, {})
+            different += [f"options of {kind} '{n}'" for n, o in wanted[kind].items() if before.get(n, o) != o]
+            wanted[kind] = {**before, **wanted[kind]}
+        if different:
+            raise OutputError(f"{self.out} was made with others: {', '.join(different)}. Use another --out.")
+        atomic_write(path, json.dumps(wanted, indent=2, ensure_ascii=False) + "\n")
+
+    def __call__(self, report: Report | None = None) -> list[Cell]:
+        """Do what is not done yet, and count. What fails for one tagger or scorer stops no other.
+
+        Raises:
+            ModelError: no images can be made.
+            OutputError: the folder cannot be written.
+        """
+        report = report or (lambda step, done, total: None)
+        images = self._images(report)
+        cells = []
+        for name, tagger in self.taggers.items():
+            try:
+                tags = self._tags(name, tagger, images, report)
+            except OutputError:
+                raise
+            except RealignKitError as error:
+                cells += [Cell(name, scorer, problem=str(error)) for scorer in self.scorers]
+                continue
+            cells += [self._cell(name, scorer, tags, report) for scorer in self.scorers]
+        atomic_write(self.out / "table.json", json.dumps([row(cell) for cell in cells], indent=2) + "\n")
+        atomic_write(self.out / "table.md", markdown(cells, self._prompts.source))
+        return cells
+
+    def _images(self, report: Report) -> list[Path]:
+        paths = [self.out / "images" / f"{job.name}.png" for job in self.jobs]
+        todo = [i for i, path in enumerate(paths) if not path.is_file()]
+        size = self._realigner.batch_size
+        for start in range(0, len(todo), size):
+            report("images", len(paths) - len(todo) + start, len(paths))
+            batch = todo[start : start + size]
+            made = self._realigner.generate([self.jobs[i].prompt for i in batch], [self.jobs[i].seed for i in batch])
+            for i, image in zip(batch, made, strict=True):
+                atomic_write(paths[i], png(image))
+        report("images", len(paths), len(paths))
+        return paths
+
+    def _tags(self, name: str, tagger: Tagger, images: Sequence[Path], report: Report) -> list[tuple[Tag, ...]]:
+        found = []
+        for number, (job, path) in enumerate(zip(self.jobs, images, strict=True)):
+            report(f"tags {name}", number, len(images))
+            kept = self.out / "tags" / name / f"{job.name}.json"
+            record = _read(kept)
+            if record is None or record.get("prompt") != job.prompt:
+                (tags,) = steps.tag_images(tagger, name, [_open(path)])
+                record = {"prompt": job.prompt, "tags": [asdict(tag) for tag in tags]}
+                atomic_write(kept, json.dumps(record, ensure_ascii=False) + "\n")
+            found.append(tuple(Tag(**tag) for tag in record["tags"]))
+        return found
+
+    def _cell(self, tagger: str, name: str, tags: Sequence[tuple[Tag, ...]], report: Report) -> Cell:
+        truths = [
+            self._prompts.truth(job.prompt, [tag.name for tag in own]) for job, own in zip(self.jobs, tags, strict=True)
+        ]
+        questions = [i for i, truth in enumerate(truths) if truth is not None and tags[i]]
+        scorer = self.scorers[name]
+        answers = steps.spread(
+            lambda i: self._ask(tagger, name, scorer, self.jobs[i], tags[i]),
+            questions,
+            max(1, int(getattr(scorer, "concurrency", 1))),
+            lambda done: report(f"{tagger} x {name}", done, len(questions)),
+        )
+        reasons: Counter[str] = Counter()
+        successes = 0
+        for i, record in zip(questions, answers, strict=True):
+            truth = truths[i]
+            assert truth is not None
+            wrong: tuple[str, ...] = (f"no answer: {record['reason']}",)
+            if record["captions"] is not None:
+                wrong = problems([_caption(caption) for caption in record["captions"]], truth)
+            successes += not wrong
+            reasons.update(wrong)
+        known = [truth for truth in truths if truth is not None]
+        return Cell(
+            tagger,
+            name,
+            images=len(tags),
+            asked=len(questions),
+            successes=successes,
+            reasons=dict(sorted(reasons.items())),
+            objects=sum(truth.objects for truth in known),
+            found=sum(truth.found for truth in known),
+            seconds=sum(record["seconds"] for record in answers),
+        )
+
+    def _ask(self, tagger: str, name: str, scorer: Scorer, job: Job, tags: tuple[Tag, ...]) -> dict[str, Any]:
+        kept = self.out / "answers" / tagger / name / f"{job.name}.json"
+        question = {"prompt": job.prompt, "tags": [asdict(tag) for tag in tags]}
+        record = _read(kept)
+        # A failure that may have passed, such as a network that was down, is no answer to keep.
+        if record and record.get("final") and all(record.get(key) == value for key, value in question.items()):
+            return record
+        start = time.perf_counter()
+        found = steps.attempt(scorer, job.prompt, tags)
+        record = {
+            **question,
+            "captions": None if found.captions is None else [asdict(caption) for caption in found.captions],
+            "reason": found.reason,
+            "message": found.message,
+            "final": found.final,
+            "seconds": time.perf_counter() - start,
+        }
+        atomic_write(kept, json.dumps(record, ensure_ascii=False) + "\n")
+        return record
+
+
+def _make(registry: Registry, kind: str, names: Sequence[str], options: Mapping[str, Any]) -> dict[str, Any]:
+    infos = [registry.info(kind, name) for name in dict.fromkeys(names)]
+    if not infos:
+        raise OptionError(f"name at least one {kind}.")
+    if unusable := [info.remedy for info in infos if not info.available]:
+        raise PluginError(f"not installed: {', '.join(unusable)}.")
+    assigned = assign_options(infos, options)
+    return {info.name: info.create(**own) for info, own in zip(infos, assigned, strict=True)}
+
+
+def _caption(record: Mapping[str, str]) -> LocalCaption:
+    return LocalCaption(record["tag"], record["caption"], Likelihood(record["likelihood"]))
+
+
+def _open(path: Path) -> PILImage:
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            return image.convert("RGB")
+    except Exception as error:  # Pillow raises many kinds for damaged files
+        raise OutputError(f"{path} is damaged ({error}). Delete it and run the same command again.") from error
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    """A JSON object, None where there is none or it is damaged: it will be made again."""
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return record if isinstance(record, dict) else None

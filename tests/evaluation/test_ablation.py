@@ -1,0 +1,181 @@
+"""Table IV on tiny and embedded models: counts against a count by hand, resuming, failures that stay in their cell."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from realignkit.contracts import PromptSet, Scorer, Tagger
+from realignkit.errors import OptionError, OutputError, ScorerError
+from realignkit.evaluation.ablation import ScorerAblation
+from realignkit.evaluation.success import NOT_NAMED
+from realignkit.hookspecs import hookimpl
+from realignkit.types import Expected, Likelihood, LocalCaption, Tag, Truth
+from tests import tiny
+
+PROMPTS = ("a red book and a yellow pen", "a red book", "a yellow pen")
+
+
+class Prompts(PromptSet):
+    """Knows about books and pens."""
+
+    source = "three of ours"
+
+    def __iter__(self):
+        return iter(PROMPTS)
+
+    def __len__(self):
+        return len(PROMPTS)
+
+    def truth(self, prompt, tags):
+        named = [noun for noun in ("book", "pen") if noun in prompt]
+        return Truth({tag: Expected(tag in named) for tag in tags}, len(named), sum(n in tags for n in named))
+
+
+class Everything(Scorer):
+    """Calls everything certain; counts how often it is asked."""
+
+    asked = 0
+    concurrency = 3
+
+    def __call__(self, prompt, tags):
+        type(self).asked += 1
+        return tuple(LocalCaption(tag.name, f"a {tag.name}", Likelihood.CERTAIN) for tag in tags)
+
+
+class Moody(Scorer):
+    """Has no answer; for the second prompt it will never have one."""
+
+    asked = 0
+
+    def __call__(self, prompt, tags):
+        type(self).asked += 1
+        final = prompt == PROMPTS[1]
+        raise ScorerError("not today", "form" if final else "timeout", final=final)
+
+
+class Pens(Tagger):
+    def __call__(self, images):
+        return [(Tag("pen", 0.9),) for _ in images]
+
+
+class Blind(Tagger):
+    def __call__(self, images):
+        raise RuntimeError("no eyes")
+
+
+@pytest.fixture
+def ablation(registry, tmp_path):
+    class Here:
+        @hookimpl
+        def register_scorers(self, register):
+            register("everything", Everything, "")
+            register("moody", Moody, "")
+
+        @hookimpl
+        def register_taggers(self, register):
+            register("pens", Pens, "")
+            register("blind", Blind, "")
+
+    registry.register(Here(), "here")
+    Everything.asked = Moody.asked = 0
+
+    def make(taggers=("pens",), scorers=("everything",), **arguments):
+        return ScorerAblation(
+            registry, "tiny", taggers, scorers, arguments.pop("prompts", Prompts()), tmp_path / "out", **arguments
+        )
+
+    return make
+
+
+def test_the_table_is_the_count(ablation, tmp_path):
+    (cell,) = ablation()()
+    # A pen is named by the first and the third prompt, and certain in all three answers.
+    assert (cell.images, cell.asked, cell.successes, cell.reasons) == (3, 3, 2, {NOT_NAMED: 1})
+    assert (cell.objects, cell.found) == (4, 2)
+    assert cell.rate == pytest.approx(2 / 3)
+    (row,) = json.loads((tmp_path / "out" / "table.json").read_text())
+    assert (row["successes"], row["reasons"]) == (2, {NOT_NAMED: 1})
+    page = (tmp_path / "out" / "table.md").read_text()
+    assert "| pens | everything | 0.667 |" in page
+    assert "three of ours" in page
+
+
+def test_nothing_is_done_twice(ablation, tmp_path):
+    first = ablation()()
+    images = {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "images").iterdir()}
+    assert len(images) == 3
+    assert Everything.asked == 3
+    assert ablation()() == first
+    assert Everything.asked == 3
+    # What is lost is made again, and nothing else.
+    (lost, *_) = sorted((tmp_path / "out" / "answers").rglob("*.json"))
+    lost.write_text("{")
+    (again,) = ablation()()
+    assert (again.successes, again.reasons) == (first[0].successes, first[0].reasons)
+    assert Everything.asked == 4
+    assert {path: path.stat().st_mtime_ns for path in images} == images
+
+
+def test_passing_failures_are_asked_again_and_final_ones_are_kept(ablation):
+    for asked in (3, 5):
+        (cell,) = ablation(scorers=["moody"])()
+        assert (cell.successes, cell.reasons) == (0, {"no answer: form": 1, "no answer: timeout": 2})
+        assert Moody.asked == asked
+
+
+def test_what_fails_stays_in_its_cell(ablation):
+    cells = ablation(taggers=["blind", "pens"], scorers=["everything", "moody"])()
+    assert [(cell.tagger, cell.scorer) for cell in cells] == [
+        ("blind", "everything"),
+        ("blind", "moody"),
+        ("pens", "everything"),
+        ("pens", "moody"),
+    ]
+    assert all("no eyes" in cell.problem and cell.rate is None for cell in cells[:2])
+    assert [cell.successes for cell in cells[2:]] == [2, 0]
+
+
+def test_prompts_without_a_known_truth_are_no_questions(ablation):
+    class Unknown(Prompts):
+        def truth(self, prompt, tags):
+            return super().truth(prompt, tags) if prompt == PROMPTS[0] else None
+
+    (cell,) = ablation(prompts=Unknown())()
+    assert (cell.images, cell.asked, cell.successes) == (3, 1, 1)
+
+
+def test_another_ablation_needs_another_folder(ablation):
+    ablation(limit=1)()
+    ablation(taggers=["pens", "quadrants"], limit=2, seeds=[42, 43])()  # more of the same is welcome
+    with pytest.raises(OutputError, match="sampling"):
+        ablation(sampling={"num_inference_steps": 2})
+    with pytest.raises(OptionError, match="at least one"):
+        ablation(scorers=[])
+
+
+def test_the_command(cli, tmp_path):
+    (tmp_path / "prompts.txt").write_text("a red book\na yellow pen\n")
+    arguments = ("ablate", "scorers", "--model", "tiny", "--prompts", tmp_path / "prompts.txt", "--out", tmp_path / "o")
+    result = cli(*arguments, "--scorer", "lexical", "--scorer", "wordy", "--set", "sampling.num_inference_steps=2")
+    assert result.exit_code == 0, result.output
+    rows = json.loads((tmp_path / "o" / "table.json").read_text())
+    assert [(row["tagger"], row["scorer"]) for row in rows] == [("quadrants", "lexical"), ("quadrants", "wordy")]
+    assert rows[0]["rate"] == 1.0  # judged by its own rules
+    assert "prompts.txt" in (tmp_path / "o" / "table.md").read_text()
+    assert cli(*arguments[:4], "--prompts", "nonsense").exit_code == 2
+    limited = cli("ablate", "scorers", "--model", "tiny", "--set", "prompts.size=1", "--out", tmp_path / "p")
+    assert limited.exit_code == 0, limited.output
+    assert len(list((tmp_path / "p" / "images").iterdir())) == 1
+    assert cli("ablate", "scorers", "--set", "prompts.siz=1").exit_code == 2
+
+
+def test_tiny_is_what_is_drawn(ablation, tmp_path):
+    from PIL import Image
+
+    ablation(limit=1)()
+    (path,) = (tmp_path / "out" / "images").iterdir()
+    size = tiny.shared_pipeline().unet.config.sample_size * 2
+    with Image.open(path) as image:
+        assert image.size == (size, size)
