@@ -1,4 +1,4 @@
-"""The command line: ``realignkit run``, ``show`` and ``plugins``. Thin: parse, call, print.
+"""The command line: ``realignkit run``, ``dense``, ``show`` and ``plugins``. Thin: parse, call, print.
 
 Nothing heavy is imported before a command needs it, so ``--help`` answers at once.
 """
@@ -11,6 +11,7 @@ import typer
 
 from realignkit._version import __version__
 from realignkit.cli.console import Commands
+from realignkit.cli.dense import dense
 from realignkit.cli.plugins import plugins_app
 from realignkit.cli.run import run
 from realignkit.cli.show import show
@@ -41,6 +42,7 @@ def _root(
 
 
 app.command()(run)
+app.command()(dense)
 app.command()(show)
 app.add_typer(plugins_app, name="plugins")
 

@@ -28,7 +28,7 @@ def small_unet(channels: int, side: int, **options):
         down_block_types=("ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D"),
         mid_block_type="UNetMidBlock2DSimpleCrossAttn",
         up_block_types=("SimpleCrossAttnUpBlock2D", "ResnetUpsampleBlock2D"),
-        cross_attention_dim=16,
+        cross_attention_dim=32,
         encoder_hid_dim=24,
         encoder_hid_dim_type="text_proj",
         attention_head_dim=4,

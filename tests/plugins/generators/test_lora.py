@@ -51,7 +51,8 @@ def test_diffusers_format(folder: str, tmp_path: Path, scale: float):
     from peft import get_peft_model_state_dict
 
     network = adapted(build_pipeline().unet, alpha=RANK)
-    StableDiffusionPipeline.save_lora_weights(tmp_path, unet_lora_layers=get_peft_model_state_dict(network))
+    layers = {name.removeprefix("base_model.model."): w for name, w in get_peft_model_state_dict(network).items()}
+    StableDiffusionPipeline.save_lora_weights(tmp_path, unet_lora_layers=layers)
     unet = StableDiffusionGenerator(model=folder, device="cpu", lora=str(tmp_path), lora_scale=scale).pipeline().unet
     base = build_pipeline().unet
     want = base.get_submodule(LAYER).weight + scale * delta(network, LAYER, RANK)
