@@ -85,7 +85,7 @@ def generate(
     if not prompts:
         return []
     if attention_family(pipeline) is None:
-        wishes = {"guidance_scale": guidance_scale, "height": height, "width": width}
+        wishes: dict[str, Any] = {"guidance_scale": guidance_scale, "height": height, "width": width}
         wishes |= {"num_inference_steps": num_inference_steps, "negative_prompt": negative_prompt}
         return generate_plainly(pipeline, prompts, seeds, wishes, progress)
     sampling = _sampling(pipeline, num_inference_steps, guidance_scale, height, width, negative_prompt)
