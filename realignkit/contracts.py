@@ -71,7 +71,8 @@ class Generator(Plugin):
     """Builds a diffusers pipeline, and says what the fine stage can do with it.
 
     Attributes:
-        attention_family: ``"unet"`` for SD-1.x/2.x/XL-style U-Nets; None where attention cannot be modulated.
+        attention_family: ``"unet"`` for SD-1.x/2.x/XL-style U-Nets, ``"pixart"`` for PixArt's transformer; None where
+            attention cannot be modulated: such a model makes coarse images only.
         companions: the plugins that go with this model by default (kind -> spec), e.g. ``{"tagger": "micro"}``.
         refine_defaults: modulation options that suit this model better than the paper's.
         sampling_defaults: ``num_inference_steps``, ``guidance_scale``, ``height``, ``width`` where they
@@ -86,6 +87,9 @@ class Generator(Plugin):
     @abstractmethod
     def pipeline(self) -> DiffusionPipeline:
         """The pipeline, loaded once and kept, on its device, progress bar off.
+
+        With ``attention_family`` None it may be any object that is called like a text-to-image pipeline and has
+        its ``tokenizer`` and ``text_encoder``.
 
         Raises:
             ModelError: the checkpoint is missing, damaged, or not a text-to-image pipeline.

@@ -40,7 +40,8 @@ def pair(
 
 def image_size(pipeline: DiffusionPipeline, width: int | None = None, height: int | None = None) -> tuple[int, int]:
     """(width, height) in pixels of the images that the pipeline makes, where not given."""
-    sample = pipeline.unet.config.sample_size
+    network = getattr(pipeline, "unet", None) or pipeline.transformer
+    sample = network.config.sample_size
     rows, columns = sample if isinstance(sample, list | tuple) else (sample, sample)
     return width or columns * pipeline.vae_scale_factor, height or rows * pipeline.vae_scale_factor
 

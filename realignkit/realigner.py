@@ -387,8 +387,9 @@ class Realigner:
         supported = getattr(self.generator, "attention_family", None) is not None
         if not (supported and sampler.attention_family(self._pipeline()) is not None):
             raise ModelError(
-                f"the attention of generator '{self.names['generator']}' cannot be re-weighted: it has no U-Net "
-                f"of the SD-1.x, SD-2.x or SDXL kind. Choose another model; 'realignkit plugins --kind generator'."
+                f"the attention of generator '{self.names['generator']}' cannot be re-weighted: it has neither a U-Net "
+                f"of the SD-1.x, SD-2.x or SDXL kind nor PixArt's transformer. It can still make coarse images "
+                f"(Realigner.generate). For the fine stage choose another model; 'realignkit plugins --kind generator'."
             )
 
     def _pipeline(self) -> DiffusionPipeline:

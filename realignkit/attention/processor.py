@@ -1,4 +1,4 @@
-"""Modulated attention inside a diffusers U-Net: installed by a context manager, gone afterwards.
+"""Modulated attention inside a diffusers U-Net or PixArt transformer: installed by a context manager, gone afterwards.
 
 ::
 
@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -47,13 +48,14 @@ def modulate(
     num_images_per_prompt: int = 1,
     train_timesteps: int = 1000,
 ) -> Iterator[ModulatedAttention]:
-    """Modulate the attention of ``unet`` (a ``UNet2DConditionModel``) while the context lasts.
+    """Modulate the attention of ``unet`` (``UNet2DConditionModel`` or ``PixArtTransformer2DModel``) while the context
+    lasts.
 
-    The U-Net may be called with ``len(regions) * num_images_per_prompt`` samples, all conditional, or with twice
+    The network may be called with ``len(regions) * num_images_per_prompt`` samples, all conditional, or with twice
     as many under classifier-free guidance: unconditional first, as diffusers does; those are left alone.
 
     Args:
-        unet: the U-Net. Its attention processors come back when the context ends, however it ends.
+        unet: the network. Its attention processors come back when the context ends, however it ends.
         regions: one per prompt.
         config: how to modulate.
         timesteps: the full sampling schedule; tells which step a call belongs to.
@@ -62,7 +64,7 @@ def modulate(
         train_timesteps: ``T_train`` of ``lambda_t``.
 
     Raises:
-        ModelError: the U-Net has attention of another kind (IP-Adapter, added keys …), or is called with a batch
+        ModelError: the network has attention of another kind (IP-Adapter, added keys …), or is called with a batch
             that does not fit.
         ValueError: neither ``timesteps`` nor ``num_inference_steps`` is given, and ``share`` depends on it.
     """
@@ -72,6 +74,8 @@ def modulate(
     schedule = None if timesteps is None else torch.as_tensor(timesteps, dtype=torch.float64).cpu().flatten()
     steps = len(schedule) if schedule is not None else num_inference_steps
     state = ModulatedAttention(tuple(regions), config, schedule, steps, num_images_per_prompt, train_timesteps)
+    # U-Nets take (sample, timestep, text), PixArt's transformer (sample, text, timestep).
+    state.timestep_at = list(inspect.signature(type(unet).forward).parameters).index("timestep") - 1
     before = dict(unet.attn_processors)
     for name, processor in before.items():
         if type(processor) not in PLAIN:
@@ -90,9 +94,10 @@ def modulate(
 
 @dataclass(eq=False)
 class ModulatedAttention:
-    """What the processors of one U-Net share: the regions, and where in the sampling it is.
+    """What the processors of one network share: the regions, and where in the sampling it is.
 
     Attributes:
+        timestep_at: place of the timestep among the network's positional arguments.
         step: index of the current sampling step; -1 before the first call.
         timestep: the current timestep.
     """
@@ -103,6 +108,7 @@ class ModulatedAttention:
     steps: int | None
     repeats: int = 1
     train_timesteps: int = 1000
+    timestep_at: int = 1
     step: int = -1
     timestep: float = 0.0
     _latent: tuple[int, int] = (0, 0)
@@ -110,9 +116,9 @@ class ModulatedAttention:
     _maps: dict[tuple[Any, ...], RegionMaps] = field(default_factory=dict)
 
     def observe(self, unet: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Forward pre-hook of the U-Net: note timestep, step, latent size and whether guidance is on."""
-        sample = args[0] if args else kwargs["sample"]
-        timestep = args[1] if len(args) > 1 else kwargs["timestep"]
+        """Forward pre-hook of the network: note timestep, step, latent size and whether guidance is on."""
+        sample = args[0] if args else kwargs["sample"] if "sample" in kwargs else kwargs["hidden_states"]
+        timestep = kwargs["timestep"] if "timestep" in kwargs else args[self.timestep_at]
         self.timestep = float(torch.as_tensor(timestep).flatten()[0])
         if self.schedule is None:
             self.step += 1
@@ -122,7 +128,7 @@ class ModulatedAttention:
         conditional = len(self.regions) * self.repeats
         if sample.shape[0] not in (conditional, 2 * conditional):
             raise ModelError(
-                f"the U-Net is called with {sample.shape[0]} samples, but there are regions for {len(self.regions)} "
+                f"the network is called with {sample.shape[0]} samples, but there are regions for {len(self.regions)} "
                 f"prompts x {self.repeats} images (twice that with guidance). Pass one Regions per prompt, and "
                 "num_images_per_prompt."
             )
@@ -200,7 +206,7 @@ class ModulatedAttention:
         maps = self.maps(size or layer_size(query.shape[2], self._latent), query.device)
         if cross and maps.tokens.shape[1] != key.shape[2]:
             raise ModelError(
-                f"the regions are made for {maps.tokens.shape[1]} text tokens, but the U-Net attends to "
+                f"the regions are made for {maps.tokens.shape[1]} text tokens, but the network attends to "
                 f"{key.shape[2]}. Make them for the encoder's padded length."
             )
         cond = None if bias is None else bias[split:]

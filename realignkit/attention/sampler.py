@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -14,17 +14,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from realignkit.attention import spans
+from realignkit.attention import families, spans
 from realignkit.attention.config import ModulationConfig
+from realignkit.attention.plain import Progress, broken, generate_plainly, step_callback, to_pil
 from realignkit.attention.processor import modulate
 from realignkit.errors import ModelError, OptionError
 from realignkit.types import Layout
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-
-Progress = Callable[[int, int], None]
-"""Called with (steps done, steps in all) after every sampling step."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,12 +41,9 @@ class RefineResult:
 
 
 def attention_family(pipeline: Any) -> str | None:
-    """``"unet"`` if the fine stage can modulate this pipeline (SD-1.x/2.x, SDXL text-to-image), else None."""
-    import diffusers
-
-    known = (diffusers.StableDiffusionPipeline, diffusers.StableDiffusionXLPipeline)
-    unet = getattr(pipeline, "unet", None)
-    return "unet" if isinstance(pipeline, known) and isinstance(unet, diffusers.UNet2DConditionModel) else None
+    """What can be modulated: ``"unet"`` (SD-1.x/2.x, SDXL), ``"pixart"`` (PixArt-alpha, PixArt-Sigma), else None."""
+    family = families.family_of(pipeline)
+    return None if family is None else family.name
 
 
 def generate(
@@ -66,7 +61,9 @@ def generate(
     """Sample one image per prompt, each from its own seed.
 
     Args:
-        pipeline: a ``StableDiffusionPipeline`` or ``StableDiffusionXLPipeline``.
+        pipeline: a ``StableDiffusionPipeline``, ``StableDiffusionXLPipeline``, ``PixArtAlphaPipeline`` or
+            ``PixArtSigmaPipeline``; or anything else that is called like a text-to-image pipeline, whose images are
+            then its own.
         prompts: one text per image.
         seeds: one per image, in [0, 2**64).
         num_inference_steps: None: the pipeline's default, as for the next three.
@@ -80,13 +77,17 @@ def generate(
         RGB images, in the prompts' order.
 
     Raises:
-        ModelError: the pipeline is of another family, or computed NaN.
+        ModelError: it is no text-to-image pipeline, or computed NaN.
         PromptError: a prompt is empty or over the encoder's limit.
         OptionError: there are not as many seeds as prompts, or a sampling option is out of range.
     """
-    _check(pipeline, prompts, seeds)
+    _check(pipeline, prompts, seeds, plain=True)
     if not prompts:
         return []
+    if attention_family(pipeline) is None:
+        wishes: dict[str, Any] = {"guidance_scale": guidance_scale, "height": height, "width": width}
+        wishes |= {"num_inference_steps": num_inference_steps, "negative_prompt": negative_prompt}
+        return generate_plainly(pipeline, prompts, seeds, wishes, progress)
     sampling = _sampling(pipeline, num_inference_steps, guidance_scale, height, width, negative_prompt)
     plain = [spans.Conditioning(prompt) for prompt in prompts]
     return _sample(pipeline, plain, seeds, sampling, progress=progress)
@@ -127,10 +128,10 @@ def refine(
         progress: see there.
 
     Raises:
-        ModelError: see :func:`generate`.
+        ModelError: the pipeline's attention cannot be modulated, or it computed NaN.
         PromptError: see :func:`generate`; or a local caption is empty.
         OptionError: numbers of prompts, layouts, seeds and coarse images differ; ``strength`` without ``coarse``,
-            or so small that no step is left.
+            or so small that no step is left, or with PixArt, which has no image-to-image pipeline.
     """
     config = config or ModulationConfig()
     _check(pipeline, prompts, seeds)
@@ -140,6 +141,8 @@ def refine(
         raise OptionError("strength starts from the coarse images: pass coarse, one image per prompt.")
     if not prompts:
         return RefineResult([], [], [])
+    if config.strength is not None and attention_family(pipeline) == families.PIXART:
+        raise OptionError("PixArt has no image-to-image pipeline: leave strength out, it then starts from pure noise.")
     sampling = _sampling(pipeline, num_inference_steps, guidance_scale, height, width, negative_prompt)
     conditionings = [
         spans.condition(pipeline, prompt, layout, append=config.append_missing, separator=config.separator)
@@ -157,11 +160,10 @@ def refine(
     return RefineResult(images, [item.text for item in conditionings], [item.notes for item in conditionings])
 
 
-def _check(pipeline: Any, prompts: Sequence[str], seeds: Sequence[int]) -> None:
-    if attention_family(pipeline) is None:
+def _check(pipeline: Any, prompts: Sequence[str], seeds: Sequence[int], *, plain: bool = False) -> None:
+    if attention_family(pipeline) is None and not (plain and families.is_text_to_image(pipeline)):
         raise ModelError(
-            f"{type(pipeline).__name__} has no attention that can be modulated. "
-            "Use a StableDiffusionPipeline or StableDiffusionXLPipeline."
+            f"{type(pipeline).__name__} has no attention that can be modulated. Use one of {families.SUPPORTED}."
         )
     if isinstance(prompts, str) or len(seeds) != len(prompts):
         raise OptionError("pass lists: one seed for each prompt.")
@@ -183,8 +185,10 @@ def _sampling(
     most = int(pipeline.scheduler.config.num_train_timesteps)
     if not 1 <= steps <= most:
         raise OptionError(f"num_inference_steps must be at least 1 and at most {most}, got {steps}.")
-    if any(size is not None and (size < 8 or size % 8) for size in (height, width)):
-        raise OptionError(f"height and width must be multiples of 8, got {height} x {width}.")
+    family = families.family_of(pipeline)
+    unit = 8 * (family.patch if family is not None else 1)
+    if any(size is not None and (size < unit or size % unit) for size in (height, width)):
+        raise OptionError(f"height and width must be multiples of {unit}, got {height} x {width}.")
     wishes = {
         "guidance_scale": guidance_scale,
         "height": height,
@@ -205,12 +209,15 @@ def _sample(
     progress: Progress | None = None,
 ) -> list[Image]:
     arguments = dict(sampling)
-    embeddings, pooled = spans.encode(
+    family = families.family_of(pipeline)
+    assert family is not None  # checked by the callers
+    arguments |= family.options
+    embeddings, companion = spans.encode(
         pipeline, conditionings, isolate_phrases=config is not None and config.isolate_phrases
     )
     arguments["prompt_embeds"] = embeddings
-    if pooled is not None:
-        arguments["pooled_prompt_embeds"] = pooled
+    if companion is not None:
+        arguments[families.companion(pipeline) or ""] = companion
     if "negative_prompt" in arguments:
         # With embeddings given, pipelines take a list and repeat nothing.
         arguments["negative_prompt"] = [arguments["negative_prompt"]] * len(seeds)
@@ -228,42 +235,23 @@ def _sample(
                 f"strength {config.strength} of {arguments['num_inference_steps']} steps leaves none: raise either."
             )
 
-    def after_step(running: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
-        if not torch.isfinite(tensors["latents"]).all():
-            raise _broken(f"after step {step + 1}")
-        if progress is not None:
-            progress(step + 1, int(running.num_timesteps))
-        return {}
+    arguments |= step_callback(runner, progress)
 
     modulation: AbstractContextManager[Any] = nullcontext()
     if config is not None:
         pipeline.scheduler.set_timesteps(arguments["num_inference_steps"])
         modulation = modulate(
-            pipeline.unet,
+            families.denoiser(pipeline),
             [spans.regions(pipeline, item) for item in conditionings],
             config,
             timesteps=pipeline.scheduler.timesteps,
             train_timesteps=int(pipeline.scheduler.config.num_train_timesteps),
         )
     with modulation:
-        images = runner(**arguments, output_type="pt", callback_on_step_end=after_step).images
+        images = runner(**arguments, output_type="pt").images
     if not torch.isfinite(images).all():
-        raise _broken("in the image decoder")
-    return _to_pil(images)
-
-
-def _broken(where: str) -> ModelError:
-    return ModelError(
-        f"the model computed NaN or infinity {where}. Load it in float32 or bfloat16; if it is, its checkpoint is "
-        "damaged: download or train it again."
-    )
-
-
-def _to_pil(images: Tensor) -> list[Image]:
-    from PIL import Image
-
-    array = (images.float().clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
-    return [Image.fromarray(item) for item in array]
+        raise broken("in the image decoder")
+    return to_pil(images)
 
 
 def _from_image(pipeline: Any) -> Any:

@@ -6,6 +6,7 @@ from the start of the padded sequence, special tokens included, as the U-Net's c
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from realignkit.attention import families
 from realignkit.attention.regions import Regions
 from realignkit.errors import ModelError, PromptError
 from realignkit.types import Layout, Segment
@@ -90,27 +92,46 @@ def isolate(embeddings: Tensor, span: slice, alone: Tensor, offset: int) -> Tens
     return out
 
 
+class Lowercase:
+    """A tokenizer that sees everything in lower case, as PixArt's pipelines hand texts to T5."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._tokenizer, name)
+
+    def __call__(self, text: Any, **options: Any) -> Any:
+        """Tokenise one text or many."""
+        lower = text.lower().strip() if isinstance(text, str) else [item.lower().strip() for item in text]
+        return self._tokenizer(lower, **options)
+
+
 def encoders(pipeline: Any) -> list[tuple[Any, Any]]:
-    """(tokenizer, text encoder) pairs of an SD (one) or SDXL (two) pipeline."""
+    """(tokenizer, text encoder) pairs of an SD or PixArt (one) or SDXL (two) pipeline."""
     pairs = [
         (getattr(pipeline, f"tokenizer{suffix}", None), getattr(pipeline, f"text_encoder{suffix}", None))
         for suffix in ("", "_2")
     ]
-    return [pair for pair in pairs if pair[0] is not None and pair[1] is not None]
+    found = [pair for pair in pairs if pair[0] is not None and pair[1] is not None]
+    if families.padded_text_length(pipeline) is not None:
+        return [(Lowercase(tokenizer), encoder) for tokenizer, encoder in found]
+    return found
 
 
 def token_limit(pipeline: Any) -> int:
     """How many tokens, start and end included, every text encoder of the pipeline reads."""
-    limits = []
+    own = families.padded_text_length(pipeline)
+    limits = [] if own is None else [own]
     for tokenizer, encoder in encoders(pipeline):
         limits.append(int(tokenizer.model_max_length))
         limits.append(int(getattr(encoder.config, "max_position_embeddings", limits[-1])))
-    return min(limits)
+    return min(limits, default=sys.maxsize)
 
 
 def token_count(pipeline: Any, text: str) -> int:
     """How many tokens ``text`` has, start and end included, in the encoder where it has most."""
-    return max(len(full_ids(tokenizer, text)) for tokenizer, _ in encoders(pipeline))
+    return max((len(full_ids(tokenizer, text)) for tokenizer, _ in encoders(pipeline)), default=0)
 
 
 def check_prompt(pipeline: Any, prompt: str) -> None:
@@ -238,17 +259,17 @@ def regions(pipeline: Any, conditioning: Conditioning) -> Regions:
 
 def padded_length(pipeline: Any) -> int:
     """The token length K that the pipeline pads texts to."""
-    return int(encoders(pipeline)[0][0].model_max_length)
+    return families.padded_text_length(pipeline) or int(encoders(pipeline)[0][0].model_max_length)
 
 
 @torch.no_grad()
 def encode(
     pipeline: Any, conditionings: Sequence[Conditioning], *, isolate_phrases: bool = True
 ) -> tuple[Tensor, Tensor | None]:
-    """Text embeddings (B, K, C) and, for SDXL, pooled embeddings (B, P).
+    """Text embeddings (B, K, C) and what comes with them: SDXL's pooled ones (B, P), PixArt's mask (B, K), or None.
 
     With ``isolate_phrases`` each span of a positively scored segment carries the embeddings of its caption encoded
-    alone. The pooled embedding stays the whole text's.
+    alone. The pooled embedding, or the mask, stays the whole text's.
     """
     texts = [item.text for item in conditionings]
     phrases: list[tuple[int, slice, str]] = []
@@ -276,4 +297,6 @@ def _encode_texts(pipeline: Any, texts: list[str]) -> tuple[Tensor, Tensor | Non
         num_images_per_prompt=1,
         do_classifier_free_guidance=False,
     )
-    return (out[0], out[2]) if len(out) == 4 else (out[0], None)
+    # (text, None), PixArt: (text, its mask, negative, its mask), SDXL: (text, negative, pooled, negative pooled)
+    second = {"prompt_attention_mask": 1, "pooled_prompt_embeds": 2}.get(families.companion(pipeline) or "")
+    return out[0], None if second is None else out[second]

@@ -1,4 +1,4 @@
-"""The command line: ``realignkit run``, ``show``, ``plugins``, ``ablate`` and ``doctor``. Thin: parse, call, print.
+"""The command line: a module per command. Thin: parse, call, print.
 
 Nothing heavy is imported before a command needs it, so ``--help`` answers at once.
 """
@@ -12,6 +12,7 @@ import typer
 from realignkit._version import __version__
 from realignkit.cli.ablate import ablate_app
 from realignkit.cli.console import Commands
+from realignkit.cli.dense import dense
 from realignkit.cli.doctor import doctor
 from realignkit.cli.plugins import plugins_app
 from realignkit.cli.run import run
@@ -43,6 +44,7 @@ def _root(
 
 
 app.command()(run)
+app.command()(dense)
 app.command()(show)
 app.command()(doctor)
 app.add_typer(plugins_app, name="plugins")

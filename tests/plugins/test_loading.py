@@ -50,10 +50,11 @@ def test_everything_registered_can_be_made() -> None:
         registry.register(module)
     names = {(info.kind, info.name) for info in registry.infos()}
     assert names == {
-        *(("generator", name) for name in ("stable_diffusion", "sd15", "sdxl")),
+        *(("generator", name) for name in ("stable_diffusion", "sd15", "sdxl", "pixart_alpha", "deepfloyd_if")),
+        *(("generator", name) for name in ("promptist", "structure_diffusion")),
         ("tagger", "image_classification"),
         ("scorer", "lexical"),
-        ("segmenter", "clipseg"),
+        *(("segmenter", name) for name in ("clipseg", "grounded_sam")),
         ("prompts", "file"),
     }
     required = {"image_classification": {"model": "x/y"}, "file": {"path": "x.txt"}}

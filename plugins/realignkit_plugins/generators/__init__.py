@@ -9,17 +9,37 @@ from realignkit import hookimpl
 if TYPE_CHECKING:
     from realignkit.registry import Register
 
-_CLASS = "realignkit_plugins.generators.stable_diffusion:StableDiffusionGenerator"
+_HOME = "realignkit_plugins.generators"
+_CLASS = f"{_HOME}.stable_diffusion:StableDiffusionGenerator"
 
 
 @hookimpl
 def register_generators(register: Register) -> None:
-    """Stable Diffusion 1.x, 2.x and XL: any checkpoint by name, and presets for the usual ones."""
-    register("stable_diffusion", _CLASS, "any Stable Diffusion 1.x, 2.x or XL checkpoint of diffusers (model=…)")
+    """Any checkpoint by name, presets for the usual ones, and baselines to compare with."""
+    register(
+        "stable_diffusion", _CLASS, "any Stable Diffusion 1.x, 2.x, XL or PixArt checkpoint of diffusers (model=…)"
+    )
     register("sd15", _CLASS, "Stable Diffusion 1.5, the paper's base model")
     register(
         "sdxl",
         _CLASS,
         "Stable Diffusion XL 1.0, base",
         options={"model": "stabilityai/stable-diffusion-xl-base-1.0", "variant": "fp16"},
+    )
+    register("pixart_alpha", _CLASS, "PixArt-alpha, 1024 pixels", options={"model": "PixArt-alpha/PixArt-XL-2-1024-MS"})
+    register(
+        "deepfloyd_if",
+        f"{_HOME}.deepfloyd:DeepFloydGenerator",
+        "DeepFloyd-IF in three stages; coarse images only, its attention cannot be re-weighted",
+        options={"variant": "fp16"},
+    )
+    register(
+        "structure_diffusion",
+        f"{_HOME}.structure_diffusion:StructureDiffusionGenerator",
+        "baseline: cross-attention averaged over the prompt and its noun phrases; coarse images only",
+    )
+    register(
+        "promptist",
+        f"{_HOME}.promptist:PromptistGenerator",
+        "baseline: prompts adapted by a GPT-2 first; coarse images only",
     )

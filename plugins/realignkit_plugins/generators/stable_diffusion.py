@@ -1,9 +1,9 @@
-"""Stable Diffusion 1.x, 2.x and XL, through diffusers."""
+"""Stable Diffusion 1.x, 2.x and XL, PixArt, and any other text-to-image checkpoint of diffusers."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -17,8 +17,16 @@ from realignkit_plugins.loading import DTypeName, hub_options, loading, resolve_
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
-_UNET = "UNet2DConditionModel"
+# The pipelines whose attention can be modulated, and their family (realignkit.attention.families).
+_FAMILIES = {
+    "StableDiffusionPipeline": "unet",
+    "StableDiffusionXLPipeline": "unet",
+    "PixArtAlphaPipeline": "pixart",
+    "PixArtSigmaPipeline": "pixart",
+}
+_NETWORKS = {"unet": ("unet", "UNet2DConditionModel"), "pixart": ("transformer", "PixArtTransformer2DModel")}
 SchedulerName = Literal["ddim", "ddpm", "pndm", "euler", "euler_a", "heun", "dpmpp", "dpmpp_karras", "unipc"]
+OffloadName = Literal["none", "model", "sequential"]
 _SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
     "ddim": ("DDIMScheduler", {}),
     "ddpm": ("DDPMScheduler", {}),
@@ -33,7 +41,7 @@ _SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 class StableDiffusionGenerator(Generator):
-    """Any text-to-image checkpoint of diffusers with a U-Net: SD 1.x, 2.x, XL.
+    """Any text-to-image checkpoint of diffusers that the fine stage can refine: SD 1.x, 2.x, XL, PixArt-alpha, -Sigma.
 
     Other text-to-image families load too, but their ``attention_family`` is then None: they can make the coarse
     image, not the refined one.
@@ -53,6 +61,13 @@ class StableDiffusionGenerator(Generator):
         device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps …")
         dtype: DTypeName = Field("auto", description="auto: fp16 on CUDA, fp32 elsewhere")
         scheduler: SchedulerName | None = Field(None, description="sampler to use instead of the checkpoint's own")
+        lora: str | None = Field(
+            None, description="adapters to merge: folder, .safetensors file or hub id", min_length=1
+        )
+        lora_scale: float = Field(1.0, description="how much of the adapters", allow_inf_nan=False)
+        offload: OffloadName = Field(
+            "none", description="keep weights on the CPU until needed: by model, or layer by layer (sequential)"
+        )
         safety_checker: bool = Field(False, description="load the checkpoint's safety checker, if it has one")
         num_inference_steps: int | None = Field(None, ge=1, description="default number of sampling steps")
         guidance_scale: float | None = Field(None, ge=0, description="default classifier-free guidance")
@@ -76,15 +91,19 @@ class StableDiffusionGenerator(Generator):
 
     @property
     def attention_family(self) -> str | None:  # type: ignore[override]
-        """``"unet"``, or None for other networks. Before loading: as the folder's index says, else ``"unet"``."""
+        """``"unet"``, ``"pixart"`` or None for others. Before loading: as the folder's index says, else ``"unet"``."""
         if self._pipeline is not None:
-            return "unet" if type(getattr(self._pipeline, "unet", None)).__name__ == _UNET else None
+            family = _FAMILIES.get(type(self._pipeline).__name__)
+            return family if family and type(_part(self._pipeline, family)).__name__ == _NETWORKS[family][1] else None
         try:
             index = json.loads((Path(resolve_model(self.options.model)) / "model_index.json").read_bytes())
-            return "unet" if index["unet"][1] == _UNET else None
+            name = index["_class_name"]
+            # Image-to-image and the like share their components with text-to-image, and load as that.
+            family = _FAMILIES.get(name) or ("unet" if name.startswith("StableDiffusion") else None)
+            return family if family and index[_NETWORKS[family][0]][1] == _NETWORKS[family][1] else None
         except KeyError:
             return None
-        except (OSError, ValueError, TypeError, IndexError, ModelError):
+        except (OSError, ValueError, TypeError, IndexError, AttributeError, ModelError):
             return "unet"  # a hub id, or a broken folder, of which loading will tell
 
     def pipeline(self) -> DiffusionPipeline:
@@ -94,41 +113,103 @@ class StableDiffusionGenerator(Generator):
         return self._pipeline
 
     def _load(self) -> DiffusionPipeline:
-        from diffusers import AutoPipelineForText2Image, DiffusionPipeline
-        from diffusers.utils import logging as diffusers_logging
-
         chosen = self.options
-        folder = resolve_model(chosen.model)
-        device = resolve_device(chosen.device)
-        dtype = resolve_dtype(chosen.dtype, device)
-        hub = hub_options(chosen.revision)
-        bars = diffusers_logging.is_progress_bar_enabled()
-        diffusers_logging.disable_progress_bar()
-        try:
-            with loading("text-to-image pipeline", chosen.model):
-                index = DiffusionPipeline.load_config(folder, **hub)
-                extras: dict[str, Any] = dict(hub)
-                if chosen.variant is not None:
-                    extras["variant"] = chosen.variant
-                if "safety_checker" in index and not chosen.safety_checker:
-                    # The feature extractor serves the checker alone, and would want torchvision.
-                    extras |= {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
-                pipeline = AutoPipelineForText2Image.from_pretrained(
-                    folder, dtype=dtype, use_safetensors=True, **extras
-                )
-                if chosen.scheduler is not None:
-                    pipeline.scheduler = _scheduler(chosen.scheduler, pipeline.scheduler)
-                pipeline = pipeline.to(device, dtype)
-        finally:
-            if bars:
-                diffusers_logging.enable_progress_bar()
-        if getattr(pipeline, "vae", None) is None or getattr(pipeline, "tokenizer", None) is None:
+        pipeline = load_pipeline(
+            chosen.model,
+            revision=chosen.revision,
+            variant=chosen.variant,
+            device=chosen.device,
+            dtype=chosen.dtype,
+            safety_checker=chosen.safety_checker,
+            offload=chosen.offload,
+            prepare=self._prepare,
+        )
+        vae = getattr(pipeline, "vae", None) is not None or type(pipeline).__name__ == "IFPipeline"
+        if not vae or getattr(pipeline, "tokenizer", None) is None:
             raise ModelError(
                 f"'{chosen.model}' is a {type(pipeline).__name__} without VAE or tokenizer. "
                 f"Use a complete text-to-image checkpoint."
             )
-        pipeline.set_progress_bar_config(disable=True)
         return pipeline
+
+    def _prepare(self, pipeline: Any) -> None:
+        chosen = self.options
+        if chosen.scheduler is not None:
+            pipeline.scheduler = _scheduler(chosen.scheduler, pipeline.scheduler)
+        if chosen.lora is not None:
+            from realignkit_plugins.generators.lora import merge_lora
+
+            merge_lora(pipeline, chosen.lora, chosen.lora_scale)
+
+
+def load_pipeline(
+    model: str,
+    *,
+    revision: str | None = None,
+    variant: str | None = None,
+    device: str = "auto",
+    dtype: DTypeName = "auto",
+    safety_checker: bool = False,
+    offload: OffloadName = "none",
+    prepare: Callable[[Any], None] | None = None,
+    text_to_image: bool = True,
+    **parts: Any,
+) -> Any:
+    """A diffusers pipeline from safetensors, on its device, progress bar off.
+
+    Args:
+        model: see :func:`realignkit_plugins.loading.resolve_model`.
+        revision: branch, tag or commit on the hub.
+        variant: of the weights, such as ``fp16``.
+        device: see :func:`realignkit_plugins.loading.resolve_device`.
+        dtype: see :func:`realignkit_plugins.loading.resolve_dtype`.
+        safety_checker: whether to load one where there is one.
+        offload: ``model`` moves each network to the device when it is its turn, ``sequential`` each layer (slow, least
+            memory). On a CPU there is nothing to move.
+        prepare: called with the pipeline before it moves to the device.
+        text_to_image: refuse a pipeline that is none.
+        parts: components to use instead of the checkpoint's, or None.
+
+    Raises:
+        ModelError: the checkpoint is missing, damaged, or not a text-to-image pipeline.
+    """
+    from diffusers import AutoPipelineForText2Image, DiffusionPipeline
+    from diffusers.utils import logging as diffusers_logging
+
+    folder, device = resolve_model(model), resolve_device(device)
+    kind, hub = resolve_dtype(dtype, device), hub_options(revision)
+    bars = diffusers_logging.is_progress_bar_enabled()
+    diffusers_logging.disable_progress_bar()
+    try:
+        with loading("text-to-image pipeline" if text_to_image else "pipeline", model):
+            index = DiffusionPipeline.load_config(folder, **hub)
+            extras: dict[str, Any] = {**hub, **parts}
+            if variant is not None:
+                extras["variant"] = variant
+            if "safety_checker" in index and not safety_checker:
+                # The feature extractor serves the checker alone, and would want torchvision.
+                extras |= {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+            if "watermarker" in index:
+                extras["watermarker"] = None
+            cls = AutoPipelineForText2Image if text_to_image else DiffusionPipeline
+            pipeline = cls.from_pretrained(folder, dtype=kind, use_safetensors=True, **extras)
+            if prepare is not None:
+                prepare(pipeline)
+            if offload == "none" or device == "cpu":
+                pipeline = pipeline.to(device, kind)
+            else:
+                pipeline = pipeline.to(dtype=kind)
+                move = {"model": "enable_model_cpu_offload", "sequential": "enable_sequential_cpu_offload"}[offload]
+                getattr(pipeline, move)(device=device)
+    finally:
+        if bars:
+            diffusers_logging.enable_progress_bar()
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def _part(pipeline: Any, family: str) -> Any:
+    return getattr(pipeline, _NETWORKS[family][0], None)
 
 
 def _scheduler(name: str, current: Any) -> Any:

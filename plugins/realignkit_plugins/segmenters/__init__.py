@@ -12,9 +12,14 @@ if TYPE_CHECKING:
 
 @hookimpl
 def register_segmenters(register: Register) -> None:
-    """CLIPSeg: text in, mask out."""
+    """CLIPSeg: text in, mask out; Grounded-SAM: text to boxes to masks."""
     register(
         "clipseg",
         "realignkit_plugins.segmenters.clipseg:CLIPSegSegmenter",
         "CLIPSeg: masks from text, by any CLIPSegForImageSegmentation checkpoint",
+    )
+    register(
+        "grounded_sam",
+        "realignkit_plugins.segmenters.grounded_sam:GroundedSamSegmenter",
+        "Grounded-SAM: boxes from text by Grounding DINO, masks from boxes by SAM or SAM 2",
     )

@@ -83,10 +83,22 @@ def test_options_become_defaults() -> None:
             StableDiffusionGenerator(**wrong)
 
 
-def test_transformers_cannot_be_modulated_and_need_no_loading_to_say_so(tmp_path: Path) -> None:
-    index = {"_class_name": "PixArtAlphaPipeline", "transformer": ["diffusers", "PixArtTransformer2DModel"]}
+@pytest.mark.parametrize(
+    ("name", "part", "network", "family"),
+    [
+        ("StableDiffusionXLPipeline", "unet", "UNet2DConditionModel", "unet"),
+        ("StableDiffusionImg2ImgPipeline", "unet", "UNet2DConditionModel", "unet"),  # loads as text-to-image
+        ("PixArtAlphaPipeline", "transformer", "PixArtTransformer2DModel", "pixart"),
+        ("PixArtSigmaPipeline", "transformer", "PixArtTransformer2DModel", "pixart"),
+        ("IFPipeline", "unet", "UNet2DConditionModel", None),
+        ("FluxPipeline", "transformer", "FluxTransformer2DModel", None),
+        ("StableDiffusion3Pipeline", "transformer", "SD3Transformer2DModel", None),
+    ],
+)
+def test_what_can_be_modulated_is_known_without_loading(tmp_path, name, part, network, family) -> None:
+    index = {"_class_name": name, part: ["diffusers", network]}
     (tmp_path / "model_index.json").write_text(json.dumps(index))
-    assert StableDiffusionGenerator(model=str(tmp_path)).attention_family is None
+    assert StableDiffusionGenerator(model=str(tmp_path)).attention_family == family
 
 
 def test_bad_checkpoints(folder: Path, tmp_path: Path) -> None:

@@ -1,0 +1,139 @@
+"""Promptist, a baseline: a GPT-2 that rewrites the prompt before any model sees it.
+
+Hao et al., *Optimizing Prompts for Text-to-Image Generation*, NeurIPS 2023.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field
+
+from realignkit.errors import ModelError
+from realignkit_plugins.generators.stable_diffusion import StableDiffusionGenerator
+from realignkit_plugins.loading import load_model, loading, resolve_device, resolve_model
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+
+PUBLISHED = "microsoft/Promptist"
+CUE = " Rephrase:"
+"""What stands between the prompt and its adaptation, in training and here."""
+
+
+class PromptistGenerator(StableDiffusionGenerator):
+    """Any text-to-image model, called with prompts that Promptist has adapted.
+
+    A baseline to compare with: it makes coarse images, which the fine stage does not refine.
+
+    Raises:
+        ModelError: (from :meth:`pipeline`) as for :class:`StableDiffusionGenerator`; (on use) the language model is
+            missing, damaged or of another kind.
+    """
+
+    class Options(StableDiffusionGenerator.Options):
+        """Options of :class:`PromptistGenerator`: those of Stable Diffusion, and those of the language model."""
+
+        adapter: str = Field(PUBLISHED, description="GPT-2 that adapts prompts: hub id or folder", min_length=1)
+        adapter_tokenizer: str | None = Field(
+            None, description="its tokenizer: hub id or folder; None: gpt2 for the published one, else its own"
+        )
+        num_beams: int = Field(8, ge=1, description="width of the beam search")
+        max_new_tokens: int = Field(75, ge=1, description="most tokens of an adaptation")
+        length_penalty: float = Field(-1.0, description="exponent of the length in a beam's score", allow_inf_nan=False)
+
+    options: PromptistGenerator.Options
+    attention_family = None  # type: ignore[assignment]
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._language: tuple[Any, Any] | None = None
+        self._adapting: AdaptingPipeline | None = None
+
+    def pipeline(self) -> DiffusionPipeline:
+        """The :class:`AdaptingPipeline`: loaded once and kept, called like a diffusers pipeline."""
+        if self._adapting is None:
+            self._adapting = AdaptingPipeline(super().pipeline(), self)
+        return self._adapting  # type: ignore[return-value]
+
+    def adapt(self, prompt: str) -> str:
+        """The prompt as Promptist would have it: the best beam; the prompt itself where that is empty."""
+        import torch
+
+        chosen = self.options
+        network, tokenizer = self._load_language()
+        cue = prompt.strip() + CUE
+        tokens = tokenizer(cue, return_tensors="pt").to(network.device)
+        length = tokens["input_ids"].shape[1]
+        room = network.config.n_positions - length
+        if room < 1:
+            return prompt
+        with torch.inference_mode():
+            out = network.generate(
+                tokens["input_ids"],
+                attention_mask=tokens["attention_mask"],
+                do_sample=False,
+                num_beams=chosen.num_beams,
+                max_new_tokens=min(chosen.max_new_tokens, room),
+                length_penalty=chosen.length_penalty,
+                eos_token_id=tokenizer.eos_token_id,
+                pad_token_id=tokenizer.eos_token_id,
+            )
+        return tokenizer.decode(out[0, length:], skip_special_tokens=True).strip() or prompt
+
+    def _load_language(self) -> tuple[Any, Any]:
+        if self._language is None:
+            from transformers import AutoConfig, AutoTokenizer, GPT2LMHeadModel
+
+            chosen = self.options
+            folder = resolve_model(chosen.adapter)
+            own = "gpt2" if chosen.adapter == PUBLISHED else chosen.adapter
+            with loading("Promptist checkpoint", chosen.adapter):
+                family = AutoConfig.from_pretrained(folder).model_type
+                if family != "gpt2":
+                    raise ModelError(
+                        f"'{chosen.adapter}' is a {family} checkpoint, no GPT-2. Use {PUBLISHED} or a copy of it."
+                    )
+                network = load_model(GPT2LMHeadModel, folder, chosen.adapter).to(resolve_device(chosen.device))
+                tokenizer = AutoTokenizer.from_pretrained(resolve_model(chosen.adapter_tokenizer or own))
+                self._language = (network, tokenizer)
+        return self._language
+
+
+class AdaptingPipeline:
+    """A text-to-image pipeline that adapts its prompts first; everything else is the pipeline's own."""
+
+    def __init__(self, inner: Any, owner: PromptistGenerator) -> None:
+        self.inner, self.owner = inner, owner
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_") or "inner" not in self.__dict__:
+            raise AttributeError(name)
+        return getattr(self.inner, name)
+
+    def __call__(
+        self,
+        prompt: list[str],
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        negative_prompt: list[str] | None = None,
+        generator: Any = None,
+        output_type: str = "pil",
+        callback_on_step_end: Any = None,
+    ) -> Any:
+        """What the inner pipeline returns for the adapted prompts; None leaves an option to it."""
+        options = {
+            "num_inference_steps": num_inference_steps,
+            "guidance_scale": guidance_scale,
+            "height": height,
+            "width": width,
+            "negative_prompt": negative_prompt,
+            "generator": generator,
+            "callback_on_step_end": callback_on_step_end,
+        }
+        given = {name: value for name, value in options.items() if value is not None}
+        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        adapted = [self.owner.adapt(text) for text in prompts]
+        return self.inner(prompt=adapted, output_type=output_type, **given)

@@ -1,0 +1,140 @@
+"""DenseDiffusion, a baseline: images from a layout that the user draws, with our sampler at its settings.
+
+Kim et al., *Dense Text-to-Image Generation with Attention Modulation*, ICCV 2023.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from realignkit.attention.config import ModulationConfig
+from realignkit.errors import OptionError, PromptError
+from realignkit.types import Layout, Likelihood, LocalCaption, Mask, Segment
+
+if TYPE_CHECKING:
+    from realignkit.attention.sampler import RefineResult
+
+Box = tuple[float, float, float, float]
+"""Left, top, right, bottom, as shares of the image's width and height in [0, 1]."""
+
+DENSE_DIFFUSION = ModulationConfig(
+    cross_weight=0.5,
+    self_weight=0.15,
+    outside_score=2.0,
+    power=5.0,
+    share=0.3,
+    size_term="area",
+    overlap="union",
+    mask_resize="nearest",
+    isolate_phrases=True,
+    append_missing=False,
+)
+"""DenseDiffusion's settings: w = 1.0 and 0.3, p = 5, the first 30 % of the steps, and no likelihoods.
+
+Its attention has no S of eq. 9. Here every pixel has S = 2, that of certain objects, and w is halved: only their
+product counts.
+"""
+
+
+def dense_layout(regions: Mapping[str, Mask | Box | str | Path], size: tuple[int, int]) -> Layout:
+    """A layout from phrases and where each is to be.
+
+    Args:
+        regions: phrase -> a mask (bool, H x W), a box (see :data:`Box`), or the file of a picture in which what is
+            not black is inside.
+        size: (width, height) of the masks; pictures are resized to it.
+
+    Raises:
+        OptionError: nothing is given, a phrase is empty, a mask has another size or is empty, a box is no box in the
+            image, or a file is no picture.
+    """
+    if not regions:
+        raise OptionError("a layout needs at least one phrase with a mask or a box.")
+    segments = []
+    for phrase, region in regions.items():
+        text = phrase.strip()
+        if not text:
+            raise OptionError("a phrase is empty: name the object, as the prompt does.")
+        mask = _mask(text, region, size)
+        if not mask.any():
+            raise OptionError(f"the mask of '{text}' is empty: make it larger, or leave the phrase out.")
+        segments.append(Segment(LocalCaption(text.split()[-1], text, Likelihood.CERTAIN), mask))
+    return Layout(tuple(segments))
+
+
+def dense_diffusion(
+    pipeline: Any, prompts: Sequence[str], layouts: Sequence[Layout], seeds: Sequence[int], **sampling: Any
+) -> RefineResult:
+    """Images of prompts, each object where its layout has it.
+
+    Args:
+        pipeline: see :func:`~realignkit.attention.sampler.refine`, as are ``seeds`` and ``sampling``.
+        prompts: texts that contain every phrase of their layout.
+        layouts: one per prompt, as :func:`dense_layout` makes them.
+        seeds: one per prompt.
+        sampling: ``num_inference_steps`` (50 originally), ``guidance_scale`` (7.5) and so on.
+
+    Raises:
+        PromptError: a phrase is not part of its prompt, token by token.
+        ModelError, OptionError: as for refining.
+    """
+    from realignkit.attention import sampler
+
+    for prompt, layout in zip(prompts, layouts, strict=False):  # refine says when their numbers differ
+        check_phrases(pipeline, prompt, layout)
+    return sampler.refine(pipeline, prompts, layouts, seeds, DENSE_DIFFUSION, **sampling)
+
+
+def check_phrases(pipeline: Any, prompt: str, layout: Layout) -> None:
+    """Refuse a layout with a phrase that the prompt does not have (the original ignores short ones silently).
+
+    Raises:
+        PromptError: see above.
+    """
+    from realignkit.attention import spans
+
+    tokenizer = next((tokenizer for tokenizer, _ in spans.encoders(pipeline)), None)
+    if tokenizer is None:
+        return
+    text = spans.content_ids(tokenizer, prompt)
+    for segment in layout:
+        phrase = segment.caption.caption
+        if spans.find_span(text, spans.content_ids(tokenizer, phrase)) is None:
+            raise PromptError(f"'{phrase}' is not part of '{prompt}', token by token. Write it as the prompt does.")
+
+
+def _mask(phrase: str, region: Mask | Box | str | Path, size: tuple[int, int]) -> Mask:
+    width, height = size
+    if isinstance(region, str | Path):
+        return _read(phrase, Path(region), size)
+    if isinstance(region, np.ndarray):
+        if region.shape != (height, width):
+            raise OptionError(f"the mask of '{phrase}' is {region.shape}, not (height, width) = {(height, width)}.")
+        return region.astype(np.bool_)
+    box = tuple(float(side) for side in region)
+    if len(box) != 4 or not (0 <= box[0] < box[2] <= 1 and 0 <= box[1] < box[3] <= 1):
+        raise OptionError(
+            f"the box of '{phrase}' is {tuple(region)}: give left, top, right, bottom as shares of the image (0 to 1)."
+        )
+    mask = np.zeros((height, width), dtype=np.bool_)
+    # A pixel belongs to the box that its centre lies in; a box thinner than a pixel keeps one.
+    left, top = (min(round(share * side), side - 1) for share, side in zip(box[:2], size, strict=True))
+    right, bottom = (round(share * side) for share, side in zip(box[2:], size, strict=True))
+    mask[top : max(bottom, top + 1), left : max(right, left + 1)] = True
+    return mask
+
+
+def _read(phrase: str, path: Path, size: tuple[int, int]) -> Mask:
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            # Through white on black: what is transparent is outside.
+            grey = Image.alpha_composite(Image.new("RGBA", image.size, "black"), image.convert("RGBA")).convert("L")
+    except Exception as error:  # Pillow raises many kinds for damaged files
+        raise OptionError(f"the mask of '{phrase}' cannot be read: {error}. Give a PNG, white inside.") from None
+    return np.asarray(grey.resize(size, Image.Resampling.NEAREST)) > 0

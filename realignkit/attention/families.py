@@ -1,0 +1,102 @@
+"""What differs between the kinds of pipeline whose attention can be modulated: one row for each kind."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+from typing import Any
+
+UNET = "unet"
+PIXART = "pixart"
+
+
+@dataclass(frozen=True)
+class Family:
+    """One kind of pipeline.
+
+    Attributes:
+        name: ``"unet"`` (SD-1.x/2.x, SDXL) or ``"pixart"`` (PixArt-alpha, PixArt-Sigma).
+        denoiser: the pipeline's component with the attention.
+        patch: pixels of the latents, per side, that make one token at the finest attention.
+        companion: the pipeline's argument for what comes with the text embeddings, by pipeline class.
+        options: arguments that the pipeline is always called with.
+    """
+
+    name: str
+    denoiser: str
+    patch: int
+    companion: dict[str, str]
+    options: dict[str, Any]
+
+
+_FAMILIES = (
+    (
+        ("StableDiffusionPipeline", "StableDiffusionXLPipeline"),
+        "UNet2DConditionModel",
+        Family(UNET, "unet", 1, {"StableDiffusionXLPipeline": "pooled_prompt_embeds"}, {}),
+    ),
+    (
+        ("PixArtAlphaPipeline", "PixArtSigmaPipeline"),
+        "PixArtTransformer2DModel",
+        Family(
+            PIXART,
+            "transformer",
+            2,
+            dict.fromkeys(("PixArtAlphaPipeline", "PixArtSigmaPipeline"), "prompt_attention_mask"),
+            # Embeddings come ready-made; binning would draw another size than the masks have, and crop.
+            {"clean_caption": False, "use_resolution_binning": False},
+        ),
+    ),
+)
+
+SUPPORTED = ", ".join(name for names, _, _ in _FAMILIES for name in names)
+"""The pipeline classes that can be modulated, for messages."""
+
+
+def family_of(pipeline: Any) -> Family | None:
+    """The family of a pipeline that the fine stage can modulate, else None."""
+    import diffusers
+
+    for names, network, family in _FAMILIES:
+        known = tuple(getattr(diffusers, name) for name in names)
+        if isinstance(pipeline, known) and isinstance(
+            getattr(pipeline, family.denoiser, None), getattr(diffusers, network)
+        ):
+            return family
+    return None
+
+
+def denoiser(pipeline: Any) -> Any:
+    """The network with the attention, of a pipeline of any family."""
+    unet = getattr(pipeline, "unet", None)
+    return unet if unet is not None else getattr(pipeline, "transformer", None)
+
+
+def companion(pipeline: Any) -> str | None:
+    """The argument for what comes with the text embeddings: pooled ones (SDXL), their attention mask (PixArt)."""
+    family = family_of(pipeline)
+    if family is None:
+        return None
+    return next((name for kind, name in family.companion.items() if _is_a(pipeline, kind)), None)
+
+
+def padded_text_length(pipeline: Any) -> int | None:
+    """The length that a PixArt pipeline pads texts to (120, Sigma 300); None where the tokenizer says."""
+    family = family_of(pipeline)
+    if family is None or family.name != PIXART:
+        return None
+    return int(inspect.signature(type(pipeline).__call__).parameters["max_sequence_length"].default)
+
+
+def is_text_to_image(pipeline: Any) -> bool:
+    """Whether it can be called with prompts alone, as diffusers' text-to-image pipelines are."""
+    if not callable(pipeline):
+        return False
+    parameters = inspect.signature(type(pipeline).__call__).parameters
+    return {"prompt", "generator", "output_type"} <= parameters.keys() and "image" not in parameters
+
+
+def _is_a(pipeline: Any, kind: str) -> bool:
+    import diffusers
+
+    return isinstance(pipeline, getattr(diffusers, kind))

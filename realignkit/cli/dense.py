@@ -1,0 +1,117 @@
+"""``realignkit dense``: draw a prompt into the user's own layout, at DenseDiffusion's settings."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from realignkit.cli.console import err, out, set_verbosity
+from realignkit.errors import ModelError, OptionError, PromptError
+
+if TYPE_CHECKING:
+    from realignkit.attention.dense import Box
+
+FILES = ("dense.png", "layout.png", "dense.json")
+
+
+def dense(
+    ctx: typer.Context,
+    prompt: Annotated[str, typer.Argument(help="What the picture should show.")],
+    box: Annotated[
+        list[str] | None,
+        typer.Option(metavar="PHRASE=L,T,R,B", help="Where a phrase of the prompt is to be, in shares; repeatable."),
+    ] = None,
+    mask: Annotated[
+        list[str] | None,
+        typer.Option(metavar="PHRASE=FILE", help="The same as a picture that is white inside; repeatable."),
+    ] = None,
+    model: Annotated[str, typer.Option(help="A generator's name, or a folder or hub id of a model.")] = "micro",
+    seed: Annotated[int, typer.Option(min=0, help="Start noise.")] = 42,
+    folder: Annotated[
+        Path | None, typer.Option("--out", metavar="DIR", help="Where to write.", show_default="realignments/…")
+    ] = None,
+    assignments: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="A generator or sampling option; repeatable."),
+    ] = None,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show logs and tracebacks.")] = False,
+) -> None:
+    """Draw PROMPT with each phrase where you say (DenseDiffusion, a baseline): no tagger, scorer or segmenter."""
+    set_verbosity(ctx, verbose)
+    if not prompt.strip():
+        raise PromptError("the prompt is empty. Say what the picture should show, e.g. 'a red book'.")
+    regions = _regions(box or [], mask or [])
+
+    from realignkit import assembly, inputs
+    from realignkit.attention.dense import DENSE_DIFFUSION, dense_diffusion, dense_layout
+    from realignkit.cli.settings import parse
+    from realignkit.contracts import parse_options
+    from realignkit.evaluation.runs import slug
+    from realignkit.registry import default_registry
+    from realignkit.report import overlay
+    from realignkit.storage import atomic_write, png
+
+    registry = default_registry()
+    info = assembly.choose_generator(registry, model)
+    known = {"sampling": assembly.SamplingOptions.model_fields, "generator": assembly.option_names(info)}
+    settings = parse(assignments or [], known)
+    generator = info.create(**settings.options["generator"])
+    chosen = {**getattr(generator, "sampling_defaults", {}), **settings.sampling}
+    sampling: Any = parse_options(assembly.SamplingOptions, chosen, owner="sampling")
+    if generator.attention_family is None:  # before minutes of loading
+        raise ModelError(f"the attention of generator '{info.name}' cannot be re-weighted. Choose another model.")
+    with err().status("drawing …"):
+        pipeline = generator.pipeline()
+        layout = dense_layout(regions, inputs.image_size(pipeline, sampling.width, sampling.height))
+        result = dense_diffusion(pipeline, [prompt], [layout], [seed], **sampling.model_dump())
+    record = {
+        "prompt": prompt,
+        "seed": seed,
+        "phrases": [segment.caption.caption for segment in layout],
+        "model": info.name,
+        "generator": assembly.effective_options(generator, settings.options["generator"]),
+        "sampling": sampling.model_dump(mode="json"),
+        "modulation": DENSE_DIFFUSION.model_dump(mode="json"),
+        "notes": list(result.notes[0]),
+        "versions": assembly.versions(),
+    }
+    folder = folder or Path("realignments") / f"{slug(prompt)}-dense-s{seed}"
+    (image,) = result.images
+    atomic_write(folder / FILES[0], png(image))
+    atomic_write(folder / FILES[1], png(overlay(image, layout)))
+    atomic_write(folder / FILES[2], json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+    for note in result.notes[0]:
+        out().print(f"note: {note}", markup=False)
+    for name in FILES:
+        out().print(f"  {folder / name}", markup=False)
+
+
+def _regions(boxes: list[str], masks: list[str]) -> dict[str, Box | Path]:
+    found: dict[str, Box | Path] = {}
+    for flag, texts in (("--box", boxes), ("--mask", masks)):
+        for text in texts:
+            phrase, equals, value = (part.strip() for part in text.partition("="))
+            if not (phrase and equals and value):
+                example = "'a red book=0.1,0.3,0.5,0.8'" if flag == "--box" else "'a red book=book.png'"
+                raise OptionError(f"{flag} takes PHRASE=…, e.g. {flag} {example}, not '{text}'.")
+            if phrase in found:
+                raise OptionError(f"'{phrase}' is given twice: one box or mask for each phrase.")
+            found[phrase] = _box(text, value) if flag == "--box" else Path(value)
+    if not found:
+        raise OptionError(
+            "say where things are to be: --box 'a red book=0.1,0.3,0.5,0.8' or --mask 'a red book=book.png'."
+        )
+    return found
+
+
+def _box(text: str, value: str) -> Box:
+    try:
+        left, top, right, bottom = (float(side) for side in value.split(","))
+    except ValueError:
+        raise OptionError(
+            f"--box takes four shares of the image (left, top, right, bottom), e.g. 0.1,0.3,0.5,0.8, not '{text}'."
+        ) from None
+    return left, top, right, bottom

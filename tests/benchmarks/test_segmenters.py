@@ -1,0 +1,54 @@
+"""The segmenter benchmark with segmenters whose answers are known."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from realignkit_plugins.micro.world import phrase, render, scene
+
+_PATH = Path(__file__).parents[2] / "benchmarks" / "segmenters.py"
+_SPEC = importlib.util.spec_from_file_location("segmenters_benchmark", _PATH)
+assert _SPEC and _SPEC.loader
+benchmark = importlib.util.module_from_spec(_SPEC)
+sys.modules["segmenters_benchmark"] = benchmark
+_SPEC.loader.exec_module(benchmark)
+
+COUNT = 12
+
+
+class Knowing:
+    """Answers with the world's own masks, looked up by picture; may grow them or be blind."""
+
+    def __init__(self, *, blind: bool = False, everywhere: bool = False) -> None:
+        self.blind, self.everywhere = blind, everywhere
+        self.masks = {}
+        for index in range(COUNT):
+            drawn = scene(benchmark.SEED, index, "all")
+            rendering = render(drawn)
+            named = zip((phrase(thing) for thing in drawn.things), rendering.masks, strict=False)
+            self.masks[rendering.image.tobytes()] = dict(named)
+
+    def __call__(self, image, phrases):
+        own = self.masks[np.asarray(image).tobytes()]
+        if self.blind:
+            return [None] * len(phrases)
+        return [(np.ones_like(own[text]) if self.everywhere else own[text], 1.0) for text in phrases]
+
+
+def test_perfect_blind_and_everywhere():
+    perfect, blind = benchmark.overlaps(Knowing(), COUNT), benchmark.overlaps(Knowing(blind=True), COUNT)
+    assert perfect and set(perfect) == {1.0}
+    assert blind == [None] * len(perfect)
+    areas = [float(mask.mean()) for masks in Knowing().masks.values() for mask in masks.values()]
+    everywhere = benchmark.overlaps(Knowing(everywhere=True), COUNT)
+    assert set(np.round(everywhere, 6)) <= set(np.round(areas, 6))
+
+
+def test_what_is_not_found_counts_zero():
+    line = benchmark.row("x", [1.0, None, 0.5, None])
+    assert line.startswith("| `x` | 4 | 50.0 % | 0.375 [")
+    assert line.endswith("| 25.0 % |")

@@ -1,0 +1,60 @@
+"""``realignkit dense``: files, what is on record, and mistakes on the command line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from realignkit.attention.dense import dense_diffusion, dense_layout
+from tests.tiny import shared_pipeline
+
+PROMPT = "a red book and a yellow pen"
+BOX = "a red book=0,0,0.5,1"
+
+
+@pytest.fixture
+def dense(cli, tmp_path: Path):
+    return lambda *arguments: cli("dense", "--model", "tiny", "--out", tmp_path / "out", *arguments)
+
+
+def test_the_image_is_the_functions_own(dense, tmp_path: Path):
+    mask = np.zeros((32, 32), dtype=bool)
+    mask[4:20, 16:] = True
+    Image.fromarray(mask).save(tmp_path / "pen.png")
+    result = dense(PROMPT, "--box", BOX, "--mask", f"a yellow pen={tmp_path / 'pen.png'}", "--seed", 7)
+    assert result.exit_code == 0, result.output
+    folder = tmp_path / "out"
+    assert {path.name for path in folder.iterdir()} == {"dense.png", "layout.png", "dense.json"}
+    layout = dense_layout({"a red book": (0, 0, 0.5, 1), "a yellow pen": mask}, (32, 32))
+    # The generator's own default: four steps.
+    want = dense_diffusion(shared_pipeline(), [PROMPT], [layout], [7], num_inference_steps=4).images[0]
+    assert (np.asarray(Image.open(folder / "dense.png")) == np.asarray(want)).all()
+    record = json.loads((folder / "dense.json").read_text())
+    assert record["phrases"] == ["a red book", "a yellow pen"]
+    assert (record["seed"], record["sampling"]["num_inference_steps"], record["notes"]) == (7, 4, [])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([PROMPT], "say where"),
+        ([" ", "--box", BOX], "prompt is empty"),
+        ([PROMPT, "--box", "a red book"], "PHRASE="),
+        ([PROMPT, "--box", "a red book=0,0,1"], "four shares"),
+        ([PROMPT, "--box", "a red book=0,0,2,1"], "shares of the image"),
+        ([PROMPT, "--box", BOX, "--mask", "a red book=x.png"], "twice"),
+        ([PROMPT, "--mask", "a red book=nowhere.png"], "cannot be read"),
+        ([PROMPT, "--box", "a blue dog=0,0,1,1"], "not part of"),
+        ([PROMPT, "--box", BOX, "--set", "share=0.5"], "no option 'share'"),
+        ([PROMPT, "--box", BOX, "--model", "tiny-transformer"], "cannot be re-weighted"),
+    ],
+)
+def test_mistakes_leave_nothing_behind(dense, tmp_path: Path, arguments, message):
+    result = dense(*arguments)
+    assert result.exit_code == 2
+    assert message in " ".join(result.stderr.split())
+    assert not (tmp_path / "out").exists()
