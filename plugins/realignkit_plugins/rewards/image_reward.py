@@ -95,7 +95,8 @@ class ImageReward(PixelReward[_Loaded]):
                 f"Give the tokenizer that the model was trained with."
             )
         side = network.config.image_size
-        preprocessing = Preprocessing(size=side, crop=(side, side), crop_offset="round")
+        # The original trains through tensors, which saturate nowhere, and scores through 8-bit images.
+        preprocessing = Preprocessing(size=side, crop=(side, side), crop_offset="round", saturate=False)
         return _Loaded(place(network, chosen.device, chosen.dtype), tokenizer, preprocessing)
 
 

@@ -38,6 +38,7 @@ class Preprocessing:
         mean: subtracted from each channel of an image in [0, 1].
         std: each channel is divided by it.
         crop_offset: how half pixels fall: ``"floor"`` as transformers, ``"round"`` as torchvision.
+        saturate: cut off where bicubic filters overshoot [0, 1], as in 8-bit images.
     """
 
     size: tuple[int, int] | int | None
@@ -46,6 +47,7 @@ class Preprocessing:
     mean: tuple[float, ...] = CLIP_MEAN
     std: tuple[float, ...] = CLIP_STD
     crop_offset: Literal["floor", "round"] = "floor"
+    saturate: bool = True
 
     def __call__(self, images: Tensor) -> Tensor:
         """Images float (B, 3, H, W) in [0, 1] to pixel values float (B, 3, h, w), differentiable."""
@@ -54,9 +56,9 @@ class Preprocessing:
             if self.resample == "nearest":
                 images = F.interpolate(images, size, mode="nearest-exact")
             else:
-                images = F.interpolate(images, size, mode=self.resample, antialias=True, align_corners=False)
-            # Bicubic overshoots; 8-bit images are cut off there.
-            images = images.clamp(0, 1)
+                for shape in _passes(tuple(images.shape[-2:]), size):
+                    images = F.interpolate(images, shape, mode=self.resample, antialias=True, align_corners=False)
+                    images = images.clamp(0, 1) if self.saturate else images
         return self._normalise(images)
 
     def from_pil(self, images: Sequence[Image]) -> Tensor:
@@ -122,6 +124,16 @@ class Preprocessing:
             mean=tuple(float(m) / scale for m in mean),
             std=tuple(float(s) / scale for s in std),
         )
+
+
+def _passes(old: tuple[int, int], new: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Shapes after each of the two passes of a resize, in Pillow's order: cut-offs in between depend on it."""
+    import PIL
+
+    # Since 13, rows go first where that saves enough (found by trying: the condition reproduces 381 random sizes).
+    newer = int(PIL.__version__.partition(".")[0]) >= 13
+    rows_first = newer and old[0] > new[0] and old[0] - new[0] > 2 * (old[1] - new[1])
+    return ((new[0], old[1]) if rows_first else (old[0], new[1])), new
 
 
 def _target(size: Mapping[str, Any], name: str) -> tuple[int, int] | int:
