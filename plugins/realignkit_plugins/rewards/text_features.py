@@ -71,7 +71,7 @@ class TextFeatures:
         return torch.stack([self._seen[text] for text in texts])
 
     def nudged(self, texts: Sequence[str], changes: Tensor) -> Tensor:
-        """Unit vectors of texts with ``changes`` (B, tokens, D) added to their input embeddings; differentiable in them."""
+        """Unit vectors of texts with ``changes`` (B, tokens, D) added to their embeddings; differentiable in them."""
         tokens = tokenize(self.tokenizer, texts, self.limit, self.network.device)
         changes = changes[:, : tokens["input_ids"].shape[1]]
 

@@ -1,4 +1,4 @@
-"""Tiny checkpoints of the real classes, with random weights loud enough to depend on the image, saved as users have them."""
+"""Tiny checkpoints of the real classes, saved as users have them; random weights that do depend on the image."""
 
 from __future__ import annotations
 
