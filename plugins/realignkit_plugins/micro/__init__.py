@@ -9,11 +9,32 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from realignkit.hookspecs import hookimpl
+from realignkit_plugins.micro.checkpoints import FOLDER
 
 if TYPE_CHECKING:
     from realignkit.registry import Register
 
-COMPANIONS = {"tagger": "micro", "scorer": "lexical", "segmenter": "micro"}
+_REWARDS = {
+    "caption": (
+        "caption:CaptionReward",
+        {"captioner": "micro:captioner", "text_encoder": "micro:caption_text_encoder"},
+        "eq. 4 with an embedded BLIP-2",
+    ),
+    "clip": ("clip:CLIPReward", {"model": "micro:clip"}, "an embedded CLIP"),
+    "blip": ("blip:BLIPReward", {"model": "micro:blip"}, "an embedded BLIP"),
+    "image_reward": ("image_reward:ImageReward", {"model": "micro:image_reward"}, "an embedded ImageReward"),
+}
+REWARDS = {
+    name: reward
+    for name, reward in _REWARDS.items()
+    if all((FOLDER / model.removeprefix("micro:")).is_dir() for model in reward[1].values())
+}
+"""Reward -> (class, options, what it is), of those whose checkpoints have been trained."""
+
+COMPANIONS = {
+    **{"tagger": "micro", "scorer": "lexical", "segmenter": "micro"},
+    **{f"reward:{name}": f"micro_{name}" for name in REWARDS},
+}
 
 REFINE_DEFAULTS = {
     "power": 1.0,
@@ -66,6 +87,15 @@ def register_segmenters(register: Register) -> None:
 
 
 @hookimpl
+def register_rewards(register: Register) -> None:
+    """The embedded rewards, which stand in for those of the same name when the model is ``micro``."""
+    for name, (factory, options, what) in REWARDS.items():
+        register(
+            f"micro_{name}", f"realignkit_plugins.rewards.{factory}", f"{what}, for the embedded world", options=options
+        )
+
+
+@hookimpl
 def register_metrics(register: Register) -> None:
     """The judge of the embedded world."""
     register(
@@ -73,6 +103,13 @@ def register_metrics(register: Register) -> None:
         "realignkit_plugins.micro.metrics:FullyRight",
         "share of embedded-world images in which every object is there in its colour, by an independent oracle",
     )
+    for name, (_, _, what) in REWARDS.items():
+        register(
+            f"micro_{name}",
+            "realignkit_plugins.rewards.metric:RewardMetric",
+            f"mean reward of {what}, for the embedded world",
+            options={"reward": f"micro_{name}"},
+        )
 
 
 @hookimpl

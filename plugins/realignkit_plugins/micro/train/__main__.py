@@ -20,10 +20,18 @@ class Model(StrEnum):
     TAGGER = "tagger"
     SEGMENTER = "segmenter"
     ORACLE = "oracle"
+    CLIP = "clip"
+    BLIP = "blip"
+    CAPTION_TEXT_ENCODER = "caption_text_encoder"
+    CAPTIONER = "captioner"
+    IMAGE_REWARD = "image_reward"
+
+
+_REWARDS = (Model.CLIP, Model.BLIP, Model.CAPTION_TEXT_ENCODER, Model.CAPTIONER, Model.IMAGE_REWARD)
 
 
 def main(
-    model: Annotated[Model, typer.Argument(help="Which checkpoint to rebuild; base needs vae.")],
+    model: Annotated[Model, typer.Argument(help="Which checkpoint to rebuild; base needs vae, rewards use base.")],
     out: Annotated[Path, typer.Option(help="Folder of the checkpoints.")] = FOLDER,
     work: Annotated[Path, typer.Option(help="Logs and the state to resume from.")] = Path("runs/micro"),
     seed: Annotated[int, typer.Option(help="Seed of weights, data order and noise.")] = 0,
@@ -35,7 +43,8 @@ def main(
 
     if threads:
         torch.set_num_threads(threads)
-    recipe = importlib.import_module(f"realignkit_plugins.micro.train.{model.value}")
+    module = f"rewards_{model.value}" if model in _REWARDS else model.value
+    recipe = importlib.import_module(f"realignkit_plugins.micro.train.{module}")
     recipe.train(out=out, work=work, seed=seed, steps=steps)
 
 

@@ -1,0 +1,85 @@
+"""The BLIP reward: a tiny ``BlipForImageTextRetrieval`` with both of its heads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn.functional import cross_entropy, normalize
+from transformers import BlipConfig, BlipForImageTextRetrieval
+
+from realignkit_plugins.micro.train.loop import Schedule, fit
+from realignkit_plugins.micro.train.rewards import MAX_LENGTH, MISTAKES, Pairs, bert_words, report
+from realignkit_plugins.micro.train.tagger import write_preprocessor
+
+SCHEDULE = Schedule(steps=2400, batch_size=48, learning_rate=3e-3, warmup=150, ema=0.995)
+TEMPERATURE = 0.07
+
+
+def build() -> BlipForImageTextRetrieval:
+    """A 4-layer vision transformer on 8 x 8 patches and a 3-layer text encoder that attends to it."""
+    tokens = bert_words()
+    text = {
+        "vocab_size": len(tokens),
+        "hidden_size": 96,
+        "encoder_hidden_size": 128,
+        "intermediate_size": 256,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "max_position_embeddings": MAX_LENGTH,
+        "pad_token_id": tokens.pad_token_id,
+        "sep_token_id": tokens.sep_token_id,
+        "eos_token_id": tokens.sep_token_id,
+        "bos_token_id": tokens.convert_tokens_to_ids("[DEC]"),
+    }
+    vision = {
+        "hidden_size": 128,
+        "intermediate_size": 384,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "image_size": 64,
+        "patch_size": 8,
+    }
+    return BlipForImageTextRetrieval(BlipConfig(text_config=text, vision_config=vision, image_text_hidden_size=64))
+
+
+def train(out: Path, work: Path, seed: int = 0, steps: int | None = None) -> None:
+    """Train, measure both heads on unseen scenes, save to ``out/blip``."""
+    schedule = SCHEDULE if steps is None else Schedule(**{**vars(SCHEDULE), "steps": steps})
+    torch.manual_seed(seed)
+    model, tokens = build(), bert_words()
+    pairs = Pairs("blip", work, out / "base", seed, schedule.steps * schedule.batch_size)
+
+    def read(captions: list[str], seen: torch.Tensor | None = None) -> torch.Tensor:
+        encoded: Any = tokens(captions, padding=True, truncation=True, return_tensors="pt")
+        return model.text_encoder(
+            input_ids=encoded["input_ids"], attention_mask=encoded["attention_mask"], encoder_hidden_states=seen
+        ).last_hidden_state[:, 0]
+
+    def loss(step: int, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
+        batch, size = pairs.batch(step, schedule.batch_size, generator), schedule.batch_size
+        seen = model.vision_model(pixel_values=torch.cat([batch.images, batch.malformed]) * 2 - 1).last_hidden_state
+        kind = MISTAKES[step % len(MISTAKES)]
+        # Matching: the pair, a wrong caption, a malformed picture, and another picture's caption.
+        captions = [*batch.captions, *batch.wrong[kind], *batch.captions, *batch.captions[1:], batch.captions[0]]
+        looked = torch.cat([seen[:size], seen[:size], seen[size:], seen[:size]])
+        matches = torch.tensor([1, 0, 0, 0]).repeat_interleave(size)
+        # Three negatives to a positive: weigh them so that 0.5 stays the middle.
+        itm = cross_entropy(model.itm_head(read(captions, looked)), matches, torch.tensor([1 / 3, 1.0]))
+        text = normalize(model.text_proj(read([*batch.captions, *batch.wrong[kind]])), dim=-1)
+        image = normalize(model.vision_proj(seen[:, 0]), dim=-1)
+        target = torch.arange(size)
+        itc = cross_entropy(image[:size] @ text.T / TEMPERATURE, target)
+        itc = itc + cross_entropy(text[:size] @ image.T / TEMPERATURE, target)
+        return itm + 0.5 * itc, {"itm": float(itm.detach()), "itc": float(itc.detach())}
+
+    fit(model, loss, schedule, seed, work / "blip")
+    folder = out / "blip"
+    model.half().save_pretrained(folder)
+    tokens.save_pretrained(folder)
+    write_preprocessor(folder, "ViTImageProcessor")
+    from realignkit_plugins.rewards.blip import BLIPReward
+
+    report("blip, itm", BLIPReward(model=str(folder)), pairs)
+    report("blip, itc", BLIPReward(model=str(folder), head="itc"), pairs)

@@ -1,0 +1,108 @@
+"""The caption reward's text encoder (``f_enc``): BLIP-2's text branch, taught which captions mean the same."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn.functional import normalize
+from transformers import Blip2Config, Blip2TextModelWithProjection
+
+from realignkit_plugins.micro.train.data import SCENE_SEEDS, scenes
+from realignkit_plugins.micro.train.loop import Schedule, console, fit
+from realignkit_plugins.micro.train.rewards import MAX_LENGTH, MISTAKES, SCENES, bert_words, mistaken
+from realignkit_plugins.micro.world import Scene, caption
+
+SCHEDULE = Schedule(steps=2000, batch_size=48, learning_rate=3e-3, warmup=100, ema=0.995)
+WRONG_COLOUR = 0.3
+"""What an object in the wrong colour is worth, compared with the right one."""
+
+
+def build() -> Blip2TextModelWithProjection:
+    """A 3-layer Q-Former read as a text encoder."""
+    tokens = bert_words()
+    q_former = {
+        "vocab_size": len(tokens),
+        "hidden_size": 96,
+        "encoder_hidden_size": 96,
+        "intermediate_size": 256,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "max_position_embeddings": MAX_LENGTH,
+        "pad_token_id": tokens.pad_token_id,
+        "cross_attention_frequency": 4,
+        "use_qformer_text_input": True,
+        "hidden_dropout_prob": 0.0,
+        "attention_probs_dropout_prob": 0.0,
+    }
+    # The vision and language parts are not this model's; small, so that its configuration says nothing untrue of them.
+    other = {"vision_config": {"image_size": 64, "patch_size": 8}, "text_config": {"model_type": "opt"}}
+    return Blip2TextModelWithProjection(Blip2Config(qformer_config=q_former, image_text_hidden_size=64, **other))
+
+
+def train(out: Path, work: Path, seed: int = 0, steps: int | None = None) -> None:
+    """Train on text alone, measure on unseen captions, save to ``out/caption_text_encoder``."""
+    schedule = SCHEDULE if steps is None else Schedule(**{**vars(SCHEDULE), "steps": steps})
+    torch.manual_seed(seed)
+    model, tokens = build(), bert_words()
+    described = scenes(SCENE_SEEDS["captioner"], SCENES)
+
+    def features(texts: list[str]) -> torch.Tensor:
+        read: Any = tokens(texts, padding=True, truncation=True, return_tensors="pt")
+        embedded = model(input_ids=read["input_ids"], attention_mask=read["attention_mask"]).text_embeds[:, 0]
+        return normalize(embedded, dim=-1)
+
+    def loss(step: int, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
+        rng = np.random.default_rng([seed, step])
+        asked = [described[i] for i in rng.integers(SCENES, size=schedule.batch_size)]
+        # Half of the captions are of the scene in other words, half are of one with a mistake.
+        said = [_variant(scene, rng) for scene in asked]
+        own = features([caption(scene, rng) for scene in asked])
+        other = features([caption(scene, rng) for scene in said])
+        target = torch.tensor([[similarity(a, b) for b in said] for a in asked])
+        error = (own @ other.T - target).square()
+        paired = error.diagonal().mean()
+        return paired + error.mean(), {"paired": float(paired.detach())}
+
+    fit(model, loss, schedule, seed, work / "caption_text_encoder")
+    rng = np.random.default_rng(9)
+    check = scenes(SCENE_SEEDS["check"], 500, "all")
+    with torch.no_grad():
+        plain = features([caption(scene, rng) for scene in check])
+        same = (plain * features([caption(_shuffled(scene, rng), rng) for scene in check])).sum(-1)
+        for kind in MISTAKES:
+            wrong = (plain * features([caption(mistaken(scene, kind, rng), rng) for scene in check])).sum(-1)
+            console.print(f"other words beat '{kind}' on {float((same > wrong).float().mean()):.3f} of unseen captions")
+    model.half().save_pretrained(out / "caption_text_encoder")
+    tokens.save_pretrained(out / "caption_text_encoder")
+
+
+def similarity(first: Scene, second: Scene) -> float:
+    """How much of two scenes is the same, in [0, 1]: objects one by one, a wrong colour counting little."""
+    left = [(thing.noun, thing.colour) for thing in second.things]
+    total = 0.0
+    waiting: list[str] = []
+    for thing in first.things:
+        if (thing.noun, thing.colour) in left:
+            left.remove((thing.noun, thing.colour))
+            total += 1
+        else:
+            waiting.append(thing.noun)
+    nouns: Sequence[str] = [noun for noun, _ in left]
+    total += WRONG_COLOUR * sum(min(waiting.count(noun), nouns.count(noun)) for noun in set(waiting))
+    return total / max(len(first.things), len(second.things))
+
+
+def _variant(scene: Scene, rng: np.random.Generator) -> Scene:
+    if rng.random() < 0.5:
+        scene = mistaken(scene, MISTAKES[int(rng.integers(len(MISTAKES)))], rng)
+    return _shuffled(scene, rng)
+
+
+def _shuffled(scene: Scene, rng: np.random.Generator) -> Scene:
+    """The same things, named in another order."""
+    return replace(scene, things=tuple(scene.things[i] for i in rng.permutation(len(scene.things))))

@@ -1,0 +1,55 @@
+"""Rewards: judge how well images follow their prompts. Each is a metric too."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from realignkit.hookspecs import hookimpl
+
+if TYPE_CHECKING:
+    from realignkit.registry import Register
+
+_METRIC = "realignkit_plugins.rewards.metric:RewardMetric"
+
+
+@hookimpl
+def register_rewards(register: Register) -> None:
+    """The paper's Table III, and weighted sums."""
+    register(
+        "caption",
+        "realignkit_plugins.rewards.caption:CaptionReward",
+        "eq. 4: similarity of the prompt and a caption of the image; three gradient estimators",
+    )
+    register(
+        "clip",
+        "realignkit_plugins.rewards.clip:CLIPReward",
+        "cosine of image and text features, by any CLIP or SigLIP checkpoint",
+    )
+    register(
+        "blip",
+        "realignkit_plugins.rewards.blip:BLIPReward",
+        "image-text matching (or cosine of features) by any BlipForImageTextRetrieval checkpoint",
+    )
+    register(
+        "image_reward",
+        "realignkit_plugins.rewards.image_reward:ImageReward",
+        "ImageReward: learned from people's preferences; loads the published ImageReward.pt",
+    )
+    register(
+        "weighted",
+        "realignkit_plugins.rewards.weighted:WeightedReward",
+        "a weighted sum of other rewards",
+    )
+
+
+@hookimpl
+def register_metrics(register: Register) -> None:
+    """Every reward as a metric."""
+    for name, what in {
+        "caption": "mean of eq. 4 with greedy (or beam) captions",
+        "clip": "CLIP score: mean cosine of image and text features (x1)",
+        "blip": "mean matching probability of BLIP",
+        "image_reward": "mean of ImageReward",
+        "reward": "mean of any reward, or weighted sum of rewards (reward=…)",
+    }.items():
+        register(name, _METRIC, what, options={} if name == "reward" else {"reward": name})

@@ -1,0 +1,178 @@
+"""The paper's caption reward (eq. 4), and three ways to get a gradient through a caption.
+
+``R_cap = cos(f_enc(t_g), f_enc(t_p))`` with ``t_g`` a caption of the image. A decoded caption is discrete, so eq. 4 as
+printed has no gradient with respect to the image; see ``docs/explanation/method.md``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field
+
+from realignkit.contracts import Options as PluginOptions
+from realignkit_plugins.loading import DTypeName, hub_options, image_processor, load_model, loading, resolve_model
+from realignkit_plugins.rewards.base import PixelReward, place
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from realignkit_plugins.rewards.captioner import Captioner
+    from realignkit_plugins.rewards.preprocess import Preprocessing
+    from realignkit_plugins.rewards.text_features import TextFeatures
+
+Estimator = Literal["expected", "likelihood", "soft"]
+
+
+class CaptionReward(PixelReward["tuple[Captioner, TextFeatures]"]):
+    """Similarity of the prompt and a caption of the image (eq. 4), by an estimator with a gradient.
+
+    - ``expected``: ``E[cos(f_enc(c), f_enc(t_p))]`` over captions ``c ~ p(. | image)``, estimated from ``num_samples``
+      sampled captions; its gradient by the score function with a leave-one-out baseline (RLOO), with one sample by the
+      greedy caption's reward as baseline (self-critical). Unbiased, for any captioner and text encoder. Margin 1.
+    - ``likelihood``: ``log p(t_p | image)`` per token (in nats, the end of the caption counted as a token). Low
+      variance, but not eq. 4. Margin 0.
+    - ``soft``: eq. 4 itself, with a straight-through gradient: the distributions over the greedy caption's words,
+      mapped to ``f_enc``'s input embeddings by the words' text. Biased. Margin 1.
+
+    :meth:`reported` is eq. 4 with the greedy (or beam) caption, whatever the estimator. Sampling uses torch's global
+    random generator.
+    """
+
+    class Options(PluginOptions):
+        """Options of :class:`CaptionReward`."""
+
+        captioner: str = Field(
+            "Salesforce/blip2-opt-2.7b",
+            description="image-to-text model: hub id, folder, or micro:<name>",
+            min_length=1,
+        )
+        text_encoder: str = Field(
+            "Salesforce/blip2-itm-vit-g", description="f_enc: a BLIP-2 (Q-Former) or CLIP checkpoint", min_length=1
+        )
+        captioner_revision: str | None = Field(None, description="branch, tag or commit of the captioner")
+        text_encoder_revision: str | None = Field(None, description="branch, tag or commit of the text encoder")
+        estimator: Estimator = Field("expected", description="where the gradient comes from")
+        num_samples: int = Field(4, ge=1, le=256, description="captions sampled per image (expected)")
+        max_new_tokens: int = Field(20, ge=1, le=512, description="longest caption, in tokens")
+        num_beams: int = Field(1, ge=1, le=64, description="beams of the reported caption; 1: greedy")
+        caption_prompt: str = Field("", description="text that captions continue, or the captioner's task token")
+        device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps …")
+        dtype: DTypeName = Field("auto", description="auto: bf16 on CUDA, fp32 elsewhere")
+
+    options: CaptionReward.Options
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.margin = 0.0 if self.options.estimator == "likelihood" else 1.0
+        self._words: Tensor | None = None
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """As the captioner's processor says."""
+        return self.loaded[0].preprocessing
+
+    def judge(self, pixel_values: Tensor, prompts: Sequence[str]) -> Tensor:
+        """The estimator's rewards (B,)."""
+        states = self._encode(pixel_values)
+        estimators = {"expected": self._expected, "likelihood": self._likelihood, "soft": self._soft}
+        return estimators[self.options.estimator](states, prompts)
+
+    def captions(self, images: Tensor) -> list[str]:
+        """``t_g``: the greedy (or beam) caption of each image, float (B, 3, H, W) in [0, 1]."""
+        import torch
+
+        captioner, _ = self.loaded
+        with torch.no_grad():
+            states = self._encode(self.preprocessing(images.float()))
+            return captioner.decode(captioner.greedy(states, self.options.num_beams))
+
+    def _judge_for_report(self, pixel_values: Tensor, prompts: Sequence[str]) -> Tensor:
+        return self._cosines(self._greedy(self._encode(pixel_values))[1], prompts)
+
+    def _encode(self, pixel_values: Tensor) -> Tensor:
+        captioner, _ = self.loaded
+        weight = next(captioner.network.parameters())
+        return captioner.encode(pixel_values.to(weight.device, captioner.network.dtype))
+
+    def _greedy(self, states: Tensor) -> tuple[Tensor, list[str]]:
+        captioner, _ = self.loaded
+        tokens = captioner.greedy(states, self.options.num_beams)
+        return tokens, captioner.decode(tokens)
+
+    def _cosines(self, captions: Sequence[str], prompts: Sequence[str]) -> Tensor:
+        _, features = self.loaded
+        return (features(captions) * features(prompts)).sum(-1)
+
+    def _expected(self, states: Tensor, prompts: Sequence[str]) -> Tensor:
+        captioner, _ = self.loaded
+        count = self.options.num_samples
+        tokens = captioner.sample(states, count)
+        repeated = [prompt for prompt in prompts for _ in range(count)]
+        rewards = self._cosines(captioner.decode(tokens), repeated).unflatten(0, (-1, count))
+        mean = rewards.mean(1)
+        if not states.requires_grad:
+            return mean
+        baseline = leave_one_out(rewards) if count > 1 else self._cosines(self._greedy(states)[1], prompts)[:, None]
+        log_probs = captioner.log_prob(states, tokens).unflatten(0, (-1, count))
+        surrogate = score_function(log_probs, rewards.to(log_probs.device), baseline.to(log_probs.device))
+        return mean.to(surrogate.device) + surrogate - surrogate.detach()
+
+    def _likelihood(self, states: Tensor, prompts: Sequence[str]) -> Tensor:
+        captioner, _ = self.loaded
+        tokens = captioner.tokenize(prompts, states.device)
+        return captioner.log_prob(states, tokens) / captioner.mask(tokens).sum(-1)
+
+    def _soft(self, states: Tensor, prompts: Sequence[str]) -> Tensor:
+        captioner, features = self.loaded
+        tokens, captions = self._greedy(states)
+        if not states.requires_grad:
+            return self._cosines(captions, prompts)
+        if self._words is None:
+            size = len(captioner.tokenizer)
+            texts = captioner.tokenizer.batch_decode([[i] for i in range(size)], skip_special_tokens=True)
+            self._words = features.embeddings_of(texts)
+        chances = captioner.logits(states, tokens).float().softmax(-1)[..., : len(self._words)]
+        soft = chances.to(self._words.device) @ self._words
+        pieces = [captioner.pieces(row) for row in tokens]
+        # The value is that of the real words; what they could have been instead gives the gradient.
+        changes = features.alignment(captions, pieces, tokens.shape[1]) @ (soft - soft.detach())
+        return (features.nudged(captions, changes) * features(prompts)).sum(-1)
+
+    def _load(self) -> tuple[Captioner, TextFeatures]:
+        from transformers import AutoConfig, AutoModelForImageTextToText, AutoTokenizer, VisionEncoderDecoderModel
+
+        from realignkit_plugins.rewards.captioner import captioner_class
+        from realignkit_plugins.rewards.preprocess import Preprocessing
+        from realignkit_plugins.rewards.text_features import TextFeatures
+
+        chosen = self.options
+        folder, hub = resolve_model(chosen.captioner), hub_options(chosen.captioner_revision)
+        with loading("captioner", chosen.captioner):
+            paired = AutoConfig.from_pretrained(folder, **hub).model_type == "vision-encoder-decoder"
+            network_class = VisionEncoderDecoderModel if paired else AutoModelForImageTextToText
+            network = place(load_model(network_class, folder, chosen.captioner, **hub), chosen.device, chosen.dtype)
+            tokenizer = AutoTokenizer.from_pretrained(folder, **hub)
+            preprocessing = Preprocessing.of(image_processor(folder, **hub))
+            captioner = captioner_class(network)(
+                network, tokenizer, preprocessing, chosen.max_new_tokens, chosen.caption_prompt
+            )
+        features = TextFeatures.load(chosen.text_encoder, chosen.text_encoder_revision, chosen.device, chosen.dtype)
+        return captioner, features
+
+
+def leave_one_out(rewards: Tensor) -> Tensor:
+    """For each of K rewards (B, K) the mean of the K - 1 others, (B, K)."""
+    return (rewards.sum(1, keepdim=True) - rewards) / (rewards.shape[1] - 1)
+
+
+def score_function(log_probs: Tensor, rewards: Tensor, baseline: Tensor) -> Tensor:
+    """A surrogate (B,) whose gradient is ``mean_k (r_k - b_k) d log p_k``.
+
+    Args:
+        log_probs: of K sampled captions, (B, K), with a gradient.
+        rewards: theirs, (B, K).
+        baseline: (B, K) or (B, 1); must not depend on caption k itself, or the estimate is biased.
+    """
+    return ((rewards - baseline).detach() * log_probs).mean(1)

@@ -1,0 +1,101 @@
+"""CLIP's and SigLIP's image-text similarity."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field
+
+from realignkit.contracts import Options as PluginOptions
+from realignkit.errors import ModelError
+from realignkit_plugins.loading import DTypeName, hub_options, image_processor, load_model, loading, resolve_model
+from realignkit_plugins.rewards.base import PixelReward, place, tokenize
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from realignkit_plugins.rewards.preprocess import Preprocessing
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    network: Any
+    tokenizer: Any
+    preprocessing: Preprocessing
+
+
+class CLIPReward(PixelReward[_Loaded]):
+    """Cosine of a dual encoder's image and text features, in [-1, 1] (the paper's Table III, "CLIP").
+
+    Any ``CLIPModel`` or ``SiglipModel`` checkpoint of transformers. The margin is 1.
+    """
+
+    margin = 1.0
+
+    class Options(PluginOptions):
+        """Options of :class:`CLIPReward`."""
+
+        model: str = Field("openai/clip-vit-large-patch14", description="hub id, folder, or micro:<name>", min_length=1)
+        revision: str | None = Field(None, description="branch, tag or commit on the hub")
+        device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps …")
+        dtype: DTypeName = Field("auto", description="auto: bf16 on CUDA, fp32 elsewhere")
+
+    options: CLIPReward.Options
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """As the checkpoint's processor says."""
+        return self.loaded.preprocessing
+
+    def judge(self, pixel_values: Tensor, prompts: Sequence[str]) -> Tensor:
+        """Cosines (B,)."""
+        return (self.image_features(pixel_values) * self.text_features(prompts)).sum(-1)
+
+    def image_features(self, pixel_values: Tensor) -> Tensor:
+        """Normalised image features, float32 (B, D)."""
+        network = self.loaded.network
+        seen = network.get_image_features(pixel_values=pixel_values.to(network.device, network.dtype))
+        return _normalised(seen)
+
+    def text_features(self, texts: Sequence[str]) -> Tensor:
+        """Normalised text features, float32 (B, D); texts over the encoder's length are cut."""
+        import torch
+
+        kept = self.loaded
+        network, limit = kept.network, kept.network.config.text_config.max_position_embeddings
+        # SigLIP was trained on texts padded to full length, without a mask.
+        padded = {"padding": "max_length"} if network.config.model_type.startswith("siglip") else {}
+        with torch.no_grad():
+            tokens = tokenize(kept.tokenizer, texts, limit, network.device, **padded)
+            if padded:
+                return _normalised(network.get_text_features(input_ids=tokens["input_ids"]))
+            return _normalised(
+                network.get_text_features(input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"])
+            )
+
+    def _load(self) -> _Loaded:
+        from transformers import AutoModel, AutoTokenizer
+
+        from realignkit_plugins.rewards.preprocess import Preprocessing
+
+        chosen = self.options
+        folder, hub = resolve_model(chosen.model), hub_options(chosen.revision)
+        with loading("CLIP model", chosen.model):
+            network = load_model(AutoModel, folder, chosen.model, **hub)
+            if not hasattr(network, "get_text_features") or not hasattr(network, "get_image_features"):
+                raise ModelError(
+                    f"'{chosen.model}' is a {type(network).__name__}, which has no image-text features. "
+                    f"Use a CLIPModel or SiglipModel checkpoint."
+                )
+            tokenizer = AutoTokenizer.from_pretrained(folder, **hub)
+            preprocessing = Preprocessing.of(image_processor(folder, **hub))
+        return _Loaded(place(network, chosen.device, chosen.dtype), tokenizer, preprocessing)
+
+
+def _normalised(output: Any) -> Tensor:
+    from torch.nn.functional import normalize
+
+    features = getattr(output, "pooler_output", output)
+    return normalize(features.float(), dim=-1)

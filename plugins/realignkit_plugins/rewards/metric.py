@@ -1,0 +1,112 @@
+"""Any reward as a metric: its mean over images, streamed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field
+
+from realignkit.contracts import Metric
+from realignkit.contracts import Options as PluginOptions
+from realignkit.errors import OptionError, PluginError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from torch import Tensor
+
+
+class RewardMetric(Metric):
+    """Mean of a reward over images, with its standard deviation.
+
+    For ``caption`` that is eq. 4 itself, whatever estimator the reward trains with. Images go through the path of the
+    checkpoint's own processor where the reward has one, and are judged ``batch_size`` at a time.
+    """
+
+    class Options(PluginOptions):
+        """Options of :class:`RewardMetric`."""
+
+        reward: str = Field(
+            description="name of the reward, or a weighted sum such as caption:1,clip:0.5", min_length=1
+        )
+        options: dict[str, Any] = Field({}, description="the reward's options")
+        batch_size: int = Field(16, ge=1, description="images per forward pass")
+
+    options: RewardMetric.Options
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._reward: Any = None
+        self.count, self.total, self.squares = 0, 0.0, 0.0
+
+    @property
+    def reward(self) -> Any:
+        """The reward, made at first use.
+
+        Raises:
+            PluginError: there is none of that name.
+        """
+        if self._reward is None:
+            from realignkit.registry import default_registry
+            from realignkit.rewards import make_reward
+
+            self._reward = make_reward(default_registry(), self.options.reward, self.options.options)
+        return self._reward
+
+    def update(self, images: Sequence[Image], prompts: Sequence[str]) -> None:
+        """Judge images (RGB) by the prompts that they were made for.
+
+        Raises:
+            OptionError: not as many prompts as images.
+        """
+        if len(images) != len(prompts):
+            raise OptionError(f"{len(images)} images but {len(prompts)} prompts: give one prompt per image.")
+        for start in range(0, len(images), self.options.batch_size):
+            part = slice(start, start + self.options.batch_size)
+            values = reported(self.reward, images[part], prompts[part]).double()
+            self.count += len(values)
+            self.total += float(values.sum())
+            self.squares += float(values.square().sum())
+
+    def compute(self) -> dict[str, float]:
+        """The mean (under the reward's name), ``std`` over images, and ``n``.
+
+        Raises:
+            PluginError: nothing has been judged yet.
+        """
+        if not self.count:
+            raise PluginError("nothing to compute: call update(images, prompts) first.")
+        mean = self.total / self.count
+        variance = max(0.0, self.squares / self.count - mean * mean)
+        return {self.options.reward: mean, "std": math.sqrt(variance), "n": self.count}
+
+    def merge(self, other: Metric) -> None:
+        """Add another instance's sums."""
+        if not isinstance(other, RewardMetric) or other.options.reward != self.options.reward:
+            raise PluginError(f"cannot merge another metric into that of '{self.options.reward}'. Use equal options.")
+        self.count += other.count
+        self.total += other.total
+        self.squares += other.squares
+
+
+def reported(reward: Any, images: Sequence[Image], prompts: Sequence[str]) -> Tensor:
+    """What a reward reports about PIL images, float32 (B,) on the CPU, without a gradient.
+
+    Rewards with a method ``reported(images, prompts)`` say it themselves; others are called with the images as tensors.
+
+    Raises:
+        OptionError: the images have different sizes, and the reward only takes tensors.
+    """
+    if hasattr(reward, "reported"):
+        values: Tensor = reward.reported(images, prompts)
+        return values
+    import numpy as np
+    import torch
+
+    if len({image.size for image in images}) > 1:
+        raise OptionError("images of different sizes cannot share a batch. Use batch_size=1.")
+    pixels = np.stack([np.asarray(image.convert("RGB")) for image in images])
+    with torch.no_grad():
+        values = reward(torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255, list(prompts))
+    return values.float().cpu()
