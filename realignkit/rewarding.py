@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,7 +17,14 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 
-def rewards_of(reward: Reward, name: str, images: Tensor, prompts: Sequence[str], *, gradient: bool = False) -> Tensor:
+def rewards_of(
+    reward: Reward | Callable[[Tensor, Sequence[str]], Tensor],
+    name: str,
+    images: Tensor,
+    prompts: Sequence[str],
+    *,
+    gradient: bool = False,
+) -> Tensor:
     """Rewards, float32 (B,), of images (B, 3, H, W) in [0, 1].
 
     Args:
@@ -59,11 +66,21 @@ def to_tensor(images: Sequence[Image]) -> Tensor:
 def rate(
     reward: Reward, name: str, images: Sequence[Image], prompts: Sequence[str], device: Any = "cpu"
 ) -> list[float]:
-    """The rewards of PIL images, without gradient.
+    """The rewards of PIL images as they are reported, without gradient.
+
+    A reward with a method ``reported(images, prompts)`` says itself what that is: eq. 4's greedy caption, say, where
+    an estimator is what it trains with.
 
     Raises:
         PluginError, ModelError: as for :func:`rewards_of`.
     """
     if not images:
         return []
-    return [float(value) for value in rewards_of(reward, name, to_tensor(images).to(device), prompts)]
+    if not hasattr(reward, "reported"):
+        return [float(value) for value in rewards_of(reward, name, to_tensor(images).to(device), prompts)]
+
+    def reported(_: Tensor, texts: Sequence[str]) -> Tensor:
+        values: Tensor = reward.reported(list(images), list(texts))  # type: ignore[attr-defined]
+        return values
+
+    return [float(value) for value in rewards_of(reported, name, torch.empty(0), prompts)]

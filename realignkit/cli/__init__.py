@@ -1,4 +1,4 @@
-"""The command line: ``realignkit run``, ``show`` and ``plugins``. Thin: parse, call, print.
+"""The command line: ``realignkit run``, ``train``, ``show`` and ``plugins``. Thin: parse, call, print.
 
 Nothing heavy is imported before a command needs it, so ``--help`` answers at once.
 """
@@ -14,6 +14,7 @@ from realignkit.cli.console import Commands
 from realignkit.cli.plugins import plugins_app
 from realignkit.cli.run import run
 from realignkit.cli.show import show
+from realignkit.cli.train import train
 
 app = typer.Typer(
     name="realignkit",
@@ -41,6 +42,7 @@ def _root(
 
 
 app.command()(run)
+app.command()(train)
 app.command()(show)
 app.add_typer(plugins_app, name="plugins")
 

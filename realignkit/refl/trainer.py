@@ -127,7 +127,7 @@ class ReFLTrainer:
             made = judge
         else:
             made = Judge(judge, self.names.get("judge", type(judge).__name__))
-        if made is not None and made.plugin is self.reward:
+        if made is not None and (made.plugin is self.reward or made.name == self.names["reward"]):
             raise OptionError(
                 "the judge is the training reward itself, so it could not notice that the reward is exploited. Give "
                 "another reward or a metric, or none."

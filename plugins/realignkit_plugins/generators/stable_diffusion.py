@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
 _UNET = "UNet2DConditionModel"
+_LORA_FILE = "pytorch_lora_weights.safetensors"
 SchedulerName = Literal["ddim", "ddpm", "pndm", "euler", "euler_a", "heun", "dpmpp", "dpmpp_karras", "unipc"]
 _SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
     "ddim": ("DDIMScheduler", {}),
@@ -53,6 +54,10 @@ class StableDiffusionGenerator(Generator):
         device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps …")
         dtype: DTypeName = Field("auto", description="auto: fp16 on CUDA, fp32 elsewhere")
         scheduler: SchedulerName | None = Field(None, description="sampler to use instead of the checkpoint's own")
+        lora: str | None = Field(
+            None, description="adapters to add: a folder that 'realignkit train' wrote, a .safetensors file, a hub id"
+        )
+        lora_scale: float = Field(1.0, allow_inf_nan=False, description="how much of the adapters to add; 0: nothing")
         safety_checker: bool = Field(False, description="load the checkpoint's safety checker, if it has one")
         num_inference_steps: int | None = Field(None, ge=1, description="default number of sampling steps")
         guidance_scale: float | None = Field(None, ge=0, description="default classifier-free guidance")
@@ -128,7 +133,36 @@ class StableDiffusionGenerator(Generator):
                 f"Use a complete text-to-image checkpoint."
             )
         pipeline.set_progress_bar_config(disable=True)
+        if chosen.lora is not None:
+            _add_lora(pipeline, chosen.lora, chosen.lora_scale)
         return pipeline
+
+
+def _add_lora(pipeline: Any, lora: str, scale: float) -> None:
+    """Make low-rank adapters part of the weights, so that everything after sees an ordinary model."""
+    path = Path(lora).expanduser()
+    if (path / "model" / "model_index.json").is_file():
+        raise ModelError(
+            f"'{lora}' holds a whole model, no adapters, as its training changed the whole U-Net. Use it as the "
+            f"model: --model {path / 'model'}"
+        )
+    source: dict[str, Any] = {"pretrained_model_name_or_path_or_dict": lora}
+    if path.is_file():
+        if path.suffix != ".safetensors":
+            raise ModelError(f"'{lora}' is no .safetensors file; other formats can run code and are not loaded.")
+        source = {"pretrained_model_name_or_path_or_dict": str(path.parent), "weight_name": path.name}
+    elif path.is_dir():
+        source = {"pretrained_model_name_or_path_or_dict": str(path)}
+        if (path / _LORA_FILE).is_file():
+            source["weight_name"] = _LORA_FILE
+    else:
+        source["pretrained_model_name_or_path_or_dict"] = resolve_model(lora)
+    with loading("adapters", lora):
+        pipeline.load_lora_weights(**source, use_safetensors=True)
+        if not pipeline.get_list_adapters():
+            raise ModelError(f"'{lora}' holds no adapters that fit this model. Give the folder of another training.")
+        pipeline.fuse_lora(lora_scale=scale)
+        pipeline.unload_lora_weights()
 
 
 def _scheduler(name: str, current: Any) -> Any:

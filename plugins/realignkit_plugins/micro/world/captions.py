@@ -29,6 +29,7 @@ class Noise:
 
 CAREFUL = Noise()
 
+
 def phrase(thing: Thing) -> str:
     """Name a thing: "a red book"."""
     words = f"{thing.colour} {thing.noun}" if thing.colour else thing.noun
