@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from realignkit.contracts import Generator, Metric, Options, Plugin, PromptSet, Reward, Scorer, Segmenter, Tagger
     from realignkit.errors import ModelError, OptionError, OutputError, PluginError, PromptError, RealignKitError
     from realignkit.realigner import Realigner
+    from realignkit.refl import ReFLConfig, ReFLTrainer
     from realignkit.registry import Registry, default_registry
     from realignkit.types import Answer, Layout, Likelihood, LocalCaption, Realignment, Segment, Tag
 
@@ -30,6 +31,7 @@ _HOME = {
     ),
     "errors": ("ModelError", "OptionError", "OutputError", "PluginError", "PromptError", "RealignKitError"),
     "realigner": ("Realigner",),
+    "refl": ("ReFLConfig", "ReFLTrainer"),
     "registry": ("Registry", "default_registry"),
     "types": ("Answer", "Layout", "Likelihood", "LocalCaption", "Realignment", "Segment", "Tag"),
 }

@@ -107,26 +107,23 @@ class Pairs:
         Raises:
             OptionError: an image cannot be read.
         """
-        missing = [i for i in dict.fromkeys(indices) if i not in self._latents]
         found = {i: self._latents[i] for i in indices if i in self._latents}
-        if missing:
-            for i, latents in zip(missing, self.networks.encode(self._images(missing)), strict=True):
-                found[i] = latents.cpu()
+        for i in indices:
+            if i not in found:
+                # One by one: rounding depends on what shares a batch, and a resumed run must not notice.
+                found[i] = self.networks.encode(self._image(i))[0].cpu()
                 if len(self._latents) < KEPT_LATENTS:
                     self._latents[i] = found[i]
         return torch.stack([found[i] for i in indices]).to(self.networks.device), [self.pairs[i][1] for i in indices]
 
-    def _images(self, indices: Sequence[int]) -> Tensor:
+    def _image(self, index: int) -> Tensor:
         rows, columns = (side * self.networks.pipeline.vae_scale_factor for side in self.networks.latent_shape[1:])
-        images = []
-        for i in indices:
-            path = self.folder / self.pairs[i][0]
-            try:
-                with Image.open(path) as image:
-                    images.append(fit_image(image, (columns, rows))[0])
-            except Exception as error:  # Pillow raises many kinds for damaged files
-                raise OptionError(f"{path} cannot be read as an image ({error}). Replace or remove it.") from error
-        return to_tensor(images)
+        path = self.folder / self.pairs[index][0]
+        try:
+            with Image.open(path) as image:
+                return to_tensor([fit_image(image, (columns, rows))[0]])
+        except Exception as error:  # Pillow raises many kinds for damaged files
+            raise OptionError(f"{path} cannot be read as an image ({error}). Replace or remove it.") from error
 
 
 def _read_pairs(folder: Path) -> list[tuple[str, str]]:

@@ -19,8 +19,6 @@ from realignkit.errors import ModelError
 from realignkit.inputs import image_size
 from realignkit.refl import losses
 
-ENCODE_AT_ONCE = 64
-
 
 @dataclass(frozen=True, eq=False)
 class Text:
@@ -97,17 +95,16 @@ class Networks:
     @torch.no_grad()
     def text(self, prompts: Sequence[str]) -> Text:
         """Embeddings of prompts, each computed once and kept. The empty prompt is what guidance steers away from."""
-        missing = list(dict.fromkeys(prompt for prompt in prompts if prompt not in self._texts))
-        for start in range(0, len(missing), ENCODE_AT_ONCE):
-            some = missing[start : start + ENCODE_AT_ONCE]
-            embeddings, pooled = spans.encode(self.pipeline, [spans.Conditioning(prompt) for prompt in some])
-            # As the pipeline does: SDXL was trained with zeros for the empty prompt.
-            zero = bool(getattr(self.pipeline.config, "force_zeros_for_empty_prompt", False)) and pooled is not None
-            for i, prompt in enumerate(some):
+        for prompt in prompts:
+            if prompt not in self._texts:
+                # One by one: rounding depends on what shares a batch, and a resumed run must not notice.
+                embeddings, pooled = spans.encode(self.pipeline, [spans.Conditioning(prompt)])
+                # As the pipeline does: SDXL was trained with zeros for the empty prompt.
+                zero = bool(getattr(self.pipeline.config, "force_zeros_for_empty_prompt", False)) and pooled is not None
                 factor = 0 if zero and not prompt else 1
                 self._texts[prompt] = (
-                    (embeddings[i] * factor).cpu(),
-                    None if pooled is None else (pooled[i] * factor).cpu(),
+                    (embeddings[0] * factor).cpu(),
+                    None if pooled is None else (pooled[0] * factor).cpu(),
                 )
         found = [self._texts[prompt] for prompt in prompts]
         both = [[item[part] for item in found if item[part] is not None] for part in (0, 1)]

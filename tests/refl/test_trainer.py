@@ -155,8 +155,7 @@ def test_kl_is_zero_at_first_and_holds_on_to_the_base(make_trainer, trainable):
     )
     trainer.train()
     first, second = log(trainer)
-    assert first["denoising_loss"] == 0
-    assert second["denoising_loss"] > 0
+    assert first["denoising_loss"] < 1e-9 < second["denoising_loss"]  # but for rounding, the same model
     assert second["denoising_gradient_norm"] > 0
 
 
