@@ -39,12 +39,12 @@ def rewards_of(
         ModelError: a reward is NaN or infinite.
     """
     with blame("reward", name):
-        found: Any = reward(images, list(prompts))
-    if not isinstance(found, Tensor):
-        raise breach("reward", name, f"it gave a {type(found).__name__}, not a tensor")
-    if found.shape != (len(prompts),):
-        raise breach("reward", name, f"{len(prompts)} images got rewards of shape {tuple(found.shape)}")
-    found = found.float()
+        given: Any = reward(images, list(prompts))
+    if not isinstance(given, Tensor):
+        raise breach("reward", name, f"it gave a {type(given).__name__}, not a tensor")
+    if given.shape != (len(prompts),):
+        raise breach("reward", name, f"{len(prompts)} images got rewards of shape {tuple(given.shape)}")
+    found: Tensor = given.float()
     bad = int((~torch.isfinite(found)).sum())
     if bad:
         raise ModelError(
@@ -80,7 +80,7 @@ def rate(
         return [float(value) for value in rewards_of(reward, name, to_tensor(images).to(device), prompts)]
 
     def reported(_: Tensor, texts: Sequence[str]) -> Tensor:
-        values: Tensor = reward.reported(list(images), list(texts))  # type: ignore[attr-defined]
+        values: Tensor = reward.reported(list(images), list(texts))
         return values
 
     return [float(value) for value in rewards_of(reported, name, torch.empty(0), prompts)]

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -106,6 +106,7 @@ class ReFLTrainer:
         self.run = RunFolder(self.folder, config, self._identity(), self.processes.main)
         self._prior = prior or self.folder / "prior"
         self._objective: Objective | None = None
+        self._interruption = Interruption()
         self.history: list[Validation] = []
         self.warnings: list[str] = []
 
@@ -149,7 +150,7 @@ class ReFLTrainer:
         }
 
     @property
-    def reward_weight(self) -> float | str:
+    def reward_weight(self) -> float | Literal["auto"]:
         """Lambda of eq. 5, defaults resolved."""
         weight = self.config.reward_weight
         return (1e-3 if self.algorithm == "refl" else 1.0) if weight is None else weight
@@ -183,6 +184,8 @@ class ReFLTrainer:
 
     def _draw_prior(self) -> Path:
         def draw(prompts: list[str], seeds: list[int]) -> list[Any]:
+            if self._interruption.wanted:  # what has been drawn is kept
+                raise KeyboardInterrupt
             with self.networks.autocast():
                 return sampler.generate(self.networks.pipeline, prompts, seeds, **self.sampling)
 
@@ -226,13 +229,13 @@ class ReFLTrainer:
         start = time.perf_counter()
         found = self.gradients(iteration, stop)
         reward_norm, denoising_norm = losses.norm(found.reward), losses.norm(found.denoising)
-        weight = self.reward_weight
-        if isinstance(weight, str):
-            weight = losses.reward_weight_for(self.config.gradient_ratio, reward_norm, denoising_norm)
-        torch._foreach_mul_(found.reward, weight)
-        torch._foreach_add_(found.reward, found.denoising)
-        norm, rate = losses.norm(found.reward), self.config.learning_rate_at(iteration)
-        overflow = not math.isfinite(norm)
+        chosen, rate = self.reward_weight, self.config.learning_rate_at(iteration)
+        overflow = not math.isfinite(reward_norm + denoising_norm)
+        if isinstance(chosen, float):
+            weight = chosen
+        else:
+            ratio = self.config.gradient_ratio
+            weight = 0.0 if overflow else losses.reward_weight_for(ratio, reward_norm, denoising_norm)
         if overflow and not self._scale.active:
             raise ModelError(
                 f"the gradient became NaN or infinite at iteration {iteration + 1}. Resume from the last checkpoint "
@@ -241,17 +244,32 @@ class ReFLTrainer:
         if overflow and self._scale.value == 1:
             raise ModelError("the gradient overflows in fp16 at any scale. Use mixed_precision=bf16 or no, and resume.")
         self._scale.update(overflow)
+        norm = float("nan")
         if not overflow:
+            torch._foreach_mul_(found.reward, weight)
+            torch._foreach_add_(found.reward, found.denoising)
+            norm = losses.norm(found.reward)
             torch._foreach_mul_(found.reward, min(1.0, self.config.max_gradient_norm / (norm + 1e-12)))
             self._update(found.reward, rate, iteration)
         values = found.values
         reward_loss, denoising_loss = values.get("reward_loss", 0.0), values.get("denoising_loss", 0.0)
-        numbers = [number if math.isfinite(number) else None for number in (reward_norm, denoising_norm, norm)]
         return TrainState(
-            iteration + 1, self.config.iterations, weight * reward_loss + denoising_loss, values.get("reward"),
-            reward_loss, denoising_loss, weight, *numbers, rate, overflow, time.perf_counter() - start,
-            self.history[-1] if self.history else None, self.folder,
-        )  # fmt: skip
+            iteration=iteration + 1,
+            iterations=self.config.iterations,
+            loss=weight * reward_loss + denoising_loss,
+            reward=values.get("reward"),
+            reward_loss=reward_loss,
+            denoising_loss=denoising_loss,
+            reward_weight=weight,
+            reward_gradient_norm=None if overflow else reward_norm,
+            denoising_gradient_norm=None if overflow else denoising_norm,
+            gradient_norm=None if overflow else norm,
+            learning_rate=rate,
+            skipped=overflow,
+            seconds=time.perf_counter() - start,
+            held_out=self.history[-1] if self.history else None,
+            folder=self.folder,
+        )
 
     def _update(self, gradients: list[torch.Tensor], rate: float, iteration: int) -> None:
         for group in self.optimizer.param_groups:
@@ -277,7 +295,7 @@ class ReFLTrainer:
             KeyboardInterrupt: Ctrl-C (or SIGTERM), after what is done has been saved.
         """
         checkpoint = self.processes.share(self.run.open(resume) if self.processes.main else None)
-        with _memory_errors(), Interruption().watching() as interruption:
+        with _memory_errors(), self._interruption.watching() as interruption:
             _ = self.objective
             done, status = (0, RUNNING) if checkpoint is None else self._load(checkpoint)
             if status in (EARLY, BY_PLUGIN) or done >= self.config.iterations:

@@ -49,7 +49,7 @@ class Validator:
         if judge is not None and judge.is_reward:
             judged = self._rate(judge.plugin, judge.name, images, [prompts[i] for i in mine])
         shown = judge is not None and not judge.is_reward  # a metric needs all images in one place
-        rows = [
+        rows: list[Any] = [
             (i, value, other, image if shown or i < self.config.samples else None)
             for i, value, other, image in zip(mine, rewards, judged, images, strict=True)
         ]
