@@ -63,11 +63,13 @@ def _options_of(infos: Sequence[PluginInfo]) -> Collection[str] | None:
     return names
 
 
-def parse(assignments: Sequence[str], known: Mapping[str, Collection[str] | None]) -> Settings:
+def parse(
+    assignments: Sequence[str], known: Mapping[str, Collection[str] | None], prefer: str | None = None
+) -> Settings:
     """Sort ``name=value`` assignments into groups.
 
     Names are ``group.option``, or the bare option where only one group has it. Values are JSON where they parse
-    as JSON, otherwise text. Later assignments win.
+    as JSON, otherwise text. Later assignments win. A bare option that several groups have means that of ``prefer``.
 
     Raises:
         OptionError: no '=', an unknown or ambiguous name.
@@ -78,13 +80,13 @@ def parse(assignments: Sequence[str], known: Mapping[str, Collection[str] | None
         name = name.strip()
         if not equals or not name:
             raise OptionError(f"--set takes name=value, e.g. --set modulation.share=0.5, not '{assignment}'.")
-        group, option = _locate(name, known)
+        group, option = _locate(name, known, prefer)
         target = settings.options[group] if group in PLUGIN_KINDS else getattr(settings, group)
         target[option] = value_of(text)
     return settings
 
 
-def _locate(name: str, known: Mapping[str, Collection[str] | None]) -> tuple[str, str]:
+def _locate(name: str, known: Mapping[str, Collection[str] | None], prefer: str | None) -> tuple[str, str]:
     group, dot, option = name.partition(".")
     if dot and group in known:
         names = known[group]
@@ -94,6 +96,8 @@ def _locate(name: str, known: Mapping[str, Collection[str] | None]) -> tuple[str
         groups = [group for group, names in known.items() if names is not None and name in names]
         if len(groups) == 1:
             return groups[0], name
+        if prefer in groups:
+            return prefer, name
         if groups:
             raise OptionError(f"'{name}' is ambiguous: say {' or '.join(f'{group}.{name}' for group in groups)}.")
     full = [f"{group}.{option}" for group, names in known.items() for option in names or () if "." not in option]

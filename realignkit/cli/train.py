@@ -118,7 +118,7 @@ class _Job:
             "reward": reward_options(self.registry, str(wanted["reward"]), self.beside),
             "judge": None if self.judge_name else set(),
         }
-        self.settings = parse(assignments, known)
+        self.settings = parse(assignments, known, prefer="training")
         named = wanted["preset"]
         if named is not None:
             self.config = preset(str(named), **self.settings.training)

@@ -155,7 +155,8 @@ def _tracker(name: str) -> str | None:
     if importlib.util.find_spec(module) is None:
         if name == "auto":
             return None
-        raise OptionError(f"tracker '{name}' is not installed. Run: pip install 'realignkit[{name}]'")
+        package = "'realignkit[tensorboard]'" if name == "tensorboard" else name
+        raise OptionError(f"tracker '{name}' is not installed. Run: pip install {package}")
     return module
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-import math
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -16,8 +14,9 @@ import torch
 from realignkit.attention import sampler, spans
 from realignkit.contracts import Metric, Reward, parse_options
 from realignkit.errors import ModelError, OptionError
-from realignkit.refl import checkpoints, data, losses
+from realignkit.refl import checkpoints, data
 from realignkit.refl.config import ReFLConfig
+from realignkit.refl.learner import Learner
 from realignkit.refl.networks import Networks
 from realignkit.refl.objective import Gradients, Objective
 from realignkit.refl.runfolder import LOG, RunFolder, grid, validation_from
@@ -95,7 +94,6 @@ class ReFLTrainer:
             spans.check_prompt(pipeline, prompt)
 
         self.processes = Processes(config, self.folder)
-        self.accumulation = config.accumulation(self.processes.count)
         device = self.processes.accelerator.device if self.processes.count > 1 else pipeline._execution_device
         precision = precision_of(config, str(self.processes.accelerator.mixed_precision), device)
         self.networks = Networks(pipeline, device, precision, train_unet=config.trainable == "unet")
@@ -105,7 +103,7 @@ class ReFLTrainer:
             pipeline.vae.enable_gradient_checkpointing()
         self.run = RunFolder(self.folder, config, self._identity(), self.processes.main)
         self._prior = prior or self.folder / "prior"
-        self._objective: Objective | None = None
+        self._learner: Learner | None = None
         self._interruption = Interruption()
         self.history: list[Validation] = []
         self.warnings: list[str] = []
@@ -136,7 +134,7 @@ class ReFLTrainer:
         return made
 
     def _identity(self) -> dict[str, Any]:
-        total = self.config.batch_size * self.accumulation * self.processes.count
+        total = self.config.batch_size * self.config.accumulation(self.processes.count) * self.processes.count
         return {
             "model": self.names["generator"],
             "reward": self.names["reward"],
@@ -156,22 +154,16 @@ class ReFLTrainer:
         return (1e-3 if self.algorithm == "refl" else 1.0) if weight is None else weight
 
     @property
-    def objective(self) -> Objective:
-        """What the gradients are of; made at first use, which has the frozen model draw images for L_pre."""
-        if self._objective is None:
+    def learner(self) -> Learner:
+        """What does the steps; made at first use, which has the frozen model draw images for L_pre."""
+        if self._learner is None:
             pairs = None
             if self.config.denoising_weight:
                 pairs = data.Pairs(self.config.pairs or self._draw_prior(), self.networks)
-            self.trainable = Trainable(self.networks, self.config)
-            self.optimizer = torch.optim.AdamW(
-                list(self.trainable.parameters.values()),
-                lr=self.config.learning_rate,
-                betas=self.config.betas,
-                weight_decay=self.config.weight_decay,
-            )
-            self._objective = Objective(
+            trainable = Trainable(self.networks, self.config)
+            objective = Objective(
                 self.networks,
-                self.trainable,
+                trainable,
                 self.config,
                 self.reward,
                 self.names["reward"],
@@ -180,7 +172,29 @@ class ReFLTrainer:
                 prompts=self.prompts,
                 pairs=pairs,
             )
-        return self._objective
+            self._learner = Learner(
+                objective,
+                trainable,
+                self.config,
+                self.processes,
+                reward_weight=self.reward_weight,
+                scale=self._scale,
+                folder=self.folder,
+            )
+        return self._learner
+
+    @property
+    def trainable(self) -> Trainable:
+        """The weights that learn."""
+        return self.learner.trainable
+
+    def gradients(self, iteration: int) -> Gradients:
+        """The gradients of an iteration (from 0): means over all its prompts, in all processes. Changes nothing.
+
+        Raises:
+            ModelError, PluginError: as :meth:`train`.
+        """
+        return self.learner.gradients(iteration)
 
     def _draw_prior(self) -> Path:
         def draw(prompts: list[str], seeds: list[int]) -> list[Any]:
@@ -199,87 +213,6 @@ class ReFLTrainer:
         self.processes.wait()
         return self._prior
 
-    # --- one step -----------------------------------------------------------------------------------------------
-
-    def gradients(self, iteration: int, stop: Callable[[], bool] = lambda: False) -> Gradients:
-        """The gradients of an iteration (from 0): means over all its prompts, in all processes.
-
-        Raises:
-            ModelError, PluginError: as :meth:`train`.
-            KeyboardInterrupt: ``stop`` said so between two micro-batches.
-        """
-        objective, accumulation, batch = self.objective, self.accumulation, self.config.batch_size
-        found = objective.zero()
-        for micro in range(accumulation):
-            if micro and stop():
-                raise KeyboardInterrupt
-            group = iteration * accumulation + micro
-            first = (group * self.processes.count + self.processes.rank) * batch
-            objective.add(found, group, range(first, first + batch), self._scale.value)
-        factor = 1 / (accumulation * self._scale.value)
-        torch._foreach_mul_([*found.reward, *found.denoising], factor)
-        found.reward, found.denoising = self.processes.mean(found.reward), self.processes.mean(found.denoising)
-        names = sorted(found.values)
-        local = torch.tensor([found.values[name] / accumulation for name in names], dtype=torch.float64)
-        (means,) = self.processes.mean([local.to(self.networks.device, torch.float32)])
-        found.values = dict(zip(names, means.tolist(), strict=True))
-        return found
-
-    def _step(self, iteration: int, stop: Callable[[], bool]) -> TrainState:
-        start = time.perf_counter()
-        found = self.gradients(iteration, stop)
-        reward_norm, denoising_norm = losses.norm(found.reward), losses.norm(found.denoising)
-        chosen, rate = self.reward_weight, self.config.learning_rate_at(iteration)
-        overflow = not math.isfinite(reward_norm + denoising_norm)
-        if isinstance(chosen, float):
-            weight = chosen
-        else:
-            ratio = self.config.gradient_ratio
-            weight = 0.0 if overflow else losses.reward_weight_for(ratio, reward_norm, denoising_norm)
-        if overflow and not self._scale.active:
-            raise ModelError(
-                f"the gradient became NaN or infinite at iteration {iteration + 1}. Resume from the last checkpoint "
-                f"with a lower learning rate, or choose another reward."
-            )
-        if overflow and self._scale.value == 1:
-            raise ModelError("the gradient overflows in fp16 at any scale. Use mixed_precision=bf16 or no, and resume.")
-        self._scale.update(overflow)
-        norm = float("nan")
-        if not overflow:
-            torch._foreach_mul_(found.reward, weight)
-            torch._foreach_add_(found.reward, found.denoising)
-            norm = losses.norm(found.reward)
-            torch._foreach_mul_(found.reward, min(1.0, self.config.max_gradient_norm / (norm + 1e-12)))
-            self._update(found.reward, rate, iteration)
-        values = found.values
-        reward_loss, denoising_loss = values.get("reward_loss", 0.0), values.get("denoising_loss", 0.0)
-        return TrainState(
-            iteration=iteration + 1,
-            iterations=self.config.iterations,
-            loss=weight * reward_loss + denoising_loss,
-            reward=values.get("reward"),
-            reward_loss=reward_loss,
-            denoising_loss=denoising_loss,
-            reward_weight=weight,
-            reward_gradient_norm=None if overflow else reward_norm,
-            denoising_gradient_norm=None if overflow else denoising_norm,
-            gradient_norm=None if overflow else norm,
-            learning_rate=rate,
-            skipped=overflow,
-            seconds=time.perf_counter() - start,
-            held_out=self.history[-1] if self.history else None,
-            folder=self.folder,
-        )
-
-    def _update(self, gradients: list[torch.Tensor], rate: float, iteration: int) -> None:
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        for parameter, gradient in zip(self.trainable.parameters.values(), gradients, strict=True):
-            parameter.grad = gradient
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        self.trainable.update_average(iteration)
-
     # --- the run ------------------------------------------------------------------------------------------------
 
     def train(self, *, resume: bool = False) -> TrainResult:
@@ -296,7 +229,7 @@ class ReFLTrainer:
         """
         checkpoint = self.processes.share(self.run.open(resume) if self.processes.main else None)
         with _memory_errors(), self._interruption.watching() as interruption:
-            _ = self.objective
+            _ = self.learner
             done, status = (0, RUNNING) if checkpoint is None else self._load(checkpoint)
             if status in (EARLY, BY_PLUGIN) or done >= self.config.iterations:
                 return self._result(FINISHED if status == RUNNING else status, done)
@@ -317,7 +250,8 @@ class ReFLTrainer:
         alone = self.processes.count == 1
         while status == RUNNING:
             try:
-                state = self._step(done, lambda: alone and interruption.wanted)
+                latest = self.history[-1] if self.history else None
+                state = self.learner.step(done, lambda: alone and interruption.wanted, latest)
             except KeyboardInterrupt:  # between micro-batches: nothing of this iteration has been applied
                 self._save(done, RUNNING, INTERRUPTED)
                 return INTERRUPTED, done
@@ -384,12 +318,12 @@ class ReFLTrainer:
                 "warnings": self.warnings,
                 "loss_scale": [self._scale.value, self._scale.good],
             }
-            checkpoints.save(self.folder, self.trainable, self.optimizer, record, self.config.keep_checkpoints)
+            checkpoints.save(self.folder, self.trainable, self.learner.optimizer, record, self.config.keep_checkpoints)
         self.run.write_record(shown or status, done, self.history, best_of(self.history), self.warnings)
         self.processes.wait()
 
     def _load(self, checkpoint: Path) -> tuple[int, str]:
-        record = checkpoints.load(checkpoint, self.trainable, self.optimizer)
+        record = checkpoints.load(checkpoint, self.trainable, self.learner.optimizer)
         self.history = [validation_from(item) for item in record["history"]]
         self.warnings = list(record["warnings"])
         self._scale.value, self._scale.good = record["loss_scale"]

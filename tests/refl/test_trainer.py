@@ -42,7 +42,7 @@ def close(found, expected):
 def test_reward_gradient_is_that_of_a_plain_loop(make_trainer):
     trainer = make_trainer(**ONE_STEP, denoising_weight=0, reward_weight=0.5)
     found = trainer.gradients(0)
-    prompts = [trainer.prompts[trainer.objective._prompt_order.at(i)] for i in (0, 1)]
+    prompts = [trainer.prompts[trainer.learner.objective._prompt_order.at(i)] for i in (0, 1)]
     pipeline, unet = trainer.networks.pipeline, trainer.networks.unet
     # Eq. 5 as one would write it down: rollout, one prediction with gradient, jump, decode, reward, phi.
     scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)
@@ -413,3 +413,35 @@ def test_from_pretrained_reads_the_whole_model(make_trainer):
     plain = StableDiffusionPipeline.from_pretrained(result.folder / "model", use_safetensors=True)
     assert (draw(plain) - trained).abs().max() < 1e-4
     assert (draw(tiny.build_pipeline()) - trained).abs().max() > 1e-2
+
+
+def test_sdxl_trains_and_its_adapters_load(make_trainer):
+    from tests.attention.conftest import small_pipeline
+
+    def sdxl():
+        words = tiny.tokenizer()
+        words.model_max_length = 24  # of its text encoders
+        return small_pipeline("sdxl", words)
+
+    trainer = make_trainer(pipeline=sdxl(), learning_rate=0.05, validate_every=1, iterations=1)
+    result = trainer.train()
+    trained, plain = draw(trainer.networks.pipeline), sdxl()
+    plain.load_lora_weights(result.folder)
+    assert (draw(plain) - trained).abs().max() < 1e-4
+    assert (draw(sdxl()) - trained).abs().max() > 1e-3
+
+
+def test_tensorboard_has_what_the_log_has(make_trainer):
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    trainer = make_trainer(tracker="auto")
+    trainer.train()
+    found = {}
+    for file in (trainer.folder / "logs").rglob("events*"):
+        events = accumulator.EventAccumulator(str(file.parent))
+        events.Reload()
+        for tag in events.Tags()["scalars"]:
+            found[tag] = [event.value for event in events.Scalars(tag)]
+        found["images"] = events.Tags()["images"] or found.get("images")
+    assert found["loss"] == pytest.approx([row["loss"] for row in log(trainer)])
+    assert found["held-out/reward"] == pytest.approx([item.reward for item in trainer.history])
+    assert found["images"] == ["held-out"]
