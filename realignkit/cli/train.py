@@ -130,6 +130,8 @@ class _Job:
         self.main = True
 
     def run(self, folder: Path, resume: bool, *, control: bool = False) -> TrainResult:
+        from accelerate import PartialState
+
         from realignkit.refl import ReFLTrainer
         from realignkit.refl.runfolder import read_record
         from realignkit.rewards import make_reward
@@ -137,6 +139,7 @@ class _Job:
 
         if read_record(folder) is not None and not resume:  # before minutes of loading
             raise OptionError(f"{folder} holds a training run. Resume it with --resume, or use another --out.")
+        PartialState()  # under a launcher, each process loads onto a GPU of its own
         with err().status("loading …"):
             generator = self.generator.create(**self.settings.options["generator"])
             with blame("generator", self.generator.name):

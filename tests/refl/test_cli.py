@@ -106,7 +106,7 @@ def test_killed_and_resumed_is_as_if_never_stopped(cli, command, arguments, tmp_
         (["--judge", "colour"], "training reward itself"),
         (["--prompts", "nope"], "no prompts is called 'nope'"),
         (["--prompts", "micro:train,sise=3"], "sise"),
-        (["--set", "lora_rnak=3"], "Did you mean training.lora_rank or lora_rank"),
+        (["--set", "lora_rnak=3"], "Did you mean lora_rank"),
         (["--preset", "papers"], "Known: paper"),
     ],
 )
@@ -114,7 +114,7 @@ def test_mistakes_are_one_message(cli, arguments, tmp_path, change, message):
     result = cli(*arguments, "--out", tmp_path / "run", *change)
     assert result.exit_code == 2
     text = " ".join(result.stderr.replace("│", " ").split())
-    assert message in text or message.rpartition(" or ")[2] in text
+    assert message in text
     assert "Traceback" not in text
 
 
