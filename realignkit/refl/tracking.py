@@ -6,6 +6,7 @@ import contextlib
 import importlib.util
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 START_SCALE, GROW_AFTER = 2.0**16, 1000
+IMPATIENT_AFTER = 2.0
+"""Seconds after which another Ctrl-C means: at once."""
 
 
 def precision_of(config: ReFLConfig, launched: str, device: torch.device) -> str:
@@ -165,11 +168,14 @@ class Interruption:
 
     def __init__(self) -> None:
         self.wanted = False
+        self._since = 0.0
 
     def _handle(self, number: int, _frame: Any) -> None:
-        if self.wanted:
+        # A launcher passes Ctrl-C on as SIGTERM at once: that is no second one.
+        if self.wanted and time.monotonic() - self._since > IMPATIENT_AFTER:
             raise KeyboardInterrupt
-        self.wanted = True
+        if not self.wanted:
+            self.wanted, self._since = True, time.monotonic()
 
     @contextlib.contextmanager
     def watching(self) -> Iterator[Interruption]:

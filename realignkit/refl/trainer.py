@@ -337,6 +337,8 @@ class ReFLTrainer:
         best = best_of(self.history)
         self.processes.wait()
         self.trainable.load_exported(self.folder)
+        if self.config.trainable == "unet" and self.networks.dtype != torch.float32:
+            self.networks.unet.to(self.networks.dtype)  # as the pipeline's other parts are
         if best is not None and best.score <= self.history[0].score:
             self.warnings.append(
                 f"no weights were judged better than the model as it came ({self.history[0].judgement:.4g}; best "
