@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         ScorerError,
     )
     from realignkit.realigner import Realigner
+    from realignkit.refl import ReFLConfig, ReFLTrainer
     from realignkit.registry import Registry, default_registry
     from realignkit.types import Answer, Layout, Likelihood, LocalCaption, Realignment, Segment, Tag
 
@@ -40,6 +41,7 @@ _HOME = {
         *("ModelError", "OptionError", "OutputError", "PluginError", "PromptError", "RealignKitError", "ScorerError"),
     ),
     "realigner": ("Realigner",),
+    "refl": ("ReFLConfig", "ReFLTrainer"),
     "registry": ("Registry", "default_registry"),
     "types": ("Answer", "Layout", "Likelihood", "LocalCaption", "Realignment", "Segment", "Tag"),
 }

@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING
 import pluggy
 
 if TYPE_CHECKING:
+    from realignkit.refl.state import TrainState
     from realignkit.registry import Register
     from realignkit.types import Layout, Realignment
 
@@ -82,3 +83,11 @@ def before_refine(prompt: str, layout: Layout) -> Layout | None:
 @hookspec
 def after_realign(realignment: Realignment) -> None:
     """Called with each finished realignment, before it is returned. Look, log, copy; it is frozen."""
+
+
+@hookspec
+def after_train_step(state: TrainState) -> bool | None:
+    """Called after each optimizer step of a fine-tuning run, in its main process. Look, log, plot.
+
+    Return True to end the run after this step: it is validated and saved as if it were the last.
+    """

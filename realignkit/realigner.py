@@ -7,13 +7,22 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Self
 
+from realignkit import candidates as selection
 from realignkit import inputs, steps
-from realignkit.assembly import SamplingOptions, assemble, effective_options, versions
+from realignkit.assembly import (
+    SamplingOptions,
+    assemble,
+    choose_generator,
+    companions,
+    effective_options,
+    versions,
+)
 from realignkit.attention import sampler, spans
 from realignkit.attention.modulation import ModulationConfig
-from realignkit.contracts import Generator, Scorer, Segmenter, Tagger, parse_options
+from realignkit.contracts import Generator, Reward, Scorer, Segmenter, Tagger, parse_options
 from realignkit.errors import ModelError, OptionError
 from realignkit.registry import Registry, default_registry
+from realignkit.rewards import make_reward
 from realignkit.types import Answer, Layout, Likelihood, LocalCaption, Realignment, Tag
 
 if TYPE_CHECKING:
@@ -40,6 +49,9 @@ class Realigner:
         batch_size: images per forward pass. Results do not depend on it (up to rounding).
         segment_unlikely: also segment unlikely objects, which switches modulation off inside their masks
             (``s_i = 0``); otherwise they are treated as background. Implied by ``suppress_unlikely``.
+        candidates: how many coarse images to draw per prompt; the best goes on. That many times the coarse stage's
+            time, and a batch holds as many images as without.
+        select_by: the reward that chooses among them.
         names: what to call the plugins on record (kind -> name); their class names by default.
     """
 
@@ -55,10 +67,16 @@ class Realigner:
         registry: Registry | None = None,
         batch_size: int = 8,
         segment_unlikely: bool = False,
+        candidates: int = 1,
+        select_by: Reward | None = None,
         names: Mapping[str, str] | None = None,
     ) -> None:
         if batch_size < 1:
             raise OptionError(f"batch_size must be at least 1, got {batch_size}.")
+        if candidates < 1:
+            raise OptionError(f"candidates must be at least 1, got {candidates}.")
+        if candidates > 1 and select_by is None:
+            raise OptionError(f"{candidates} candidates need a reward that chooses among them: give select_by.")
         self.generator, self.tagger, self.segmenter = generator, tagger, segmenter
         self.scorers: tuple[tuple[str, Scorer], ...] = (
             tuple(scorers) if isinstance(scorers, Sequence) else ((type(scorers).__name__, scorers),)
@@ -72,7 +90,10 @@ class Realigner:
         self.registry = registry or default_registry()
         self.batch_size = batch_size
         self.segment_unlikely = segment_unlikely or self.modulation.suppress_unlikely
-        made = {"generator": generator, "tagger": tagger, "segmenter": segmenter}
+        self.candidates, self.select_by = candidates, select_by
+        made: dict[str, Any] = {"generator": generator, "tagger": tagger, "segmenter": segmenter}
+        if candidates > 1:
+            made["reward"] = select_by
         self.names = {kind: type(plugin).__name__ for kind, plugin in made.items()} | dict(names or {})
         self._given: Mapping[tuple[str, str], Mapping[str, Any]] = {}
 
@@ -90,6 +111,8 @@ class Realigner:
         registry: Registry | None = None,
         batch_size: int = 8,
         segment_unlikely: bool = False,
+        candidates: int = 1,
+        select_by: str | Reward | None = None,
     ) -> Self:
         """Make a realigner from names. Cheap: weights are loaded at first use.
 
@@ -105,6 +128,8 @@ class Realigner:
             registry: where names are looked up, and whose lifecycle hooks are called.
             batch_size: as for :class:`Realigner`.
             segment_unlikely: as for :class:`Realigner`.
+            candidates: as for :class:`Realigner`.
+            select_by: a reward, its name, or a weighted sum such as ``"caption:1,clip:0.5"``.
 
         Raises:
             PluginError: an unknown or unavailable plugin.
@@ -112,11 +137,20 @@ class Realigner:
         """
         registry = registry or default_registry()
         specs = {"tagger": tagger, "scorer": scorer, "segmenter": segmenter}
-        parts = assemble(registry, model, specs, options or {})
+        options = dict(options or {})
+        reward_options = options.pop("reward", {})
+        parts = assemble(registry, model, specs, options)
         generator: Generator = parts.plugins["generator"][0][1]
         if not isinstance(modulation, ModulationConfig):
             merged = {**getattr(generator, "refine_defaults", {}), **(modulation or {})}
             modulation = parse_options(ModulationConfig, merged, owner="modulation")
+        if isinstance(select_by, str):
+            beside = companions(choose_generator(registry, model))
+            chooser, name = make_reward(registry, select_by, reward_options, beside), select_by
+        elif reward_options:
+            raise OptionError("reward options go with select_by, a reward's name: give one, or leave them out.")
+        else:
+            chooser, name = select_by, type(select_by).__name__
         explicit = sampling.model_dump(exclude_unset=True) if isinstance(sampling, SamplingOptions) else sampling
         realigner = cls(
             generator,
@@ -128,16 +162,22 @@ class Realigner:
             registry=registry,
             batch_size=batch_size,
             segment_unlikely=segment_unlikely,
-            names={kind: named[0][0] for kind, named in parts.plugins.items() if kind != "scorer"},
+            candidates=candidates,
+            select_by=chooser,
+            names={kind: named[0][0] for kind, named in parts.plugins.items() if kind != "scorer"}
+            | ({"reward": name} if candidates > 1 else {}),
         )
-        realigner._given = parts.given
+        realigner._given = {**parts.given, ("reward", name): reward_options}
         return realigner
 
     @property
     def settings(self) -> dict[str, Any]:
         """Every option that results depend on, as JSON values; secrets are redacted."""
-        made = {"generator": self.generator, "tagger": self.tagger, "segmenter": self.segmenter}
+        made: dict[str, Any] = {"generator": self.generator, "tagger": self.tagger, "segmenter": self.segmenter}
+        if self.candidates > 1:
+            made["reward"] = self.select_by
         return {
+            **({"candidates": self.candidates} if self.candidates > 1 else {}),
             "plugins": {**self.names, "scorer": ",".join(name for name, _ in self.scorers)},
             "modulation": self.modulation.model_dump(mode="json"),
             "sampling": self.sampling.model_dump(mode="json"),
@@ -193,15 +233,19 @@ class Realigner:
         count, everyone = len(prompts), range(len(prompts))
         timings: list[dict[str, float]] = [{} for _ in everyone]
         notes: list[list[str]] = [[] for _ in everyone]
+        starts = list(seeds)  # what each coarse image was drawn from
 
         size = self.image_size
         fitted = {i: inputs.fit_image(image, size) for i, image in enumerate(given) if image is not None}
         fresh = [i for i in everyone if i not in fitted]
         coarse = {i: image for i, (image, _) in fitted.items()}
         if fresh:
-            with _timed(timings, "generate", fresh):
-                images = self.generate([prompts[i] for i in fresh], [seeds[i] for i in fresh], progress=progress)
-            coarse |= dict(zip(fresh, images, strict=True))
+            drawn = self._draw([prompts[i] for i in fresh], [seeds[i] for i in fresh], timings, fresh, progress)
+            coarse |= {i: choice.image for i, choice in zip(fresh, drawn, strict=True)}
+            for i, choice in zip(fresh, drawn, strict=True):
+                starts[i] = choice.seed
+                if self.candidates > 1:
+                    notes[i].append(choice.note(self.names["reward"]))
         for i, (_, changes) in fitted.items():
             notes[i] += changes
         pictures = [coarse[i] for i in everyone]
@@ -233,7 +277,7 @@ class Realigner:
                 result = self.refine(
                     [prompts[i] for i in active],
                     [layouts[i] for i in active],
-                    [seeds[i] for i in active],
+                    [starts[i] for i in active],
                     [pictures[i] for i in active],
                     progress=progress,
                 )
@@ -273,6 +317,29 @@ class Realigner:
             steps.after_realign(self.registry, realignment)
             done.append(realignment)
         return done
+
+    def _draw(
+        self,
+        prompts: Sequence[str],
+        seeds: Sequence[int],
+        timings: list[dict[str, float]],
+        which: Sequence[int],
+        progress: Progress,
+    ) -> list[selection.Choice]:
+        """Draw ``candidates`` images per prompt, and choose."""
+        count = self.candidates
+        texts = [prompt for prompt in prompts for _ in range(count)]
+        all_seeds = [candidate for seed in seeds for candidate in selection.candidate_seeds(seed, count)]
+        with _timed(timings, "generate", which):
+            images = self.generate(texts, all_seeds, progress=progress)
+        if self.select_by is None or count == 1:
+            return [selection.Choice(image, seed, (), 0) for image, seed in zip(images, seeds, strict=True)]
+        progress("select", 0, len(prompts))
+        with _timed(timings, "select", which):
+            name = self.names["reward"]
+            chosen = selection.choose(images, prompts, all_seeds, self.select_by, name, self.batch_size)
+        progress("select", len(prompts), len(prompts))
+        return chosen
 
     def generate(
         self, prompts: Sequence[str], seeds: Sequence[int], *, progress: Progress | None = None

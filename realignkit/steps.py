@@ -21,6 +21,8 @@ from realignkit.types import Answer, Layout, Likelihood, LocalCaption, Realignme
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from realignkit.refl.state import TrainState
+
 Q = TypeVar("Q")
 R = TypeVar("R")
 
@@ -256,6 +258,20 @@ def after_realign(registry: Registry, realignment: Realignment) -> None:
     for plugin in [implementation.plugin for implementation in reversed(registry.hook.after_realign.get_hookimpls())]:
         with blame("hook after_realign of plugin", registry.manager.get_name(plugin) or repr(plugin)):
             _only(registry, "after_realign", plugin)(realignment=realignment)
+
+
+def after_train_step(registry: Registry, state: TrainState) -> bool:
+    """Show a finished training step to every plugin's ``after_train_step``; whether one of them wants to stop.
+
+    Raises:
+        PluginError: a plugin failed.
+    """
+    stop = False
+    for plugin in [hook.plugin for hook in reversed(registry.hook.after_train_step.get_hookimpls())]:
+        with blame("hook after_train_step of plugin", registry.manager.get_name(plugin) or repr(plugin)):
+            answers = _only(registry, "after_train_step", plugin)(state=state)
+        stop |= any(answers if isinstance(answers, list) else [answers])
+    return stop
 
 
 def _only(registry: Registry, hook: str, plugin: object) -> Any:

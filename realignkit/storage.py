@@ -11,6 +11,8 @@ import errno
 import io
 import json
 import os
+import re
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -87,11 +89,59 @@ def atomic_write(path: str | Path, data: bytes | str) -> Path:
     return path
 
 
-def _apply_umask(name: str) -> None:
+@contextlib.contextmanager
+def atomic_folder(path: str | Path) -> Iterator[Path]:
+    """Fill a folder so that a reader, or a crash, sees all of it or nothing: yields a folder to write into.
+
+    What was at ``path`` is replaced once the new one is complete.
+
+    Raises:
+        OutputError: it cannot be written; what was there before is untouched.
+    """
+    path = Path(path)
+    old = path.with_name(f".{path.name}.old.tmp")
+    with _writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        new = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
+        try:
+            try:
+                yield new
+            except Exception as error:
+                if (number := _os_error_number(error)) is None:
+                    raise
+                raise OSError(number, os.strerror(number)) from error
+            for file in (*new.rglob("*"), new):
+                _sync(file)
+            _apply_umask(str(new), 0o777)
+            shutil.rmtree(old, ignore_errors=True)
+            if path.exists():  # no system call replaces a full folder; for an instant there is none
+                os.replace(path, old)
+            os.replace(new, path)
+            shutil.rmtree(old, ignore_errors=True)
+        except BaseException:
+            shutil.rmtree(new, ignore_errors=True)
+            raise
+
+
+def _os_error_number(error: Exception) -> int | None:
+    # safetensors, written in Rust, reports a full disk as text: "… (os error 28)".
+    found = re.search(r"\(os error (\d+)\)", str(error)) if type(error).__name__ == "SafetensorError" else None
+    return int(found[1]) if found else None
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _apply_umask(name: str, most: int = 0o666) -> None:
     # mkstemp makes private files; results should be as readable as any file the user writes.
     umask = os.umask(0)
     os.umask(umask)
-    os.chmod(name, 0o666 & ~umask)
+    os.chmod(name, most & ~umask)
 
 
 def png(image: PILImage) -> bytes:

@@ -287,7 +287,7 @@ def test_version(cli):
     assert cli("--version").output.strip() == f"realignkit {realignkit.__version__}"
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["plugins", "--json"]])
+@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["train", "--help"], ["plugins", "--json"]])
 def test_help_and_lists_import_no_torch(arguments: list[str]):
     code = (
         "import sys\nfrom realignkit.cli import app\n"

@@ -213,6 +213,12 @@ def register_segmenters(register: Any) -> None:
     register("quadrants", QuadrantSegmenter, "finds quadrants by brightness")
 
 
+@realignkit.hookimpl
+def register_rewards(register: Any) -> None:
+    for name in ("Colour", "Blind", "Noisy", "Darkness"):
+        register(name.lower(), f"tests.refl.rewards:{name}", "of mean colours")
+
+
 if __name__ == "__main__":
     import sys
 

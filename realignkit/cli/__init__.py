@@ -17,6 +17,7 @@ from realignkit.cli.doctor import doctor
 from realignkit.cli.plugins import plugins_app
 from realignkit.cli.run import run
 from realignkit.cli.show import show
+from realignkit.cli.train import train
 
 app = typer.Typer(
     name="realignkit",
@@ -45,6 +46,7 @@ def _root(
 
 app.command()(run)
 app.command()(dense)
+app.command()(train)
 app.command()(show)
 app.command()(doctor)
 app.add_typer(plugins_app, name="plugins")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
@@ -44,6 +45,11 @@ def run(
     coarse: Annotated[
         Path | None, typer.Option(metavar="IMAGE", help="Refine this image's content instead of a generated one.")
     ] = None,
+    lora: Annotated[
+        str | None, typer.Option(metavar="DIR", help="Adapters of the model: what 'realignkit train' has written.")
+    ] = None,
+    candidates: Annotated[int, typer.Option(min=1, help="Coarse images per prompt; the best is refined.")] = 1,
+    select_by: Annotated[str | None, typer.Option(help="The reward that chooses the best candidate.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images per forward pass.")] = 8,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace other results in the folder.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show logs and tracebacks.")] = False,
@@ -58,6 +64,8 @@ def run(
     texts = _read_prompts(prompts) if prompts is not None else [prompt or ""]
     if prompts is None and not texts[0].strip():
         raise PromptError("the prompt is empty. Say what the picture should show, e.g. 'a red book'.")
+    if (candidates > 1) != (select_by is not None):
+        raise typer.BadParameter("--candidates N, at least 2, and --select-by REWARD go together.")
     image = _read_image(coarse) if coarse is not None else None
 
     from realignkit.evaluation.runs import slug
@@ -67,7 +75,9 @@ def run(
         stem = prompts.stem if prompts is not None else slug(texts[0])
         folder = DEFAULT_ROOT / (f"{stem}-s{seeds[0]}" if single else stem)
     with _fresh_folder(folder), err().status("loading …"):  # an unwritable folder shows before minutes of work
-        realigner = _realigner(model, {"tagger": tagger, "scorer": scorer, "segmenter": segmenter}, assignments or [])
+        specs = {"tagger": tagger, "scorer": scorer, "segmenter": segmenter}
+        extra = [] if lora is None else [f"generator.lora={json.dumps(lora)}"]
+        realigner = _realigner(model, specs, [*extra, *(assignments or [])], candidates, select_by)
         realigner.batch_size = batch_size
         realigner.check_model()
         if single:
@@ -123,7 +133,9 @@ def _run_many(realigner: Realigner, prompts: list[str], seeds: list[int], folder
     return summary
 
 
-def _realigner(model: str, specs: dict[str, Any], assignments: list[str]) -> Realigner:
+def _realigner(
+    model: str, specs: dict[str, Any], assignments: list[str], candidates: int, select_by: str | None
+) -> Realigner:
     from realignkit.assembly import RealignerOptions
     from realignkit.cli.settings import known_options, parse
     from realignkit.contracts import parse_options
@@ -131,7 +143,7 @@ def _realigner(model: str, specs: dict[str, Any], assignments: list[str]) -> Rea
     from realignkit.registry import default_registry
 
     registry = default_registry()
-    settings = parse(assignments, known_options(registry, model, specs))
+    settings = parse(assignments, known_options(registry, model, {**specs, "reward": select_by}))
     own: Any = parse_options(RealignerOptions, settings.realigner, owner="realigner")
     return Realigner.from_pretrained(
         model,
@@ -140,6 +152,8 @@ def _realigner(model: str, specs: dict[str, Any], assignments: list[str]) -> Rea
         sampling=settings.sampling,
         options=settings.options,
         registry=registry,
+        candidates=candidates,
+        select_by=select_by,
         **own.model_dump(),
     )
 

@@ -10,18 +10,20 @@ from typing import Any
 from realignkit import assembly
 from realignkit.attention.config import ModulationConfig
 from realignkit.errors import OptionError
-from realignkit.registry import Registry
+from realignkit.registry import PluginInfo, Registry
+from realignkit.rewards import parse_weights
 
-PLUGIN_KINDS = ("generator", "tagger", "scorer", "segmenter")
+PLUGIN_KINDS = ("generator", "tagger", "scorer", "segmenter", "reward", "judge")
 
 
 @dataclass(frozen=True)
 class Settings:
-    """The values of ``--set``, sorted by what they belong to; arguments of ``Realigner.from_pretrained``."""
+    """The values of ``--set``, sorted by what they belong to."""
 
     modulation: dict[str, Any] = field(default_factory=dict)
     sampling: dict[str, Any] = field(default_factory=dict)
     realigner: dict[str, Any] = field(default_factory=dict)
+    training: dict[str, Any] = field(default_factory=dict)
     options: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
@@ -36,36 +38,55 @@ def known_options(registry: Registry, model: str, specs: Mapping[str, str | None
     }
     beside = assembly.companions(generator)
     for kind, spec in specs.items():
-        names: set[str] | None = set()
-        for info in assembly.choose(registry, kind, spec, beside):
-            own = assembly.option_names(info)
-            names = None if names is None or own is None else names | own | {f"{info.name}.{name}" for name in own}
-        known[kind] = names
+        if kind == "reward":
+            known[kind] = reward_options(registry, spec, beside)
+        else:
+            known[kind] = _options_of(assembly.choose(registry, kind, spec, beside))
     return known
 
 
-def parse(assignments: Sequence[str], known: Mapping[str, Collection[str] | None]) -> Settings:
+def reward_options(registry: Registry, spec: str | None, beside: Mapping[str, str]) -> Collection[str] | None:
+    """The option names of a reward, or of all parts of a weighted sum; none without a reward."""
+    if spec is None:
+        return set()
+    names = [beside.get(f"reward:{name}", name) for name in parse_weights(spec)]
+    return _options_of([registry.info("reward", name) for name in names])
+
+
+def _options_of(infos: Sequence[PluginInfo]) -> Collection[str] | None:
+    names: set[str] = set()
+    for info in infos:
+        own = assembly.option_names(info)
+        if own is None:
+            return None
+        names |= own | {f"{info.name}.{name}" for name in own}
+    return names
+
+
+def parse(
+    assignments: Sequence[str], known: Mapping[str, Collection[str] | None], prefer: str | None = None
+) -> Settings:
     """Sort ``name=value`` assignments into groups.
 
     Names are ``group.option``, or the bare option where only one group has it. Values are JSON where they parse
-    as JSON, otherwise text. Later assignments win.
+    as JSON, otherwise text. Later assignments win. A bare option that several groups have means that of ``prefer``.
 
     Raises:
         OptionError: no '=', an unknown or ambiguous name.
     """
-    settings = Settings(options={kind: {} for kind in PLUGIN_KINDS})
+    settings = Settings(options={kind: {} for kind in PLUGIN_KINDS if kind in known})
     for assignment in assignments:
         name, equals, text = assignment.partition("=")
         name = name.strip()
         if not equals or not name:
             raise OptionError(f"--set takes name=value, e.g. --set modulation.share=0.5, not '{assignment}'.")
-        group, option = _locate(name, known)
+        group, option = _locate(name, known, prefer)
         target = settings.options[group] if group in PLUGIN_KINDS else getattr(settings, group)
-        target[option] = _value(text)
+        target[option] = value_of(text)
     return settings
 
 
-def _locate(name: str, known: Mapping[str, Collection[str] | None]) -> tuple[str, str]:
+def _locate(name: str, known: Mapping[str, Collection[str] | None], prefer: str | None) -> tuple[str, str]:
     group, dot, option = name.partition(".")
     if dot and group in known:
         names = known[group]
@@ -75,6 +96,8 @@ def _locate(name: str, known: Mapping[str, Collection[str] | None]) -> tuple[str
         groups = [group for group, names in known.items() if names is not None and name in names]
         if len(groups) == 1:
             return groups[0], name
+        if prefer in groups:
+            return prefer, name
         if groups:
             raise OptionError(f"'{name}' is ambiguous: say {' or '.join(f'{group}.{name}' for group in groups)}.")
     full = [f"{group}.{option}" for group, names in known.items() for option in names or () if "." not in option]
@@ -82,7 +105,8 @@ def _locate(name: str, known: Mapping[str, Collection[str] | None]) -> tuple[str
     raise assembly.unknown_option(name, full if dot else bare)
 
 
-def _value(text: str) -> Any:
+def value_of(text: str) -> Any:
+    """JSON where it parses as JSON, otherwise the text itself."""
     try:
         return json.loads(text)
     except ValueError:

@@ -27,6 +27,13 @@ def merge_lora(pipeline: Any, lora: str, scale: float = 1.0, revision: str | Non
         ModelError: it is missing, damaged, in pickle form, fits no layer, or makes weights infinite.
     """
     file = Path(lora).expanduser()
+    if (file / "model" / "model_index.json").is_file():
+        raise ModelError(
+            f"'{lora}' holds a whole model, no adapters, as its training changed the whole U-Net. Use it as the "
+            f"model: --model {file / 'model'}"
+        )
+    if file.is_file() and file.suffix != ".safetensors":
+        raise ModelError(f"'{lora}' is no .safetensors file; other formats can run code and are not loaded.")
     named = {"weight_name": file.name} if file.is_file() and file.suffix == ".safetensors" else {}
     folder = str(file.parent) if named else resolve_model(lora)
     with loading("LoRA", lora):

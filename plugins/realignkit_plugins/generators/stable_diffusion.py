@@ -62,9 +62,11 @@ class StableDiffusionGenerator(Generator):
         dtype: DTypeName = Field("auto", description="auto: fp16 on CUDA, fp32 elsewhere")
         scheduler: SchedulerName | None = Field(None, description="sampler to use instead of the checkpoint's own")
         lora: str | None = Field(
-            None, description="adapters to merge: folder, .safetensors file or hub id", min_length=1
+            None,
+            description="adapters to merge: a folder that 'realignkit train' wrote, a .safetensors file, a hub id",
+            min_length=1,
         )
-        lora_scale: float = Field(1.0, description="how much of the adapters", allow_inf_nan=False)
+        lora_scale: float = Field(1.0, allow_inf_nan=False, description="how much of the adapters to add; 0: nothing")
         offload: OffloadName = Field(
             "none", description="keep weights on the CPU until needed: by model, or layer by layer (sequential)"
         )

@@ -14,13 +14,15 @@ from realignkit.contracts import Options, PromptSet
 from realignkit.types import Expected, Truth
 from realignkit_plugins.micro.world.vocabulary import COLOURS, NOUNS, TAGS, article, held_out
 
-_SEEDS = {"validation": 101, "test": 202}
+_SEEDS = {"validation": 101, "test": 202, "train": 303}
 
 
 class WorldPromptsOptions(Options):
     """Which prompts, and how many."""
 
-    purpose: Literal["validation", "test"] = Field("validation", description="validation for tuning, test for the end")
+    purpose: Literal["validation", "test", "train"] = Field(
+        "validation", description="train for fine-tuning, validation for choosing settings, test for the end"
+    )
     pairs: Literal["seen", "held_out", "mixed"] = Field(
         "mixed", description="colour-noun pairs that training showed, never showed, or as they come"
     )

@@ -1,0 +1,282 @@
+"""``realignkit train``: fine-tune a model with a reward (eq. 5)."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from realignkit.cli.console import EXIT_INTERRUPTED, err, out, set_verbosity
+from realignkit.errors import OptionError
+
+if TYPE_CHECKING:
+    from realignkit.refl.state import TrainResult, TrainState
+    from realignkit.registry import Registry
+
+DEFAULT_MODEL = "micro"
+
+
+def train(
+    ctx: typer.Context,
+    reward: Annotated[
+        str | None, typer.Option(help="What to raise: a reward, or a weighted sum such as caption:1,clip:0.5.")
+    ] = None,
+    prompts: Annotated[
+        str | None,
+        typer.Option(metavar="FILE|NAME", help="Training prompts: a file, one a line, or a prompt set: micro:train."),
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="A generator's name, or a folder or hub id of a model.", show_default="micro")
+    ] = None,
+    folder: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Where to write.")] = None,
+    judge: Annotated[
+        str | None, typer.Option(help="A reward or metric that is not --reward: watches the held-out prompts.")
+    ] = None,
+    validation_prompts: Annotated[
+        str | None,
+        typer.Option(metavar="FILE|NAME", help="Held-out prompts. Default: every tenth training prompt is set aside."),
+    ] = None,
+    preset: Annotated[str | None, typer.Option(help="Published settings: paper, imagereward, fast.")] = None,
+    config: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="YAML: these options by name, and 'set' with more.")
+    ] = None,
+    assignments: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="An option, e.g. training.lora_rank=8; repeatable."),
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in the folder.")] = False,
+    control: Annotated[
+        bool, typer.Option("--control", help="Then train the same without the reward, and show both.")
+    ] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show logs and tracebacks.")] = False,
+) -> None:
+    """Fine-tune a model with a reward; adapters, checkpoints, samples and log go to --out."""
+    set_verbosity(ctx, verbose)
+    flags = {
+        "reward": reward,
+        "prompts": prompts,
+        "model": model,
+        "out": folder,
+        "judge": judge,
+        "validation_prompts": validation_prompts,
+        "preset": preset,
+    }
+    wanted, settings = _merge(flags, config)
+    for name in ("reward", "prompts", "out"):
+        if wanted.get(name) is None:
+            raise typer.BadParameter(f"--{name} is missing (or '{name}:' in the --config file).")
+    job = _Job(wanted, [*settings, *(assignments or [])])
+    results = {"trained": job.run(Path(wanted["out"]), resume)}
+    if control:
+        results["control"] = job.run(Path(wanted["out"]) / "control", resume, control=True)
+    if job.main:
+        _print(results, job.judge_name)
+
+
+def _merge(flags: Mapping[str, Any], path: Path | None) -> tuple[dict[str, Any], list[str]]:
+    """Flags over the file's values; and what the file sets, as ``name=value``."""
+    import json
+
+    import yaml
+
+    if path is None:
+        return dict(flags), []
+    try:
+        found = yaml.safe_load(path.read_text(encoding="utf-8-sig")) or {}
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise OptionError(f"cannot read {path}: {error}. --config takes a YAML file.") from None
+    known = {*flags, "set"}
+    if not isinstance(found, dict) or not isinstance(found.get("set", {}), dict) or found.keys() - known:
+        raise OptionError(
+            f"{path} must map names to values: {', '.join(sorted(known))}, where 'set' maps option names to values."
+        )
+    settings = [f"{name}={json.dumps(value)}" for name, value in found.pop("set", {}).items()]
+    return {name: found.get(name) if flag is None else flag for name, flag in flags.items()}, settings
+
+
+class _Job:
+    """Everything that a run and its control share."""
+
+    def __init__(self, wanted: Mapping[str, Any], assignments: Sequence[str]) -> None:
+        from realignkit import assembly
+        from realignkit.cli.settings import parse, reward_options
+        from realignkit.contracts import parse_options
+        from realignkit.refl.config import ReFLConfig, preset
+        from realignkit.registry import default_registry
+
+        self.registry, self.wanted = default_registry(), wanted
+        self.model = str(wanted["model"] or DEFAULT_MODEL)
+        self.generator = assembly.choose_generator(self.registry, self.model)
+        self.beside = assembly.companions(self.generator)
+        self.judge_name, _, self._judge_value = str(wanted["judge"] or "").partition(".")
+        known = {
+            "training": ReFLConfig.model_fields,
+            "generator": assembly.option_names(self.generator),
+            "reward": reward_options(self.registry, str(wanted["reward"]), self.beside),
+            "judge": None if self.judge_name else set(),
+        }
+        self.settings = parse(assignments, known, prefer="training")
+        named = wanted["preset"]
+        if named is not None:
+            self.config = preset(str(named), **self.settings.training)
+        else:
+            self.config = parse_options(ReFLConfig, self.settings.training, owner="training")
+        self.prompts = read_prompts(self.registry, str(wanted["prompts"]))
+        held_out = wanted["validation_prompts"]
+        self.held_out = None if held_out is None else read_prompts(self.registry, str(held_out))
+        self.main = True
+
+    def run(self, folder: Path, resume: bool, *, control: bool = False) -> TrainResult:
+        from accelerate import PartialState
+
+        from realignkit.refl import ReFLTrainer
+        from realignkit.refl.runfolder import read_record
+        from realignkit.rewards import make_reward
+        from realignkit.steps import blame
+
+        if read_record(folder) is not None and not resume:  # before minutes of loading
+            raise OptionError(f"{folder} holds a training run. Resume it with --resume, or use another --out.")
+        PartialState()  # under a launcher, each process loads onto a GPU of its own
+        with err().status("loading …"):
+            generator = self.generator.create(**self.settings.options["generator"])
+            with blame("generator", self.generator.name):
+                pipeline = generator.pipeline()
+            reward = make_reward(
+                self.registry, str(self.wanted["reward"]), self.settings.options["reward"], self.beside
+            )
+            judge = self._make_judge()
+        config = self.config.model_copy(update={"reward_weight": 0.0}) if control else self.config
+        with _progress("control" if control else "train") as (on_step, on_message):
+            trainer = ReFLTrainer(
+                pipeline,
+                reward,
+                config,
+                prompts=self.prompts,
+                held_out=self.held_out,
+                judge=judge,
+                out=folder,
+                names={
+                    "reward": str(self.wanted["reward"]),
+                    "generator": self.generator.name,
+                    **({"judge": judge.name} if judge else {}),
+                },
+                sampling=getattr(generator, "sampling_defaults", {}),
+                prior=Path(self.wanted["out"]) / "prior",
+                registry=self.registry,
+                on_step=on_step,
+                on_message=on_message,
+            )
+            self.main = trainer.processes.main
+            try:
+                return trainer.train(resume=resume)
+            except KeyboardInterrupt:
+                if self.main:
+                    err().print(f"[yellow]Interrupted.[/] Saved in {folder}; go on with the same command and --resume.")
+                raise typer.Exit(EXIT_INTERRUPTED) from None
+
+    def _make_judge(self) -> Any:
+        from realignkit.refl import Judge
+        from realignkit.rewards import make_reward, parse_weights
+
+        if not self.judge_name:
+            return None
+        spec, options = str(self.wanted["judge"]), self.settings.options["judge"]
+        rewards = {info.name for info in self.registry.infos("reward")}
+        if set(parse_weights(spec)) <= rewards:
+            return Judge(make_reward(self.registry, spec, options, self.beside), spec)
+        made = self.registry.info("metric", self.judge_name).create(**options)
+        return Judge(made, self.judge_name, self._judge_value or None)
+
+
+def read_prompts(registry: Registry, spec: str) -> list[str]:
+    """Prompts of a file, or of a prompt set: ``micro``, ``micro:train``, ``micro:train,size=500``.
+
+    A value without a name is that of the set's first option.
+
+    Raises:
+        OptionError: the file cannot be read, or an option is wrong.
+        PluginError: there is no such prompt set.
+        PromptError: there are no prompts in it.
+    """
+    from realignkit.cli.settings import value_of
+    from realignkit.errors import PromptError
+
+    if Path(spec).is_file() or Path(spec).suffix.lower() in (".txt", ".csv"):
+        found = list(registry.create("prompts", "file", path=spec))
+    else:
+        name, _, text = spec.partition(":")
+        info = registry.info("prompts", name)
+        model = info.options_model()
+        first = next(iter(model.model_fields), None) if model is not None else None
+        options: dict[str, Any] = {}
+        for part in filter(None, text.split(",")):
+            option, equals, value = part.partition("=")
+            if not equals and first is None:
+                raise OptionError(f"prompt set '{name}' has no options: write '{name}' alone, not '{spec}'.")
+            options[option if equals else str(first)] = value_of(value if equals else part)
+        found = list(info.create(**options))
+    if not any(prompt.strip() for prompt in found):
+        raise PromptError(f"there are no prompts in '{spec}'. Write one a line, or give a prompt set that has some.")
+    return found
+
+
+def _print(results: Mapping[str, TrainResult], judge: str) -> None:
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("", "iteration", "held-out reward", judge or "judged by itself"):
+        table.add_column(escape(heading), justify="left" if not heading else "right")
+    first = next(iter(results.values()))
+    rows = [("base", first.history[0])] if first.history else []
+    rows += [(name, result.best) for name, result in results.items() if result.best is not None]
+    for name, found in rows:
+        table.add_row(name, str(found.iteration), f"{found.reward:.4f}", f"{found.judgement:.4f}")
+    if rows:
+        out().print(table)
+    for name, result in results.items():
+        for warning in result.warnings:
+            out().print(f"[yellow]warning[/] ({name}): {escape(warning)}")
+    result = results["trained"]
+    out().print(f"{result.status} after {result.iterations} iterations", markup=False)
+    out().print(f"written: {result.folder}/", markup=False)
+
+
+@contextlib.contextmanager
+def _progress(what: str) -> Iterator[tuple[Callable[[TrainState], None], Callable[[str], None]]]:
+    """A bar with reward, loss, held-out judgement and time left; and a printer of messages."""
+    import os
+
+    from rich.markup import escape
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    console = err()
+    main = os.environ.get("RANK", "0") == "0"
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
+    with Progress(
+        *columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console, transient=True,
+        disable=not (console.is_terminal and main),
+    ) as bars:  # fmt: skip
+        task = bars.add_task(what, total=None)
+
+        def on_step(state: TrainState) -> None:
+            reward = "" if state.reward is None else f" reward {state.reward:.3f}"
+            held = "" if state.held_out is None else f" held-out {state.held_out.judgement:.3f}"
+            text = f"{what}{reward} loss {state.loss:.3f}{held}"
+            bars.update(task, completed=state.iteration, total=state.iterations, description=text)
+
+        def on_message(text: str) -> None:
+            if main:
+                console.print(f"{what}: {escape(text)}", style="yellow" if text.startswith("warning") else "dim")
+
+        yield on_step, on_message

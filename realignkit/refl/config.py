@@ -1,0 +1,213 @@
+"""Every decision of the coarse stage's fine-tuning (eq. 5), as documented options with the method's defaults."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from realignkit.contracts import Options, parse_options
+from realignkit.errors import OptionError
+
+Algorithm = Literal["auto", "refl", "raft"]
+Solver = Literal["ddim", "dpmpp", "unipc"]
+Precision = Literal["auto", "no", "fp16", "bf16"]
+Schedule = Literal["constant", "linear", "cosine"]
+
+LATE_SHARE = 0.6
+"""Where the late steps begin, as a share of the rollout, unless ``gradient_steps`` says: the paper's 30 of 50."""
+
+
+class ReFLConfig(Options):
+    """How a generator is fine-tuned with a reward: ``L = lambda * relu(margin - R) + L_pre`` (eq. 5).
+
+    Frozen; unknown names are errors. :func:`preset` has the published settings.
+    """
+
+    algorithm: Algorithm = Field(
+        "auto", description="refl: gradient of the reward; raft: best of N; auto: refl where the reward has a gradient"
+    )
+    iterations: int = Field(500, ge=1, description="optimizer steps")
+    batch_size: int = Field(4, ge=1, description="prompts per process and forward pass")
+    gradient_accumulation_steps: int = Field(1, ge=1, description="forward passes per optimizer step")
+    total_batch_size: int | None = Field(
+        None, ge=1, description="prompts per optimizer step over all processes; sets the accumulation"
+    )
+    seed: int = Field(42, ge=0, lt=2**63, description="decides noise, prompts and steps, whatever the process count")
+
+    # The reward term.
+    reward_weight: float | Literal["auto"] | None = Field(
+        None,
+        description="lambda; none: 0.001 for refl, 1 for raft; 0: a control run; auto: holds gradient_ratio",
+    )
+    gradient_ratio: float = Field(
+        10.0, gt=0, allow_inf_nan=False, description="with reward_weight=auto: reward to denoising gradient norm"
+    )
+    margin: float | None = Field(None, allow_inf_nan=False, description="of phi; none: as the reward states")
+
+    # The rollout.
+    solver: Solver = Field("ddim", description="sampler of the rollout; dpmpp and unipc need fewer steps")
+    num_inference_steps: int = Field(40, ge=1, le=1000, description="steps of the rollout")
+    gradient_steps: tuple[int, int] | None = Field(
+        None, description="first and last step index (from 0) that may carry the gradient; none: the last 40 %"
+    )
+    gradients_per_rollout: int = Field(1, ge=1, description="different steps of one rollout that carry a gradient")
+    guidance_scale: float | None = Field(
+        None,
+        ge=0,
+        allow_inf_nan=False,
+        description="in rollout and gradient; none: as the model is sampled; at most 1: off",
+    )
+    candidates: int = Field(4, ge=2, description="raft: images per prompt, of which the best is learnt from")
+
+    # The denoising terms.
+    denoising_weight: float = Field(1.0, ge=0, allow_inf_nan=False, description="of L_pre (eq. 3); 0 drops it")
+    pairs: Path | None = Field(
+        None, description="folder of images with captions for L_pre; none: the frozen model draws them"
+    )
+    prior_images: int = Field(200, ge=1, description="how many images the frozen model draws where pairs is none")
+    caption_dropout: float = Field(0.1, ge=0, lt=1, description="share of L_pre's captions that are left empty")
+    kl_weight: float = Field(
+        0.0, ge=0, allow_inf_nan=False, description="of ||eps - eps_base||^2 at the rollout's steps"
+    )
+
+    # What is trained, and how.
+    trainable: Literal["lora", "unet"] = Field("lora", description="low-rank adapters, or the whole U-Net")
+    lora_rank: int = Field(16, ge=1, description="rank of the adapters")
+    lora_alpha: float | None = Field(
+        None, gt=0, allow_inf_nan=False, description="their scale is alpha / rank; none: 1"
+    )
+    lora_targets: tuple[str, ...] = Field(
+        ("to_q", "to_k", "to_v", "to_out.0"), min_length=1, description="the U-Net's layers that get adapters"
+    )
+    learning_rate: float = Field(1e-5, gt=0, allow_inf_nan=False, description="at its height")
+    warmup_iterations: int = Field(10, ge=0, description="linear warm-up")
+    schedule: Schedule = Field(
+        "cosine", description="after the warm-up: constant, or down to zero at the last iteration"
+    )
+    betas: tuple[float, float] = Field((0.9, 0.999), description="AdamW's")
+    weight_decay: float = Field(0.0, ge=0, allow_inf_nan=False, description="AdamW's")
+    max_gradient_norm: float = Field(1.0, gt=0, description="gradients are clipped to this norm; inf: never")
+    ema_decay: float | None = Field(
+        0.99, gt=0, lt=1, description="moving average of the weights that is used; none: off"
+    )
+    mixed_precision: Precision = Field(
+        "auto", description="auto: as 'accelerate launch' says, else bf16 (fp16 on older GPUs) on CUDA, none on CPU"
+    )
+    gradient_checkpointing: bool = Field(False, description="less memory for more time, in U-Net and image decoder")
+
+    # Watching over it.
+    validate_every: int = Field(50, ge=0, description="iterations between validations; 0: never")
+    validation_prompts: int = Field(32, ge=1, description="held-out prompts that are used at most")
+    validation_steps: int | None = Field(
+        None, ge=1, le=1000, description="sampling steps; none: as the model is sampled"
+    )
+    validation_seed: int = Field(1000, ge=0, lt=2**62, description="of the first held-out image; the next has one more")
+    patience: int = Field(4, ge=0, description="validations without a better judgement before stopping; 0: never stop")
+    checkpoint_every: int = Field(50, ge=1, description="iterations between checkpoints")
+    keep_checkpoints: int = Field(2, ge=1, description="checkpoints that are kept; the best weights always are")
+    samples: int = Field(8, ge=0, description="held-out images in each sample grid; 0: none")
+    tracker: Literal["auto", "none", "tensorboard", "wandb"] = Field(
+        "auto", description="auto: TensorBoard where it is installed; log.jsonl is always written"
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> ReFLConfig:
+        first, last = self.late_steps
+        if not 0 <= first <= last < self.num_inference_steps:
+            raise ValueError(
+                f"gradient_steps {first}, {last} must be two rising step indices below "
+                f"num_inference_steps={self.num_inference_steps}"
+            )
+        if self.gradients_per_rollout > last - first + 1:
+            raise ValueError(
+                f"{self.gradients_per_rollout} gradients_per_rollout do not fit into steps {first} to {last}"
+            )
+        if isinstance(self.reward_weight, float) and not 0 <= self.reward_weight < float("inf"):
+            raise ValueError("reward_weight must be finite and not negative")
+        if self.reward_weight == 0 and not self.denoising_weight:
+            raise ValueError("with reward_weight=0 and denoising_weight=0 there is nothing to learn")
+        if self.reward_weight == "auto" and not (self.denoising_weight or self.kl_weight):
+            raise ValueError("reward_weight=auto compares with the denoising term: raise denoising_weight above 0")
+        if self.algorithm == "raft" and self.kl_weight:
+            raise ValueError("kl_weight acts on the steps of refl: set it to 0 for raft")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError("betas must be in [0, 1)")
+        return self
+
+    @property
+    def late_steps(self) -> tuple[int, int]:
+        """First and last step index (both included, from 0) that may carry the gradient."""
+        if self.gradient_steps is not None:
+            return self.gradient_steps
+        return int(LATE_SHARE * self.num_inference_steps), self.num_inference_steps - 1
+
+    def accumulation(self, processes: int) -> int:
+        """Forward passes per optimizer step.
+
+        Raises:
+            OptionError: ``total_batch_size`` is no multiple of what the processes hold at once.
+        """
+        if self.total_batch_size is None:
+            return self.gradient_accumulation_steps
+        at_once = self.batch_size * processes
+        if self.total_batch_size % at_once:
+            raise OptionError(
+                f"total_batch_size {self.total_batch_size} is no multiple of batch_size {self.batch_size} x "
+                f"{processes} processes: choose one that is."
+            )
+        return self.total_batch_size // at_once
+
+    def learning_rate_at(self, iteration: int) -> float:
+        """The learning rate of an iteration (from 0): a function of it alone, so that resuming needs no state."""
+        import math
+
+        if iteration < self.warmup_iterations:
+            return self.learning_rate * (iteration + 1) / (self.warmup_iterations + 1)
+        if self.schedule == "constant":
+            return self.learning_rate
+        left = max(self.iterations - self.warmup_iterations, 1)
+        done = min((iteration - self.warmup_iterations) / left, 1.0)
+        return self.learning_rate * (1 - done if self.schedule == "linear" else 0.5 * (1 + math.cos(math.pi * done)))
+
+
+PRESETS: Mapping[str, Mapping[str, Any]] = {
+    # T = 50 and k >= 30; what else the paper's recipe says.
+    "paper": {
+        "num_inference_steps": 50,
+        "gradient_steps": (30, 49),
+        "reward_weight": 1e-3,
+        "learning_rate": 1e-5,
+        "total_batch_size": 128,
+        "seed": 42,
+        "iterations": 1000,
+    },
+    # 40 steps, k in [30, 39]; its public script rolls out without guidance. L_pre stays on here.
+    "imagereward": {
+        "num_inference_steps": 40,
+        "gradient_steps": (30, 39),
+        "guidance_scale": 1.0,
+        "reward_weight": 1e-3,
+        "learning_rate": 1e-5,
+    },
+    # Half the rollout for the same late part, and three gradients from each.
+    "fast": {
+        "solver": "dpmpp",
+        "num_inference_steps": 20,
+        "gradients_per_rollout": 3,
+    },
+}
+"""Named settings; what the user says goes over them."""
+
+
+def preset(name: str, **changes: Any) -> ReFLConfig:
+    """The options of a preset, with changes over them.
+
+    Raises:
+        OptionError: there is no such preset, or a value is bad.
+    """
+    if name not in PRESETS:
+        raise OptionError(f"there is no preset '{name}'. Known: {', '.join(PRESETS)}.")
+    return parse_options(ReFLConfig, {**PRESETS[name], **changes}, owner="training")

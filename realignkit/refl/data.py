@@ -1,0 +1,184 @@
+"""What is trained on: prompts in an order that the seed decides, and image-caption pairs for L_pre."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from realignkit.errors import OptionError, PromptError
+from realignkit.inputs import fit_image
+from realignkit.refl import seeds
+from realignkit.refl.networks import Networks
+from realignkit.rewarding import to_tensor
+from realignkit.storage import atomic_write, make_folder, png
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as PILImage
+
+METADATA = "metadata.jsonl"
+_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+KEPT_LATENTS = 4096
+Draw = Callable[[list[str], list[int]], "list[PILImage]"]
+"""Images of prompts from seeds."""
+
+
+def clean(prompts: Iterable[str]) -> tuple[str, ...]:
+    """Prompts without blank ones and surrounding space, each once, in order."""
+    return tuple(dict.fromkeys(text for prompt in prompts if (text := prompt.strip())))
+
+
+def split(
+    prompts: Iterable[str], held_out: Iterable[str] | None, most: int, seed: int
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Training and held-out prompts, which have none in common.
+
+    Without held-out ones given, every tenth training prompt (at most ``most``) is set aside, by the seed.
+
+    Raises:
+        PromptError: there are no prompts, or none is left to train on.
+    """
+    known = clean(prompts)
+    if not known:
+        raise PromptError("there are no training prompts. Give a file with one a line, or a prompt set that has some.")
+    if held_out is None:
+        count = min(most, len(known) // 10)
+        chosen = {int(i) for i in seeds.numpy_rng(seed, "held out").permutation(len(known))[:count]}
+        kept = tuple(prompt for i, prompt in enumerate(known) if i in chosen)
+    else:
+        kept = clean(held_out)[:most]
+    training = tuple(prompt for prompt in known if prompt not in set(kept))
+    if not training:
+        raise PromptError("every training prompt is held out as well. Give other validation prompts.")
+    return training, kept
+
+
+def digest(prompts: Sequence[str]) -> str:
+    """A short name for a list of prompts, so that a resumed run notices another one."""
+    return hashlib.blake2b("\n".join(prompts).encode(), digest_size=8).hexdigest()
+
+
+class Order:
+    """Prompts (or pairs) by place in the run: shuffled anew each time all have been used."""
+
+    def __init__(self, count: int, seed: int, purpose: str) -> None:
+        self.count = count
+        self._epoch = lru_cache(4)(lambda n: seeds.numpy_rng(seed, purpose, n).permutation(count))
+
+    def at(self, place: int) -> int:
+        """Which one comes at a place, counted from 0 over the whole run."""
+        return int(self._epoch(place // self.count)[place % self.count])
+
+
+class Pairs:
+    """Image-caption pairs from a folder, as clean latents.
+
+    The folder has ``metadata.jsonl`` (``{"file_name": …, "text": …}`` a line) or ``metadata.csv`` with those columns,
+    or beside each image a ``.txt`` file of its name.
+
+    Raises:
+        OptionError: there is no such folder, or it holds no pair.
+    """
+
+    def __init__(self, folder: Path, networks: Networks) -> None:
+        self.folder, self.networks = folder, networks
+        self.pairs = tuple(_read_pairs(folder))
+        if not self.pairs:
+            raise OptionError(
+                f"'{folder}' holds no images with captions. Add metadata.jsonl with file_name and text, or a .txt file "
+                f"beside each image."
+            )
+        self._latents: dict[int, Tensor] = {}
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def get(self, indices: Sequence[int]) -> tuple[Tensor, list[str]]:
+        """Clean latents (B, C, h, w) on the model's device, and captions.
+
+        Raises:
+            OptionError: an image cannot be read.
+        """
+        found = {i: self._latents[i] for i in indices if i in self._latents}
+        for i in indices:
+            if i not in found:
+                # One by one: rounding depends on what shares a batch, and a resumed run must not notice.
+                found[i] = self.networks.encode(self._image(i))[0].cpu()
+                if len(self._latents) < KEPT_LATENTS:
+                    self._latents[i] = found[i]
+        return torch.stack([found[i] for i in indices]).to(self.networks.device), [self.pairs[i][1] for i in indices]
+
+    def _image(self, index: int) -> Tensor:
+        rows, columns = (side * self.networks.pipeline.vae_scale_factor for side in self.networks.latent_shape[1:])
+        path = self.folder / self.pairs[index][0]
+        try:
+            with Image.open(path) as image:
+                return to_tensor([fit_image(image, (columns, rows))[0]])
+        except Exception as error:  # Pillow raises many kinds for damaged files
+            raise OptionError(f"{path} cannot be read as an image ({error}). Replace or remove it.") from error
+
+
+def _read_pairs(folder: Path) -> list[tuple[str, str]]:
+    if not folder.is_dir():
+        raise OptionError(f"there is no folder '{folder}' with image-caption pairs. Check the path.")
+    table, lines = folder / "metadata.csv", folder / METADATA
+    try:
+        if lines.is_file():
+            rows = [json.loads(line) for line in lines.read_text(encoding="utf-8").splitlines() if line.strip()]
+        elif table.is_file():
+            with table.open(encoding="utf-8-sig", newline="") as file:
+                rows = list(csv.DictReader(file))
+        else:
+            images = sorted(path for path in folder.rglob("*") if path.suffix.lower() in _SUFFIXES)
+            return [
+                (str(path.relative_to(folder)), text.read_text(encoding="utf-8").strip())
+                for path in images
+                if (text := path.with_suffix(".txt")).is_file()
+            ]
+        return [(str(row["file_name"]), str(row["text"])) for row in rows]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise OptionError(
+            f"the captions in '{folder}' cannot be read ({type(error).__name__}: {error}). Each entry needs file_name "
+            f"and text."
+        ) from error
+
+
+def draw_prior(
+    folder: Path, prompts: Sequence[str], count: int, seed: int, settings: dict[str, object], draw: Draw, share: slice
+) -> None:
+    """Have the frozen model draw images for L_pre; those that are there already are kept.
+
+    Args:
+        folder: where ``00000.png`` … go.
+        prompts: used in turn.
+        count: how many images.
+        seed: of the run.
+        settings: what else the images depend on; others' are drawn again.
+        draw: the frozen model.
+        share: which of them this process draws.
+
+    Raises:
+        OutputError: the folder cannot be written.
+    """
+    make_folder(folder)
+    wanted = [(prompts[i % len(prompts)], seeds.derive(seed, "prior", i)) for i in range(count)]
+    key = hashlib.blake2b(json.dumps([wanted, settings], sort_keys=True).encode(), digest_size=8).hexdigest()
+    # The key is in the name, so that images of other prompts or settings are never taken for these.
+    names = [f"{i:05d}-{key}.png" for i in range(count)]
+    missing = [i for i in range(count)[share] if not (folder / names[i]).is_file()]
+    for start in range(0, len(missing), 8):
+        some = missing[start : start + 8]
+        images = draw([wanted[i][0] for i in some], [wanted[i][1] for i in some])
+        for i, image in zip(some, images, strict=True):
+            atomic_write(folder / names[i], png(image))
+    if not share.start:
+        rows = [{"file_name": name, "text": text} for name, (text, _) in zip(names, wanted, strict=True)]
+        atomic_write(folder / METADATA, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))

@@ -1,0 +1,140 @@
+"""One optimizer step: gradients from all micro-batches and processes, weighed, clipped, applied."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from realignkit.errors import ModelError
+from realignkit.refl import losses
+from realignkit.refl.config import ReFLConfig
+from realignkit.refl.objective import Gradients, Objective
+from realignkit.refl.state import TrainState, Validation
+from realignkit.refl.tracking import LossScale, Processes
+from realignkit.refl.trainable import Trainable
+
+
+class Learner:
+    """Turns the objective's gradients into steps of AdamW.
+
+    Args:
+        objective: whose gradients.
+        trainable: what they change.
+        config: of the training.
+        processes: that share an iteration.
+        reward_weight: lambda of eq. 5, or how to choose it.
+        scale: of the loss, in half precision.
+        folder: of the run, for the record.
+    """
+
+    def __init__(
+        self,
+        objective: Objective,
+        trainable: Trainable,
+        config: ReFLConfig,
+        processes: Processes,
+        *,
+        reward_weight: float | Literal["auto"],
+        scale: LossScale,
+        folder: Path,
+    ) -> None:
+        self.objective, self.trainable, self.config, self.processes = objective, trainable, config, processes
+        self.reward_weight, self.scale, self.folder = reward_weight, scale, folder
+        self.accumulation = config.accumulation(processes.count)
+        self.optimizer = torch.optim.AdamW(
+            list(trainable.parameters.values()),
+            lr=config.learning_rate,
+            betas=config.betas,
+            weight_decay=config.weight_decay,
+        )
+
+    def gradients(self, iteration: int, stop: Callable[[], bool] = lambda: False) -> Gradients:
+        """The gradients of an iteration (from 0): means over all its prompts, in all processes.
+
+        Raises:
+            ModelError, PluginError: as for :meth:`Objective.add`.
+            KeyboardInterrupt: ``stop`` said so between two micro-batches.
+        """
+        objective, accumulation, batch = self.objective, self.accumulation, self.config.batch_size
+        found = objective.zero()
+        for micro in range(accumulation):
+            if micro and stop():
+                raise KeyboardInterrupt
+            group = iteration * accumulation + micro
+            first = (group * self.processes.count + self.processes.rank) * batch
+            objective.add(found, group, range(first, first + batch), self.scale.value)
+        factor = 1 / (accumulation * self.scale.value)
+        torch._foreach_mul_([*found.reward, *found.denoising], factor)
+        found.reward, found.denoising = self.processes.mean(found.reward), self.processes.mean(found.denoising)
+        names = sorted(found.values)
+        local = torch.tensor([found.values[name] / accumulation for name in names], dtype=torch.float64)
+        (means,) = self.processes.mean([local.to(self.objective.networks.device, torch.float32)])
+        found.values = dict(zip(names, means.tolist(), strict=True))
+        return found
+
+    def step(self, iteration: int, stop: Callable[[], bool], held_out: Validation | None) -> TrainState:
+        """Do an iteration (from 0); ``held_out``, the latest validation, goes on record with it.
+
+        Raises:
+            ModelError: a gradient is NaN or infinite, and not because half precision overflowed.
+            PluginError: the reward failed.
+            KeyboardInterrupt: as :meth:`gradients`; no weight has changed.
+        """
+        start = time.perf_counter()
+        found = self.gradients(iteration, stop)
+        reward_norm, denoising_norm = losses.norm(found.reward), losses.norm(found.denoising)
+        chosen, rate = self.reward_weight, self.config.learning_rate_at(iteration)
+        overflow = not math.isfinite(reward_norm + denoising_norm)
+        if isinstance(chosen, float):
+            weight = chosen
+        else:
+            ratio = self.config.gradient_ratio
+            weight = 0.0 if overflow else losses.reward_weight_for(ratio, reward_norm, denoising_norm)
+        if overflow and not self.scale.active:
+            raise ModelError(
+                f"the gradient became NaN or infinite at iteration {iteration + 1}. Resume from the last checkpoint "
+                f"with a lower learning rate, or choose another reward."
+            )
+        if overflow and self.scale.value == 1:
+            raise ModelError("the gradient overflows in fp16 at any scale. Use mixed_precision=bf16 or no, and resume.")
+        self.scale.update(overflow)
+        norm = float("nan")
+        if not overflow:
+            torch._foreach_mul_(found.reward, weight)
+            torch._foreach_add_(found.reward, found.denoising)
+            norm = losses.norm(found.reward)
+            torch._foreach_mul_(found.reward, min(1.0, self.config.max_gradient_norm / (norm + 1e-12)))
+            self._update(found.reward, rate, iteration)
+        values = found.values
+        reward_loss, denoising_loss = values.get("reward_loss", 0.0), values.get("denoising_loss", 0.0)
+        return TrainState(
+            iteration=iteration + 1,
+            iterations=self.config.iterations,
+            loss=weight * reward_loss + denoising_loss,
+            reward=values.get("reward"),
+            reward_loss=reward_loss,
+            denoising_loss=denoising_loss,
+            reward_weight=weight,
+            reward_gradient_norm=None if overflow else reward_norm,
+            denoising_gradient_norm=None if overflow else denoising_norm,
+            gradient_norm=None if overflow else norm,
+            learning_rate=rate,
+            skipped=overflow,
+            seconds=time.perf_counter() - start,
+            held_out=held_out,
+            folder=self.folder,
+        )
+
+    def _update(self, gradients: list[torch.Tensor], rate: float, iteration: int) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        for parameter, gradient in zip(self.trainable.parameters.values(), gradients, strict=True):
+            parameter.grad = gradient
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.trainable.update_average(iteration)

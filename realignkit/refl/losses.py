@@ -1,0 +1,59 @@
+"""The pieces of eq. 5, as pure functions of tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def phi(rewards: Tensor, margin: float) -> Tensor:
+    """``relu(margin - R)``, shape of ``rewards``: pulls rewards up to the margin and no further (eq. 5)."""
+    return torch.relu(margin - rewards)
+
+
+def guide(unconditional: Tensor, conditional: Tensor, guidance_scale: float) -> Tensor:
+    """Classifier-free guidance: ``eps_u + g * (eps_c - eps_u)``."""
+    return unconditional + guidance_scale * (conditional - unconditional)
+
+
+def predict_x0(latents: Tensor, prediction: Tensor, alpha_bar: Tensor, kind: str) -> Tensor:
+    """The clean latents that one prediction jumps to: ``x0' = (x_k - sqrt(1 - abar) eps) / sqrt(abar)``.
+
+    Args:
+        latents: ``x_k``, (B, C, h, w).
+        prediction: the network's, same shape.
+        alpha_bar: ``abar_k``, broadcastable.
+        kind: what the network predicts: ``epsilon``, ``v_prediction`` or ``sample``.
+    """
+    if kind == "sample":
+        return prediction
+    signal, noise = alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
+    if kind == "v_prediction":
+        return signal * latents - noise * prediction
+    return (latents - noise * prediction) / signal
+
+
+def add_noise(clean: Tensor, noise: Tensor, alpha_bar: Tensor) -> Tensor:
+    """``x_t = sqrt(abar) x_0 + sqrt(1 - abar) eps``."""
+    return alpha_bar.sqrt() * clean + (1 - alpha_bar).sqrt() * noise
+
+
+def denoising_target(clean: Tensor, noise: Tensor, alpha_bar: Tensor, kind: str) -> Tensor:
+    """What the network should predict for ``x_t`` (eq. 3), by its kind."""
+    if kind == "sample":
+        return clean
+    if kind == "v_prediction":
+        return alpha_bar.sqrt() * noise - (1 - alpha_bar).sqrt() * clean
+    return noise
+
+
+def norm(tensors: Sequence[Tensor]) -> float:
+    """L2 norm over all tensors together."""
+    return float(torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(t.float()) for t in tensors])))
+
+
+def reward_weight_for(ratio: float, reward_norm: float, denoising_norm: float) -> float:
+    """The weight that makes the reward gradient's norm ``ratio`` times the denoising one's; 0 without a gradient."""
+    return ratio * denoising_norm / reward_norm if reward_norm > 0 else 0.0

@@ -1,0 +1,176 @@
+"""One micro-batch's gradients: of the reward term and of the denoising terms, kept apart (eq. 5)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from realignkit.contracts import Reward
+from realignkit.errors import ModelError
+from realignkit.refl import losses, seeds
+from realignkit.refl.config import ReFLConfig
+from realignkit.refl.data import Order, Pairs
+from realignkit.refl.networks import Networks
+from realignkit.refl.sampling import Rollout, draw_steps
+from realignkit.refl.trainable import Trainable
+from realignkit.rewarding import rewards_of
+
+
+@dataclass
+class Gradients:
+    """Sums over micro-batches, in the order of the trainable parameters; loss-scaled.
+
+    Attributes:
+        reward: of the unweighted reward term.
+        denoising: of the weighted L_pre and KL-style term.
+        values: sums of what is logged: ``reward``, ``reward_loss``, ``denoising_loss``.
+    """
+
+    reward: list[Tensor]
+    denoising: list[Tensor]
+    values: dict[str, float] = field(default_factory=dict)
+
+    def note(self, name: str, value: float) -> None:
+        """Add to a logged value."""
+        self.values[name] = self.values.get(name, 0.0) + value
+
+
+class Objective:
+    """Computes the gradients of eq. 5 for places of the run.
+
+    Args:
+        networks, trainable: the model.
+        config: of the training.
+        reward: the training reward.
+        name: what to call it.
+        algorithm: ``refl`` or ``raft``.
+        guidance_scale: of the rollouts.
+        prompts: to train on.
+        pairs: for L_pre; None where it is dropped.
+    """
+
+    def __init__(
+        self,
+        networks: Networks,
+        trainable: Trainable,
+        config: ReFLConfig,
+        reward: Reward,
+        name: str,
+        *,
+        algorithm: str,
+        guidance_scale: float,
+        prompts: Sequence[str],
+        pairs: Pairs | None,
+    ) -> None:
+        self.networks, self.trainable, self.config = networks, trainable, config
+        self.reward, self.name, self.algorithm = reward, name, algorithm
+        self.margin = float(getattr(reward, "margin", 1.0)) if config.margin is None else config.margin
+        self.rollout = Rollout(networks, config.solver, config.num_inference_steps, guidance_scale)
+        self.prompts, self.pairs = prompts, pairs
+        self._prompt_order = Order(len(prompts), config.seed, "prompts")
+        self._pair_order = Order(len(pairs), config.seed, "pairs") if pairs is not None else None
+
+    def zero(self) -> Gradients:
+        """Nothing yet."""
+        parameters = list(self.trainable.parameters.values())
+        return Gradients([torch.zeros_like(p) for p in parameters], [torch.zeros_like(p) for p in parameters])
+
+    def add(self, gradients: Gradients, group: int, places: Sequence[int], scale: float) -> None:
+        """Add a micro-batch's gradients.
+
+        Args:
+            gradients: what to add to.
+            group: number of the micro-batch in the run, the same in all processes: decides the steps.
+            places: numbers of its samples in the run: decide prompts and noise.
+            scale: losses are multiplied by it, against underflow in half precision.
+
+        Raises:
+            ModelError: the model or the reward computed NaN or infinity.
+            PluginError: the reward failed or broke its contract.
+        """
+        if self.config.reward_weight != 0:
+            if self.algorithm == "refl":
+                self._reward_term(gradients, group, places, scale)
+            else:
+                self._raft_term(gradients, places, scale)
+        if self.pairs is not None:
+            self._denoising_term(gradients, places, scale)
+
+    def _reward_term(self, gradients: Gradients, group: int, places: Sequence[int], scale: float) -> None:
+        config, networks = self.config, self.networks
+        prompts = [self.prompts[self._prompt_order.at(place)] for place in places]
+        text = networks.text(prompts)
+        noise = seeds.normal(networks.latent_shape, config.seed, "rollout", places).to(networks.device)
+        rng = seeds.numpy_rng(config.seed, "late steps", group)
+        count = config.gradients_per_rollout
+        for point in self.rollout.points(noise, text, draw_steps(*config.late_steps, count, rng)):
+            images = networks.decode(point.x0)
+            with seeds.seeded(config.seed, "reward", places[0], point.index):
+                rewards = rewards_of(self.reward, self.name, images, prompts, gradient=True)
+                loss = losses.phi(rewards, self.margin).mean() / count
+                self._accumulate(gradients.reward, loss * scale, keep=config.kl_weight > 0)
+            gradients.note("reward", float(rewards.detach().mean()) / count)
+            gradients.note("reward_loss", float(loss.detach()))
+            if config.kl_weight:
+                # ||eps_theta - eps_base||^2 where the rollout has been: no further prediction of the learning model.
+                with torch.no_grad(), self.trainable.base():
+                    base = networks.predict(point.latents, point.timestep, text)
+                apart = config.kl_weight * torch.nn.functional.mse_loss(point.conditional, base) / count
+                self._accumulate(gradients.denoising, apart * scale)
+                gradients.note("denoising_loss", float(apart.detach()))
+
+    def _raft_term(self, gradients: Gradients, places: Sequence[int], scale: float) -> None:
+        config, networks = self.config, self.networks
+        prompts = [self.prompts[self._prompt_order.at(place)] for place in places]
+        text = networks.text(prompts)
+        drawn, rated = [], []
+        for candidate in range(config.candidates):
+            noise = seeds.normal(networks.latent_shape, config.seed, f"candidate {candidate}", places)
+            latents = self.rollout.sample(noise.to(networks.device), text)
+            with torch.no_grad(), seeds.seeded(config.seed, "reward", places[0], candidate):
+                rated.append(rewards_of(self.reward, self.name, networks.decode(latents), prompts).to(networks.device))
+            drawn.append(latents)
+        rewards, everyone = torch.stack(rated), torch.arange(len(prompts), device=networks.device)
+        chosen = torch.stack(drawn)[rewards.argmax(0), everyone]
+        for draw in range(config.gradients_per_rollout):
+            loss = self._denoising_loss(chosen, prompts, f"raft {draw}", places) / config.gradients_per_rollout
+            self._accumulate(gradients.reward, loss * scale)
+            gradients.note("reward_loss", float(loss.detach()))
+        gradients.note("reward", float(rewards.mean()))
+
+    def _denoising_term(self, gradients: Gradients, places: Sequence[int], scale: float) -> None:
+        assert self.pairs is not None and self._pair_order is not None
+        latents, captions = self.pairs.get([self._pair_order.at(place) for place in places])
+        loss = self.config.denoising_weight * self._denoising_loss(latents, captions, "pairs", places)
+        self._accumulate(gradients.denoising, loss * scale)
+        gradients.note("denoising_loss", float(loss.detach()))
+
+    def _denoising_loss(self, clean: Tensor, captions: Sequence[str], purpose: str, places: Sequence[int]) -> Tensor:
+        """Eq. 3, on latents (B, C, h, w): mean squared error of the prediction at random timesteps."""
+        config, networks = self.config, self.networks
+        rngs = [seeds.numpy_rng(config.seed, f"{purpose} timestep", place) for place in places]
+        timesteps = torch.tensor([int(rng.integers(len(networks.alphas_cumprod))) for rng in rngs])
+        # Some captions are left empty, so that guidance keeps something to steer away from.
+        told = ["" if rng.random() < config.caption_dropout else text for rng, text in zip(rngs, captions, strict=True)]
+        noise = seeds.normal(clean.shape[1:], config.seed, f"{purpose} noise", places).to(networks.device)
+        timesteps = timesteps.to(networks.device)
+        alpha_bar = networks.alpha_bar(timesteps)
+        prediction = networks.predict(losses.add_noise(clean, noise, alpha_bar), timesteps, networks.text(told))
+        target = losses.denoising_target(clean, noise, alpha_bar, networks.kind)
+        loss = torch.nn.functional.mse_loss(prediction, target)
+        if not torch.isfinite(loss):
+            raise ModelError(
+                "the model computed NaN or infinity for the denoising loss. Use mixed_precision=bf16 or no; if it is "
+                "off already, lower the learning rate and resume from the last checkpoint."
+            )
+        return loss
+
+    def _accumulate(self, into: list[Tensor], loss: Tensor, *, keep: bool = False) -> None:
+        parameters = list(self.trainable.parameters.values())
+        found = torch.autograd.grad(loss, parameters, allow_unused=True, retain_graph=keep)
+        for total, gradient in zip(into, found, strict=True):
+            if gradient is not None:
+                total += gradient

@@ -1,0 +1,124 @@
+"""Rollouts: denoise without a gradient to a late step, predict there with one, jump to the image."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from realignkit.errors import ModelError
+from realignkit.refl import losses
+from realignkit.refl.networks import Networks, Text
+
+_SOLVERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "ddim": ("DDIMScheduler", {"clip_sample": False}),
+    "dpmpp": ("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver++", "use_karras_sigmas": False}),
+    "unipc": ("UniPCMultistepScheduler", {"use_karras_sigmas": False}),
+}
+# All of them work on x_t = sqrt(abar) x_0 + sqrt(1 - abar) eps at whole timesteps, so that one formula gives x0'.
+
+
+@dataclass(frozen=True, eq=False)
+class Point:
+    """A step of a rollout that carries a gradient.
+
+    Attributes:
+        index: which step, from 0.
+        timestep: its training timestep, int ().
+        latents: ``x_k``, without gradient.
+        conditional: the prediction for the prompt, before guidance; with gradient, like what follows.
+        x0: the clean latents that the guided prediction jumps to.
+    """
+
+    index: int
+    timestep: Tensor
+    latents: Tensor
+    conditional: Tensor
+    x0: Tensor
+
+
+def draw_steps(first: int, last: int, count: int, rng: np.random.Generator) -> list[int]:
+    """``count`` different step indices in [first, last], in the order of the rollout."""
+    return sorted(int(i) for i in rng.choice(np.arange(first, last + 1), size=count, replace=False))
+
+
+class Rollout:
+    """Samples with a solver; the same noise gives the same rollout.
+
+    Args:
+        networks: of the model.
+        solver: ``ddim``, ``dpmpp`` or ``unipc``.
+        num_inference_steps: how many steps the whole way has.
+        guidance_scale: classifier-free guidance; at most 1 switches it off.
+    """
+
+    def __init__(self, networks: Networks, solver: str, num_inference_steps: int, guidance_scale: float) -> None:
+        self.networks, self.steps, self.guidance_scale = networks, num_inference_steps, guidance_scale
+        self._class, self._changes = _SOLVERS[solver]
+
+    def _scheduler(self) -> Any:
+        import diffusers
+
+        # Made anew: multistep solvers remember what they have seen.
+        scheduler = getattr(diffusers, self._class).from_config(
+            self.networks.pipeline.scheduler.config, **self._changes
+        )
+        scheduler.set_timesteps(self.steps, device=self.networks.device)
+        return scheduler
+
+    def points(self, noise: Tensor, text: Text, at: Sequence[int]) -> Iterator[Point]:
+        """Denoise ``noise`` (B, C, h, w), and stop at each step index of ``at`` for a prediction with gradient.
+
+        The rollout goes on from the same prediction without its gradient, so several points cost one rollout.
+        Take one's gradient before asking for the next: its graph is let go then.
+
+        Raises:
+            ModelError: the model computed NaN or infinity.
+        """
+        scheduler, last = self._scheduler(), max(at)
+        latents = noise * scheduler.init_noise_sigma
+        for index, timestep in enumerate(scheduler.timesteps[: last + 1]):
+            if index in at:
+                with torch.enable_grad():
+                    prediction, conditional = self._predict(latents, timestep, text)
+                    alpha_bar = self.networks.alpha_bar(timestep)
+                    x0 = losses.predict_x0(latents, prediction, alpha_bar, self.networks.kind)
+                yield Point(index, timestep, latents, conditional, x0)
+                if index == last:
+                    return
+                prediction = prediction.detach()
+                del conditional, x0
+            else:
+                prediction = self._predict_quietly(latents, timestep, text)
+            latents = scheduler.step(prediction, timestep, latents, return_dict=False)[0]
+
+    @torch.no_grad()
+    def sample(self, noise: Tensor, text: Text) -> Tensor:
+        """Clean latents (B, C, h, w), the whole way without gradient.
+
+        Raises:
+            ModelError: the model computed NaN or infinity.
+        """
+        scheduler = self._scheduler()
+        latents: Tensor = noise * scheduler.init_noise_sigma
+        for timestep in scheduler.timesteps:
+            prediction = self._predict_quietly(latents, timestep, text)
+            latents = scheduler.step(prediction, timestep, latents, return_dict=False)[0]
+        return latents
+
+    @torch.no_grad()
+    def _predict_quietly(self, latents: Tensor, timestep: Tensor, text: Text) -> Tensor:
+        return self._predict(latents, timestep, text)[0]
+
+    def _predict(self, latents: Tensor, timestep: Tensor, text: Text) -> tuple[Tensor, Tensor]:
+        prediction, conditional = self.networks.guided(latents, timestep, text, self.guidance_scale)
+        if not torch.isfinite(prediction).all():
+            raise ModelError(
+                "the model computed NaN or infinity while sampling. Use mixed_precision=bf16 or no; if it is off "
+                "already, lower the learning rate and resume from the last checkpoint."
+            )
+        return prediction, conditional

@@ -1,0 +1,191 @@
+"""Processes and trackers, through accelerate; and Ctrl-C that waits for a good moment."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from realignkit.errors import OptionError
+from realignkit.refl.config import ReFLConfig
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+START_SCALE, GROW_AFTER = 2.0**16, 1000
+IMPATIENT_AFTER = 2.0
+"""Seconds after which another Ctrl-C means: at once."""
+
+
+def precision_of(config: ReFLConfig, launched: str, device: torch.device) -> str:
+    """``no``, ``fp16`` or ``bf16``: what the config says, else the launcher, else what suits the device.
+
+    Raises:
+        OptionError: fp16 on a CPU.
+    """
+    chosen: str = config.mixed_precision
+    if chosen == "auto":
+        chosen = launched
+        if launched == "no" and device.type == "cuda":
+            chosen = "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+    if chosen == "fp16" and device.type == "cpu":
+        raise OptionError("fp16 needs a GPU: use mixed_precision=bf16, or no.")
+    return chosen
+
+
+class LossScale:
+    """Dynamic loss scaling for fp16: halved at each overflow, doubled after many steps without; 1 otherwise."""
+
+    def __init__(self, precision: str) -> None:
+        self.active = precision == "fp16"
+        self.value = START_SCALE if self.active else 1.0
+        self.good = 0
+
+    def update(self, overflow: bool) -> None:
+        """Take note of a step."""
+        if not self.active:
+            return
+        self.good = 0 if overflow else self.good + 1
+        if overflow:
+            self.value = max(self.value / 2, 1.0)
+        elif self.good >= GROW_AFTER:
+            self.value, self.good = self.value * 2, 0
+
+
+class Processes:
+    """The processes of a launch and what they agree on; one process needs no launcher.
+
+    Args:
+        config: of the training.
+        folder: trackers write below it.
+
+    Raises:
+        OptionError: the tracker is not installed.
+    """
+
+    def __init__(self, config: ReFLConfig, folder: Path) -> None:
+        from accelerate import Accelerator
+        from accelerate.utils import ProjectConfiguration
+
+        tracker = _tracker(config.tracker)
+        self.accelerator: Any = Accelerator(
+            log_with=tracker,
+            project_config=ProjectConfiguration(project_dir=str(folder), logging_dir=str(folder / "logs")),
+        )
+        self.count, self.rank = int(self.accelerator.num_processes), int(self.accelerator.process_index)
+        self.main = self.rank == 0
+        self._tracks = tracker is not None
+
+    def mean(self, tensors: list[Tensor]) -> list[Tensor]:
+        """The tensors' means over all processes."""
+        if self.count == 1:
+            return tensors
+        flat = self.accelerator.reduce(torch.cat([t.flatten() for t in tensors]), "mean")
+        parts = flat.split([t.numel() for t in tensors])
+        return [part.view_as(t) for part, t in zip(parts, tensors, strict=True)]
+
+    def any(self, flag: bool) -> bool:
+        """Whether the flag is up in any process."""
+        if self.count == 1:
+            return flag
+        found = self.accelerator.reduce(torch.tensor([float(flag)], device=self.accelerator.device), "sum")
+        return bool(found.item() > 0)
+
+    def gather(self, items: list[Any]) -> list[Any]:
+        """Every process's items, one after the other, in all of them."""
+        if self.count == 1:
+            return items
+        from accelerate.utils import gather_object
+
+        return list(gather_object(items))
+
+    def share(self, value: Any) -> Any:
+        """The main process's value, in all of them."""
+        if self.count == 1:
+            return value
+        from accelerate.utils import broadcast_object_list
+
+        return broadcast_object_list([value], from_process=0)[0]
+
+    def wait(self) -> None:
+        """Until all are here."""
+        self.accelerator.wait_for_everyone()
+
+    def track_config(self, config: ReFLConfig) -> None:
+        """Start the tracker."""
+        if self._tracks:
+            plain = {
+                name: value if isinstance(value, bool | int | float | str) else str(value)
+                for name, value in config.model_dump(mode="json").items()
+            }
+            self.accelerator.init_trackers("realignkit", config=plain)
+
+    def track(self, values: dict[str, float], step: int) -> None:
+        """Hand numbers to the tracker."""
+        if self._tracks:
+            self.accelerator.log(values, step=step)
+
+    def track_image(self, image: Image, step: int) -> None:
+        """Hand a sample grid to the tracker."""
+        if not (self._tracks and self.main):
+            return
+        import numpy as np
+
+        for tracker in self.accelerator.trackers:
+            if hasattr(tracker, "log_images"):
+                values = np.asarray(image)[None] if tracker.name == "tensorboard" else [image]
+                extra = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}
+                tracker.log_images({"held-out": values}, step=step, **extra)
+
+    def close(self) -> None:
+        """Finish the tracker's files."""
+        if self._tracks:
+            self.accelerator.end_training()
+
+
+def _tracker(name: str) -> str | None:
+    if name == "none":
+        return None
+    module = "tensorboard" if name == "auto" else name
+    if importlib.util.find_spec(module) is None:
+        if name == "auto":
+            return None
+        package = "'realignkit[tensorboard]'" if name == "tensorboard" else name
+        raise OptionError(f"tracker '{name}' is not installed. Run: pip install {package}")
+    return module
+
+
+class Interruption:
+    """Whether Ctrl-C (or a scheduler's SIGTERM) has been pressed; a second one does not wait."""
+
+    def __init__(self) -> None:
+        self.wanted = False
+        self._since = 0.0
+
+    def _handle(self, number: int, _frame: Any) -> None:
+        # A launcher passes Ctrl-C on as SIGTERM at once: that is no second one.
+        if self.wanted and time.monotonic() - self._since > IMPATIENT_AFTER:
+            raise KeyboardInterrupt
+        if not self.wanted:
+            self.wanted, self._since = True, time.monotonic()
+
+    @contextlib.contextmanager
+    def watching(self) -> Iterator[Interruption]:
+        """Watch for the while; outside the main thread there is nothing to watch."""
+        if threading.current_thread() is not threading.main_thread():
+            yield self
+            return
+        before = {number: signal.signal(number, self._handle) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield self
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)

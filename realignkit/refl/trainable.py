@@ -1,0 +1,184 @@
+"""The weights that learn: low-rank adapters or the whole U-Net, their moving average, and their files."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from realignkit.errors import ModelError, OptionError, OutputError
+from realignkit.refl.config import ReFLConfig
+from realignkit.refl.networks import Networks
+from realignkit.refl.seeds import seeded
+from realignkit.storage import atomic_folder, atomic_write
+
+ADAPTER = "realignkit"
+LORA_FILE = "pytorch_lora_weights.safetensors"
+"""Where diffusers looks for adapters in a folder."""
+MODEL_FOLDER = "model"
+"""Where a run that trains the whole U-Net keeps the pipeline, for ``from_pretrained``."""
+
+
+class Trainable:
+    """Makes a pipeline's U-Net learn.
+
+    Args:
+        networks: whose U-Net; it gets adapters (``lora``) or thaws (``unet``).
+        config: of the training.
+
+    Attributes:
+        parameters: name -> float32 parameter, in a fixed order.
+        average: their moving average, same order; None without.
+
+    Raises:
+        OptionError: no layer of the U-Net has a name in ``lora_targets``, or it has other adapters already.
+    """
+
+    def __init__(self, networks: Networks, config: ReFLConfig) -> None:
+        self.networks, self.config = networks, config
+        unet = networks.unet
+        self._frozen: Any = None
+        if config.trainable == "lora":
+            self._add_adapters(unet)
+        else:
+            if config.kl_weight:
+                self._frozen = copy.deepcopy(unet).to(networks.dtype)
+            unet.requires_grad_(True)
+        self.parameters = {name: p for name, p in unet.named_parameters() if p.requires_grad}
+        for parameter in self.parameters.values():
+            parameter.data = parameter.data.float()
+        self.average: list[Tensor] | None = None
+        if config.ema_decay is not None:
+            self.average = [p.detach().clone() for p in self.parameters.values()]
+
+    def _add_adapters(self, unet: Any) -> None:
+        from peft import LoraConfig
+
+        if ADAPTER in getattr(unet, "peft_config", {}):
+            unet.delete_adapters(ADAPTER)
+        if getattr(unet, "peft_config", {}):
+            raise OptionError(
+                "this pipeline has LoRA adapters already: make them part of the model first, with "
+                "pipeline.fuse_lora() and pipeline.unload_lora_weights()."
+            )
+        rank = self.config.lora_rank
+        lora = LoraConfig(
+            r=rank, lora_alpha=self.config.lora_alpha or rank, target_modules=list(self.config.lora_targets)
+        )
+        try:
+            with seeded(self.config.seed, "adapters"):
+                unet.add_adapter(lora, adapter_name=ADAPTER)
+        except ValueError as error:
+            raise OptionError(f"adapters cannot be added: {error}. Choose other lora_targets.") from error
+
+    @property
+    def _lora_scale(self) -> float:
+        return (self.config.lora_alpha or self.config.lora_rank) / self.config.lora_rank
+
+    @contextlib.contextmanager
+    def base(self) -> Iterator[None]:
+        """The U-Net as it came, for the while."""
+        if self.config.trainable == "lora":
+            self.networks.unet.disable_adapters()
+            try:
+                yield
+            finally:
+                self.networks.unet.enable_adapters()
+            return
+        learning = self.networks.unet
+        self.networks.unet = self._frozen
+        try:
+            yield
+        finally:
+            self.networks.unet = learning
+
+    @torch.no_grad()
+    def update_average(self, iteration: int) -> None:
+        """Move the average towards the weights; faster at first, so that it does not cling to where it began."""
+        if self.average is None or self.config.ema_decay is None:
+            return
+        decay = min(self.config.ema_decay, (1 + iteration) / (10 + iteration))
+        torch._foreach_lerp_(self.average, [p.data for p in self.parameters.values()], 1 - decay)
+
+    @contextlib.contextmanager
+    def averaged(self) -> Iterator[None]:
+        """The averaged weights in the U-Net, for the while; nothing without an average."""
+        if self.average is None:
+            yield
+            return
+        learning = [p.data for p in self.parameters.values()]
+        self._put(self.average)
+        try:
+            yield
+        finally:
+            self._put(learning)
+
+    def _put(self, tensors: list[Tensor]) -> None:
+        for parameter, tensor in zip(self.parameters.values(), tensors, strict=True):
+            parameter.data = tensor
+
+    def export(self, folder: Path) -> Path:
+        """Write the averaged weights for use: adapters for ``load_lora_weights``, or a pipeline in ``model/``.
+
+        Raises:
+            OutputError: they cannot be written; what was there before is untouched.
+        """
+        with self.averaged():
+            if self.config.trainable == "unet":
+                with atomic_folder(folder / MODEL_FOLDER) as new:
+                    self.networks.pipeline.save_pretrained(new, safe_serialization=True)
+                return folder / MODEL_FOLDER
+            return atomic_write(folder / LORA_FILE, self._lora_bytes())
+
+    def _lora_bytes(self) -> bytes:
+        from safetensors.torch import save
+
+        # The scale goes into the up weights, so that every reader, told nothing of alpha, applies it.
+        named = {
+            _exported_name(name): (p * self._lora_scale if "lora_B" in name else p).detach().cpu().contiguous()
+            for name, p in self.parameters.items()
+        }
+        return save(named, metadata={"format": "pt"})
+
+    @torch.no_grad()
+    def load_exported(self, folder: Path) -> None:
+        """Put weights that :meth:`export` wrote into the U-Net.
+
+        Raises:
+            OutputError: they are missing or damaged.
+        """
+        from safetensors.torch import load_file
+
+        lora = self.config.trainable == "lora"
+        path = folder / (LORA_FILE if lora else f"{MODEL_FOLDER}/unet/diffusion_pytorch_model.safetensors")
+        try:
+            found = load_file(path)
+            for name, parameter in self.parameters.items():
+                key = _exported_name(name) if lora else name
+                scale = 1 / self._lora_scale if lora and "lora_B" in name else 1.0
+                parameter.data = (found[key].to(parameter.device) * scale).view_as(parameter)
+        except Exception as error:  # safetensors has its own errors
+            raise OutputError(f"{path} is missing or damaged ({error}). Train again.") from error
+
+    @torch.no_grad()
+    def check(self) -> None:
+        """Refuse to go on with weights that are no numbers.
+
+        Raises:
+            ModelError: a weight is NaN or infinite.
+        """
+        for name, parameter in self.parameters.items():
+            if not torch.isfinite(parameter).all():
+                raise ModelError(
+                    f"weight {name} became NaN or infinite. Resume from the last checkpoint with a lower learning rate."
+                )
+
+
+def _exported_name(name: str) -> str:
+    # peft's "…to_q.lora_A.<adapter>.weight" in diffusers' own spelling.
+    return "unet." + name.replace(f".lora_A.{ADAPTER}.", ".lora.down.").replace(f".lora_B.{ADAPTER}.", ".lora.up.")

@@ -1,0 +1,372 @@
+"""Fine-tuning a generator with a reward: the loop around eq. 5."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from realignkit.attention import sampler, spans
+from realignkit.contracts import Metric, Reward, parse_options
+from realignkit.errors import ModelError, OptionError
+from realignkit.refl import checkpoints, data
+from realignkit.refl.config import ReFLConfig
+from realignkit.refl.learner import Learner
+from realignkit.refl.networks import Networks
+from realignkit.refl.objective import Gradients, Objective
+from realignkit.refl.runfolder import LOG, RunFolder, grid, validation_from
+from realignkit.refl.state import TrainResult, TrainState, Validation
+from realignkit.refl.tracking import Interruption, LossScale, Processes, precision_of
+from realignkit.refl.trainable import Trainable
+from realignkit.refl.validation import Judge, best_of, hacking, without_improvement
+from realignkit.refl.validator import Validator
+from realignkit.registry import Registry, default_registry
+from realignkit.steps import after_train_step
+
+FINISHED, EARLY, BY_PLUGIN = "finished", "stopped early", "stopped by a plugin"
+INTERRUPTED, RUNNING = "interrupted", "running"
+
+
+class ReFLTrainer:
+    """Fine-tunes a text-to-image pipeline so that a reward rises (eq. 5), while something else watches.
+
+    The pipeline is used as it is: frozen, moved, and its U-Net gets adapters (or thaws). After :meth:`train` it
+    carries the best weights.
+
+    Args:
+        pipeline: SD-1.x, SD-2.x or SDXL, text to image.
+        reward: what to raise.
+        config: how; a mapping is validated into a :class:`ReFLConfig`.
+        prompts: to train on.
+        out: the run's folder.
+        held_out: prompts for validation, left out of training; None: some of ``prompts`` are set aside.
+        judge: a reward or metric that is not the training reward; decides which weights are best. None: the
+            training reward decides, and its exploitation cannot be noticed.
+        names: what to call ``reward``, ``judge`` and ``generator`` on record and in messages.
+        sampling: ``num_inference_steps`` and ``guidance_scale`` with which the model is used.
+        prior: where the frozen model's images for L_pre are kept; None: in the run's folder.
+        registry: whose hook ``after_train_step`` to call.
+        on_step: called after each optimizer step, in the main process.
+        on_message: called with each warning and validation, in words.
+
+    Raises:
+        OptionError: an option is unknown or bad, or the judge is the training reward.
+        PromptError: there are no prompts, or one is too long for the model.
+        ModelError: the pipeline is of another kind.
+    """
+
+    def __init__(
+        self,
+        pipeline: Any,
+        reward: Reward,
+        config: ReFLConfig | Mapping[str, Any] | None = None,
+        *,
+        prompts: Iterable[str],
+        out: str | Path,
+        held_out: Iterable[str] | None = None,
+        judge: Reward | Metric | Judge | None = None,
+        names: Mapping[str, str] | None = None,
+        sampling: Mapping[str, Any] | None = None,
+        prior: Path | None = None,
+        registry: Registry | None = None,
+        on_step: Callable[[TrainState], None] | None = None,
+        on_message: Callable[[str], None] | None = None,
+    ) -> None:
+        if not isinstance(config, ReFLConfig):
+            config = parse_options(ReFLConfig, config or {}, owner="training")
+        self.config, self.reward, self.folder = config, reward, Path(out)
+        self.names = {"reward": type(reward).__name__, "generator": type(pipeline).__name__, **(names or {})}
+        self.registry = registry or default_registry()
+        self._on_step, self._say = on_step or (lambda _: None), on_message or (lambda _: None)
+        self.algorithm = self._choose_algorithm()
+        self.judge = self._make_judge(judge)
+        self.prompts, self.held_out = data.split(prompts, held_out, config.validation_prompts, config.seed)
+        self.sampling = _sampling(pipeline, sampling or {}, config)
+        self.guidance_scale = float(
+            self.sampling["guidance_scale"] if config.guidance_scale is None else config.guidance_scale
+        )
+        for prompt in (*self.prompts, *self.held_out):
+            spans.check_prompt(pipeline, prompt)
+
+        self.processes = Processes(config, self.folder)
+        device = self.processes.accelerator.device if self.processes.count > 1 else pipeline._execution_device
+        precision = precision_of(config, str(self.processes.accelerator.mixed_precision), device)
+        self.networks = Networks(pipeline, device, precision, train_unet=config.trainable == "unet")
+        self._scale = LossScale(precision)
+        if config.gradient_checkpointing:
+            pipeline.unet.enable_gradient_checkpointing()
+            pipeline.vae.enable_gradient_checkpointing()
+        self.run = RunFolder(self.folder, config, self._identity(), self.processes.main)
+        self._prior = prior or self.folder / "prior"
+        self._learner: Learner | None = None
+        self._interruption = Interruption()
+        self.history: list[Validation] = []
+        self.warnings: list[str] = []
+
+    def _choose_algorithm(self) -> str:
+        differentiable = bool(getattr(self.reward, "differentiable", True))
+        if self.config.algorithm == "refl" and not differentiable and self.config.reward_weight != 0:
+            raise OptionError(
+                f"reward '{self.names['reward']}' has no gradient, which refl needs. Use algorithm=raft, or a "
+                f"differentiable reward."
+            )
+        if self.config.algorithm != "auto":
+            return self.config.algorithm
+        if not differentiable and self.config.kl_weight:
+            raise OptionError(f"kl_weight does not go with raft, which '{self.names['reward']}' needs: set it to 0.")
+        return "refl" if differentiable else "raft"
+
+    def _make_judge(self, judge: Reward | Metric | Judge | None) -> Judge | None:
+        if judge is None or isinstance(judge, Judge):
+            made = judge
+        else:
+            made = Judge(judge, self.names.get("judge", type(judge).__name__))
+        if made is not None and (made.plugin is self.reward or made.name == self.names["reward"]):
+            raise OptionError(
+                "the judge is the training reward itself, so it could not notice that the reward is exploited. Give "
+                "another reward or a metric, or none."
+            )
+        return made
+
+    def _identity(self) -> dict[str, Any]:
+        total = self.config.batch_size * self.config.accumulation(self.processes.count) * self.processes.count
+        return {
+            "model": self.names["generator"],
+            "reward": self.names["reward"],
+            "judge": None if self.judge is None else self.judge.name,
+            "algorithm": self.algorithm,
+            "prompts_per_step": total,
+            "training_prompts": [len(self.prompts), data.digest(self.prompts)],
+            "held_out_prompts": [len(self.held_out), data.digest(self.held_out)],
+            "sampling": dict(self.sampling),
+            "training_guidance_scale": self.guidance_scale,
+        }
+
+    @property
+    def reward_weight(self) -> float | Literal["auto"]:
+        """Lambda of eq. 5, defaults resolved."""
+        weight = self.config.reward_weight
+        return (1e-3 if self.algorithm == "refl" else 1.0) if weight is None else weight
+
+    @property
+    def learner(self) -> Learner:
+        """What does the steps; made at first use, which has the frozen model draw images for L_pre."""
+        if self._learner is None:
+            pairs = None
+            if self.config.denoising_weight:
+                pairs = data.Pairs(self.config.pairs or self._draw_prior(), self.networks)
+            trainable = Trainable(self.networks, self.config)
+            objective = Objective(
+                self.networks,
+                trainable,
+                self.config,
+                self.reward,
+                self.names["reward"],
+                algorithm=self.algorithm,
+                guidance_scale=self.guidance_scale,
+                prompts=self.prompts,
+                pairs=pairs,
+            )
+            self._learner = Learner(
+                objective,
+                trainable,
+                self.config,
+                self.processes,
+                reward_weight=self.reward_weight,
+                scale=self._scale,
+                folder=self.folder,
+            )
+        return self._learner
+
+    @property
+    def trainable(self) -> Trainable:
+        """The weights that learn."""
+        return self.learner.trainable
+
+    def gradients(self, iteration: int) -> Gradients:
+        """The gradients of an iteration (from 0): means over all its prompts, in all processes. Changes nothing.
+
+        Raises:
+            ModelError, PluginError: as :meth:`train`.
+        """
+        return self.learner.gradients(iteration)
+
+    def _draw_prior(self) -> Path:
+        def draw(prompts: list[str], seeds: list[int]) -> list[Any]:
+            if self._interruption.wanted:  # what has been drawn is kept
+                raise KeyboardInterrupt
+            with self.networks.autocast():
+                return sampler.generate(self.networks.pipeline, prompts, seeds, **self.sampling)
+
+        self.processes.wait()
+        share = slice(self.processes.rank, None, self.processes.count)
+        # Before the U-Net gets adapters or moves: these images are the frozen model's.
+        data.draw_prior(
+            self._prior, self.prompts, self.config.prior_images, self.config.seed,
+            {"sampling": self.sampling, "model": self.names["generator"]}, draw, share,
+        )  # fmt: skip
+        self.processes.wait()
+        return self._prior
+
+    # --- the run ------------------------------------------------------------------------------------------------
+
+    def train(self, *, resume: bool = False) -> TrainResult:
+        """Train to the end, to a stop, or to Ctrl-C; best weights, checkpoints and log are in the run's folder.
+
+        Args:
+            resume: go on from the last checkpoint; the losses are those of a run that was never stopped.
+
+        Raises:
+            OutputError: the folder cannot be written, or holds another run.
+            ModelError: reward, loss or gradient are no numbers, or memory does not suffice.
+            PluginError: the reward, the judge or a hook failed.
+            KeyboardInterrupt: Ctrl-C (or SIGTERM), after what is done has been saved.
+        """
+        checkpoint = self.processes.share(self.run.open(resume) if self.processes.main else None)
+        with _memory_errors(), self._interruption.watching() as interruption:
+            _ = self.learner
+            done, status = (0, RUNNING) if checkpoint is None else self._load(checkpoint)
+            if status in (EARLY, BY_PLUGIN) or done >= self.config.iterations:
+                return self._result(FINISHED if status == RUNNING else status, done)
+            self.processes.track_config(self.config)
+            try:
+                status, done = self._loop(done, interruption)
+            finally:
+                self.processes.close()
+            if status == INTERRUPTED:
+                raise KeyboardInterrupt
+            return self._result(status, done)
+
+    def _loop(self, done: int, interruption: Interruption) -> tuple[str, int]:
+        if not self.history and self._validates:
+            self._validate(done)
+            self._save(done, RUNNING)
+        status, saved = RUNNING, done
+        alone = self.processes.count == 1
+        while status == RUNNING:
+            try:
+                latest = self.history[-1] if self.history else None
+                state = self.learner.step(done, lambda: alone and interruption.wanted, latest)
+            except KeyboardInterrupt:  # between micro-batches: nothing of this iteration has been applied
+                self._save(done, RUNNING, INTERRUPTED)
+                return INTERRUPTED, done
+            done += 1
+            stop = self._report(state)
+            if self.processes.any(stop):
+                status = BY_PLUGIN
+            elif done >= self.config.iterations:
+                status = FINISHED
+            every = self.config.validate_every
+            if self._validates and (status != RUNNING or done % every == 0):
+                self._validate(done)
+                waited = without_improvement(self.history)
+                if status == RUNNING and self.config.patience and waited >= self.config.patience:
+                    status = EARLY
+            interrupted = self.processes.any(interruption.wanted) and status == RUNNING
+            if interrupted or status != RUNNING or done - saved >= self.config.checkpoint_every:
+                self._save(done, status, INTERRUPTED if interrupted else status)
+                saved = done
+            if interrupted:
+                return INTERRUPTED, done
+        if not self._validates and self.processes.main:
+            self.trainable.export(self.folder)
+        return status, done
+
+    @property
+    def _validates(self) -> bool:
+        return bool(self.config.validate_every and self.held_out)
+
+    def _report(self, state: TrainState) -> bool:
+        """Log a step; whether a plugin wants to stop."""
+        self.run.write_step(state)
+        values = {name: float(value) for name, value in state.record().items() if value is not None}
+        self.processes.track({name: value for name, value in values.items() if name != "iteration"}, state.iteration)
+        if not self.processes.main:
+            return False
+        self._on_step(state)
+        return after_train_step(self.registry, state)
+
+    def _validate(self, iteration: int) -> None:
+        validator = Validator(self.networks, self.trainable, self.processes, self.config)
+        now, images = validator(iteration, self.held_out, self.sampling, self.reward, self.names["reward"], self.judge)
+        self.history.append(now)
+        self.run.write_samples(iteration, images)
+        if images:
+            self.processes.track_image(grid(images), iteration)
+        self.processes.track({f"held-out/{name}": value for name, value in now.values.items()}, iteration)
+        text = ", ".join(f"{name} {value:.4g}" for name, value in now.values.items())
+        self._say(f"held-out at iteration {iteration}: {text}")
+        warning = hacking(self.history, self.judge.name) if self.judge is not None else None
+        if warning is not None:
+            self.warnings.append(warning)
+            self._say(f"warning: {warning}")
+        if self.processes.main and best_of(self.history) is now:
+            self.trainable.export(self.folder)
+
+    def _save(self, done: int, status: str, shown: str | None = None) -> None:
+        self.trainable.check()
+        if self.processes.main:
+            record = {
+                "iteration": done,
+                "status": status,
+                "history": [asdict(item) for item in self.history],
+                "warnings": self.warnings,
+                "loss_scale": [self._scale.value, self._scale.good],
+            }
+            checkpoints.save(self.folder, self.trainable, self.learner.optimizer, record, self.config.keep_checkpoints)
+        self.run.write_record(shown or status, done, self.history, best_of(self.history), self.warnings)
+        self.processes.wait()
+
+    def _load(self, checkpoint: Path) -> tuple[int, str]:
+        record = checkpoints.load(checkpoint, self.trainable, self.learner.optimizer)
+        self.history = [validation_from(item) for item in record["history"]]
+        self.warnings = list(record["warnings"])
+        self._scale.value, self._scale.good = record["loss_scale"]
+        done, status = int(record["iteration"]), str(record["status"])
+        if self.processes.main:
+            checkpoints.truncate_log(self.folder / LOG, done)
+        # A finished run goes on when it is given more iterations.
+        return done, RUNNING if status == FINISHED else status
+
+    def _result(self, status: str, done: int) -> TrainResult:
+        best = best_of(self.history)
+        self.processes.wait()
+        self.trainable.load_exported(self.folder)
+        if self.config.trainable == "unet" and self.networks.dtype != torch.float32:
+            self.networks.unet.to(self.networks.dtype)  # as the pipeline's other parts are
+        if best is not None and best.score <= self.history[0].score:
+            self.warnings.append(
+                f"no weights were judged better than the model as it came ({self.history[0].judgement:.4g}; best "
+                f"{best.judgement:.4g}, iteration {best.iteration}). Do not use them; try another reward, a lower "
+                f"learning rate, or fewer iterations."
+            )
+        if self.judge is None and self._validates:
+            self.warnings.append(
+                "the training reward was its own judge, so its exploitation could not be noticed. Give a judge."
+            )
+        return TrainResult(self.folder, status, done, tuple(self.history), best, tuple(self.warnings))
+
+
+def _sampling(pipeline: Any, given: Mapping[str, Any], config: ReFLConfig) -> dict[str, Any]:
+    """How the model is used: as told, else by the pipeline's own defaults."""
+    defaults = inspect.signature(type(pipeline).__call__).parameters
+    names = ("num_inference_steps", "guidance_scale")
+    found = {name: given[name] if given.get(name) is not None else defaults[name].default for name in names}
+    return {**found, **({} if config.validation_steps is None else {"num_inference_steps": config.validation_steps})}
+
+
+@contextlib.contextmanager
+def _memory_errors() -> Iterator[None]:
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise ModelError(
+            "the GPU's memory does not suffice. Lower batch_size (total_batch_size keeps the sum), switch "
+            "gradient_checkpointing on, use mixed_precision=bf16, trainable=lora or fewer candidates; then resume: the "
+            "last checkpoint is intact."
+        ) from error

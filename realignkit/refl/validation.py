@@ -1,0 +1,155 @@
+"""Held-out prompts: drawn, judged by something that is not the training reward, and compared over time."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from realignkit.contracts import Metric, Reward
+from realignkit.errors import ModelError, OptionError
+from realignkit.refl.state import Validation
+from realignkit.steps import blame
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+CLEAR = 1.0
+"""How many standard errors a mean must move to count as moved, where there is a value per image."""
+
+
+class Judge:
+    """A reward or a metric that decides which weights are best.
+
+    Args:
+        plugin: a reward (one value per image), or a metric (values over all of them; it is copied for each
+            validation, so it must be as it was made).
+        name: what to call it.
+        value: which of a metric's values decides; None: the first that is not the count ``n``.
+    """
+
+    def __init__(self, plugin: Reward | Metric, name: str, value: str | None = None) -> None:
+        self.plugin, self.name, self.value = plugin, name, value
+
+    @property
+    def is_reward(self) -> bool:
+        """Whether it gives a value per image."""
+        return not hasattr(self.plugin, "compute")
+
+    @property
+    def higher_is_better(self) -> bool:
+        """Which way its values are meant."""
+        return bool(getattr(self.plugin, "higher_is_better", True))
+
+    def judge_all(self, images: Sequence[Image], prompts: Sequence[str]) -> dict[str, float]:
+        """A metric's values over all images.
+
+        Raises:
+            PluginError: it failed.
+            ModelError: what it computed is no number.
+            OptionError: it has no value of that name.
+        """
+        plugin: Any = self.plugin
+        with blame("metric", self.name):
+            fresh = copy.deepcopy(plugin)
+            fresh.update(list(images), list(prompts))
+            values = {name: float(value) for name, value in fresh.compute().items()}
+        self.deciding(values)
+        return values
+
+    def deciding(self, values: dict[str, float]) -> float:
+        """The value of a metric that decides.
+
+        Raises:
+            OptionError, ModelError: as for :meth:`judge_all`.
+        """
+        names = [name for name in values if name != "n"] or list(values)
+        name = self.value or names[0]
+        if name not in values:
+            raise OptionError(f"metric '{self.name}' has no value '{name}'. It has: {', '.join(values)}.")
+        if not math.isfinite(values[name]):
+            raise ModelError(f"metric '{self.name}' computed {values[name]} for {name}. Choose another one.")
+        return values[name]
+
+
+def validation(
+    iteration: int, rewards: Sequence[float], judge: Judge | None, judged: Sequence[float] | dict[str, float]
+) -> Validation:
+    """Put together what one validation found.
+
+    Args:
+        iteration: optimizer steps done.
+        rewards: the training reward per image.
+        judge: None: the training reward decides.
+        judged: a reward judge's value per image, or a metric's values.
+    """
+    reward = sum(rewards) / len(rewards)
+    values = {"reward": reward}
+    if judge is None:
+        return Validation(iteration, reward, reward, True, values, tuple(rewards), tuple(rewards))
+    if isinstance(judged, dict):
+        values |= {f"{judge.name}.{name}": value for name, value in judged.items()}
+        return Validation(iteration, reward, judge.deciding(judged), judge.higher_is_better, values, tuple(rewards))
+    mean = sum(judged) / len(judged)
+    values[judge.name] = mean
+    return Validation(iteration, reward, mean, True, values, tuple(rewards), tuple(judged))
+
+
+def moved(before: Sequence[float], after: Sequence[float]) -> int:
+    """-1, 0 or 1: whether the mean fell, stayed or rose by more than :data:`CLEAR` standard errors of the differences.
+
+    The values are paired: same prompts, same noise.
+    """
+    differences = [b - a for a, b in zip(before, after, strict=True)]
+    count = len(differences)
+    mean = sum(differences) / count
+    if count < 2:
+        return (mean > 0) - (mean < 0)
+    variance = sum((d - mean) ** 2 for d in differences) / (count - 1)
+    error = math.sqrt(variance / count)
+    return 0 if abs(mean) <= CLEAR * error or mean == 0 else (1 if mean > 0 else -1)
+
+
+def hacking(history: Sequence[Validation], judge: str) -> str | None:
+    """A warning when the training reward has risen while the held-out judgement has fallen; None when it has not.
+
+    The latest validation is compared with the model as it came, and with the best one so far: both a reward that was
+    bad from the start and one that was overdone are noticed.
+    """
+    if len(history) < 2:
+        return None
+    now, first = history[-1], history[0]
+    best = max(history[:-1], key=lambda item: item.score)
+    for since, what in ((first, "the model as it came"), (best, f"iteration {best.iteration}")):
+        rewards = moved(since.rewards, now.rewards) if since.rewards else _sign(now.reward - since.reward)
+        if since.judgements and now.judgements:
+            judged = moved(since.judgements, now.judgements) * (1 if now.higher_is_better else -1)
+        else:
+            judged = _sign(now.score - since.score)
+        if rewards > 0 and judged < 0:
+            return (
+                f"iteration {now.iteration}: the training reward rose ({since.reward:.4g} to {now.reward:.4g}) while "
+                f"the held-out {judge} got worse ({since.judgement:.4g} to {now.judgement:.4g}) since {what}: the "
+                f"reward is being exploited. Use the best weights, lower reward_weight or learning_rate, or another "
+                f"reward."
+            )
+    return None
+
+
+def _sign(value: float) -> int:
+    return (value > 0) - (value < 0)
+
+
+def best_of(history: Sequence[Validation]) -> Validation | None:
+    """The best validation after training began; of equals the first."""
+    trained = [item for item in history if item.iteration > 0]
+    return max(trained, key=lambda item: item.score) if trained else None
+
+
+def without_improvement(history: Sequence[Validation]) -> int:
+    """How many validations have passed since the best one, the model as it came included."""
+    if not history:
+        return 0
+    scores = [item.score for item in history]
+    return len(scores) - 1 - scores.index(max(scores))

@@ -1,0 +1,86 @@
+"""Calls to rewards, each result held against the contract in :mod:`realignkit.contracts`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from realignkit.contracts import Reward
+from realignkit.errors import ModelError
+from realignkit.steps import blame, breach
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+def rewards_of(
+    reward: Reward | Callable[[Tensor, Sequence[str]], Tensor],
+    name: str,
+    images: Tensor,
+    prompts: Sequence[str],
+    *,
+    gradient: bool = False,
+) -> Tensor:
+    """Rewards, float32 (B,), of images (B, 3, H, W) in [0, 1].
+
+    Args:
+        reward: the plugin.
+        name: what to call it in messages.
+        images: on any device.
+        prompts: one per image.
+        gradient: whether the rewards must lead back to the images.
+
+    Raises:
+        PluginError: the reward failed, or did not give one number per image, or no gradient where one is needed.
+        ModelError: a reward is NaN or infinite.
+    """
+    with blame("reward", name):
+        given: Any = reward(images, list(prompts))
+    if not isinstance(given, Tensor):
+        raise breach("reward", name, f"it gave a {type(given).__name__}, not a tensor")
+    if given.shape != (len(prompts),):
+        raise breach("reward", name, f"{len(prompts)} images got rewards of shape {tuple(given.shape)}")
+    found: Tensor = given.float()
+    bad = int((~torch.isfinite(found)).sum())
+    if bad:
+        raise ModelError(
+            f"reward '{name}' computed NaN or infinity for {bad} of {len(prompts)} images, the first for "
+            f"'{prompts[int((~torch.isfinite(found)).nonzero()[0])]}'. Run the reward in float32, or take another."
+        )
+    if gradient and not found.requires_grad:
+        raise breach("reward", name, "it says that it is differentiable, but its rewards have no gradient")
+    return found
+
+
+def to_tensor(images: Sequence[Image]) -> Tensor:
+    """RGB images of one size as float32 (B, 3, H, W) in [0, 1], as rewards take them."""
+    arrays = [np.asarray(image.convert("RGB"), dtype=np.float32) / 255 for image in images]
+    return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).contiguous()
+
+
+@torch.no_grad()
+def rate(
+    reward: Reward, name: str, images: Sequence[Image], prompts: Sequence[str], device: Any = "cpu"
+) -> list[float]:
+    """The rewards of PIL images as they are reported, without gradient.
+
+    A reward with a method ``reported(images, prompts)`` says itself what that is: eq. 4's greedy caption, say, where
+    an estimator is what it trains with.
+
+    Raises:
+        PluginError, ModelError: as for :func:`rewards_of`.
+    """
+    if not images:
+        return []
+    if not hasattr(reward, "reported"):
+        return [float(value) for value in rewards_of(reward, name, to_tensor(images).to(device), prompts)]
+
+    def reported(_: Tensor, texts: Sequence[str]) -> Tensor:
+        values: Tensor = reward.reported(list(images), list(texts))
+        return values
+
+    return [float(value) for value in rewards_of(reported, name, torch.empty(0), prompts)]

@@ -1,0 +1,57 @@
+"""Small real rewards, a tiny pipeline that may be changed, and a trainer made from them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests import tiny
+from tests.refl.rewards import Colour
+
+PROMPTS = ("a red book", "a yellow pen", "a red pen", "the book on the desk", "a yellow sign", "a pen and a book")
+
+QUICK: dict[str, Any] = {
+    "iterations": 2,
+    "batch_size": 2,
+    "num_inference_steps": 4,
+    "gradient_steps": (2, 3),
+    "guidance_scale": 2.0,
+    "prior_images": 3,
+    "lora_rank": 2,
+    "learning_rate": 1e-3,
+    "warmup_iterations": 0,
+    "schedule": "constant",
+    "validation_steps": 2,
+    "validate_every": 1,
+    "samples": 2,
+    "tracker": "none",
+}
+
+
+@pytest.fixture
+def pipeline() -> Any:
+    """A tiny pipeline of its own: training changes it."""
+    return tiny.build_pipeline()
+
+
+@pytest.fixture
+def make_trainer(tmp_path: Path) -> Callable[..., Any]:
+    """A ReFLTrainer on a fresh tiny pipeline; options over :data:`QUICK`, arguments of the trainer by their names."""
+    from realignkit.refl import ReFLTrainer
+    from realignkit.registry import Registry
+
+    def make(reward: Any = None, **given: Any) -> ReFLTrainer:
+        names = ("pipeline", "prompts", "out", "held_out", "judge", "names", "sampling", "prior", "registry")
+        names = (*names, "on_step", "on_message")
+        arguments = {name: given.pop(name) for name in names if name in given}
+        arguments.setdefault("registry", Registry(discover=False))
+        arguments.setdefault("prompts", PROMPTS)
+        arguments.setdefault("out", tmp_path / "run")
+        arguments.setdefault("held_out", ("a red desk", "a yellow book"))
+        chosen = arguments.pop("pipeline", None) or tiny.build_pipeline()
+        return ReFLTrainer(chosen, reward or Colour(), {**QUICK, **given}, **arguments)
+
+    return make

@@ -1,0 +1,37 @@
+"""What test_processes.py starts in two processes."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from safetensors.torch import save_file
+
+from realignkit.refl import ReFLTrainer
+from tests import tiny
+from tests.refl.conftest import PROMPTS, QUICK
+from tests.refl.rewards import Colour, Darkness
+
+HELD_OUT = ("a red desk", "a yellow book", "a yellow desk")
+OPTIONS = {**QUICK, "gradient_steps": (3, 3), "kl_weight": 0.1, "iterations": 1}
+
+
+def trainer(out: Path, batch_size: int) -> ReFLTrainer:
+    options = {**OPTIONS, "batch_size": batch_size}
+    return ReFLTrainer(
+        tiny.build_pipeline(), Colour(), options, prompts=PROMPTS, held_out=HELD_OUT, out=out, judge=Darkness()
+    )
+
+
+def main() -> None:
+    made = trainer(Path(sys.argv[1]), 1)
+    assert made.processes.count == 2
+    found = made.gradients(1)
+    made.train()
+    if made.processes.main:
+        tensors = {f"reward/{i}": t for i, t in enumerate(found.reward)}
+        save_file(tensors | {f"denoising/{i}": t for i, t in enumerate(found.denoising)}, sys.argv[2])
+
+
+if __name__ == "__main__":
+    main()

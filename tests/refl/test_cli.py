@@ -1,0 +1,150 @@
+"""``realignkit train`` and what ``realignkit run`` makes of its result."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import time
+
+import numpy as np
+import pytest
+
+from realignkit.types import Realignment
+from tests import tiny
+from tests.refl.conftest import PROMPTS, QUICK
+
+STEPS = ("--tagger", "quadrants", "--scorer", "wordy", "--segmenter", "quadrants")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model") / "tiny"
+    tiny.build_pipeline().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def arguments(tmp_path, model):
+    """The command, without --out."""
+    (tmp_path / "prompts.txt").write_text("\n".join([*PROMPTS, ""]))
+    (tmp_path / "held-out.txt").write_text("a red desk\na yellow book\n")
+    settings = {**QUICK, "validate_every": 2, "prior_images": 2}
+    options = [f"--set={name}={json.dumps(value)}" for name, value in settings.items()]
+    files = ["--prompts", tmp_path / "prompts.txt", "--validation-prompts", tmp_path / "held-out.txt"]
+    return ["train", "--model", model, "--reward", "colour", "--judge", "darkness", *files, *options]
+
+
+def losses(folder):
+    rows = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    return [(row["iteration"], row["loss"], row["reward"]) for row in rows]
+
+
+def test_train_then_run_chain(cli, arguments, tmp_path, model):
+    out = tmp_path / "run"
+    result = cli(*arguments, "--out", out, "--set", "learning_rate=0.05", "--set", "reward_weight=1", "--control")
+    assert result.exit_code == 0, result.output + result.stderr
+    rows = {line.split()[0]: line.split() for line in result.output.splitlines() if line.strip()}
+    history = json.loads((out / "training.json").read_text())["history"]
+    assert rows["base"][1:] == ["0", f"{history[0]['reward']:.4f}", f"{history[0]['judgement']:.4f}"]
+    assert rows["trained"][1] == rows["control"][1] == "2"
+    control = json.loads((out / "control" / "training.json").read_text())
+    assert control["config"]["reward_weight"] == 0
+    assert not (out / "control" / "prior").exists()  # the same images serve both
+
+    def coarse(folder, *more):
+        done = cli("run", "a red book", "--model", model, *STEPS, "--out", tmp_path / folder, *more)
+        assert done.exit_code == 0, done.output + done.stderr
+        return np.asarray(Realignment.load(tmp_path / folder).coarse, dtype=int)
+
+    plain, tuned = coarse("plain"), coarse("tuned", "--lora", out)
+    assert abs(plain - tuned).max() > 5
+    by_file = coarse("file", "--set", f"generator.lora={out / 'pytorch_lora_weights.safetensors'}")
+    assert (by_file == tuned).all()
+    none = coarse("none", "--lora", out, "--set", "generator.lora_scale=0")
+    assert abs(none - plain).max() <= 1
+
+
+def test_a_config_file_says_the_same_as_flags(cli, arguments, tmp_path):
+    assert cli(*arguments, "--out", tmp_path / "flags").exit_code == 0
+    flags = dict(zip(arguments[1::2], arguments[2::2], strict=False))
+    names = ("model", "reward", "judge", "prompts")
+    lines = [f"{name}: {flags[f'--{name}']}" for name in names]
+    lines += [f"validation_prompts: {flags['--validation-prompts']}", f"out: {tmp_path / 'file'}", "set:"]
+    settings = [text.removeprefix("--set=").partition("=") for text in map(str, arguments) if text.startswith("--set=")]
+    lines += [f"  {name}: {value}" for name, _, value in settings]
+    (tmp_path / "train.yaml").write_text("\n".join(lines) + "\n")
+    result = cli("train", "--config", tmp_path / "train.yaml")
+    assert result.exit_code == 0, result.output + result.stderr
+    assert losses(tmp_path / "file") == losses(tmp_path / "flags")
+
+
+@pytest.mark.slow
+def test_killed_and_resumed_is_as_if_never_stopped(cli, command, arguments, tmp_path):
+    arguments = [*arguments, "--set", "iterations=6", "--set", "checkpoint_every=2"]
+    out = tmp_path / "killed"
+    process = command(*map(str, arguments), "--out", str(out), cwd=tmp_path)
+    log, deadline = out / "log.jsonl", time.monotonic() + 500
+    while not (log.is_file() and len(log.read_text().splitlines()) >= 3):
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    resumed = cli(*arguments, "--out", out, "--resume")
+    assert resumed.exit_code == 0, resumed.output + resumed.stderr
+    assert cli(*arguments, "--out", tmp_path / "whole").exit_code == 0
+    assert losses(out) == losses(tmp_path / "whole")
+    weights = "pytorch_lora_weights.safetensors"
+    assert (out / weights).read_bytes() == (tmp_path / "whole" / weights).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (["--reward", "colours"], "Did you mean 'colour'"),
+        (["--judge", "colour"], "training reward itself"),
+        (["--prompts", "nope"], "no prompts is called 'nope'"),
+        (["--prompts", "micro:train,sise=3"], "sise"),
+        (["--set", "lora_rnak=3"], "Did you mean lora_rank"),
+        (["--preset", "papers"], "Known: paper"),
+    ],
+)
+def test_mistakes_are_one_message(cli, arguments, tmp_path, change, message):
+    result = cli(*arguments, "--out", tmp_path / "run", *change)
+    assert result.exit_code == 2
+    text = " ".join(result.stderr.replace("│", " ").split())
+    assert message in text
+    assert "Traceback" not in text
+
+
+def test_empty_prompt_file_and_missing_options(cli, arguments, tmp_path):
+    (tmp_path / "prompts.txt").write_text("\n \n")
+    result = cli(*arguments, "--out", tmp_path / "run")
+    assert result.exit_code == 2
+    assert "there are no prompts in" in " ".join(result.stderr.split())
+    result = cli("train", "--reward", "colour")
+    assert result.exit_code == 2
+    assert "--prompts is missing" in " ".join(result.stderr.replace("│", " ").split())
+
+
+def test_prompt_sets_by_name():
+    from realignkit.cli.train import read_prompts
+    from realignkit.registry import default_registry
+
+    registry = default_registry()
+    train = read_prompts(registry, "micro:train,size=30")
+    assert len(train) == 30
+    assert train == read_prompts(registry, "micro:purpose=train,size=30")
+    assert train != read_prompts(registry, "micro:validation,size=30")
+
+
+def test_whole_models_are_no_adapters(cli, tmp_path, model):
+    shutil.copytree(model, tmp_path / "run" / "model")
+    result = cli("run", "a red book", "--model", model, *STEPS, "--lora", tmp_path / "run", "--out", tmp_path / "out")
+    assert result.exit_code == 2
+    assert "--model" in result.stderr
+    (tmp_path / "old.bin").write_bytes(b"x")
+    result = cli("run", "a red book", "--model", model, *STEPS, "--lora", tmp_path / "old.bin", "--out", tmp_path / "o")
+    assert result.exit_code == 2
+    assert "no .safetensors file" in " ".join(result.stderr.split())

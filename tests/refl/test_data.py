@@ -1,0 +1,130 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from PIL import Image
+
+from realignkit.errors import OptionError, PromptError
+from realignkit.refl import data, seeds
+from realignkit.refl.networks import Networks
+
+
+def test_held_out_prompts_are_never_trained_on():
+    training, held_out = data.split(["a", "b ", "", "a", "c"], ["c", "d"], 10, 0)
+    assert (training, held_out) == (("a", "b"), ("c", "d"))
+    many = [f"prompt {i}" for i in range(100)]
+    training, held_out = data.split(many, None, 7, 0)
+    assert len(held_out) == 7
+    assert sorted((*training, *held_out)) == sorted(many)
+    assert data.split(many, None, 7, 0) == (training, held_out)
+    assert data.split(many, None, 7, 1)[1] != held_out
+
+
+@pytest.mark.parametrize(("prompts", "held_out"), [([], None), ([" ", ""], None), (["a"], ["a"])])
+def test_nothing_to_train_on(prompts, held_out):
+    with pytest.raises(PromptError):
+        data.split(prompts, held_out, 5, 0)
+
+
+def test_every_prompt_comes_once_an_epoch_in_another_order():
+    order = data.Order(10, 3, "prompts")
+    epochs = [[order.at(10 * epoch + i) for i in range(10)] for epoch in range(3)]
+    assert all(sorted(epoch) == list(range(10)) for epoch in epochs)
+    assert epochs[0] != epochs[1]
+    again = data.Order(10, 3, "prompts")
+    assert [again.at(i) for i in (25, 7, 0)] == [epochs[2][5], epochs[0][7], epochs[0][0]]
+
+
+def test_randomness_depends_on_the_place_alone():
+    together = seeds.normal((2, 3), 5, "noise", [4, 5, 6])
+    assert torch.equal(together[1:2], seeds.normal((2, 3), 5, "noise", [5]))
+    assert not torch.equal(together[0], together[1])
+    assert seeds.derive(5, "a", 1) != seeds.derive(5, "b", 1) != seeds.derive(5, "b", 2)
+
+
+def test_somebody_elses_randomness_leaves_no_trace():
+    torch.manual_seed(1)
+    expected = torch.rand(3)
+    torch.manual_seed(1)
+    with seeds.seeded(7, "reward", 1):
+        first = torch.rand(3)
+    assert torch.equal(torch.rand(3), expected)
+    with seeds.seeded(7, "reward", 1):
+        assert torch.equal(torch.rand(3), first)
+
+
+@pytest.fixture
+def networks(pipeline):
+    return Networks(pipeline, torch.device("cpu"), "no")
+
+
+def write_images(folder):
+    folder.mkdir()
+    for i, colour in enumerate(("red", "blue", "green")):
+        Image.new("RGB", (40, 32), colour).save(folder / f"{i}.png")
+
+
+@pytest.mark.parametrize("form", ["jsonl", "csv", "txt"])
+def test_pairs_in_each_form(tmp_path, networks, form):
+    folder = tmp_path / "pairs"
+    write_images(folder)
+    texts = ["a red thing", "a thing, blue", "green"]
+    if form == "jsonl":
+        lines = [json.dumps({"file_name": f"{i}.png", "text": text}) for i, text in enumerate(texts)]
+        (folder / "metadata.jsonl").write_text("\n".join(lines))
+    elif form == "csv":
+        (folder / "metadata.csv").write_text(
+            "file_name,text\n" + "".join(f'{i}.png,"{t}"\n' for i, t in enumerate(texts))
+        )
+    else:
+        for i, text in enumerate(texts):
+            (folder / f"{i}.txt").write_text(text + "\n")
+    pairs = data.Pairs(folder, networks)
+    latents, captions = pairs.get([2, 0])
+    assert captions == ["green", "a red thing"]
+    assert latents.shape == (2, *networks.latent_shape)
+    green = torch.tensor([0.0, 128 / 255, 0.0]).view(1, 3, 1, 1).expand(1, 3, 32, 32)
+    torch.testing.assert_close(latents[:1], networks.encode(green))
+    (folder / "0.png").unlink()
+    assert torch.equal(pairs.get([0])[0], latents[1:])  # from memory
+
+
+def test_bad_pairs_are_named(tmp_path, networks):
+    with pytest.raises(OptionError, match="no folder"):
+        data.Pairs(tmp_path / "nowhere", networks)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(OptionError, match="no images with captions"):
+        data.Pairs(tmp_path / "empty", networks)
+    (tmp_path / "empty" / "metadata.jsonl").write_text('{"file": "0.png"}\n')
+    with pytest.raises(OptionError, match="needs file_name"):
+        data.Pairs(tmp_path / "empty", networks)
+    (tmp_path / "empty" / "metadata.jsonl").write_text('{"file_name": "0.png", "text": "a"}\n')
+    with pytest.raises(OptionError, match=r"0\.png cannot be read"):
+        data.Pairs(tmp_path / "empty", networks).get([0])
+
+
+def test_prior_is_drawn_once_and_anew_for_other_settings(tmp_path):
+    drawn = []
+
+    def draw(prompts, numbers):
+        drawn.extend(zip(prompts, numbers, strict=True))
+        return [Image.new("RGB", (4, 4), (number % 256, 0, 0)) for number in numbers]
+
+    def prior(count=3, settings=None, share=slice(0, None, 1)):
+        data.draw_prior(tmp_path / "prior", ["a", "b"], count, 1, settings or {}, draw, share)
+
+    prior()
+    assert [prompt for prompt, _ in drawn] == ["a", "b", "a"]
+    assert len({number for _, number in drawn}) == 3
+    prior()
+    assert len(drawn) == 3
+    next((tmp_path / "prior").glob("00001-*.png")).unlink()  # as if killed while drawing
+    prior()
+    assert [prompt for prompt, _ in drawn[3:]] == ["b"]
+    prior(settings={"steps": 2})
+    assert len(drawn) == 7
+    rows = [json.loads(line) for line in (tmp_path / "prior" / "metadata.jsonl").read_text().splitlines()]
+    assert [row["text"] for row in rows] == ["a", "b", "a"]
+    assert all((tmp_path / "prior" / row["file_name"]).is_file() for row in rows)

@@ -1,0 +1,447 @@
+"""The loop: gradients against a plain re-creation, what is logged, how a run goes on, stops and fails."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+
+import pytest
+import torch
+from diffusers import DDIMScheduler, StableDiffusionPipeline
+
+import realignkit
+from realignkit.errors import ModelError, OptionError, OutputError, PluginError, PromptError
+from realignkit.refl import checkpoints, losses, seeds
+from realignkit.refl.tracking import LossScale
+from realignkit.registry import Registry
+from tests import tiny
+from tests.refl.rewards import Blind, Colour, Darkness, Noisy
+
+ONE_STEP = {"gradient_steps": (3, 3)}  # the same late step in every micro-batch
+
+
+def log(trainer):
+    rows = [json.loads(line) for line in (trainer.folder / "log.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in row.items() if name != "seconds"} for row in rows]
+
+
+def weights(trainer):
+    return [p.detach().clone() for p in trainer.trainable.parameters.values()]
+
+
+def close(found, expected):
+    assert losses.norm(expected) > 0
+    assert losses.norm([a - b for a, b in zip(found, expected, strict=True)]) < 1e-4 * losses.norm(expected)
+
+
+# --- gradients ------------------------------------------------------------------------------------------------------
+
+
+def test_reward_gradient_is_that_of_a_plain_loop(make_trainer):
+    trainer = make_trainer(**ONE_STEP, denoising_weight=0, reward_weight=0.5)
+    found = trainer.gradients(0)
+    prompts = [trainer.prompts[trainer.learner.objective._prompt_order.at(i)] for i in (0, 1)]
+    pipeline, unet = trainer.networks.pipeline, trainer.networks.unet
+    # Eq. 5 as one would write it down: rollout, one prediction with gradient, jump, decode, reward, phi.
+    scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)
+    scheduler.set_timesteps(4)
+    texts, empty = pipeline.encode_prompt(prompts, "cpu", 1, True)
+    latents = seeds.normal((4, 16, 16), 42, "rollout", [0, 1])
+    for index, t in enumerate(scheduler.timesteps):
+        with torch.set_grad_enabled(index == 3):
+            conditional = unet(latents, t, texts).sample
+            unconditional = unet(latents, t, empty).sample
+            noise = unconditional + 2.0 * (conditional - unconditional)
+        if index < 3:
+            latents = scheduler.step(noise, t, latents).prev_sample
+    abar = scheduler.alphas_cumprod[t]
+    x0 = (latents - (1 - abar) ** 0.5 * noise) / abar**0.5
+    images = (pipeline.vae.decode(x0 / pipeline.vae.config.scaling_factor).sample / 2 + 0.5).clamp(0, 1)
+    rewards = Colour()(images, prompts)
+    loss = torch.relu(1.0 - rewards).mean()
+    parameters = list(trainer.trainable.parameters.values())
+    expected = torch.autograd.grad(loss, parameters, allow_unused=True)
+    close(found.reward, [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, expected, strict=True)])
+    assert found.values["reward"] == pytest.approx(float(rewards.mean()), abs=1e-5)
+    assert found.values["reward_loss"] == pytest.approx(float(loss), abs=1e-5)
+
+
+def test_accumulated_small_batches_are_one_large_batch(make_trainer, tmp_path):
+    prior = tmp_path / "prior"
+    large = make_trainer(**ONE_STEP, batch_size=2, prior=prior).gradients(1)
+    small = make_trainer(**ONE_STEP, batch_size=1, gradient_accumulation_steps=2, prior=prior).gradients(1)
+    close(small.reward, large.reward)
+    close(small.denoising, large.denoising)
+    assert small.values == pytest.approx(large.values, rel=1e-4)
+
+
+def test_gradient_checkpointing_changes_nothing(make_trainer, tmp_path):
+    prior = tmp_path / "prior"
+    plain, saving = (
+        make_trainer(**ONE_STEP, kl_weight=0.1, gradient_checkpointing=on, prior=prior).gradients(0)
+        for on in (False, True)
+    )
+    close(saving.reward, plain.reward)
+    close(saving.denoising, plain.denoising)
+
+
+def test_raft_learns_from_the_best_candidate_alone(make_trainer, tmp_path):
+    class Brightness(Darkness):
+        def __call__(self, images, prompts):
+            return -super().__call__(images, prompts)
+
+    class Same(Blind):
+        def __call__(self, images, prompts):
+            return torch.zeros(len(prompts))
+
+    found = {}
+    for reward in (Darkness(), Brightness(), Same()):
+        trainer = make_trainer(reward, batch_size=1, candidates=2, denoising_weight=0)
+        assert trainer.algorithm == "raft"
+        found[type(reward).__name__] = trainer.gradients(0).reward
+    dark, bright, first = found["Darkness"], found["Brightness"], found["Same"]
+    different = losses.norm([a - b for a, b in zip(dark, bright, strict=True)])
+    assert different > 1e-3 * losses.norm(dark)
+    apart = [losses.norm([a - b for a, b in zip(first, other, strict=True)]) for other in (dark, bright)]
+    assert min(apart) < 1e-5 * losses.norm(first)  # of equals the first, which is one of the two
+
+
+# --- what a step does -----------------------------------------------------------------------------------------------
+
+
+def test_training_raises_the_reward(make_trainer):
+    trainer = make_trainer(
+        iterations=10, validate_every=10, reward_weight=1.0, denoising_weight=0, learning_rate=1e-2, ema_decay=None,
+        lora_rank=4, prompts=["a yellow pen", "a yellow sign"], held_out=["a yellow book", "a yellow desk"],
+    )  # fmt: skip
+    before, after = trainer.train().history
+    assert after.reward > before.reward + 0.02
+
+
+def test_auto_weight_and_logged_norms(make_trainer):
+    trainer = make_trainer(reward_weight="auto", gradient_ratio=12.0, validate_every=0, iterations=1)
+    expected = trainer.gradients(0)
+    trainer.train()
+    (row,) = log(trainer)
+    assert row["reward_gradient_norm"] == pytest.approx(losses.norm(expected.reward), rel=1e-4)
+    assert row["denoising_gradient_norm"] == pytest.approx(losses.norm(expected.denoising), rel=1e-4)
+    assert row["reward_weight"] * row["reward_gradient_norm"] == pytest.approx(12 * row["denoising_gradient_norm"])
+    assert row["loss"] == pytest.approx(row["reward_weight"] * row["reward_loss"] + row["denoising_loss"])
+
+
+def test_control_run_sees_the_same_data_and_never_the_reward(make_trainer, tmp_path):
+    class Forbidden(Colour):
+        def __call__(self, images, prompts):
+            raise AssertionError("the reward was asked")
+
+    shared = {"validate_every": 0, "iterations": 1, "prior": tmp_path / "prior"}
+    control = make_trainer(Forbidden(), reward_weight=0, out=tmp_path / "control", **shared)
+    trained = make_trainer(out=tmp_path / "trained", **shared)
+    control.train()
+    trained.train()
+    (without,), (with_reward,) = log(control), log(trained)
+    assert without["reward"] is None
+    assert without["reward_gradient_norm"] == 0
+    assert without["denoising_loss"] == pytest.approx(with_reward["denoising_loss"], rel=1e-5)
+    assert without["learning_rate"] == with_reward["learning_rate"]
+
+
+@pytest.mark.parametrize("trainable", ["lora", "unet"])
+def test_kl_is_zero_at_first_and_holds_on_to_the_base(make_trainer, trainable):
+    trainer = make_trainer(
+        trainable=trainable, kl_weight=1.0, denoising_weight=0, reward_weight=1.0, validate_every=0, ema_decay=None
+    )
+    trainer.train()
+    first, second = log(trainer)
+    assert first["denoising_loss"] < 1e-9 < second["denoising_loss"]  # but for rounding, the same model
+    assert second["denoising_gradient_norm"] > 0
+
+
+def test_bf16_trains_float32_weights(make_trainer):
+    trainer = make_trainer(mixed_precision="bf16", validate_every=1, iterations=1)
+    result = trainer.train()
+    assert {p.dtype for p in trainer.trainable.parameters.values()} == {torch.float32}
+    assert trainer.networks.pipeline.vae.dtype == torch.bfloat16
+    plain = make_trainer(out=trainer.folder / "plain", validate_every=1, iterations=1, prior=trainer.folder / "prior")
+    assert result.history[0].reward == pytest.approx(plain.train().history[0].reward, abs=0.05)
+
+
+def test_fp16_needs_a_gpu(make_trainer):
+    with pytest.raises(OptionError, match="fp16 needs a GPU"):
+        make_trainer(mixed_precision="fp16")
+
+
+def test_loss_scale_backs_off_and_recovers():
+    scale = LossScale("fp16")
+    start = scale.value
+    scale.update(True)
+    assert scale.value == start / 2
+    for _ in range(1000):
+        scale.update(False)
+    assert scale.value == start
+    assert LossScale("bf16").value == 1
+
+
+# --- going on -------------------------------------------------------------------------------------------------------
+
+
+def test_interrupted_and_resumed_is_as_if_never_stopped(make_trainer, tmp_path):
+    options = {"iterations": 3, "validate_every": 2, "kl_weight": 0.1, "prior": tmp_path / "prior"}
+    whole = make_trainer(Noisy(), out=tmp_path / "whole", **options)
+    whole.train()
+
+    def interrupt(state):
+        os.kill(os.getpid(), signal.SIGINT)
+
+    before = signal.getsignal(signal.SIGINT)
+    stopped = make_trainer(Noisy(), out=tmp_path / "stopped", on_step=interrupt, **options)
+    with pytest.raises(KeyboardInterrupt):
+        stopped.train()
+    assert signal.getsignal(signal.SIGINT) is before
+    assert json.loads((tmp_path / "stopped" / "training.json").read_text())["status"] == "interrupted"
+    assert len(log(stopped)) == 1
+    with pytest.raises(OutputError, match="--resume"):
+        make_trainer(Noisy(), out=tmp_path / "stopped", **options).train()
+    resumed = make_trainer(Noisy(), out=tmp_path / "stopped", **options)
+    result = resumed.train(resume=True)
+    assert log(resumed) == log(whole)
+    assert [v.reward for v in result.history] == [v.reward for v in whole.history]
+    assert all(torch.equal(a, b) for a, b in zip(weights(resumed), weights(whole), strict=True))
+    assert len(checkpoints.listed(tmp_path / "stopped")) <= 2
+
+
+def test_resuming_something_else_is_refused(make_trainer):
+    make_trainer(iterations=1, validate_every=0).train()
+    for change, name in (({"learning_rate": 0.5}, "learning_rate"), ({"prompts": ["a book"]}, "training_prompts")):
+        with pytest.raises(OutputError, match=f"different: .*{name}"):
+            make_trainer(**{"iterations": 1, "validate_every": 0, **change}).train(resume=True)
+    longer = make_trainer(iterations=2, validate_every=0)  # more iterations may be asked for
+    assert longer.train(resume=True).iterations == 2
+    assert len(log(longer)) == 2
+
+
+def test_truncated_log_and_killed_writers_are_cleaned_up(tmp_path):
+    path = tmp_path / "log.jsonl"
+    path.write_text('{"iteration": 1}\n{"iteration": 2}\n{"iteration": 3}\n{"itera')
+    checkpoints.truncate_log(path, 2)
+    assert path.read_text() == '{"iteration": 1}\n{"iteration": 2}\n'
+
+
+# --- stopping -------------------------------------------------------------------------------------------------------
+
+
+class Falling(Darkness):
+    """Finds everything worse each time it is asked."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls = 0
+
+    def __call__(self, images, prompts):
+        self.calls += 1
+        return torch.full((len(prompts),), -float(self.calls))
+
+
+def test_stops_early_and_says_so_when_nothing_gets_better(make_trainer):
+    messages = []
+    trainer = make_trainer(iterations=9, patience=2, judge=Falling(), on_message=messages.append)
+    result = trainer.train()
+    assert (result.status, result.iterations) == ("stopped early", 2)
+    assert not result.improved
+    assert any("no weights were judged better" in warning for warning in result.warnings)
+    record = json.loads((trainer.folder / "training.json").read_text())
+    assert (record["status"], record["best"], len(record["history"])) == ("stopped early", 1, 3)
+    assert len(messages) >= 3
+    assert {path.name for path in (trainer.folder / "samples").iterdir()} == {f"00000{i}.png" for i in range(3)}
+    again = make_trainer(iterations=9, patience=2, judge=Falling()).train(resume=True)
+    assert (again.status, again.iterations) == ("stopped early", 2)
+
+
+def test_judge_must_not_be_the_reward(make_trainer):
+    reward = Colour()
+    with pytest.raises(OptionError, match="training reward itself"):
+        make_trainer(reward, judge=reward)
+    with pytest.raises(OptionError, match="training reward itself"):
+        make_trainer(Colour(), judge=Colour(), names={"reward": "colour", "judge": "colour"})
+
+
+def test_plugins_see_each_step_and_may_stop(make_trainer):
+    class Stops:
+        def __init__(self):
+            self.states = []
+
+        @realignkit.hookimpl
+        def after_train_step(self, state):
+            self.states.append(state)
+            return state.iteration == 2
+
+    stops, registry = Stops(), Registry(discover=False)
+    registry.register(stops, "stops")
+    trainer = make_trainer(iterations=9, validate_every=0, registry=registry)
+    result = trainer.train()
+    assert (result.status, result.iterations) == ("stopped by a plugin", 2)
+    assert [state.iteration for state in stops.states] == [1, 2]
+    assert stops.states[0].iterations == 9
+    assert stops.states[0].folder == trainer.folder
+
+
+# --- failing --------------------------------------------------------------------------------------------------------
+
+
+def broken(how):
+    class Broken(Colour):
+        def __call__(self, images, prompts):
+            rewards = super().__call__(images, prompts)
+            return {
+                "NaN": rewards * float("nan"),
+                "shape": rewards[:, None],
+                "a float, not": float(rewards.mean()),
+                "no gradient": rewards.detach(),
+            }[how]
+
+    return Broken()
+
+
+@pytest.mark.parametrize(
+    ("how", "error"),
+    [("NaN", ModelError), ("shape", PluginError), ("a float, not", PluginError), ("no gradient", PluginError)],
+)
+def test_bad_rewards_are_named(make_trainer, how, error):
+    with pytest.raises(error, match=how):
+        make_trainer(broken(how), validate_every=0, denoising_weight=0).train()
+
+
+def test_failure_leaves_the_last_good_checkpoint(make_trainer):
+    class Dies(Colour):
+        calls = 0
+
+        def __call__(self, images, prompts):
+            Dies.calls += 1
+            if Dies.calls == 3:
+                raise RuntimeError("no more")
+            return super().__call__(images, prompts)
+
+    options = {"iterations": 4, "validate_every": 0, "checkpoint_every": 1, "denoising_weight": 0}
+    options |= {"names": {"reward": "dies"}}
+    with pytest.raises(PluginError, match="reward 'dies' failed: RuntimeError: no more"):
+        make_trainer(Dies(), **options).train()
+    whole = make_trainer(Colour(), out=make_trainer(Colour(), **options).folder / "whole", **options)
+    whole.train()
+    resumed = make_trainer(Colour(), **options)
+    resumed.train(resume=True)
+    assert log(resumed) == log(whole)
+
+
+def test_full_disk_leaves_the_last_good_checkpoint(make_trainer):
+    # The kernel's own limit on file size stands in for a full disk.
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+
+    def fill(state):
+        if state.iteration == 2:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (4000, hard))
+
+    options = {"iterations": 3, "validate_every": 0, "checkpoint_every": 1, "denoising_weight": 0}
+    trainer = make_trainer(on_step=fill, **options)
+    try:
+        with pytest.raises(OutputError, match="cannot write"):
+            trainer.train()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, before)
+    (checkpoint,) = checkpoints.listed(trainer.folder)
+    assert checkpoint.name == "000001"
+    assert not list((trainer.folder / "checkpoints").glob(".*"))
+    assert make_trainer(**options).train(resume=True).iterations == 3
+
+
+def test_damaged_checkpoint_is_named(make_trainer):
+    trainer = make_trainer(iterations=1, validate_every=0, denoising_weight=0)
+    trainer.train()
+    (checkpoint,) = checkpoints.listed(trainer.folder)
+    (checkpoint / "state.safetensors").write_bytes(b"nonsense")
+    with pytest.raises(OutputError, match=f"{checkpoint} cannot be used"):
+        make_trainer(iterations=2, validate_every=0, denoising_weight=0).train(resume=True)
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "message"),
+    [
+        ({"prompts": []}, PromptError, "no training prompts"),
+        ({"prompts": ["book " * 60]}, PromptError, "tokens"),
+        ({"lora_targets": ("nothing",)}, OptionError, "lora_targets"),
+        ({"total_batch_size": 3}, OptionError, "no multiple"),
+        ({"tracker": "wandb"}, OptionError, "pip install"),
+        ({"reward": Blind(), "algorithm": "refl"}, OptionError, "algorithm=raft"),
+        ({"learning_rat": 1}, OptionError, "learning_rat"),
+    ],
+)
+def test_mistakes_are_refused(make_trainer, given, error, message):
+    reward = given.pop("reward", None)
+    with pytest.raises(error, match=message):
+        make_trainer(reward, **{"denoising_weight": 0, **given}).train()
+
+
+# --- files for others -----------------------------------------------------------------------------------------------
+
+
+def draw(pipeline):
+    return pipeline(
+        ["a red book", "a yellow pen"], num_inference_steps=3, output_type="pt",
+        generator=[torch.Generator().manual_seed(i) for i in range(2)],
+    ).images  # fmt: skip
+
+
+@pytest.mark.parametrize("alpha", [None, 6.0])
+def test_plain_diffusers_reads_the_adapters(make_trainer, alpha):
+    trainer = make_trainer(lora_alpha=alpha, learning_rate=0.05, reward_weight=1.0)
+    result = trainer.train()
+    trained = draw(trainer.networks.pipeline)
+    plain = tiny.build_pipeline()
+    base = draw(plain)
+    plain.load_lora_weights(result.folder)
+    assert (draw(plain) - trained).abs().max() < 1e-4
+    assert (base - trained).abs().max() > 1e-2
+
+
+def test_from_pretrained_reads_the_whole_model(make_trainer):
+    trainer = make_trainer(trainable="unet", learning_rate=1e-3, validate_every=2)
+    result = trainer.train()
+    trained = draw(trainer.networks.pipeline)
+    plain = StableDiffusionPipeline.from_pretrained(result.folder / "model", use_safetensors=True)
+    assert (draw(plain) - trained).abs().max() < 1e-4
+    assert (draw(tiny.build_pipeline()) - trained).abs().max() > 1e-2
+
+
+def test_sdxl_trains_and_its_adapters_load(make_trainer):
+    from tests.attention.conftest import small_pipeline
+
+    def sdxl():
+        words = tiny.tokenizer()
+        words.model_max_length = 24  # of its text encoders
+        return small_pipeline("sdxl", words)
+
+    trainer = make_trainer(pipeline=sdxl(), learning_rate=0.05, validate_every=1, iterations=1)
+    result = trainer.train()
+    trained, plain = draw(trainer.networks.pipeline), sdxl()
+    plain.load_lora_weights(result.folder)
+    assert (draw(plain) - trained).abs().max() < 1e-4
+    assert (draw(sdxl()) - trained).abs().max() > 1e-3
+
+
+def test_tensorboard_has_what_the_log_has(make_trainer):
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    trainer = make_trainer(tracker="auto")
+    trainer.train()
+    found = {}
+    for file in (trainer.folder / "logs").rglob("events*"):
+        events = accumulator.EventAccumulator(str(file.parent))
+        events.Reload()
+        for tag in events.Tags()["scalars"]:
+            found[tag] = [event.value for event in events.Scalars(tag)]
+        found["images"] = events.Tags()["images"] or found.get("images")
+    assert found["loss"] == pytest.approx([row["loss"] for row in log(trainer)])
+    assert found["held-out/reward"] == pytest.approx([item.reward for item in trainer.history])
+    assert found["images"] == ["held-out"]
