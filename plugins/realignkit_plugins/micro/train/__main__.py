@@ -20,6 +20,8 @@ class Model(StrEnum):
     TAGGER = "tagger"
     SEGMENTER = "segmenter"
     ORACLE = "oracle"
+    RAM = "ram"
+    TAG2TEXT = "tag2text"
 
 
 def main(

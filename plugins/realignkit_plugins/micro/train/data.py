@@ -11,7 +11,10 @@ import torch
 
 from realignkit_plugins.micro.world import Scene, Split, render, scene
 
-SCENE_SEEDS = {"vae": 11, "base": 12, "tagger": 13, "segmenter": 14, "oracle": 15, "check": 16}
+SCENE_SEEDS = {
+    **{"vae": 11, "base": 12, "tagger": 13, "segmenter": 14, "oracle": 15, "check": 16},
+    **{"ram": 17, "tag2text": 18},
+}
 """Each model has scenes of its own, so that none is judged by one that learned from the same pictures."""
 
 
