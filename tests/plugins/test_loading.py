@@ -51,7 +51,7 @@ def test_everything_registered_can_be_made() -> None:
     names = {(info.kind, info.name) for info in registry.infos()}
     assert names == {
         *(("generator", name) for name in ("stable_diffusion", "sd15", "sdxl")),
-        ("tagger", "image_classification"),
+        *(("tagger", name) for name in ("image_classification", "ram", "ram_plus", "tag2text")),
         ("scorer", "lexical"),
         ("segmenter", "clipseg"),
         ("prompts", "file"),

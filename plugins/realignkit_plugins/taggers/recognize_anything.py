@@ -86,10 +86,10 @@ class RecognizeAnythingTagger(Tagger):
         """What the network sees: float32 (images, 3, S, S), squashed to a square, ImageNet's mean and deviation."""
         import numpy as np
         import torch
-        from PIL import Image as pillow
+        from PIL.Image import Resampling
 
         size = self._load().network.config.image_size
-        squares = [rgb(image).resize((size, size), pillow.Resampling.BILINEAR) for image in images]
+        squares = [rgb(image).resize((size, size), Resampling.BILINEAR) for image in images]
         x = torch.from_numpy(np.stack([np.asarray(square) for square in squares])).permute(0, 3, 1, 2).float() / 255
         return (x - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
 

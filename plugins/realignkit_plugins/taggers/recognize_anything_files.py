@@ -194,8 +194,8 @@ def read_tags(source: Source, config: NetworkConfig, model: str, given: Path | N
     path = given or source.beside(names) or _from_space(source, IN_THE_SPACE[config.architecture][0])
     if path is None:
         raise ModelError(
-            f"'{model}' comes without its tag list. Put {names[0]} ({config.num_tags} lines, one tag each) beside it, or "
-            f"set the option tag_list; it is part of the authors' repository (xinyu1205/recognize-anything)."
+            f"'{model}' comes without its tag list. Put {names[0]} ({config.num_tags} lines, one tag each) beside it, "
+            f"or set the option tag_list; it is part of the authors' repository (xinyu1205/recognize-anything)."
         )
     tags = tuple(line.strip() for line in _read_text(path, "tag list").splitlines())
     if len(tags) != config.num_tags or not all(tags):

@@ -7,12 +7,15 @@ import signal
 
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
-from realignkit_plugins.micro.train import base, tokenizer
+from realignkit_plugins.micro.train import base, recognize_anything, tokenizer
+from realignkit_plugins.micro.train.data import to_tensor
 from realignkit_plugins.micro.train.loop import Schedule, fit
 from realignkit_plugins.micro.train.muon import muon, orthogonalise
-from realignkit_plugins.micro.world import BACKGROUNDS, COLOURS, EXTRA_NOUNS, NOUNS
+from realignkit_plugins.micro.world import BACKGROUNDS, COLOURS, EXTRA_NOUNS, NOUNS, TAGS, render, scene
+from realignkit_plugins.taggers.recognize_anything import RecognizeAnythingTagger
 
 SCHEDULE = Schedule(steps=24, batch_size=8, learning_rate=1e-2, warmup=3)
 
@@ -111,3 +114,18 @@ def test_a_fresh_unet_predicts_nothing_and_passes_gradients():
     assert out.abs().max() == 0
     (out - 1).square().mean().backward()
     assert unet.conv_out.weight.grad.abs().max() > 0
+
+
+@pytest.mark.parametrize("architecture", ["ram", "tag2text"])
+def test_the_tagger_reads_what_its_recipe_writes(architecture, tmp_path):
+    torch.manual_seed(0)
+    network = recognize_anything.build(architecture).eval()
+    pixels = render(scene(34, 0)).image
+    with torch.no_grad():
+        for parameter in network.parameters():  # the zeros of a fresh network would hide mistakes
+            parameter.add_(0.1 * torch.randn_like(parameter))
+        want = network(recognize_anything.normalise(to_tensor(pixels[None]))).sigmoid()
+    recognize_anything.write(network, tmp_path / "mine")
+    tagger = RecognizeAnythingTagger(model=str(tmp_path / "mine"), device="cpu")
+    assert tagger.labels == TAGS
+    torch.testing.assert_close(tagger.probabilities([Image.fromarray(pixels)]), want, rtol=0, atol=5e-3)

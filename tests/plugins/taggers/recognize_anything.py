@@ -41,10 +41,7 @@ def config(name: str, **changes: Any) -> dict[str, Any]:
         "num_tags": settings["num_class"],
         "image_size": settings["image_size"],
         **{key: swin[key] for key in ("embed_dim", "depths", "num_heads", "window_size", "patch_size")},
-        **{
-            key: head[key]
-            for key in ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
-        },
+        **{key: head[key] for key in ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")},
         "threshold": own["default"],
         "own_thresholds": own["overrides"],
         "deleted_tags": settings["delete_tag_index"],

@@ -46,7 +46,7 @@ def test_equals_the_original(name: str, file: str, tmp_path: Path) -> None:
             ours |= {"image_embeds": embeds, "label_embed_projected": network.queries(embeds)[0]}
     for key, tensor in ours.items():
         atol = about["tolerance"]["atol_per_tensor"].get(key, 1e-6)
-        torch.testing.assert_close(tensor, io[key], rtol=about["tolerance"]["rtol"], atol=atol, msg=lambda m, k=key: k + m)
+        assert torch.allclose(tensor, io[key], rtol=about["tolerance"]["rtol"], atol=atol), key
 
     answers = tagger(images)
     for tags, expected, probabilities in zip(answers, about["expected"]["tags"], io["probs"], strict=True):
