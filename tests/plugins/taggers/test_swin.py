@@ -18,20 +18,16 @@ def translated(theirs: SwinModel) -> dict[str, torch.Tensor]:
         "layernorm_before": "norm1",
         "layernorm_after": "norm2",
         "layernorm": "norm",
-        "attention.output.dense": "attn.proj",
-        "attention.self.relative_position_bias_table": "attn.relative_position_bias_table",
-        "intermediate.dense": "mlp.fc1",
-        "output.dense": "mlp.fc2",
+        "attention.o_proj": "attn.proj",
+        "attention.relative_position_bias.": "attn.",
     }
     weights, parts = {}, {}
     for key, tensor in theirs.state_dict().items():
-        if key.endswith("relative_position_index"):
-            continue
         name = key
         for old, new in names.items():
             name = name.replace(old, new)
-        for i, kind in enumerate(("query", "key", "value")):
-            if (spelling := f"attention.self.{kind}.") in name:
+        for i, kind in enumerate("qkv"):
+            if (spelling := f"attention.{kind}_proj.") in name:
                 parts.setdefault(name.replace(spelling, "attn.qkv."), [None] * 3)[i] = tensor
                 name = ""
         if name:
