@@ -50,8 +50,10 @@ class RecognizeAnythingTagger(Tagger):
     class Options(PluginOptions):
         """Options of :class:`RecognizeAnythingTagger`."""
 
-        model: str = Field(description="hub id, file, folder, or micro:<name>", min_length=1)
-        file: str = Field("model.safetensors", description="name of the weights in the folder or on the hub")
+        model: str = Field(
+            "xinyu1205/recognize_anything_model", min_length=1, description="hub id, file, folder, or micro:<name>"
+        )
+        file: str = Field("ram_swin_large_14m.pth", description="name of the weights in the folder or on the hub")
         revision: str | None = Field(None, description="branch, tag or commit on the hub")
         architecture: Architecture = Field("ram", description="which network; where there is a config, it decides")
         config: Path | None = Field(None, description="the network's shape (JSON); None: the model's, or as published")

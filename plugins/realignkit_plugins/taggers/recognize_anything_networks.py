@@ -140,14 +140,13 @@ class TaggingHead(nn.Module):
 
     def __init__(self, config: NetworkConfig, encoder_width: int) -> None:
         super().__init__()
-        self.encoder = nn.ModuleDict(
-            {"layer": nn.ModuleList(HeadLayer(config, encoder_width) for _ in range(config.num_hidden_layers))}
-        )
+        layers = nn.ModuleList(HeadLayer(config, encoder_width) for _ in range(config.num_hidden_layers))
+        self.encoder = nn.ModuleDict({"layer": layers})
 
     def forward(self, queries: Tensor, image_embeds: Tensor) -> Tensor:
         """Queries (B or 1, tags, hidden) and tokens (B, n, encoder width) to (B, tags, hidden)."""
         x = queries.expand(len(image_embeds), -1, -1)
-        for layer in self.encoder["layer"]:  # type: ignore[union-attr]
+        for layer in self.encoder["layer"].children():
             x = layer(x, image_embeds)
         return x
 

@@ -49,7 +49,7 @@ def build(architecture: Architecture) -> TaggingNetwork:
         if isinstance(block, Block):
             nn.init.zeros_(block.attn.proj.weight)
             nn.init.zeros_(block.mlp.fc2.weight)
-    nn.init.constant_(network.fc.b if architecture == "tag2text" else network.fc.bias, RARITY)
+    nn.init.constant_(network.get_parameter("fc.b" if architecture == "tag2text" else "fc.bias"), RARITY)
     return network
 
 
