@@ -52,7 +52,7 @@ def test_everything_registered_can_be_made() -> None:
     assert names == {
         *(("generator", name) for name in ("stable_diffusion", "sd15", "sdxl", "pixart_alpha", "deepfloyd_if")),
         *(("generator", name) for name in ("promptist", "structure_diffusion")),
-        ("tagger", "image_classification"),
+        *(("tagger", name) for name in ("image_classification", "ram", "ram_plus", "tag2text")),
         ("scorer", "lexical"),
         *(("segmenter", name) for name in ("clipseg", "grounded_sam")),
         ("prompts", "file"),

@@ -10,15 +10,28 @@ import sys
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from realignkit.attention.spans import isolate, phrase_spans
 from realignkit_plugins.micro.oracle import expected
-from realignkit_plugins.micro.train import base, segmenter, tokenizer
+from realignkit_plugins.micro.train import base, recognize_anything, segmenter, tokenizer
+from realignkit_plugins.micro.train.data import to_tensor
 from realignkit_plugins.micro.train.loop import Schedule, fit
 from realignkit_plugins.micro.train.muon import muon, orthogonalise
-from realignkit_plugins.micro.world import BACKGROUNDS, COLOURS, EXTRA_NOUNS, NOUNS, caption, phrases, render, scene
+from realignkit_plugins.micro.world import (
+    BACKGROUNDS,
+    COLOURS,
+    EXTRA_NOUNS,
+    NOUNS,
+    TAGS,
+    caption,
+    phrases,
+    render,
+    scene,
+)
 from realignkit_plugins.micro.world.vocabulary import plural
+from realignkit_plugins.taggers.recognize_anything import RecognizeAnythingTagger
 
 SCHEDULE = Schedule(steps=24, batch_size=8, learning_rate=1e-2, warmup=3)
 
@@ -182,3 +195,18 @@ def test_every_process_numbers_the_words_alike():
     first, second = (subprocess.run([sys.executable, "-c", code], capture_output=True, check=True) for _ in range(2))
     assert first.stdout == second.stdout
     assert b"('red</w>', " in first.stdout
+
+
+@pytest.mark.parametrize("architecture", ["ram", "tag2text"])
+def test_the_tagger_reads_what_its_recipe_writes(architecture, tmp_path):
+    torch.manual_seed(0)
+    network = recognize_anything.build(architecture).eval()
+    pixels = render(scene(34, 0)).image
+    with torch.no_grad():
+        for parameter in network.parameters():  # the zeros of a fresh network would hide mistakes
+            parameter.add_(0.1 * torch.randn_like(parameter))
+        want = network(recognize_anything.normalise(to_tensor(pixels[None]))).sigmoid()
+    recognize_anything.write(network, tmp_path / "mine")
+    tagger = RecognizeAnythingTagger(model=str(tmp_path / "mine"), device="cpu")
+    assert tagger.labels == TAGS
+    torch.testing.assert_close(tagger.probabilities([Image.fromarray(pixels)]), want, rtol=0, atol=5e-3)

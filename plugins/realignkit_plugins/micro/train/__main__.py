@@ -20,6 +20,8 @@ class Model(StrEnum):
     TAGGER = "tagger"
     SEGMENTER = "segmenter"
     ORACLE = "oracle"
+    RAM = "ram"
+    TAG2TEXT = "tag2text"
     CLIP = "clip"
     BLIP = "blip"
     CAPTION_TEXT_ENCODER = "caption_text_encoder"
