@@ -11,7 +11,6 @@ from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNe
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from realignkit.attention.spans import phrase_spans
 from realignkit_plugins.micro.train import tokenizer as words
 from realignkit_plugins.micro.train.data import SCENE_SEEDS, images, scenes, to_tensor
 from realignkit_plugins.micro.train.loop import Schedule, console, fit
@@ -94,6 +93,17 @@ def encode_scenes(vae: AutoencoderKL, count: int, cache: Path) -> torch.Tensor:
     return latents
 
 
+def phrase_spans(tokenizer: CLIPTokenizer, text: str) -> list[tuple[slice, str]]:
+    """Where a caption's phrases stand in its tokens, start token included."""
+    spans, end = [], 0
+    for part in phrases(text):
+        start = text.index(part, end)
+        end = start + len(part)
+        first, last = (len(tokenizer(text[:at], add_special_tokens=False).input_ids) for at in (start, end))
+        spans.append((slice(1 + first, 1 + last), part))
+    return spans
+
+
 def encode_captions(
     encoder: CLIPTextModel, tokenizer: CLIPTokenizer, prompts: list[str], rng: np.random.Generator
 ) -> torch.Tensor:
@@ -102,10 +112,7 @@ def encode_captions(
     places = []
     for i, prompt in enumerate(prompts):
         if rng.random() < PHRASE_BY_PHRASE:
-            parts = phrases(prompt)
-            places += [
-                (i, span, part) for span, part in zip(phrase_spans(tokenizer, prompt, parts), parts, strict=True)
-            ]
+            places += [(i, span, part) for span, part in phrase_spans(tokenizer, prompt)]
     alone = [part for *_, part in places]
     if alone:
         ids = torch.cat([ids, tokenizer(alone, padding="max_length", truncation=True, return_tensors="pt").input_ids])

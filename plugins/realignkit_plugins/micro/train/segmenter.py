@@ -129,7 +129,7 @@ def _object(scene: Scene, rendering: Rendering, rng: np.random.Generator) -> Que
     if thing.colour is None or form < 0.15:
         text = f"{article(thing.noun)} {thing.noun}"
     elif form < 0.5 and sum(alike) == 1:
-        others = [other.colour for other in scene.things if other.colour != thing.colour]
+        others = [str(other.colour) for other in scene.things if other.colour != thing.colour]
         colour = str(rng.choice(others if others and form < 0.35 else list(COLOURS)))
         text = f"{article(colour)} {colour} {thing.noun}"
     else:
@@ -145,7 +145,7 @@ def _background(scene: Scene, rendering: Rendering, rng: np.random.Generator) ->
 
 def _absent(scene: Scene, rendering: Rendering, rng: np.random.Generator) -> Query:
     absent = [noun for noun in NOUNS if noun not in scene.tags]
-    colour = str(rng.choice([thing.colour for thing in scene.things] if rng.random() < 0.5 else list(COLOURS)))
+    colour = str(rng.choice([str(thing.colour) for thing in scene.things] if rng.random() < 0.5 else list(COLOURS)))
     words = f"{colour} {rng.choice(absent)}" if rng.random() < 0.7 else str(rng.choice(absent))
     return f"{article(words)} {words}", np.zeros(rendering.image.shape[:2], bool)
 
