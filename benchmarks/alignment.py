@@ -24,7 +24,7 @@ import numpy as np
 from paired import HEADER, compare
 from rich.progress import track
 
-from realignkit import Layout, Likelihood, LocalCaption, Realigner, Segment, Tag
+from realignkit import Layout, Likelihood, LocalCaption, ModulationConfig, Realigner, Segment, Tag
 from realignkit.storage import atomic_write
 from realignkit_plugins.micro.oracle import Oracle, expected, fully_right, in_vocabulary, share_right
 from realignkit_plugins.micro.prompts import WorldPrompts
@@ -38,28 +38,28 @@ GROUPS = {
     "held-out pairs": {"pairs": "held_out", "objects": 2},
     "three objects": {"pairs": "mixed", "objects": 3},
 }
-_PHRASES_OFF = {"isolate_phrases": False, "append_missing": False}
-_HALF = {"power": 1.0, "share": 0.5, "cross_weight": 0.5, "self_weight": 0.0}
-_PLAIN = {**_PHRASES_OFF, **_HALF}
-_NEAR = {**_PLAIN, "strength": 0.9}
-_ISOLATED = {**_NEAR, "isolate_phrases": True}
+PAPER = ModulationConfig().model_dump()
+_TEXT = {"isolate_phrases": False, "append_missing": False}
+_HALF = {**_TEXT, "power": 1.0, "share": 0.5, "cross_weight": 0.8, "self_weight": 0.0}
+_NEAR = {**_HALF, "strength": 0.9}
+_VERIFIED = {**_NEAR, "verify": True}
 SWEEP: dict[str, dict[str, Any]] = {
     "paper's (p=5, 30 %)": {},
-    "paper's, text untouched": _PHRASES_OFF,
+    "paper's, text untouched": _TEXT,
     "isolation alone": {"cross_weight": 0.0, "self_weight": 0.0, "append_missing": False},
-    "p=1, 50 %, w=0.5": _PLAIN,
-    "p=1, 50 %, w=0.5, verified": {**_PLAIN, "verify": True},
+    "p=1, 50 %, w=0.8": _HALF,
+    "p=1, 50 %, w=0.8, verified": {**_HALF, "verify": True},
     "from 90 % noise, w=0": {**_NEAR, "cross_weight": 0.0},
-    "from 90 % noise, w=0.5": _NEAR,
-    "from 90 % noise, w=0.5, verified": {**_NEAR, "verify": True},
-    "from 90 % noise, w=0.5, isolated, verified": {**_ISOLATED, "verify": True},
-    "from 90 % noise, w=0.8, verified": {**_NEAR, "cross_weight": 0.8, "verify": True},
-    "from 90 % noise, w=0.5, all steps, verified": {**_NEAR, "share": 1.0, "verify": True},
-    "from 90 % noise, w=0.5, self 0.15, verified": {**_NEAR, "self_weight": 0.15, "verify": True},
-    "from 80 % noise, w=0.5, verified": {**_NEAR, "strength": 0.8, "verify": True},
-    "from 90 % noise, w=0.5, tags from 0.1, verified": {**_NEAR, "verify": True, "tagger": {"threshold": 0.1}},
+    "from 90 % noise, w=0.8": _NEAR,
+    "from 90 % noise, w=0.8, verified": _VERIFIED,
+    "from 90 % noise, w=0.8, verified, isolated": {**_VERIFIED, "isolate_phrases": True},
+    "from 90 % noise, w=0.8, verified, self 0.24": {**_VERIFIED, "self_weight": 0.24},
+    "from 90 % noise, w=0.8, verified, tags from 0.1": {**_VERIFIED, "tagger": {"threshold": 0.1}},
+    "from 90 % noise, w=0.5, verified": {**_VERIFIED, "cross_weight": 0.5},
+    "from 96 % noise, w=0.8, verified": {**_VERIFIED, "strength": 0.96},
+    "from 80 % noise, w=0.8, verified": {**_VERIFIED, "strength": 0.8},
 }
-"""Modulation options; under "tagger" and "segmenter" those of the plugins."""
+"""Modulation options over the paper's; under "tagger" and "segmenter" those of the plugins."""
 
 
 def main() -> None:
@@ -223,7 +223,7 @@ def run_sweep(arguments: argparse.Namespace) -> None:
     """Every setting of ``SWEEP`` on the same coarse images."""
     realigner, oracle, todo = make_realigner(arguments), Oracle.load(), jobs(arguments)
     wanted = {name: how for name, how in SWEEP.items() if not arguments.only or name in arguments.only}
-    variants = {name: make_realigner(arguments, how) for name, how in wanted.items()}
+    variants = {name: make_realigner(arguments, {**PAPER, **how}) for name, how in wanted.items()}
     for variant in variants.values():  # one pipeline for all
         variant.generator = realigner.generator
     settings = {name: variant.settings for name, variant in variants.items()}
