@@ -59,6 +59,14 @@ def test_dtype_variant_and_scheduler(folder: Path, tmp_path: Path) -> None:
     assert pipeline.scheduler.config.beta_schedule == original.beta_schedule
 
 
+def test_offload_has_nothing_to_move_on_a_cpu(folder: Path) -> None:
+    pipeline = StableDiffusionGenerator(model=str(folder), device="cpu", offload="model").pipeline()
+    assert {component.device.type for component in (pipeline.unet, pipeline.vae)} == {"cpu"}
+    assert not hasattr(pipeline.unet, "_hf_hook")
+    with pytest.raises(OptionError, match="offload"):
+        StableDiffusionGenerator(offload="disk")
+
+
 @pytest.mark.parametrize("name", ["ddim", "ddpm", "pndm", "euler", "euler_a", "heun", "dpmpp_karras", "unipc"])
 def test_every_scheduler_samples(folder: Path, name: str) -> None:
     pipeline = StableDiffusionGenerator(model=str(folder), scheduler=name).pipeline()
