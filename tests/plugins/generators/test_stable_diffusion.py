@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -180,3 +181,30 @@ def test_sdxl(tmp_path: Path) -> None:
     assert isinstance(pipeline, StableDiffusionXLPipeline)
     assert generator.attention_family == "unet"
     assert pipeline("a red book", **ARGUMENTS).images.shape == (1, 32, 32, 3)
+
+
+def test_pixart_through_the_whole_line(tmp_path: Path, registry: Any) -> None:
+    from diffusers import PixArtAlphaPipeline
+
+    from realignkit import ModulationConfig, Realigner
+    from tests.attention.pixart import pixart_pipeline
+
+    pixart_pipeline().save_pretrained(tmp_path)
+    generator = StableDiffusionGenerator(model=str(tmp_path), device="cpu", scheduler="ddim")
+    assert generator.attention_family == "pixart"
+    made = {kind: registry.create(kind, "quadrants") for kind in ("tagger", "segmenter")}
+    realigner = Realigner(
+        generator,
+        scorers=registry.create("scorer", "wordy"),
+        modulation=ModulationConfig(share=1.0, power=0.0),
+        sampling={"num_inference_steps": 3, "guidance_scale": 4.5},
+        **made,
+    )
+    assert realigner.image_size == (16, 16)
+    result = realigner("A red book and a yellow pen", 3)
+    assert isinstance(generator.pipeline(), PixArtAlphaPipeline)
+    assert {segment.caption.caption for segment in result.layout} == {"red book", "yellow pen", "desk"}
+    assert result.conditioning == "A red book and a yellow pen, desk"
+    before, after = (np.asarray(image, dtype=int) for image in (result.coarse, result.refined))
+    assert before.shape == after.shape == (16, 16, 3)
+    assert np.abs(before - after).max() > 1
