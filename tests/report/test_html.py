@@ -140,9 +140,7 @@ def test_the_full_command_carries_every_setting_and_no_secret(realignment, tmp_p
     assert parsed.modulation == {"power": 1.5, "size_term": "none", "isolate_phrases": False}
     assert parsed.sampling == {"negative_prompt": "5"}
     assert parsed.realigner == {"segment_unlikely": True}
-    assert parsed.options == {
-        "generator": {}, "tagger": {"threshold": 0.25}, "scorer": {"gpt4.retries": 2}, "segmenter": {}
-    }  # fmt: skip
+    assert parsed.options == {"tagger": {"threshold": 0.25}, "scorer": {"gpt4.retries": 2}}
 
 
 def test_a_prompt_like_an_option_stays_a_prompt(realignment, tmp_path):

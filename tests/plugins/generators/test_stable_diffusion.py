@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -57,6 +58,14 @@ def test_dtype_variant_and_scheduler(folder: Path, tmp_path: Path) -> None:
     original = build_pipeline().scheduler.config
     assert pipeline.scheduler.config.beta_start == original.beta_start
     assert pipeline.scheduler.config.beta_schedule == original.beta_schedule
+
+
+def test_offload_has_nothing_to_move_on_a_cpu(folder: Path) -> None:
+    pipeline = StableDiffusionGenerator(model=str(folder), device="cpu", offload="model").pipeline()
+    assert {component.device.type for component in (pipeline.unet, pipeline.vae)} == {"cpu"}
+    assert not hasattr(pipeline.unet, "_hf_hook")
+    with pytest.raises(OptionError, match="offload"):
+        StableDiffusionGenerator(offload="disk")
 
 
 @pytest.mark.parametrize("name", ["ddim", "ddpm", "pndm", "euler", "euler_a", "heun", "dpmpp_karras", "unipc"])
@@ -172,3 +181,30 @@ def test_sdxl(tmp_path: Path) -> None:
     assert isinstance(pipeline, StableDiffusionXLPipeline)
     assert generator.attention_family == "unet"
     assert pipeline("a red book", **ARGUMENTS).images.shape == (1, 32, 32, 3)
+
+
+def test_pixart_through_the_whole_line(tmp_path: Path, registry: Any) -> None:
+    from diffusers import PixArtAlphaPipeline
+
+    from realignkit import ModulationConfig, Realigner
+    from tests.attention.pixart import pixart_pipeline
+
+    pixart_pipeline().save_pretrained(tmp_path)
+    generator = StableDiffusionGenerator(model=str(tmp_path), device="cpu", scheduler="ddim")
+    assert generator.attention_family == "pixart"
+    made = {kind: registry.create(kind, "quadrants") for kind in ("tagger", "segmenter")}
+    realigner = Realigner(
+        generator,
+        scorers=registry.create("scorer", "wordy"),
+        modulation=ModulationConfig(share=1.0, power=0.0),
+        sampling={"num_inference_steps": 3, "guidance_scale": 4.5},
+        **made,
+    )
+    assert realigner.image_size == (16, 16)
+    result = realigner("A red book and a yellow pen", 3)
+    assert isinstance(generator.pipeline(), PixArtAlphaPipeline)
+    assert {segment.caption.caption for segment in result.layout} == {"red book", "yellow pen", "desk"}
+    assert result.conditioning == "A red book and a yellow pen, desk"
+    before, after = (np.asarray(image, dtype=int) for image in (result.coarse, result.refined))
+    assert before.shape == after.shape == (16, 16, 3)
+    assert np.abs(before - after).max() > 1

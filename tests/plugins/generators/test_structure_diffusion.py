@@ -11,6 +11,7 @@ from realignkit.errors import ModelError
 from realignkit_plugins.generators.structure_diffusion import (
     StructuredAttnProcessor,
     StructureDiffusionGenerator,
+    StructuredPipeline,
     streams,
     structured,
 )
@@ -126,3 +127,25 @@ def test_the_realigner_makes_images_and_refuses_to_refine(folder, registry):
     assert steps[-1] == ("generate", 3, 3)
     with pytest.raises(ModelError, match="cannot be re-weighted"):
         realigner(PROMPT, 1)
+
+
+def test_sdxl_reads_the_same_streams():
+    """Its two encoders' embeddings side by side, and the prompt's pooled one as ever."""
+    from tests.attention.conftest import small_pipeline
+    from tests.tiny import tokenizer
+
+    words = tokenizer()
+    words.model_max_length = 24  # what these encoders read
+    inner = small_pipeline("sdxl", words)
+    texts = streams(inner, PROMPT)
+    assert texts.shape == (3, 24, 32)
+    alone = inner.encode_prompt(["a yellow pen"], do_classifier_free_guidance=False)[0]
+    torch.testing.assert_close(texts[2, 5:8], alone[0, 1:4])
+    call = {"num_inference_steps": 2, "height": 16, "width": 16, "output_type": "np"}
+
+    def image(pipeline):
+        return pipeline(prompt=[PROMPT], generator=[torch.Generator().manual_seed(1)], **call).images
+
+    ours, plain = image(StructuredPipeline(inner, "phrases")), image(inner)
+    assert ours.shape == plain.shape == (1, 16, 16, 3)
+    assert np.abs(ours - plain).max() > 1e-4
