@@ -96,8 +96,6 @@ class LlamaCppScorer(LanguageModelScorer):
         from llama_cpp import LlamaGrammar
 
         llama, o = self._llama, self.options
-        if state:  # greedy decoding would say the same again
-            raise ScorerError("asking again would change nothing", "repeated", final=True)
         text = templates.render_chat(self._chat_template, messages, **self._special_tokens)
         begins = str(self._special_tokens["bos_token"])
         tokens = llama.tokenize(text.encode(), add_bos=not (begins and text.startswith(begins)), special=True)

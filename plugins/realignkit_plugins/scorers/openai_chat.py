@@ -196,7 +196,9 @@ class OpenAIChatScorer(LanguageModelScorer):
     def _refusal(self, error: Any, which: int) -> Exception:
         status, o = error.status_code, self.options
         detail = self._scrubbed(str(error))
-        if status in (400, 422) and which + 1 < len(self._forms):
+        # llama.cpp's server calls every kind of response_format that it does not know an internal error.
+        about_form = status in (400, 422) or "response_format" in str(error)
+        if about_form and which + 1 < len(self._forms):
             return _FormatRefusedError()
         if status == 429 and "insufficient_quota" not in detail:
             return _PassingError("the service says that there were too many requests", "rate limit", error)

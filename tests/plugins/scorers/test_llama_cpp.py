@@ -152,17 +152,17 @@ def test_log_probabilities_are_those_of_one_long_evaluation(gguf):
     """Sharing what prompts have in common must not show: against a fresh context and a plain softmax."""
     from llama_cpp import Llama
 
-    def fresh():
+    def load():
         return Llama(str(gguf), n_ctx=256, n_batch=256, n_threads=1, logits_all=True, verbose=False)
 
-    shared = TokenProbabilities(fresh(), 256)
+    shared, llama = TokenProbabilities(load(), 256), load()
     texts = ["The capital of France is", "The capital of France was", "A red book and"]
     words = [" Paris", " a very old town", " London"]
     for text in [*texts, texts[0]]:
         found = shared.log_probabilities(text, words)
         means = shared.log_probabilities(text, words, mean=True)
         for word, value, mean in zip(words, found, means, strict=True):
-            llama = fresh()
+            llama.reset()
             prefix = llama.tokenize(text.encode(), add_bos=True)
             tokens = llama.tokenize((text + word).encode(), add_bos=True)
             assert tokens[: len(prefix)] == prefix

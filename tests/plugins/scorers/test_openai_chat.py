@@ -190,12 +190,13 @@ def test_huge_and_packed_bodies_are_not_read(scorer):
 # --- the form of answers --------------------------------------------------------------------------------------------
 
 
-def test_the_strictest_form_that_the_service_takes_is_found_once(scorer):
+@pytest.mark.parametrize("status", [400, 422, 500])
+def test_the_strictest_form_that_the_service_takes_is_found_once(scorer, status):
     def picky(request, number):
         if request.get("response_format", {}).get("type") == "json_schema" or "schema" in str(
             request.get("response_format")
         ):
-            return Reply(b'{"error": {"message": "response_format is not supported"}}', 400)
+            return Reply(b'{"error": {"message": "response_format: that is not supported"}}', status)
         return say(right_answer())
 
     with serving(picky) as service:
