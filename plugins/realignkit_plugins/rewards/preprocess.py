@@ -56,7 +56,7 @@ class Preprocessing:
             if self.resample == "nearest":
                 images = F.interpolate(images, size, mode="nearest-exact")
             else:
-                for shape in _passes(tuple(images.shape[-2:]), size):
+                for shape in _passes((images.shape[-2], images.shape[-1]), size):
                     images = F.interpolate(images, shape, mode=self.resample, antialias=True, align_corners=False)
                     images = images.clamp(0, 1) if self.saturate else images
         return self._normalise(images)

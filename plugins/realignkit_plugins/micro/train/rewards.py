@@ -221,7 +221,7 @@ def accuracy(reward: Callable[[torch.Tensor, list[str]], Any], count: int = 500)
         return torch.cat(parts)
 
     true = scores(pixels, texts)
-    results = {}
+    results: dict[str, float] = {}
     for kind in MISTAKES:
         wrong = [caption(mistaken(scene, kind, rng), rng) for scene in chosen]
         results[kind] = float((true > scores(pixels, wrong)).float().mean())
