@@ -30,7 +30,6 @@ class Captioner(ABC):
         self.network = network
         self.tokenizer = tokenizer
         self.preprocessing = preprocessing
-        self.max_new_tokens = max_new_tokens
         self.speaker = self._speaker()
         own = self.speaker.generation_config
         ends, self.start = self._ends(), getattr(own, "decoder_start_token_id", None)
@@ -43,6 +42,7 @@ class Captioner(ABC):
         pads = (tokenizer.pad_token_id, own.pad_token_id, ends[0])
         self.pad = next(int(pad) for pad in pads if pad is not None)
         self.prefix = self._prefix(prompt)
+        self.max_new_tokens = min(max_new_tokens, self._longest() - len(self.prefix))
         from transformers import GenerationConfig
 
         self.speaker.generation_config = GenerationConfig(
@@ -120,6 +120,7 @@ class Captioner(ABC):
         return list(words[: self._longest() - len(self.prefix) - 1])
 
     def _longest(self) -> int:
+        """Most tokens, the prefix included."""
         config = self.network.config
         text = getattr(config, "text_config", None) or getattr(config, "decoder", None) or config
         return int(getattr(text, "max_position_embeddings", None) or 512)
@@ -178,6 +179,10 @@ class BLIP2Captioner(Captioner):
             return list(self.tokenizer(prompt)["input_ids"])
         words = self.tokenizer(prompt, add_special_tokens=False)["input_ids"] if prompt else []
         return [int(self.network.config.text_config.bos_token_id), *words]
+
+    def _longest(self) -> int:
+        heard = 0 if self.speaker.config.is_encoder_decoder else int(self.network.config.num_query_tokens)
+        return super()._longest() - heard
 
     def encode(self, pixel_values: Tensor) -> Tensor:
         """The Q-Former's queries as the language model takes them (B, queries, D)."""

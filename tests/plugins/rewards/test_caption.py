@@ -77,6 +77,14 @@ def test_a_text_is_read_as_it_would_be_said(checkpoint, name):
     ] * 2
 
 
+@pytest.mark.parametrize("name", CAPTIONERS)
+def test_texts_and_captions_that_are_too_long_are_cut(checkpoint, name):
+    reward = make(checkpoint, captioner=name, estimator="likelihood", max_new_tokens=500)
+    assert torch.isfinite(reward(pictures(1), ["a red book and a pen " * 40]))
+    captioner, _ = reward.loaded
+    assert captioner.greedy(states_of(reward, pictures(1))).shape[1] <= captioner.max_new_tokens <= 500
+
+
 def test_captions_have_probabilities(enumerated):
     _, tokens, log_probs, _ = enumerated
     assert float(log_probs.detach().exp().sum()) == pytest.approx(1, abs=1e-4)

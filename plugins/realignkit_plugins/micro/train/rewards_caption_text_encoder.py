@@ -49,7 +49,8 @@ def train(out: Path, work: Path, seed: int = 0, steps: int | None = None) -> Non
     schedule = SCHEDULE if steps is None else Schedule(**{**vars(SCHEDULE), "steps": steps})
     torch.manual_seed(seed)
     model, tokens = build(), bert_words()
-    described = scenes(SCENE_SEEDS["captioner"], SCENES)
+    count = min(SCENES, schedule.steps * schedule.batch_size)  # a short trial sees no more
+    described = scenes(SCENE_SEEDS["captioner"], count)
 
     def features(texts: list[str]) -> torch.Tensor:
         read: Any = tokens(texts, padding=True, truncation=True, return_tensors="pt")
@@ -58,7 +59,7 @@ def train(out: Path, work: Path, seed: int = 0, steps: int | None = None) -> Non
 
     def loss(step: int, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
         rng = np.random.default_rng([seed, step])
-        asked = [described[i] for i in rng.integers(SCENES, size=schedule.batch_size)]
+        asked = [described[i] for i in rng.integers(count, size=schedule.batch_size)]
         # Half of the captions are of the scene in other words, half are of one with a mistake.
         said = [_variant(scene, rng) for scene in asked]
         own = features([caption(scene, rng) for scene in asked])
