@@ -82,6 +82,14 @@ def test_published_names_and_shapes_fit(name: str, legacy: bool) -> None:
     )
 
 
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_sizes_run(name: str) -> None:
+    """Shapes alone, without memory or arithmetic."""
+    with torch.device("meta"):
+        network = build_network(PUBLISHED[name]).to("meta")
+        assert network(torch.empty(2, 3, 384, 384)).shape == (2, PUBLISHED[name].num_tags)
+
+
 def test_what_does_not_fit_is_named() -> None:
     def load(change: dict, skip: tuple[str, ...] = ()) -> None:
         weights = golden.weights("ram")

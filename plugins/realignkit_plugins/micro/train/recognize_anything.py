@@ -19,7 +19,7 @@ from realignkit_plugins.taggers.recognize_anything_config import MEAN, STD, Arch
 from realignkit_plugins.taggers.recognize_anything_networks import TaggingNetwork, build_network
 from realignkit_plugins.taggers.swin import Block
 
-SCHEDULE = Schedule(steps=1300, batch_size=48, learning_rate=3e-3, warmup=100, ema=0.995)
+SCHEDULE = Schedule(steps=1100, batch_size=48, learning_rate=3e-3, warmup=100, ema=0.995)
 SCENES = 16_000
 RARITY = -2.5
 """The logit of a tag in a fresh network: a scene has about three of the 36."""
