@@ -97,12 +97,19 @@ def command_line(realignment: Realignment, *, every_setting: bool = False) -> st
     for kind, option in options.items():
         if name := plugins.get(kind):
             words += [option, name]
+    if settings.get("candidates", 1) > 1:
+        words += ["--candidates", str(settings["candidates"]), "--select-by", str(plugins.get("reward"))]
     if settings.get("coarse") == "given":
         words += ["--coarse", "coarse.png"]
     if every_setting:
         groups = {name: settings[name] for name in ("modulation", "sampling") if name in settings}
         single = {name: settings[name] for name in ("segment_unlikely",) if name in settings}
-        for name, value in flatten({**groups, "realigner": single, **settings.get("options", {})}):
+        # Mappings among a plugin's options (what goes with a model, say) have no place on a command line.
+        chosen = {
+            kind: {name: value for name, value in settings.get(kind, {}).items() if not isinstance(value, Mapping)}
+            for kind in ("generator", "tagger", "segmenter", "reward")
+        }
+        for name, value in flatten({**groups, "realigner": single, **chosen, "scorer": settings.get("scorer", {})}):
             if value is not None and value != REDACTED:
                 words += ["--set", f"{name}={json.dumps(value, ensure_ascii=False)}"]
     return shlex.join(words if realignment.prompt[:1] != "-" else [*words[:2], *words[3:], "--", words[2]])

@@ -58,7 +58,7 @@ def test_everything_registered_can_be_made() -> None:
         ("prompts", "file"),
     }
     required = {"image_classification": {"model": "x/y"}, "file": {"path": "x.txt"}}
-    for info in registry.infos():
+    for info in (info for info in registry.infos() if info.available):  # some need an extra that has to be compiled
         assert info.create(**required.get(info.name, {})).options is not None
     assert registry.create("generator", "sdxl").options.variant == "fp16"
 

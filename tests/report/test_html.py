@@ -11,8 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from realignkit.cli.settings import parse
+from realignkit.attention.config import ModulationConfig
+from realignkit.cli.settings import known_options, parse
 from realignkit.errors import OutputError
+from realignkit.realigner import Realigner
+from realignkit.registry import default_registry
 from realignkit.report import overlay, write_index, write_report
 from realignkit.types import Layout, Likelihood, LocalCaption, Segment, Tag
 
@@ -121,7 +124,9 @@ def test_the_full_command_carries_every_setting_and_no_secret(realignment, tmp_p
         "modulation": {"power": 1.5, "size_term": "none", "isolate_phrases": False, "strength": None},
         "sampling": {"negative_prompt": "5"},
         "segment_unlikely": True,
-        "options": {"tagger": {"threshold": 0.25}, "scorer": {"gpt4": {"api_key": "***", "retries": 2}, "lexical": {}}},
+        "generator": {"companions": {"tagger": "micro"}, "variant": None},
+        "tagger": {"threshold": 0.25},
+        "scorer": {"gpt4": {"api_key": "***", "retries": 2}, "lexical": {}},
         "coarse": "given",
     }
     _, full = commands(dataclasses.replace(realignment, settings=settings), tmp_path)
@@ -141,6 +146,18 @@ def test_the_full_command_carries_every_setting_and_no_secret(realignment, tmp_p
     assert parsed.sampling == {"negative_prompt": "5"}
     assert parsed.realigner == {"segment_unlikely": True}
     assert parsed.options == {"tagger": {"threshold": 0.25}, "scorer": {"gpt4.retries": 2}}
+
+
+def test_the_full_command_of_the_embedded_model_is_one_that_the_command_line_takes(realignment, tmp_path):
+    realigner = Realigner.from_pretrained("micro", options={"tagger": {"threshold": 0.25}})
+    _, full = commands(dataclasses.replace(realignment, settings=realigner.settings), tmp_path)
+    given = [full[i + 1] for i, word in enumerate(full) if word == "--set"]
+    known = known_options(default_registry(), "micro", {"tagger": None, "scorer": None, "segmenter": None})
+    parsed = parse(given, known)
+    assert parsed.options["tagger"]["threshold"] == 0.25
+    assert ModulationConfig(**parsed.modulation) == realigner.modulation
+    again = Realigner.from_pretrained("micro", options=parsed.options, modulation=parsed.modulation)
+    assert again.settings["tagger"] == realigner.settings["tagger"]
 
 
 def test_a_prompt_like_an_option_stays_a_prompt(realignment, tmp_path):

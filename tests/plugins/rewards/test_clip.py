@@ -61,5 +61,5 @@ def test_long_texts_are_cut_not_refused(checkpoint):
 
 
 def test_a_checkpoint_of_another_kind_is_refused(checkpoint):
-    with pytest.raises(ModelError, match="no image-text features|no weights for"):
+    with pytest.raises(ModelError, match=r"no image-text features|no weights for"):
         _ = CLIPReward(model=checkpoint("blip")).loaded
