@@ -40,6 +40,7 @@ def build() -> BlipForImageTextRetrieval:
         "num_attention_heads": 4,
         "image_size": 64,
         "patch_size": 8,
+        "initializer_range": 0.02,  # the published default is 1e-10, for weights that are loaded
     }
     return BlipForImageTextRetrieval(BlipConfig(text_config=text, vision_config=vision, image_text_hidden_size=64))
 

@@ -32,6 +32,7 @@ def build() -> Blip2ForConditionalGeneration:
         "num_attention_heads": 4,
         "image_size": 64,
         "patch_size": 8,
+        "initializer_range": 0.02,  # the published default is 1e-10, for weights that are loaded
     }
     q_former = {
         "hidden_size": 96,

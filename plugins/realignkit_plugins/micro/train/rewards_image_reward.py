@@ -83,7 +83,7 @@ def train(out: Path, work: Path, seed: int = 0, steps: int | None = None) -> Non
     folder.mkdir(parents=True, exist_ok=True)
     state = {k: v.half() if v.is_floating_point() else v for k, v in model.state_dict().items()}
     save_file({k: v.contiguous() for k, v in state.items()}, folder / "model.safetensors")
-    (folder / "config.json").write_text(json.dumps({"model_type": "image-reward", **config.as_dict()}, indent=2) + "\n")
+    (folder / "config.json").write_text(json.dumps(config.as_dict(), indent=2) + "\n")
     tokens.save_pretrained(folder)
     from realignkit_plugins.rewards.image_reward import ImageReward
 
