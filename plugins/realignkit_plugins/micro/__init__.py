@@ -66,12 +66,18 @@ def register_generators(register: Register) -> None:
 
 @hookimpl
 def register_taggers(register: Register) -> None:
-    """The embedded tagger."""
+    """The embedded taggers."""
     register(
         "micro",
         "realignkit_plugins.taggers.image_classification:ImageClassificationTagger",
         "names the objects and backgrounds of the embedded world; a ResNet, embedded",
         options={"model": "micro:tagger"},
+    )
+    register(
+        "micro_ram",
+        "realignkit_plugins.taggers.recognize_anything:RecognizeAnythingTagger",
+        "the same names by RAM's own class at small size, embedded",
+        options={"model": "micro:ram"},
     )
 
 

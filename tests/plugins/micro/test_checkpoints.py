@@ -9,6 +9,7 @@ from PIL import Image
 
 from realignkit import Realigner
 from realignkit.errors import ModelError
+from realignkit.registry import default_registry
 from realignkit_plugins.micro import checkpoints
 from realignkit_plugins.micro.metrics import FullyRight
 from realignkit_plugins.micro.prompts import WorldPrompts
@@ -25,7 +26,7 @@ def test_small_safe_and_half_precision():
     assert sum(file.stat().st_size for file in files) < 60e6
     assert {file.suffix for file in files} <= {".safetensors", ".json", ".txt"}
     weights = [file for file in files if file.suffix == ".safetensors"]
-    assert len(weights) == 6  # VAE, text encoder, U-Net; tagger, segmenter, oracle
+    assert len(weights) == 7  # VAE, text encoder, U-Net; tagger, RAM, segmenter, oracle
     from safetensors import safe_open
 
     for file in weights:
@@ -57,6 +58,15 @@ def test_the_tagger_names_what_is_there(realigner):
     hits = sum(len(names & s.tags) for names, s in zip(found, drawn, strict=True))
     assert set().union(*found) <= set(TAGS)
     assert hits / sum(len(s.tags) for s in drawn) > 0.85
+    assert hits / sum(map(len, found)) > 0.85
+
+
+def test_ram_in_small_names_what_is_there():
+    tagger = default_registry().create("tagger", "micro_ram")
+    drawn = [scene(35, index, "all") for index in range(60)]
+    found = [{tag.name for tag in tags} for tags in tagger([Image.fromarray(render(s).image) for s in drawn])]
+    hits = sum(len(names & s.tags) for names, s in zip(found, drawn, strict=True))
+    assert hits / sum(len(s.tags) for s in drawn) > 0.72
     assert hits / sum(map(len, found)) > 0.85
 
 
