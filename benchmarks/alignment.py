@@ -45,7 +45,10 @@ _NEAR = {**_HALF, "strength": 0.9}
 _VERIFIED = {**_NEAR, "verify": True}
 SWEEP: dict[str, dict[str, Any]] = {
     "paper's (p=5, 30 %)": {},
+    "paper's, verified": {"verify": True},
     "paper's, text untouched": _TEXT,
+    "paper's, text untouched, verified": {**_TEXT, "verify": True},
+    "paper's, text untouched, tags from 0.1, verified": {**_TEXT, "verify": True, "tagger": {"threshold": 0.1}},
     "isolation alone": {"cross_weight": 0.0, "self_weight": 0.0, "append_missing": False},
     "p=1, 50 %, w=0.8": _HALF,
     "p=1, 50 %, w=0.8, verified": {**_HALF, "verify": True},
@@ -57,6 +60,11 @@ SWEEP: dict[str, dict[str, Any]] = {
     "from 90 % noise, w=0.8, verified, tags from 0.1": {**_VERIFIED, "tagger": {"threshold": 0.1}},
     "from 90 % noise, w=0.5, verified": {**_VERIFIED, "cross_weight": 0.5},
     "from 96 % noise, w=0.8, verified": {**_VERIFIED, "strength": 0.96},
+    "from 96 % noise, w=0.8, tags from 0.1, verified": {
+        **_VERIFIED,
+        "strength": 0.96,
+        "tagger": {"threshold": 0.1},
+    },
     "from 80 % noise, w=0.8, verified": {**_VERIFIED, "strength": 0.8},
 }
 """Modulation options over the paper's; under "tagger" and "segmenter" those of the plugins."""

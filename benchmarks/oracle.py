@@ -27,7 +27,7 @@ COUNT, COLUMNS, SIZE = 120, 10, 64
 def draw(out: Path, count: int = COUNT) -> None:
     """Generate pictures for two-object prompts, one seed each, and put them on one sheet."""
     prompts = list(WorldPrompts(objects=2, size=count, purpose="validation"))
-    images = Realigner.from_pretrained("micro", batch_size=24).generate(prompts, [900 + i for i in range(count)])
+    images = Realigner.from_pretrained("micro", batch_size=24).generate(prompts, [1_900 + i for i in range(count)])
     sheet = Image.new("RGB", (COLUMNS * SIZE, -(-count // COLUMNS) * SIZE))
     for i, image in enumerate(images):
         sheet.paste(image, (i % COLUMNS * SIZE, i // COLUMNS * SIZE))
@@ -47,21 +47,19 @@ def agree(out: Path) -> str:
         "| pictures | fully right, person | fully right, oracle | same verdict | kappa | objects, person / oracle |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
-    half = len(pairs) // 2
-    for name, part in (("first half", slice(half)), ("second half", slice(half, None))):
-        lines.append(_row(name, pairs[part], labels[part]))
+    lines.append(_row(pairs, labels))
     atomic_write(out / "summary.md", "\n".join(lines) + "\n")
     return "\n".join(lines)
 
 
-def _row(name: str, pairs: list[tuple[str, tuple[Detection, ...]]], labels: list[int]) -> str:
+def _row(pairs: list[tuple[str, tuple[Detection, ...]]], labels: list[int]) -> str:
     oracle = np.array([fully_right(prompt, seen) for prompt, seen in pairs])
     objects = sum(share_right(prompt, seen) * 2 for prompt, seen in pairs)
     person = np.array([label == sum(n for *_, n in expected(p)) for label, (p, _) in zip(labels, pairs, strict=True)])
     same = (oracle == person).mean()
     chance = oracle.mean() * person.mean() + (1 - oracle.mean()) * (1 - person.mean())
     return (
-        f"| {len(labels)} ({name}) | {100 * person.mean():.1f} % | {100 * oracle.mean():.1f} % | {100 * same:.1f} % "
+        f"| {len(labels)} | {100 * person.mean():.1f} % | {100 * oracle.mean():.1f} % | {100 * same:.1f} % "
         f"| {(same - chance) / (1 - chance):.2f} | {sum(labels)} / {objects:.0f} |"
     )
 
