@@ -38,7 +38,7 @@ GROUPS = {
     "held-out pairs": {"pairs": "held_out", "objects": 2},
     "three objects": {"pairs": "mixed", "objects": 3},
 }
-PAPER = ModulationConfig().model_dump()
+PAPER = {**ModulationConfig().model_dump(), "tagger": {"threshold": 0.5}}
 _TEXT = {"isolate_phrases": False, "append_missing": False}
 _HALF = {**_TEXT, "power": 1.0, "share": 0.5, "cross_weight": 0.8, "self_weight": 0.0}
 _NEAR = {**_HALF, "strength": 0.9}
@@ -264,10 +264,20 @@ def run_sweep(arguments: argparse.Namespace) -> None:
             for i, (g, b) in enumerate(zip(groups, before, strict=True))
         ]
         atomic_write(arguments.out / "rows.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
-        lines = [HEADER.replace("prompts", "setting", 1)]
-        lines += [compare(before, after[name], range(len(before))).row(name) for name in wanted]
-        atomic_write(arguments.out / "summary.md", "\n".join(lines) + "\n")
+        atomic_write(arguments.out / "summary.md", sweep_summary(rows))
     print((arguments.out / "summary.md").read_text())
+
+
+def sweep_summary(rows: list[dict[str, Any]]) -> str:
+    """A table over all prompts, and one over those with two objects."""
+    tables = []
+    for title, some in (("all", rows), ("two objects", [row for row in rows if row["group"] != "three objects"])):
+        base = [bool(row["base"]) for row in some]
+        lines = [HEADER.replace("prompts", f"setting ({title})", 1)]
+        for name in [name for name in SWEEP if some and name in some[0]]:
+            lines.append(compare(base, [bool(row[name]) for row in some], range(len(some))).row(name))
+        tables.append("\n".join(lines))
+    return "\n\n".join(tables) + "\n"
 
 
 def judge(oracle: Oracle, prompts: list[str], images: list[Any]) -> list[bool]:
