@@ -5,11 +5,11 @@ import sys
 from realignkit import Realigner
 from realignkit.report import write_report
 
-prompt = sys.argv[1] if len(sys.argv) > 1 else "a red book and a yellow pen"
+prompt = sys.argv[1] if len(sys.argv) > 1 else "a red car and a blue dog"
 folder = sys.argv[2] if len(sys.argv) > 2 else "realignments/example"
 
 realigner = Realigner.from_pretrained("micro")
-result = realigner(prompt, seed=42)
+result = realigner(prompt, seed=43)
 
 for caption in result.captions:
     print(f"{caption.tag:10} {caption.likelihood:10} {caption.caption}")

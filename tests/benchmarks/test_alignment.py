@@ -21,7 +21,8 @@ def test_compare_resumes_and_refuses_to_mix_settings(tmp_path):
     first = measure("compare", "--prompts", prompts, "--out", tmp_path / "out")
     assert first.returncode == 0, first.stderr
     rows = [json.loads(line) for line in (tmp_path / "out" / "rows.jsonl").read_text().splitlines()]
-    assert [row["prompt"] for row in rows] == ["a red car and a blue dog", "A green cup and a white bird"]
+    assert [row["group"] for row in rows] == ["seen pairs"] * 2
+    assert len({row["prompt"] for row in rows}) == 2 and "car" not in rows[0]["prompt"]
     more = measure("compare", "--prompts", prompts, "--out", tmp_path / "out", "--seeds", "2")
     assert more.returncode == 0, more.stderr
     grown = (tmp_path / "out" / "rows.jsonl").read_text().splitlines()
