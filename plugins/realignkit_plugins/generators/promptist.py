@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from realignkit.errors import ModelError
+from realignkit_plugins.generators.prompted import PromptedPipeline
 from realignkit_plugins.generators.stable_diffusion import StableDiffusionGenerator
 from realignkit_plugins.loading import load_model, loading, resolve_device, resolve_model
 
@@ -100,40 +101,13 @@ class PromptistGenerator(StableDiffusionGenerator):
         return self._language
 
 
-class AdaptingPipeline:
-    """A text-to-image pipeline that adapts its prompts first; everything else is the pipeline's own."""
+class AdaptingPipeline(PromptedPipeline):
+    """A text-to-image pipeline that adapts its prompts first."""
 
     def __init__(self, inner: Any, owner: PromptistGenerator) -> None:
-        self.inner, self.owner = inner, owner
+        super().__init__(inner)
+        self.owner = owner
 
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("_") or "inner" not in self.__dict__:
-            raise AttributeError(name)
-        return getattr(self.inner, name)
-
-    def __call__(
-        self,
-        prompt: list[str],
-        num_inference_steps: int | None = None,
-        guidance_scale: float | None = None,
-        height: int | None = None,
-        width: int | None = None,
-        negative_prompt: list[str] | None = None,
-        generator: Any = None,
-        output_type: str = "pil",
-        callback_on_step_end: Any = None,
-    ) -> Any:
-        """What the inner pipeline returns for the adapted prompts; None leaves an option to it."""
-        options = {
-            "num_inference_steps": num_inference_steps,
-            "guidance_scale": guidance_scale,
-            "height": height,
-            "width": width,
-            "negative_prompt": negative_prompt,
-            "generator": generator,
-            "callback_on_step_end": callback_on_step_end,
-        }
-        given = {name: value for name, value in options.items() if value is not None}
-        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-        adapted = [self.owner.adapt(text) for text in prompts]
-        return self.inner(prompt=adapted, output_type=output_type, **given)
+    def draw(self, prompts: list[str], **options: Any) -> Any:
+        """What the inner pipeline draws for the adapted prompts."""
+        return self.inner(prompt=[self.owner.adapt(text) for text in prompts], **options)

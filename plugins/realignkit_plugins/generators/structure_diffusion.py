@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from realignkit.errors import ModelError
+from realignkit_plugins.generators.prompted import PromptedPipeline
 from realignkit_plugins.generators.stable_diffusion import StableDiffusionGenerator
 
 if TYPE_CHECKING:
@@ -58,43 +59,17 @@ class StructureDiffusionGenerator(StableDiffusionGenerator):
         return self._structured  # type: ignore[return-value]
 
 
-class StructuredPipeline:
-    """A Stable Diffusion pipeline that is called with prompts; everything else is the pipeline's own."""
+class StructuredPipeline(PromptedPipeline):
+    """A Stable Diffusion pipeline whose cross-attention reads several texts per prompt."""
 
     def __init__(self, inner: Any, keys: Keys) -> None:
-        self.inner, self.keys = inner, keys
+        super().__init__(inner)
+        self.keys = keys
 
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("_") or "inner" not in self.__dict__:
-            raise AttributeError(name)
-        return getattr(self.inner, name)
-
-    def __call__(
-        self,
-        prompt: list[str],
-        num_inference_steps: int | None = None,
-        guidance_scale: float | None = None,
-        height: int | None = None,
-        width: int | None = None,
-        negative_prompt: list[str] | None = None,
-        generator: Any = None,
-        output_type: str = "pil",
-        callback_on_step_end: Any = None,
-    ) -> Any:
-        """What the inner pipeline returns; None leaves an option to it."""
-        options = {
-            "num_inference_steps": num_inference_steps,
-            "guidance_scale": guidance_scale,
-            "height": height,
-            "width": width,
-            "negative_prompt": negative_prompt,
-            "generator": generator,
-            "callback_on_step_end": callback_on_step_end,
-        }
-        given = {name: value for name, value in options.items() if value is not None}
-        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+    def draw(self, prompts: list[str], **options: Any) -> Any:
+        """What the inner pipeline draws with the prompts' streams."""
         with structured(self.inner.unet, [streams(self.inner, text) for text in prompts], self.keys):
-            return self.inner(prompt=prompts, output_type=output_type, **given)
+            return self.inner(prompt=prompts, **options)
 
 
 def streams(pipeline: Any, prompt: str) -> Tensor:
