@@ -204,7 +204,7 @@ def row_range(query: Tensor, key: Tensor, bias: Tensor | None = None) -> Tensor:
             count = some.shape[0] * some.shape[1] * key.shape[2]
             buffer = some.new_empty(count) if buffer is None else buffer
             flat = torch.bmm(some, transposed, out=buffer[:count].view(*some.shape[:2], key.shape[2]))
-        sim = flat.unflatten(0, (batch, heads))
+        sim = flat.view(batch, heads, *flat.shape[1:])
         if bias is None:
             # amax and amin, not aminmax: the two vectorised passes beat the fused one.
             out[:, :, rows] = sim.amax(-1) - sim.amin(-1)
