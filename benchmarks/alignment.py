@@ -16,7 +16,7 @@ import argparse
 import hashlib
 import json
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -184,6 +184,12 @@ def compare_chunk(
         coarse = realigner.generate(prompts, seeds)
         layouts = [world_layout(prompt, seed) for prompt, seed in zip(prompts, seeds, strict=True)]
         refined = realigner.refine(prompts, layouts, seeds, coarse).images
+        # Nothing can be lost that the coarse image did not have.
+        seen = [{tag.name for tag in tags} for tags in realigner.tag(coarse)]
+        captions = [
+            [s.caption for s in lay if s.caption.tag in names] for lay, names in zip(layouts, seen, strict=True)
+        ]
+        refined = verified(realigner, captions, coarse, refined)
         segments = [len(layout) for layout in layouts]
     else:
         results = realigner(prompts, seeds)
@@ -202,6 +208,14 @@ def compare_chunk(
             "base_share": round(share_right(prompt, b), 3),
             "fine_share": round(share_right(prompt, a), 3),
         }
+
+
+def verified(realigner: Realigner, captions: Sequence[Sequence[LocalCaption]], coarse: Any, refined: Any) -> list[Any]:
+    """The images that stand, as in calling the realigner: verification applies where its settings ask for it."""
+    if not realigner.modulation.verify:
+        return list(refined)
+    lost = realigner.lost(captions, refined)
+    return [old if gone else new for old, new, gone in zip(coarse, refined, lost, strict=True)]
 
 
 def world_layout(prompt: str, seed: int) -> Layout:
@@ -260,10 +274,7 @@ def run_sweep(arguments: argparse.Namespace) -> None:
             key = steps + variant.modulation.model_dump_json(exclude={"verify"})
             if key not in drawn:
                 drawn[key] = variant.refine(prompts, layouts, seeds, coarse).images
-            refined = drawn[key]
-            if variant.modulation.verify:
-                lost = variant.lost(captions, refined)
-                refined = [old if gone else new for old, new, gone in zip(coarse, refined, lost, strict=True)]
+            refined = verified(variant, captions, coarse, drawn[key])
             after[name] += judge(oracle, prompts, refined)
         rows = [
             {"group": g, "base": b, **{n: after[n][i] for n in wanted}}
