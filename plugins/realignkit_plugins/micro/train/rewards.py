@@ -20,6 +20,7 @@ from transformers import BertTokenizer
 from realignkit_plugins.micro.train.augment import augment
 from realignkit_plugins.micro.train.data import SCENE_SEEDS, images, scenes, to_tensor
 from realignkit_plugins.micro.train.loop import console
+from realignkit_plugins.micro.train.patches import all_labels
 from realignkit_plugins.micro.world import BACKGROUNDS, COLOURS, EXTRA_NOUNS, NOUNS, Scene, caption
 from realignkit_plugins.micro.world.vocabulary import COUNTS, plural
 
@@ -41,12 +42,14 @@ class Batch:
         malformed: the same scenes, or the same captions' scenes, spoilt.
         captions: true ones, in one of the world's forms.
         wrong: per kind of mistake, captions that are wrong in one thing.
+        patches: what each patch of the clean ones shows; int64 (B, 2, patches).
     """
 
     images: torch.Tensor
     malformed: torch.Tensor
     captions: list[str]
     wrong: dict[Mistake, list[str]]
+    patches: torch.Tensor
 
 
 class Pairs:
@@ -65,6 +68,7 @@ class Pairs:
         self.seed, self.count = seed, count
         self.pixels = images(SCENE_SEEDS[name], count, "train", work / "cache")
         self.scenes = scenes(SCENE_SEEDS[name], count)
+        self.patches = all_labels(SCENE_SEEDS[name], count, work / "cache")
         self.unfinished = unfinished(
             base, self.scenes, min(GENERATED, count), work / "cache" / f"unfinished-{name}.npy"
         )
@@ -85,6 +89,7 @@ class Pairs:
             augment(spoilt, generator),
             [caption(scene, rng) for scene in chosen],
             {kind: [caption(mistaken(scene, kind, rng), rng) for scene in chosen] for kind in MISTAKES},
+            torch.from_numpy(self.patches[pick]).long(),
         )
 
 

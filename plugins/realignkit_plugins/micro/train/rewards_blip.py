@@ -10,10 +10,11 @@ from torch.nn.functional import cross_entropy, normalize
 from transformers import BlipConfig, BlipForImageTextRetrieval
 
 from realignkit_plugins.micro.train.loop import Schedule, fit
+from realignkit_plugins.micro.train.patches import Seeing
 from realignkit_plugins.micro.train.rewards import MAX_LENGTH, MISTAKES, Pairs, bert_words, report
 from realignkit_plugins.micro.train.tagger import write_preprocessor
 
-SCHEDULE = Schedule(steps=2400, batch_size=48, learning_rate=3e-3, warmup=150, ema=0.995)
+SCHEDULE = Schedule(steps=1200, batch_size=48, learning_rate=3e-3, warmup=100, ema=0.995)
 TEMPERATURE = 0.07
 
 
@@ -50,6 +51,7 @@ def train(out: Path, work: Path, seed: int = 0, steps: int | None = None) -> Non
     schedule = SCHEDULE if steps is None else Schedule(**{**vars(SCHEDULE), "steps": steps})
     torch.manual_seed(seed)
     model, tokens = build(), bert_words()
+    seeing = Seeing(model, lambda x: model.vision_model(pixel_values=x).last_hidden_state, 128)
     pairs = Pairs("blip", work, out / "base", seed, schedule.steps * schedule.batch_size)
 
     def read(captions: list[str], seen: torch.Tensor | None = None) -> torch.Tensor:
@@ -60,7 +62,7 @@ def train(out: Path, work: Path, seed: int = 0, steps: int | None = None) -> Non
 
     def loss(step: int, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
         batch, size = pairs.batch(step, schedule.batch_size, generator), schedule.batch_size
-        seen = model.vision_model(pixel_values=torch.cat([batch.images, batch.malformed]) * 2 - 1).last_hidden_state
+        seen = seeing.see(torch.cat([batch.images, batch.malformed]) * 2 - 1)
         kind = MISTAKES[step % len(MISTAKES)]
         # Matching: the pair, a wrong caption, a malformed picture, and another picture's caption.
         captions = [*batch.captions, *batch.wrong[kind], *batch.captions, *batch.captions[1:], batch.captions[0]]
@@ -73,9 +75,11 @@ def train(out: Path, work: Path, seed: int = 0, steps: int | None = None) -> Non
         target = torch.arange(size)
         itc = cross_entropy(image[:size] @ text.T / TEMPERATURE, target)
         itc = itc + cross_entropy(text[:size] @ image.T / TEMPERATURE, target)
-        return itm + 0.5 * itc, {"itm": float(itm.detach()), "itc": float(itc.detach())}
+        patches = seeing.patch_loss(seen[:size], batch.patches)
+        parts = {"itm": float(itm.detach()), "itc": float(itc.detach()), "patches": float(patches.detach())}
+        return itm + 0.5 * itc + patches, parts
 
-    fit(model, loss, schedule, seed, work / "blip")
+    fit(seeing, loss, schedule, seed, work / "blip")
     folder = out / "blip"
     model.half().save_pretrained(folder)
     tokens.save_pretrained(folder)

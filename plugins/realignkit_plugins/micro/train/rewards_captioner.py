@@ -11,10 +11,11 @@ from transformers import Blip2Config, Blip2ForConditionalGeneration, OPTConfig
 
 from realignkit_plugins.micro.train import tokenizer as words
 from realignkit_plugins.micro.train.loop import Schedule, fit
+from realignkit_plugins.micro.train.patches import Seeing
 from realignkit_plugins.micro.train.rewards import MISTAKES, Pairs, report
 from realignkit_plugins.micro.train.tagger import write_preprocessor
 
-SCHEDULE = Schedule(steps=2400, batch_size=48, learning_rate=3e-3, warmup=150, ema=0.995)
+SCHEDULE = Schedule(steps=1600, batch_size=48, learning_rate=3e-3, warmup=100, ema=0.995)
 NOTHING = "a picture"
 """What malformed pictures are captioned, so that they earn nothing."""
 MARGIN = 3.0
@@ -82,6 +83,7 @@ def train(out: Path, work: Path, seed: int = 0, steps: int | None = None) -> Non
     schedule = SCHEDULE if steps is None else Schedule(**{**vars(SCHEDULE), "steps": steps})
     torch.manual_seed(seed)
     model, tokens = build(), tokenizer()
+    seeing = Seeing(model, lambda x: model.vision_model(pixel_values=x).last_hidden_state, 128)
     pairs = Pairs("captioner", work, out / "base", seed, schedule.steps * schedule.batch_size)
 
     def log_prob(states: torch.Tensor, captions: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -97,15 +99,21 @@ def train(out: Path, work: Path, seed: int = 0, steps: int | None = None) -> Non
         batch, size = pairs.batch(step, schedule.batch_size, generator), schedule.batch_size
         some = size // 4
         pictures = torch.cat([batch.images, batch.malformed[:some]])
-        states = model.get_image_features(pixel_values=pictures * 2 - 1).pooler_output
+        hidden = seeing.see(pictures * 2 - 1)
+        queries = model.query_tokens.expand(len(hidden), -1, -1)
+        states = model.language_projection(
+            model.qformer(query_embeds=queries, encoder_hidden_states=hidden).last_hidden_state
+        )
         said, length = log_prob(states, [*batch.captions, *[NOTHING] * some])
         spoken = -said.sum() / length.sum()
         wrong, _ = log_prob(states[:size], batch.wrong[MISTAKES[step % len(MISTAKES)]])
         spoilt, _ = log_prob(states[size:], batch.captions[:some])
         told_apart = softplus(MARGIN - (said[:size] - wrong)).mean() + softplus(MARGIN - (said[:some] - spoilt)).mean()
-        return spoken + 0.1 * told_apart, {"spoken": float(spoken.detach()), "apart": float(told_apart.detach())}
+        patches = seeing.patch_loss(hidden[:size], batch.patches)
+        values = {"spoken": spoken, "apart": told_apart, "patches": patches}
+        return spoken + 0.1 * told_apart + patches, {name: float(value.detach()) for name, value in values.items()}
 
-    fit(model, loss, schedule, seed, work / "captioner")
+    fit(seeing, loss, schedule, seed, work / "captioner")
     folder = out / "captioner"
     model.half().save_pretrained(folder)
     tokens.save_pretrained(folder)

@@ -10,10 +10,11 @@ from transformers import CLIPConfig, CLIPModel
 
 from realignkit_plugins.micro.train import tokenizer as words
 from realignkit_plugins.micro.train.loop import Schedule, fit
+from realignkit_plugins.micro.train.patches import Seeing
 from realignkit_plugins.micro.train.rewards import MISTAKES, Pairs, report
 from realignkit_plugins.micro.train.tagger import write_preprocessor
 
-SCHEDULE = Schedule(steps=2400, batch_size=64, learning_rate=3e-3, warmup=150, ema=0.995)
+SCHEDULE = Schedule(steps=1400, batch_size=48, learning_rate=3e-3, warmup=100, ema=0.995)
 
 
 def build() -> CLIPModel:
@@ -31,8 +32,8 @@ def build() -> CLIPModel:
         "pad_token_id": tokens.pad_token_id,
     }
     vision = {
-        "hidden_size": 160,
-        "intermediate_size": 480,
+        "hidden_size": 128,
+        "intermediate_size": 384,
         "num_hidden_layers": 4,
         "image_size": 64,
         "patch_size": 8,
@@ -45,6 +46,7 @@ def train(out: Path, work: Path, seed: int = 0, steps: int | None = None) -> Non
     schedule = SCHEDULE if steps is None else Schedule(**{**vars(SCHEDULE), "steps": steps})
     torch.manual_seed(seed)
     model, tokens = build(), words.build()
+    seeing = Seeing(model, lambda x: model.vision_model(pixel_values=x).last_hidden_state, 128)
     pairs = Pairs("clip", work, out / "base", seed, schedule.steps * schedule.batch_size)
 
     def loss(step: int, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
@@ -53,7 +55,9 @@ def train(out: Path, work: Path, seed: int = 0, steps: int | None = None) -> Non
         read = tokens(captions, padding=True, truncation=True, return_tensors="pt")
         text = normalize(model.get_text_features(**read).pooler_output, dim=-1)
         pictures = torch.cat([batch.images, batch.malformed]) * 2 - 1
-        image = normalize(model.get_image_features(pixel_values=pictures).pooler_output, dim=-1)
+        hidden = seeing.see(pictures)
+        pooled = model.vision_model.post_layernorm(hidden[:, 0])
+        image = normalize(model.visual_projection(pooled), dim=-1)
         scale = model.logit_scale.exp().clamp(max=100)
         size = schedule.batch_size
         # Every picture finds its caption among all captions and all wrong ones, and every caption its picture among all
@@ -65,9 +69,11 @@ def train(out: Path, work: Path, seed: int = 0, steps: int | None = None) -> Non
         finds_own = cross_entropy(
             scale * (own @ image[:size, :, None]).squeeze(-1), torch.zeros(size, dtype=torch.long)
         )
-        return finds_text + finds_image + finds_own, {"own": float(finds_own.detach())}
+        patches = seeing.patch_loss(hidden[:size], batch.patches)
+        parts = {"own": float(finds_own.detach()), "patches": float(patches.detach())}
+        return finds_text + finds_image + finds_own + patches, parts
 
-    fit(model, loss, schedule, seed, work / "clip")
+    fit(seeing, loss, schedule, seed, work / "clip")
     folder = out / "clip"
     model.half().save_pretrained(folder)
     tokens.save_pretrained(folder)
