@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from realignkit.contracts import Reward
-from realignkit.rewarding import rate
+from realignkit.rewarding import rank
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -70,7 +70,7 @@ def choose(
     rewards: list[float] = []
     for start in range(0, len(images), batch_size):
         part = slice(start, start + batch_size)
-        rewards += rate(reward, name, images[part], texts[part])
+        rewards += rank(reward, name, images[part], texts[part])
     chosen = []
     for start in range(0, len(images), count):
         values = tuple(rewards[start : start + count])

@@ -62,7 +62,6 @@ def to_tensor(images: Sequence[Image]) -> Tensor:
     return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).contiguous()
 
 
-@torch.no_grad()
 def rate(
     reward: Reward, name: str, images: Sequence[Image], prompts: Sequence[str], device: Any = "cpu"
 ) -> list[float]:
@@ -74,13 +73,38 @@ def rate(
     Raises:
         PluginError, ModelError: as for :func:`rewards_of`.
     """
+    return _ask(reward, name, images, prompts, device, ("reported",))
+
+
+def rank(reward: Reward, name: str, images: Sequence[Image], prompts: Sequence[str]) -> list[float]:
+    """Numbers by which to choose among images of the same prompt, higher is better, without gradient.
+
+    A reward with a method ``ranked(images, prompts)`` says itself what they are: a number made of words, say, is the
+    same for many images. They need not be comparable between prompts. Without it they are those of :func:`rate`.
+
+    Raises:
+        PluginError, ModelError: as for :func:`rewards_of`.
+    """
+    return _ask(reward, name, images, prompts, "cpu", ("ranked", "reported"))
+
+
+@torch.no_grad()
+def _ask(
+    reward: Reward,
+    name: str,
+    images: Sequence[Image],
+    prompts: Sequence[str],
+    device: Any,
+    methods: Sequence[str],
+) -> list[float]:
     if not images:
         return []
-    if not hasattr(reward, "reported"):
+    method: Any = next((getattr(reward, each) for each in methods if hasattr(reward, each)), None)
+    if method is None:
         return [float(value) for value in rewards_of(reward, name, to_tensor(images).to(device), prompts)]
 
-    def reported(_: Tensor, texts: Sequence[str]) -> Tensor:
-        values: Tensor = reward.reported(list(images), list(texts))
+    def answer(_: Tensor, texts: Sequence[str]) -> Tensor:
+        values: Tensor = method(list(images), list(texts))
         return values
 
-    return [float(value) for value in rewards_of(reported, name, torch.empty(0), prompts)]
+    return [float(value) for value in rewards_of(answer, name, torch.empty(0), prompts)]

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
+from PIL import Image
 
-from realignkit.candidates import candidate_seeds
+from realignkit.candidates import candidate_seeds, choose
 from realignkit.errors import ModelError, OptionError
 from realignkit.rewarding import rate
 from realignkit.types import Realignment
@@ -83,3 +85,18 @@ def test_command_line(cli, tmp_path, make_realigner):
     assert "candidate" in result.output
     for wrong in (["--candidates", 3], ["--select-by", "darkness"]):
         assert cli(*arguments, *wrong).exit_code == 2
+
+
+def test_a_reward_may_rank_by_something_finer_than_it_reports():
+    class Coarse(Darkness):
+        def reported(self, images, prompts):
+            return torch.zeros(len(images))
+
+        def ranked(self, images, prompts):
+            return -torch.tensor([float(pixels(image).mean()) for image in images])
+
+    images = [Image.new("RGB", (4, 4), (shade,) * 3) for shade in (90, 20, 200, 30, 80, 10)]
+    chosen = choose(images, ["a", "b"], list(range(6)), Coarse(), "coarse", batch_size=4)
+    assert [choice.index for choice in chosen] == [1, 2]
+    assert chosen[0].rewards == (-90.0, -20.0, -200.0)
+    assert rate(Coarse(), "coarse", images, ["a"] * 6) == [0.0] * 6

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from realignkit.contracts import Reward
@@ -57,6 +57,9 @@ class PixelReward(Reward, Generic[L]):
     def _judge_for_report(self, pixel_values: Tensor, prompts: Sequence[str]) -> Tensor:
         return self.judge(pixel_values, prompts)
 
+    def _judge_for_ranking(self, pixel_values: Tensor, prompts: Sequence[str]) -> Tensor:
+        return self._judge_for_report(pixel_values, prompts)
+
     def __call__(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
         """Rewards, float32 (B,), higher is better, on the images' device.
 
@@ -77,6 +80,21 @@ class PixelReward(Reward, Generic[L]):
 
         PIL images take the path of the checkpoint's own processor, 8-bit rounding included; a tensor that of training.
         """
+        return self._quietly(self._judge_for_report, images, prompts)
+
+    def ranked(self, images: Tensor | Sequence[Image], prompts: Sequence[str]) -> Tensor:
+        """By what to choose among images of the same prompt, float32 (B,) on the CPU, without a gradient.
+
+        What :meth:`reported` says, unless the reward knows something finer.
+        """
+        return self._quietly(self._judge_for_ranking, images, prompts)
+
+    def _quietly(
+        self,
+        judge: Callable[[Tensor, Sequence[str]], Tensor],
+        images: Tensor | Sequence[Image],
+        prompts: Sequence[str],
+    ) -> Tensor:
         import torch
 
         with torch.no_grad():
@@ -87,7 +105,7 @@ class PixelReward(Reward, Generic[L]):
                 pixels = self.preprocessing.from_pil(images)
             else:
                 raise OptionError(f"{len(images)} images but {len(prompts)} prompts: give one prompt per image.")
-            return self._checked(self._judge_for_report(pixels, prompts)).cpu()
+            return self._checked(judge(pixels, prompts)).cpu()
 
     def _checked(self, rewards: Tensor) -> Tensor:
         import torch

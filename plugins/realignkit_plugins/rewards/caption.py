@@ -36,8 +36,9 @@ class CaptionReward(PixelReward["tuple[Captioner, TextFeatures]"]):
     - ``soft``: eq. 4 itself, with a straight-through gradient: the distributions over the greedy caption's words,
       mapped to ``f_enc``'s input embeddings by the words' text. Biased. Margin 1.
 
-    :meth:`reported` is eq. 4 with the greedy (or beam) caption, whatever the estimator. Sampling uses torch's global
-    random generator.
+    :meth:`reported` is eq. 4 with the greedy (or beam) caption, whatever the estimator. :meth:`ranked`, which chooses
+    among candidates, is the likelihood, whatever the estimator: it tells apart what gets the same caption. Sampling
+    uses torch's global random generator.
     """
 
     class Options(PluginOptions):
@@ -90,6 +91,10 @@ class CaptionReward(PixelReward["tuple[Captioner, TextFeatures]"]):
 
     def _judge_for_report(self, pixel_values: Tensor, prompts: Sequence[str]) -> Tensor:
         return self._cosines(self._greedy(self._encode(pixel_values))[1], prompts)
+
+    def _judge_for_ranking(self, pixel_values: Tensor, prompts: Sequence[str]) -> Tensor:
+        # Eq. 4 is the same for all images that get the same caption.
+        return self._likelihood(self._encode(pixel_values), prompts)
 
     def _encode(self, pixel_values: Tensor) -> Tensor:
         captioner, _ = self.loaded

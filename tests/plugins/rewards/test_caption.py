@@ -157,6 +157,17 @@ def test_likelihood_is_the_networks_own_loss(checkpoint):
     assert reward.margin == 0
 
 
+@pytest.mark.parametrize("estimator", ["expected", "likelihood", "soft"])
+def test_candidates_are_ranked_by_likelihood(checkpoint, estimator):
+    reward, likelihood = make(checkpoint, estimator=estimator), make(checkpoint, estimator="likelihood")
+    images = pictures(3)
+    ranked = reward.ranked(images, PROMPTS)
+    assert not ranked.requires_grad
+    torch.testing.assert_close(ranked, likelihood(images, PROMPTS))
+    if estimator != "likelihood":
+        assert (ranked < 0).all(), "log-probabilities, not cosines"
+
+
 @pytest.mark.parametrize("text_encoder", ["q_former_text", "clip"])
 def test_soft_has_the_value_of_eq_4_and_a_gradient(checkpoint, text_encoder):
     reward = make(checkpoint, text_encoder=text_encoder, estimator="soft", max_new_tokens=4)
