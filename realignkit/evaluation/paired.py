@@ -1,17 +1,31 @@
-"""Paired comparisons of two yes/no judgements of the same things."""
+"""Paired comparisons: two judgements of the same things."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
+
+RESAMPLES = 10_000
+HEADER = """| prompts | n | base % | fine % | gain [95 %] | fixed / broken | McNemar p |
+| --- | --- | --- | --- | --- | --- | --- |"""
 
 
 @dataclass(frozen=True)
 class Paired:
-    """Before and after, on the same ``n`` things; shares in percent, difference in points."""
+    """Before and after, on the same ``n`` things; shares in percent, difference in points.
+
+    Attributes:
+        n: how many things.
+        before, after: share of yes, in percent.
+        fixed, broken: how many became yes, and how many became no.
+        p: McNemar's, exact and two-sided.
+        low, high: 95 % bootstrap interval of the difference, in points.
+    """
 
     n: int
     before: float
@@ -35,15 +49,11 @@ class Paired:
         )
 
 
-HEADER = """| prompts | n | base % | fine % | gain [95 %] | fixed / broken | McNemar p |
-| --- | --- | --- | --- | --- | --- | --- |"""
-
-
 def compare(before: Sequence[bool], after: Sequence[bool], clusters: Sequence[Hashable], seed: int = 0) -> Paired:
     """Compare two judgements.
 
     Args:
-        before: judgements of some things.
+        before: judgements of some things, at least one.
         after: judgements of the same things, in the same order.
         clusters: what belongs together (the prompt that several seeds share): the interval resamples clusters.
         seed: of the bootstrap (10,000 resamples).
@@ -53,9 +63,16 @@ def compare(before: Sequence[bool], after: Sequence[bool], clusters: Sequence[Ha
     """
     was, now = np.asarray(before, bool), np.asarray(after, bool)
     fixed, broken = int((~was & now).sum()), int((was & ~now).sum())
-    low, high = _interval(now.astype(float) - was, clusters, seed)
+    low, high = mean_interval(now.astype(float) - was, clusters, seed)
     return Paired(
-        len(was), 100 * was.mean(), 100 * now.mean(), fixed, broken, mcnemar(fixed, broken), 100 * low, 100 * high
+        n=len(was),
+        before=100 * float(was.mean()),
+        after=100 * float(now.mean()),
+        fixed=fixed,
+        broken=broken,
+        p=mcnemar(fixed, broken),
+        low=100 * low,
+        high=100 * high,
     )
 
 
@@ -66,11 +83,24 @@ def mcnemar(fixed: int, broken: int) -> float:
     return min(1.0, 2 * tail / 2**total)
 
 
-def _interval(difference: np.ndarray, clusters: Sequence[Hashable], seed: int) -> tuple[float, float]:
+def mean_interval(
+    values: Sequence[float] | npt.NDArray[Any], clusters: Sequence[Hashable], seed: int = 0
+) -> tuple[float, float]:
+    """95 % bootstrap interval of a mean whose values come in clusters that are drawn as a whole.
+
+    Args:
+        values: float (n,), at least one.
+        clusters: one name per value.
+        seed: of the bootstrap.
+    """
     names = {name: index for index, name in enumerate(dict.fromkeys(clusters))}
     of = np.array([names[name] for name in clusters])
-    sums, sizes = np.bincount(of, difference), np.bincount(of)
-    draws = np.random.default_rng(seed).integers(len(names), size=(10_000, len(names)))
-    means = sums[draws].sum(1) / sizes[draws].sum(1)
-    low, high = np.quantile(means, (0.025, 0.975))
+    sums, sizes = np.bincount(of, np.asarray(values, float)), np.bincount(of)
+    random = np.random.default_rng(seed)
+    means: list[npt.NDArray[Any]] = []
+    piece = max(1, 4_000_000 // len(names))  # a bound on memory
+    for start in range(0, RESAMPLES, piece):
+        draws = random.integers(len(names), size=(min(piece, RESAMPLES - start), len(names)))
+        means.append(sums[draws].sum(1) / sizes[draws].sum(1))
+    low, high = np.quantile(np.concatenate(means), (0.025, 0.975))
     return float(low), float(high)
