@@ -11,7 +11,8 @@ import typer
 
 from realignkit._version import __version__
 from realignkit.cli.ablate import ablate_app
-from realignkit.cli.ablate_rows import join, pair, rewards, stages
+from realignkit.cli.ablate_results import join, pair
+from realignkit.cli.ablate_rows import rewards, stages
 from realignkit.cli.console import Commands
 from realignkit.cli.dense import dense
 from realignkit.cli.doctor import doctor

@@ -1,64 +1,32 @@
-"""``realignkit ablate rewards`` and ``stages``: Tables III and II; ``join`` and ``pair`` what they have measured."""
+"""``realignkit ablate rewards`` and ``stages``: Tables III and II."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
-from rich.table import Table
 
-from realignkit.cli.ablate import with_progress
-from realignkit.cli.console import err, out, set_verbosity
+from realignkit.cli.ablate_bench import (
+    DEFAULT_PROMPTS,
+    Assignments,
+    BatchSize,
+    Bench,
+    KeepImages,
+    Limit,
+    Metric,
+    ModelName,
+    Prompts,
+    ReferenceFolder,
+    Scores,
+    Seeds,
+    Verbose,
+    measure,
+)
+from realignkit.cli.console import err, set_verbosity
 from realignkit.errors import OptionError
-
-if TYPE_CHECKING:
-    from realignkit.cli.settings import Settings
-    from realignkit.evaluation.judging import Judging
-    from realignkit.evaluation.models import Model
-    from realignkit.evaluation.row_tables import RowTable
-    from realignkit.evaluation.rows import Plan
-    from realignkit.realigner import Realigner
-    from realignkit.registry import Registry
-
-DEFAULT_PROMPTS = "micro"
-
-ModelName = Annotated[str, typer.Option("--model", help="A generator's name, or a folder or hub id of a model.")]
-Prompts = Annotated[
-    str,
-    typer.Option("--prompts", metavar="FILE|NAME", help="A file, one a line, or a prompt set: micro:test,size=300."),
-]
-Metric = Annotated[
-    str | None,
-    typer.Option("--metric", help="Judges each picture: NAME or NAME.VALUE. Default: the model's companion."),
-]
-Scores = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--score", metavar="REWARD", help="Its mean is shown too; repeatable. Default: the model's clip, or none."
-    ),
-]
-ReferenceFolder = Annotated[
-    Path | None,
-    typer.Option("--reference", metavar="DIR", help="Pictures for the Fréchet distance. Default: the metric's own."),
-]
-Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Only the first so many prompts.")]
-Seeds = Annotated[
-    list[int] | None,
-    typer.Option(
-        "--seed", min=0, help="Pictures per prompt; repeatable.", show_default="0, one more per training seed"
-    ),
-]
-Assignments = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="NAME=VALUE", help="An option, e.g. sampling.num_inference_steps=30; repeatable."),
-]
-BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Pictures per forward pass.")]
-KeepImages = Annotated[bool, typer.Option("--keep-images", help="Write every picture to DIR/images.")]
-Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Tracebacks and the libraries' messages.")]
 
 
 def rewards(
@@ -76,6 +44,23 @@ def rewards(
     score: Scores = None,
     reference: ReferenceFolder = None,
     control: Annotated[str, typer.Option(help="The row that others are compared with beside the base.")] = "control",
+    train: Annotated[
+        list[str] | None,
+        typer.Option(metavar="REWARDS", help="First train a control and these: caption,clip; repeatable for sums."),
+    ] = None,
+    training_seeds: Annotated[int, typer.Option(min=1, help="With --train: how often each is trained.")] = 3,
+    train_prompts: Annotated[
+        str, typer.Option(metavar="FILE|NAME", help="With --train: what to train on.")
+    ] = "micro:train",
+    validation_prompts: Annotated[
+        str | None, typer.Option(metavar="FILE|NAME", help="With --train: held-out prompts, as for 'realignkit train'.")
+    ] = None,
+    judge: Annotated[
+        str | None, typer.Option(help="With --train: decides on the held-out prompts which weights are best.")
+    ] = None,
+    preset: Annotated[
+        str | None, typer.Option(help="With --train: published settings, as for 'realignkit train'.")
+    ] = None,
     limit: Limit = None,
     seed: Seeds = None,
     folder: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where to write; resumes what is there.")] = Path(
@@ -93,13 +78,27 @@ def rewards(
     realignkit ablate rewards --row control=runs/first/control --row clip=runs/first
     """
     set_verbosity(ctx, verbose)
+    from realignkit.cli.ablate_train import CONTROL, GROUPS, specs, train_rows
     from realignkit.evaluation.ablation import Nothing
+    from realignkit.evaluation.models import trained_model
     from realignkit.evaluation.rows import rewards_plan
     from realignkit.realigner import Realigner
 
-    models = _models(row or [])
-    bench = _Bench(model, metric, score, reference)
-    settings = bench.settings(assignments or [], ("sampling", "generator"))
+    given = _folders(row or [])  # a mistake shows before hours of training
+    bench = Bench(model, metric, score, reference)
+    training = [text for text in assignments or [] if train and text.strip().startswith(GROUPS)]
+    rest = [text for text in assignments or [] if text not in training or text.strip().startswith("generator.")]
+    settings = bench.settings(rest, ("sampling", "generator"))
+    bench.judging(settings)
+    rows = {name: [trained_model(path) for path in folders] for name, folders in given.items()}
+    if train:
+        wanted = {"prompts": train_prompts, "model": model, "out": folder / "runs", "judge": judge}
+        wanted |= {"validation_prompts": validation_prompts, "preset": preset}
+        to_train = specs(train)
+        if twice := {CONTROL, *to_train} & given.keys():
+            raise OptionError(f"--row and --train both have '{twice.pop()}'. Rename the row.")
+        trained = train_rows(wanted, to_train, training_seeds, training)
+        rows = {name: [trained_model(path) for path in folders] for name, folders in trained.items()} | rows
     nothing: Any = Nothing()
     with err().status("loading …"):
         realigner = Realigner.from_pretrained(
@@ -112,8 +111,8 @@ def rewards(
             options={"generator": settings.options["generator"]},
             batch_size=batch_size,
         )
-    _measure(
-        bench, settings, realigner, rewards_plan(models), prompts, folder, control,
+    measure(
+        bench, settings, realigner, rewards_plan(rows), prompts, folder, control,
         seeds=seed, limit=limit, keep_images=keep_images,
     )  # fmt: skip
 
@@ -163,8 +162,8 @@ def stages(
     from realignkit.rewards import make_reward
 
     models = [trained_model(path) for path in lora or []]
-    bench = _Bench(model, metric, score, reference)
-    specs = {"tagger": tagger, "scorer": scorer, "segmenter": segmenter}
+    bench = Bench(model, metric, score, reference)
+    specs: dict[str, Any] = {"tagger": tagger, "scorer": scorer, "segmenter": segmenter}
     settings = bench.settings(assignments or [], None, {**specs, "reward": select_by})
     own: Any = parse_options(RealignerOptions, settings.realigner, owner="realigner")
     chooser = None
@@ -194,106 +193,16 @@ def stages(
         name=select_by or "",
         options=None if chooser is None else effective_options(chooser),
     )
-    _measure(
+    measure(
         bench, settings, realigner, plan, prompts, folder, "",
         seeds=seed, limit=limit, keep_images=keep_images,
     )  # fmt: skip
 
 
-def join(
-    folders: Annotated[list[Path], typer.Argument(metavar="DIR …", help="What 'ablate rewards' or 'stages' wrote.")],
-    folder: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where to write the whole.")],
-    control: Annotated[str, typer.Option(help="The row that others are compared with beside the base.")] = "control",
-) -> None:
-    """Make one table of ablations that several processes measured, each with seeds of its own.
-
-    realignkit ablate join ablations/a ablations/b --out ablations/both
-    """
-    from realignkit.evaluation.joining import join as join_folders
-    from realignkit.evaluation.row_pages import write_tables
-
-    join_folders(folders, folder)
-    _print(write_tables(folder, control), folder)
-
-
-def pair(
-    results: Annotated[Path, typer.Argument(metavar="DIR|FILE", help="An ablation's folder, or its rows.jsonl.")],
-    before: Annotated[str, typer.Argument(metavar="ROW_A")],
-    after: Annotated[str, typer.Argument(metavar="ROW_B")],
-) -> None:
-    """Compare any two rows of an ablation, paired by prompt and seed.
-
-    realignkit ablate pair ablations/rewards clip caption
-    """
-    from realignkit.evaluation.measurements import AblationFolder
-    from realignkit.evaluation.row_pages import pair_cells, pair_columns
-    from realignkit.evaluation.row_tables import pair_rows
-
-    folder = AblationFolder(results.parent if results.is_file() else results)
-    found = pair_rows(folder.read(features=False), before, after)
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in pair_columns(found):
-        table.add_column(escape(heading))
-    table.add_row(*map(escape, pair_cells(found)))
-    out().print(table)
-
-
-@dataclass
-class _Bench:
-    """What both commands look up from the same options."""
-
-    model: str
-    metric: str | None
-    score: list[str] | None
-    reference: Path | None
-
-    def __post_init__(self) -> None:
-        from realignkit import assembly
-        from realignkit.registry import default_registry
-
-        self.registry: Registry = default_registry()
-        self.generator = assembly.choose_generator(self.registry, self.model)
-        self.beside: Mapping[str, str] = assembly.companions(self.generator)
-        chosen = self.metric or self.beside.get("metric")
-        if chosen is None:
-            names = ", ".join(info.name for info in self.registry.infos("metric"))
-            raise OptionError(f"model '{self.model}' names no metric that goes with it: give --metric. Known: {names}.")
-        self.judge: str = chosen
-
-    def settings(
-        self, assignments: Sequence[str], groups: Sequence[str] | None, specs: Mapping[str, str | None] | None = None
-    ) -> Settings:
-        """What ``--set`` says, of these groups (None: all) and the metric."""
-        from realignkit import assembly
-        from realignkit.cli.settings import known_options, parse
-
-        known = known_options(self.registry, self.model, specs or {})
-        chosen = {name: names for name, names in known.items() if groups is None or name in groups}
-        chosen["metric"] = assembly.option_names(self.registry.info("metric", self.judge.partition(".")[0]))
-        return parse(assignments, chosen)
-
-    def judging(self, settings: Settings) -> Judging:
-        """Metric, scores and features."""
-        from realignkit.evaluation.judging import Judging
-
-        default = ["clip"] if "reward:clip" in self.beside else []
-        scores = default if self.score is None else [spec for spec in self.score if spec != "none"]
-        return Judging(
-            self.registry,
-            self.judge,
-            options=settings.options["metric"],
-            scores=scores,
-            beside=self.beside,
-            reference=self.reference,
-        )
-
-
-def _models(rows: Sequence[str]) -> dict[str, list[Model]]:
+def _folders(rows: Sequence[str]) -> dict[str, list[str]]:
     import re
 
-    from realignkit.evaluation.models import trained_model
-
-    found: dict[str, list[Model]] = {}
+    found: dict[str, list[str]] = {}
     for text in rows:
         name, equals, folder = (part.strip() for part in text.partition("="))
         if not equals or not folder or not re.fullmatch(r"[\w.+-][\w.+ -]{0,39}", name) or name == "base":
@@ -301,63 +210,5 @@ def _models(rows: Sequence[str]) -> dict[str, list[Model]]:
                 f"--row takes NAME=FOLDER, such as caption=runs/caption-1, not '{text}'; names have letters, digits, "
                 f"'.', '_', '+' and '-', and 'base' is taken."
             )
-        found.setdefault(name, []).append(trained_model(folder))
+        found.setdefault(name, []).append(folder)
     return found
-
-
-def _measure(
-    bench: _Bench,
-    settings: Settings,
-    realigner: Realigner,
-    plan: Plan,
-    prompts: str,
-    folder: Path,
-    control: str,
-    **chosen: Any,
-) -> None:
-    from realignkit.cli.train import read_prompts
-    from realignkit.evaluation.row_pages import write_tables
-    from realignkit.evaluation.rows import RowAblation
-
-    ablation = RowAblation(
-        bench.registry,
-        bench.model,
-        realigner,
-        plan,
-        bench.judging(settings),
-        read_prompts(bench.registry, prompts),
-        folder,
-        generator_options=settings.options["generator"],
-        source=Path(prompts).name if Path(prompts).is_file() else prompts,
-        **chosen,
-    )
-    for note in _notes(ablation, plan, bench.judge):
-        err().print(f"[yellow]note:[/] {escape(note)}")
-    with_progress(ablation)
-    _print(write_tables(folder, control), folder)
-
-
-def _notes(ablation: Any, plan: Plan, judge: str) -> list[str]:
-    found = []
-    if ablation.left_out:
-        found.append(f"{ablation.left_out} prompts are left out: metric '{judge}' cannot judge them")
-    if ablation.idle:
-        found.append(f"no seed is dealt to {', '.join(ablation.idle)}: give --seed 0 to --seed {plan.most_models - 1}")
-    for name, models in plan.rows.items():
-        if any(model.record.get("status") in ("running", "interrupted") for model in models):
-            found.append(f"a training of row '{name}' has not ended: its best weights so far are measured")
-    return found
-
-
-def _print(table: RowTable, folder: Path) -> None:
-    from realignkit.evaluation.row_pages import FILES, cells, columns, notes
-
-    shown = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in columns(table):
-        shown.add_column(escape(heading))
-    for line in cells(table):
-        shown.add_row(*map(escape, line))
-    out().print(shown)
-    for note in notes(table):
-        out().print(note, style="dim", markup=False)
-    out().print("\n".join(f"  {folder / name}" for name in (*FILES, "rows.jsonl")), markup=False)

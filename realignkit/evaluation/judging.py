@@ -127,7 +127,7 @@ class Judging:
             if _has(self.metric, "judge_each"):
                 found = [dict(values) for values in self.metric.judge_each(list(images), list(prompts))]
             else:
-                found = [self._alone(image, prompt) for image, prompt in zip(images, prompts, strict=True)]
+                found = [dict(self._alone(image, prompt)) for image, prompt in zip(images, prompts, strict=True)]
         if len(found) != len(images):
             raise breach("metric", self.name, f"{len(images)} images got {len(found)} judgements")
         ordered = []

@@ -80,7 +80,7 @@ def mcnemar(fixed: int, broken: int) -> float:
     """Exact two-sided p: how likely a fair coin is to split fixed + broken at least so unevenly."""
     total = fixed + broken
     tail = sum(math.comb(total, k) for k in range(min(fixed, broken) + 1))
-    return min(1.0, 2 * tail / 2**total)
+    return float(min(1.0, 2 * tail / 2**total))
 
 
 def mean_interval(

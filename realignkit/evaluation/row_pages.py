@@ -93,7 +93,8 @@ def _ratio(row: RowResult) -> str:
 
 
 def _against(table: RowTable, name: str) -> str:
-    return next(getattr(row, name).against for row in table.rows if getattr(row, name))
+    found: str = next(getattr(row, name).against for row in table.rows if getattr(row, name))
+    return found
 
 
 def markdown(table: RowTable) -> str:

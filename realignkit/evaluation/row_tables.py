@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from realignkit.errors import OptionError
-from realignkit.evaluation import frechet
+from realignkit.evaluation.frechet import Ratio, Reference, ratio
 from realignkit.evaluation.measurements import Features, Measurement
 from realignkit.evaluation.paired import compare, mean_interval
 from realignkit.evaluation.success import wilson
@@ -88,7 +88,7 @@ class RowResult:
     control: Difference | None = None
     scores: Mapping[str, Score] = field(default_factory=dict)
     frechet: float | None = None
-    relative: frechet.Ratio | None = None
+    relative: Ratio | None = None
     models: tuple[ModelResult, ...] = ()
 
     def record(self) -> dict[str, Any]:
@@ -135,7 +135,7 @@ def tabulate(
     by_row = {name: found for name, found in sorted(by_row.items(), key=lambda item: _place(item[0], control)) if found}
     value = next((next(iter(m.values)) for m in measurements), "")
     binary = all(m.values[value] in (0.0, 1.0) for m in measurements)
-    known = frechet.Reference(reference) if reference is not None and len(reference) > 1 else None
+    known = Reference(reference) if reference is not None and len(reference) > 1 else None
     rows = []
     for name, own in by_row.items():
         verdicts = [m.values[value] for m in own.values()]
@@ -224,8 +224,8 @@ def pair_rows(measurements: Sequence[Measurement], before: str, after: str) -> P
     found = difference(was, now, value, binary, before)
     if found is None:
         raise OptionError(f"rows '{before}' and '{after}' share no prompt and seed: there is nothing to pair.")
-    means = [_scale(binary) * float(np.mean([row[pair].values[value] for pair in both])) for row in (was, now)]
-    return Pair(value, *means, found)
+    first, second = (_scale(binary) * float(np.mean([row[pair].values[value] for pair in both])) for row in (was, now))
+    return Pair(value, first, second, found)
 
 
 def _place(name: str, control: str) -> tuple[int, str]:
@@ -253,7 +253,7 @@ def _stack(own: Sequence[Measurement]) -> Features | None:
     return np.stack(vectors) if len(vectors) == len(own) > 1 else None
 
 
-def _distance(own: Sequence[Measurement], reference: frechet.Reference) -> float | None:
+def _distance(own: Sequence[Measurement], reference: Reference) -> float | None:
     features = _stack(own)
     return None if features is None else reference.distance(features)
 
@@ -261,13 +261,13 @@ def _distance(own: Sequence[Measurement], reference: frechet.Reference) -> float
 def _ratio(
     own: Mapping[tuple[int, int], Measurement],
     base: Mapping[tuple[int, int], Measurement],
-    reference: frechet.Reference,
-) -> frechet.Ratio | None:
+    reference: Reference,
+) -> Ratio | None:
     both = [pair for pair in own if pair in base]
     features, before = _stack([own[pair] for pair in both]), _stack([base[pair] for pair in both])
     if features is None or before is None:
         return None
-    return frechet.ratio(features, before, reference, [own[pair].prompt for pair in both])
+    return ratio(features, before, reference, [own[pair].prompt for pair in both])
 
 
 def _models(
