@@ -81,7 +81,7 @@ def _panel(left: float, title: str, points: Sequence[_Point | None], zero: bool)
 
 
 def ticks(low: float, high: float, most: int = 6) -> list[float]:
-    """Round numbers that cover [low, high], at most ``most`` + 1, at least two."""
+    """Round numbers that cover [low, high]: at least two, about ``most``."""
     span = max(high - low, 1e-9)
     rough = span / (most - 1)
     power = 10 ** math.floor(math.log10(rough))
