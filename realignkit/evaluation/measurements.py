@@ -256,7 +256,8 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested values by dotted name."""
     found: dict[str, Any] = {}
     for name, value in values.items():
-        found |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+        nested = isinstance(value, dict) and value  # that something is empty is a value too
+        found |= flat(value, f"{prefix}{name}.") if nested else {f"{prefix}{name}": value}
     return found
 
 

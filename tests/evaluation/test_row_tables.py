@@ -167,7 +167,7 @@ def test_any_two_rows_can_be_paired():
     found = pair_rows(measurements(), "control", "clip")
     assert (found.difference.fixed, found.difference.broken, found.difference.n) == (4, 2, 60)
     assert found.after - found.before == pytest.approx(found.difference.gain)
-    with pytest.raises(OptionError, match="no row 'blip'. Rows: base, control, clip"):
+    with pytest.raises(OptionError, match=r"no row 'blip'\. Rows: base, control, clip"):
         pair_rows(measurements(), "base", "blip")
     lonely = [m for m in measurements() if (m.row == "base") == (m.seed == 0)]
     with pytest.raises(OptionError, match="share no prompt and seed"):
