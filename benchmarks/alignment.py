@@ -22,10 +22,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from paired import HEADER, compare
 from rich.progress import track
 
 from realignkit import Layout, Likelihood, LocalCaption, ModulationConfig, Realigner, Segment, Tag
+from realignkit.evaluation.paired import HEADER, compare
 from realignkit.storage import atomic_write
 from realignkit_plugins.micro.oracle import Oracle, expected, fully_right, in_vocabulary, share_right
 from realignkit_plugins.micro.prompts import WorldPrompts

@@ -73,7 +73,8 @@ class Generator(Plugin):
     Attributes:
         attention_family: ``"unet"`` for SD-1.x/2.x/XL-style U-Nets, ``"pixart"`` for PixArt's transformer; None where
             attention cannot be modulated: such a model makes coarse images only.
-        companions: the plugins that go with this model by default (kind -> spec), e.g. ``{"tagger": "micro"}``.
+        companions: the plugins that go with this model by default (kind -> spec), e.g. ``{"tagger": "micro"}``; kinds
+            are those of the steps, ``metric``, and ``reward:clip`` for what ``clip`` means with this model.
         refine_defaults: modulation options that suit this model better than the paper's.
         sampling_defaults: ``num_inference_steps``, ``guidance_scale``, ``height``, ``width`` where they
             differ from the pipeline's own.
@@ -150,7 +151,15 @@ class Reward(Plugin):
 
 
 class Metric(Plugin):
-    """A number about many images, streamed: ``update`` any number of times, then ``compute``."""
+    """A number about many images, streamed: ``update`` any number of times, then ``compute``.
+
+    A metric may have more, of which ablations make use where it is there:
+
+    - ``judge_each(images, prompts)``: the values of each image alone, a mapping per image, summing up nothing;
+    - ``can_judge(prompt)``: False for prompts that it does not understand, which are then left out;
+    - ``features(images)``: float (B, D), for a Fréchet distance; a reward may have it too;
+    - ``reference(prompts, count)``: so many pictures (RGB) as good as they can be, to compare with.
+    """
 
     higher_is_better: bool = True
 

@@ -11,6 +11,8 @@ import typer
 
 from realignkit._version import __version__
 from realignkit.cli.ablate import ablate_app
+from realignkit.cli.ablate_results import join, pair
+from realignkit.cli.ablate_rows import rewards, stages
 from realignkit.cli.console import Commands
 from realignkit.cli.dense import dense
 from realignkit.cli.doctor import doctor
@@ -50,6 +52,8 @@ app.command()(train)
 app.command()(show)
 app.command()(doctor)
 app.add_typer(plugins_app, name="plugins")
+for command in (rewards, stages, join, pair):
+    ablate_app.command()(command)
 app.add_typer(ablate_app, name="ablate")
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 from rich.markup import escape
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from realignkit.registry import Registry
 
 ablate_app = typer.Typer(no_args_is_help=True, help="Measure what a part of the method is worth.")
+T = TypeVar("T")
 _KINDS = ("generator", "tagger", "scorer")
 
 
@@ -75,7 +77,7 @@ def scorers(
         sampling=sampling,
         batch_size=batch_size,
     )
-    cells = _with_progress(ablation)
+    cells: list[Cell] = with_progress(ablation)
     _print(cells)
     for name, plugin in ablation.scorers.items():
         usage: Any = getattr(plugin, "usage", None)
@@ -127,21 +129,31 @@ def _prompt_set(registry: Registry, prompts: str, options: dict[str, Any]) -> Pr
     return found
 
 
-def _with_progress(ablation: Any) -> list[Cell]:
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+def with_progress(work: Callable[[Callable[[str, int, int], None]], T]) -> T:
+    """Call ``work(report)`` under a bar for each step that it reports (``report(step, done, total)``)."""
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TaskID,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
 
     columns = TextColumn("{task.description:>24}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
     console = err()
     tasks: dict[str, TaskID] = {}
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
+    with Progress(
+        *columns, TimeRemainingColumn(), console=console, transient=True, disable=not console.is_terminal
+    ) as bars:
 
         def report(step: str, done: int, total: int) -> None:
             if step not in tasks:
                 tasks[step] = bars.add_task(step, total=total)
             bars.update(tasks[step], completed=done, total=total)
 
-        cells: list[Cell] = ablation(report)
-        return cells
+        return work(report)
 
 
 def _print(cells: list[Cell]) -> None:

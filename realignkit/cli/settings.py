@@ -13,7 +13,7 @@ from realignkit.errors import OptionError
 from realignkit.registry import PluginInfo, Registry
 from realignkit.rewards import parse_weights
 
-PLUGIN_KINDS = ("generator", "tagger", "scorer", "segmenter", "reward", "judge")
+PLUGIN_KINDS = ("generator", "tagger", "scorer", "segmenter", "reward", "judge", "metric")
 
 
 @dataclass(frozen=True)

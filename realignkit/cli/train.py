@@ -68,7 +68,7 @@ def train(
     for name in ("reward", "prompts", "out"):
         if wanted.get(name) is None:
             raise typer.BadParameter(f"--{name} is missing (or '{name}:' in the --config file).")
-    job = _Job(wanted, [*settings, *(assignments or [])])
+    job = TrainingJob(wanted, [*settings, *(assignments or [])])
     results = {"trained": job.run(Path(wanted["out"]), resume)}
     if control:
         results["control"] = job.run(Path(wanted["out"]) / "control", resume, control=True)
@@ -97,8 +97,16 @@ def _merge(flags: Mapping[str, Any], path: Path | None) -> tuple[dict[str, Any],
     return {name: found.get(name) if flag is None else flag for name, flag in flags.items()}, settings
 
 
-class _Job:
-    """Everything that a run and its control share."""
+class TrainingJob:
+    """Everything that a run and its control share.
+
+    Args:
+        wanted: the command's options by name: reward, prompts, model, out, judge, validation_prompts, preset.
+        assignments: those of ``--set``.
+
+    Raises:
+        OptionError, PluginError, PromptError: an option is wrong.
+    """
 
     def __init__(self, wanted: Mapping[str, Any], assignments: Sequence[str]) -> None:
         from realignkit import assembly
@@ -129,7 +137,13 @@ class _Job:
         self.held_out = None if held_out is None else read_prompts(self.registry, str(held_out))
         self.main = True
 
-    def run(self, folder: Path, resume: bool, *, control: bool = False) -> TrainResult:
+    def run(self, folder: Path, resume: bool, *, control: bool = False, title: str = "") -> TrainResult:
+        """Train, or go on; ``title`` is for the progress bar.
+
+        Raises:
+            OptionError: the folder holds a run, and ``resume`` is off.
+            typer.Exit: Ctrl-C, after what is done has been saved.
+        """
         from accelerate import PartialState
 
         from realignkit.refl import ReFLTrainer
@@ -149,7 +163,7 @@ class _Job:
             )
             judge = self._make_judge()
         config = self.config.model_copy(update={"reward_weight": 0.0}) if control else self.config
-        with _progress("control" if control else "train") as (on_step, on_message):
+        with _progress(title or ("control" if control else "train")) as (on_step, on_message):
             trainer = ReFLTrainer(
                 pipeline,
                 reward,
@@ -174,7 +188,8 @@ class _Job:
                 return trainer.train(resume=resume)
             except KeyboardInterrupt:
                 if self.main:
-                    err().print(f"[yellow]Interrupted.[/] Saved in {folder}; go on with the same command and --resume.")
+                    again = "" if resume else " and --resume"
+                    err().print(f"[yellow]Interrupted.[/] Saved in {folder}; go on with the same command{again}.")
                 raise typer.Exit(EXIT_INTERRUPTED) from None
 
     def _make_judge(self) -> Any:

@@ -33,10 +33,11 @@ Report = Callable[[str, int, int], None]
 """``report(step, done, total)``."""
 
 
-class _Nothing(Plugin):
+class Nothing(Plugin):
     """Stands where an image is all that is wanted."""
 
     def __call__(self, *arguments: Any) -> Any:
+        """Not meant to be called."""
         raise NotImplementedError
 
 
@@ -78,7 +79,7 @@ class ScorerAblation:
         options = options or {}
         self.taggers: dict[str, Tagger] = _make(registry, "tagger", taggers, options.get("tagger", {}))
         self.scorers: dict[str, Scorer] = _make(registry, "scorer", scorers, options.get("scorer", {}))
-        nothing: Any = _Nothing()
+        nothing: Any = Nothing()
         own = {"generator": options.get("generator", {})}
         self._realigner = Realigner.from_pretrained(
             model,

@@ -32,7 +32,7 @@ REWARDS = {
 """Reward -> (class, options, what it is), of those whose checkpoints have been trained."""
 
 COMPANIONS = {
-    **{"tagger": "micro", "scorer": "lexical", "segmenter": "micro"},
+    **{"tagger": "micro", "scorer": "lexical", "segmenter": "micro", "metric": "micro_oracle"},
     **{f"reward:{name}": f"micro_{name}" for name in REWARDS},
 }
 

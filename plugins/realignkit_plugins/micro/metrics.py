@@ -10,9 +10,13 @@ from realignkit.contracts import Metric
 from realignkit.errors import PluginError
 
 if TYPE_CHECKING:
+    import numpy as np
     from PIL.Image import Image
 
     from realignkit_plugins.micro.oracle import Oracle
+
+MOST_OBJECTS = 3
+_REFERENCE = 404  # a sequence of scenes of its own: no training's, no prompt set's
 
 
 class FullyRight(Metric):
@@ -37,12 +41,59 @@ class FullyRight(Metric):
         Raises:
             ValueError: a prompt names no coloured object of the embedded world.
         """
+        for values in self.judge_each(images, prompts):
+            self.right += int(values["fully_right"])
+            self.objects += values["objects_right"]
+            self.count += 1
+
+    def judge_each(self, images: Sequence[Image], prompts: Sequence[str]) -> list[dict[str, float]]:
+        """``fully_right`` (0 or 1) and ``objects_right`` (in [0, 1]) of each image (RGB, 64 x 64).
+
+        Raises:
+            ValueError: a prompt names no coloured object of the embedded world.
+        """
         from realignkit_plugins.micro.oracle import fully_right, share_right
 
-        for prompt, found in zip(prompts, self._oracle.detect(images), strict=True):
-            self.right += fully_right(prompt, found)
-            self.objects += share_right(prompt, found)
-            self.count += 1
+        return [
+            {"fully_right": float(fully_right(prompt, found)), "objects_right": round(share_right(prompt, found), 6)}
+            for prompt, found in zip(prompts, self._oracle.detect(images), strict=True)
+        ]
+
+    def can_judge(self, prompt: str) -> bool:
+        """Whether a prompt consists of coloured objects of the embedded world (CC-500's form)."""
+        from realignkit_plugins.micro.oracle import in_vocabulary
+
+        return in_vocabulary(prompt)
+
+    def features(self, images: Sequence[Image]) -> np.ndarray:
+        """The oracle's features of images (RGB, 64 x 64), float32 (B, D)."""
+        return self._oracle.features(images)
+
+    def reference(self, prompts: Sequence[str], count: int) -> list[Image]:
+        """``count`` pictures (RGB, 64 x 64) that the embedded world itself draws for these prompts, in turn.
+
+        Always the same ones. Prompts of more objects than a scene has are passed over.
+
+        Raises:
+            PluginError: no prompt is left.
+        """
+        import numpy as np
+        from PIL import Image
+
+        from realignkit_plugins.micro.oracle import expected
+        from realignkit_plugins.micro.world.scenes import compose, render
+
+        wanted = [
+            [(noun, colour) for noun, colour, many in expected(prompt) for _ in range(many)]
+            for prompt in prompts
+            if self.can_judge(prompt)
+        ]
+        wanted = [pairs for pairs in wanted if len(pairs) <= MOST_OBJECTS]
+        if not wanted:
+            raise PluginError("the embedded world can draw none of the prompts. Give prompts of one to three objects.")
+        chosen = (wanted[number % len(wanted)] for number in range(count))
+        scenes = (compose(np.random.default_rng([_REFERENCE, number]), pairs) for number, pairs in enumerate(chosen))
+        return [Image.fromarray(render(scene).image) for scene in scenes]
 
     def compute(self) -> dict[str, float]:
         """``fully_right`` and ``objects_right`` in [0, 1], and ``n``.

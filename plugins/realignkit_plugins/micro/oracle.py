@@ -63,17 +63,28 @@ class Oracle(nn.Module):
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Images (B, 3, H, W) in [0, 1] to centre logits (B, nouns, H/4, W/4), colour logits (B, colours, H/4, W/4)."""
-        fine = self.stem(images * 2 - 1)
-        features = self.join(torch.cat([fine, self.up(self.deep(self.down(fine)))], dim=1))
+        features = self._features(images)
         return self.centres(features), self.colours(features)
+
+    def _features(self, images: torch.Tensor) -> torch.Tensor:
+        fine = self.stem(images * 2 - 1)
+        features: torch.Tensor = self.join(torch.cat([fine, self.up(self.deep(self.down(fine)))], dim=1))
+        return features
+
+    @torch.inference_mode()
+    def features(self, images: Sequence[Image.Image]) -> np.ndarray:
+        """What both heads look at, averaged over the picture: float32 (B, 2 * width) of images (RGB, one size)."""
+        found = [
+            self._features(_pixels(images[start : start + 64])).mean((2, 3)) for start in range(0, len(images), 64)
+        ]
+        return torch.cat(found).numpy() if found else np.zeros((0, 2 * self.settings["width"]), np.float32)
 
     @torch.inference_mode()
     def detect(self, images: Sequence[Image.Image], threshold: float = THRESHOLD) -> list[tuple[Detection, ...]]:
         """What is in each image (RGB), most confident first."""
         found: list[tuple[Detection, ...]] = []
         for start in range(0, len(images), 64):
-            pixels = np.stack([np.asarray(image.convert("RGB")) for image in images[start : start + 64]])
-            centres, colours = self(torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255)
+            centres, colours = self(_pixels(images[start : start + 64]))
             found += [_peaks(c, k, threshold) for c, k in zip(centres.sigmoid(), colours.softmax(1), strict=True)]
         return found
 
@@ -118,6 +129,11 @@ class _Block(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         out: torch.Tensor = x + self.layers(x)
         return out
+
+
+def _pixels(images: Sequence[Image.Image]) -> torch.Tensor:
+    pixels = np.stack([np.asarray(image.convert("RGB")) for image in images])
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255
 
 
 def _peaks(centres: torch.Tensor, colours: torch.Tensor, threshold: float) -> tuple[Detection, ...]:

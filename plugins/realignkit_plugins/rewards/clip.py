@@ -14,6 +14,8 @@ from realignkit_plugins.loading import DTypeName, hub_options, image_processor, 
 from realignkit_plugins.rewards.base import PixelReward, place, tokenize
 
 if TYPE_CHECKING:
+    import numpy as np
+    from PIL.Image import Image
     from torch import Tensor
 
     from realignkit_plugins.rewards.preprocess import Preprocessing
@@ -58,6 +60,13 @@ class CLIPReward(PixelReward[_Loaded]):
         network = self.loaded.network
         seen = network.get_image_features(pixel_values=pixel_values.to(network.device, network.dtype))
         return _normalised(seen)
+
+    def features(self, images: Sequence[Image]) -> np.ndarray:
+        """Normalised features of PIL images, float32 (B, D), as a Fréchet distance compares them."""
+        import torch
+
+        with torch.no_grad():
+            return self.image_features(self.preprocessing.from_pil(images)).cpu().numpy()
 
     def text_features(self, texts: Sequence[str]) -> Tensor:
         """Normalised text features, float32 (B, D); texts over the encoder's length are cut."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -96,7 +97,12 @@ def sample_scene(rng: np.random.Generator, split: Split = "train", count: int | 
     if count > 1 and rng.random() < 0.12:
         # "two red birds": the same thing again, which counting captions need.
         pairs[1] = pairs[0]
-    boxes = _place(rng, [noun for noun, _ in pairs], count)
+    return compose(rng, pairs)
+
+
+def compose(rng: np.random.Generator, pairs: Sequence[tuple[str, str]]) -> Scene:
+    """Draw a scene of 1-3 given objects, each a (noun, colour): where, how large, on what."""
+    boxes = _place(rng, [noun for noun, _ in pairs], len(pairs))
     things = [_thing(rng, noun, colour, *box) for (noun, colour), box in zip(pairs, boxes, strict=True)]
     if rng.random() < 0.8:
         # Writers mostly go from left to right and from top to bottom; a fifth of the captions do not.

@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
-import sys
-from pathlib import Path
 
+import numpy as np
 import pytest
 
-_PATH = Path(__file__).parents[2] / "benchmarks" / "paired.py"
-_SPEC = importlib.util.spec_from_file_location("paired", _PATH)
-assert _SPEC and _SPEC.loader
-paired = importlib.util.module_from_spec(_SPEC)
-sys.modules["paired"] = paired
-_SPEC.loader.exec_module(paired)
+from realignkit.evaluation import paired
 
 
 @pytest.mark.parametrize(("fixed", "broken"), [(5, 1), (3, 3), (0, 4), (7, 2), (0, 0)])
@@ -41,3 +34,13 @@ def test_intervals_widen_when_seeds_of_a_prompt_move_together() -> None:
     apart = paired.compare(before, after, clusters=range(200))
     together = paired.compare(before, after, clusters=[index // 4 for index in range(200)])
     assert together.high - together.low > 1.5 * (apart.high - apart.low)
+
+
+def test_the_interval_of_a_mean_is_that_of_its_standard_error() -> None:
+    values = np.random.default_rng(3).normal(2.0, 1.0, 400)
+    low, high = paired.mean_interval(values, range(400))
+    error = values.std() / 20
+    assert (low, high) == pytest.approx((values.mean() - 1.96 * error, values.mean() + 1.96 * error), abs=0.15 * error)
+    # Four copies of a value in a cluster tell no more than one.
+    again = paired.mean_interval(values.repeat(4), np.arange(400).repeat(4).tolist())
+    assert again == pytest.approx((low, high))

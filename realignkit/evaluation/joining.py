@@ -1,0 +1,71 @@
+"""Ablations that several processes measured, each with seeds (or rows) of its own, as one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from realignkit.errors import OptionError
+from realignkit.evaluation.measurements import AblationFolder, Measurement, flat
+from realignkit.storage import atomic_write
+
+
+def join(folders: Sequence[str | Path], out: str | Path) -> int:
+    """Write what several folders have into one.
+
+    Args:
+        folders: with results that were measured in the same way, of the same prompts in the same order; what two of
+            them have must be the same.
+        out: a new folder, or one that an earlier join has written, which is replaced.
+
+    Returns:
+        How many pictures' results there are.
+
+    Raises:
+        OptionError: the folders do not go together, or ``out`` holds results of its own.
+        OutputError: a folder holds no ablation, is damaged, or ``out`` cannot be written.
+    """
+    parts = [AblationFolder(folder) for folder in folders]
+    records = [part.existing() for part in parts]
+    target = AblationFolder(out)
+    there = target.record()
+    if there is not None and "joined" not in there:
+        raise OptionError(f"{target.folder} holds an ablation of its own. Give another --out.")
+    rows: dict[str, Any] = {}
+    for part, record in zip(parts, records, strict=True):
+        _check(parts[0].folder, records[0], part.folder, record)
+        for name, models in record["rows"].items():
+            if rows.setdefault(name, models) != models:
+                raise OptionError(f"{part.folder} measured other models as row '{name}'. Join only what goes together.")
+    found: dict[tuple[str, int, int], Measurement] = {}
+    prompts: dict[int, str] = {}
+    for part in parts:
+        for measurement in part.read():
+            if prompts.setdefault(measurement.index, measurement.prompt) != measurement.prompt:
+                raise OptionError(f"{part.folder} measured other prompts. Join only what goes together.")
+            twin = found.setdefault(measurement.key, measurement)
+            if twin.line() != measurement.line():
+                raise OptionError(
+                    f"{part.folder} found something else than another folder for row '{measurement.row}', prompt "
+                    f"{measurement.index}, seed {measurement.seed}. Remove one of the two."
+                )
+    kept = sorted(found.values(), key=lambda m: (list(rows).index(m.row), m.seed, m.index))
+    target.write_record({**records[0], "rows": rows, "joined": len(parts)})
+    for name, lines in (
+        ("features.jsonl", (m.features_line() for m in kept if m.features is not None)),
+        ("rows.jsonl", (m.line() for m in kept)),
+    ):
+        atomic_write(target.folder / name, "".join(lines))
+    references = [reference for part in parts if (reference := part.reference()) is not None]
+    if references:
+        target.write_reference(max(references, key=len))
+    return len(kept)
+
+
+def _check(first: Path, wanted: dict[str, Any], folder: Path, record: dict[str, Any]) -> None:
+    before, now = (flat({"kind": r["kind"], "settings": r["settings"]}) for r in (wanted, record))
+    different = sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
+    if different:
+        names = ", ".join(name.removeprefix("settings.") for name in different[:3])
+        raise OptionError(f"{folder} was measured otherwise than {first}; different: {names}. They cannot be joined.")

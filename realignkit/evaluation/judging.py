@@ -1,0 +1,208 @@
+"""What is measured on each picture of an ablation: a metric's verdict, rewards as scores, features."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from realignkit.assembly import assign_options, effective_options
+from realignkit.errors import ModelError, OptionError
+from realignkit.evaluation.measurements import Features
+from realignkit.registry import Registry
+from realignkit.rewarding import rate
+from realignkit.rewards import make_reward
+from realignkit.steps import blame, breach
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+REFERENCES = 1000
+"""Reference pictures that a metric draws at most."""
+PER_PROMPT = 4
+
+
+@dataclass(frozen=True, eq=False)
+class Judgement:
+    """What was found out about one picture; see :class:`realignkit.evaluation.measurements.Measurement`."""
+
+    values: Mapping[str, float]
+    scores: Mapping[str, float] = field(default_factory=dict)
+    features: Features | None = None
+
+
+class Judging:
+    """A metric, rewards, and whoever has features.
+
+    Args:
+        registry: where plugins are looked up.
+        metric: its name, or ``name.value`` where another of its values decides than the first.
+        options: of the metric.
+        scores: rewards (specs, see :func:`realignkit.rewards.make_reward`) whose mean is shown beside the metric.
+        beside: the generator's companions.
+        reference: a folder of pictures for the Fréchet distance; None: the metric's own, where it draws some.
+
+    Raises:
+        PluginError: an unknown metric or reward.
+        OptionError: an unknown option, or a reference folder without pictures or without anybody to look at them.
+    """
+
+    def __init__(
+        self,
+        registry: Registry,
+        metric: str,
+        *,
+        options: Mapping[str, Any] | None = None,
+        scores: Sequence[str] = (),
+        beside: Mapping[str, str] | None = None,
+        reference: Path | None = None,
+    ) -> None:
+        self.name, _, self.value = metric.partition(".")
+        info = registry.info("metric", self.name)
+        (own,) = assign_options([info], options or {})
+        self.metric: Any = info.create(**own)
+        self.scores: dict[str, Any] = {spec: make_reward(registry, spec, None, beside) for spec in scores}
+        self._own = {**info.options, **own}
+        self.beside = dict(beside or {})
+        able = {
+            name: plugin
+            for name, plugin in ((self.name, self.metric), *self.scores.items())
+            if _has(plugin, "features")
+        }
+        self._seer = next(iter(able), None)
+        self._eyes: Any = able.get(self._seer or "")
+        self._folder = reference
+        if reference is not None and self._eyes is None:
+            raise OptionError(
+                f"--reference needs features of pictures: neither metric '{self.name}' nor a --score has them. "
+                f"Add --score clip."
+            )
+        self._files = [] if reference is None else _pictures(reference)
+        if self._eyes is not None and not self._files and not _has(self.metric, "reference"):
+            self._seer = self._eyes = None
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What results depend on, as JSON values."""
+        return {
+            "metric": {"name": self.name, **effective_options(self.metric, self._own)},
+            "scores": {name: effective_options(reward) for name, reward in self.scores.items()},
+            "features": self._seer,
+            "reference": None if self._eyes is None else _fingerprint(self._files) if self._files else self.name,
+        }
+
+    def can_judge(self, prompt: str) -> bool:
+        """Whether the metric knows what a prompt means; a metric without ``can_judge(prompt)`` takes any."""
+        return bool(self.metric.can_judge(prompt)) if _has(self.metric, "can_judge") else True
+
+    def __call__(self, images: Sequence[Image], prompts: Sequence[str], batch_size: int) -> list[Judgement]:
+        """Look at pictures (RGB) of these prompts.
+
+        Raises:
+            PluginError: a metric or reward failed.
+            ModelError: what it computed is no number.
+            OptionError: the metric has no value of the wanted name.
+        """
+        values = self._values(images, prompts)
+        scores: list[dict[str, float]] = [{} for _ in images]
+        features: list[Features | None] = [None] * len(images)
+        for start in range(0, len(images), batch_size):
+            part = slice(start, start + batch_size)
+            for name, reward in self.scores.items():
+                for place, score in enumerate(rate(reward, name, images[part], prompts[part]), start=start):
+                    scores[place][name] = round(score, 6)
+            if self._eyes is not None:
+                features[part] = list(self._see(images[part]))
+        return [Judgement(v, s, f) for v, s, f in zip(values, scores, features, strict=True)]
+
+    def _values(self, images: Sequence[Image], prompts: Sequence[str]) -> list[dict[str, float]]:
+        with blame("metric", self.name):
+            if _has(self.metric, "judge_each"):
+                found = [dict(values) for values in self.metric.judge_each(list(images), list(prompts))]
+            else:
+                found = [dict(self._alone(image, prompt)) for image, prompt in zip(images, prompts, strict=True)]
+        if len(found) != len(images):
+            raise breach("metric", self.name, f"{len(images)} images got {len(found)} judgements")
+        ordered = []
+        for values in found:
+            numbers = {name: float(value) for name, value in values.items() if name != "n"}
+            decides = self.value or next(iter(numbers), "")
+            if decides not in numbers:
+                raise OptionError(f"metric '{self.name}' has no value '{decides}'. It has: {', '.join(numbers)}.")
+            if not all(math.isfinite(number) for number in numbers.values()):
+                raise ModelError(f"metric '{self.name}' computed NaN or infinity. Choose another one.")
+            ordered.append({decides: numbers.pop(decides), **numbers})  # what decides comes first
+        return ordered
+
+    def _alone(self, image: Image, prompt: str) -> Mapping[str, float]:
+        fresh = copy.deepcopy(self.metric)
+        fresh.update([image], [prompt])
+        found: Mapping[str, float] = fresh.compute()
+        return found
+
+    def _see(self, images: Sequence[Image]) -> Features:
+        assert self._seer is not None
+        with blame("metric", self._seer):
+            found = np.asarray(self._eyes.features(list(images)), dtype=np.float32)
+        if found.ndim != 2 or len(found) != len(images) or not np.isfinite(found).all():
+            raise breach(
+                "metric", self._seer, f"{len(images)} images got features of shape {found.shape}, or no numbers"
+            )
+        return found
+
+    def reference(self, prompts: Sequence[str], batch_size: int) -> Features | None:
+        """Features (m, D) of the reference pictures; None where there are none.
+
+        Args:
+            prompts: for a metric that draws what they say: each up to :data:`PER_PROMPT` times, and no more than
+                :data:`REFERENCES` pictures unless there are more prompts.
+            batch_size: pictures per forward pass.
+
+        Raises:
+            OptionError: a picture cannot be read.
+            PluginError: the metric failed.
+        """
+        if self._eyes is None:
+            return None
+        if self._files:
+            batches = [self._files[i : i + batch_size] for i in range(0, len(self._files), batch_size)]
+            return np.concatenate([self._see([_open(path) for path in batch]) for batch in batches])
+        count = min(PER_PROMPT * len(prompts), max(REFERENCES, len(prompts)))
+        with blame("metric", self.name):
+            drawn = list(self.metric.reference(list(prompts), count))
+        return np.concatenate([self._see(drawn[i : i + batch_size]) for i in range(0, len(drawn), batch_size)])
+
+
+def _has(plugin: Any, method: str) -> bool:
+    return callable(getattr(plugin, method, None))
+
+
+def _pictures(folder: Path) -> list[Path]:
+    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+    if len(found) < 2:
+        raise OptionError(
+            f"{folder} holds {len(found)} pictures; --reference takes a folder with many (PNG, JPEG, WebP)."
+        )
+    return found
+
+
+def _fingerprint(files: Sequence[Path]) -> str:
+    names = "\n".join(f"{path.name} {path.stat().st_size}" for path in files)
+    return f"{len(files)} pictures, {hashlib.sha256(names.encode()).hexdigest()[:12]}"
+
+
+def _open(path: Path) -> Image:
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            return image.convert("RGB")
+    except Exception as error:  # Pillow raises many kinds for damaged files
+        raise OptionError(f"cannot read {path} as an image: {error}. Remove it from the reference folder.") from None

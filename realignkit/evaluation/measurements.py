@@ -1,0 +1,277 @@
+"""The folder of an ablation: what was measured on each picture, so that it can be resumed, joined and paired later.
+
+``ablation.json`` says what was measured and how, ``rows.jsonl`` has a line per row, prompt and seed, ``features.jsonl``
+the pictures' features, ``reference.npy`` those of the reference pictures. Prompts are there as digests only: other
+people's prompt sets are not ours to spread.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from realignkit.assembly import versions
+from realignkit.errors import OptionError, OutputError
+from realignkit.storage import atomic_write, make_folder
+
+RECORD, ROWS, FEATURES, REFERENCE = "ablation.json", "rows.jsonl", "features.jsonl", "reference.npy"
+FORMAT, VERSION = "realignkit.ablation", 1
+
+Features = npt.NDArray[np.float32]
+
+
+def digest(prompt: str) -> str:
+    """What stands for a prompt in results."""
+    return hashlib.sha256(prompt.encode()).hexdigest()[:12]
+
+
+@dataclass(frozen=True, eq=False)
+class Measurement:
+    """One picture of one row.
+
+    Attributes:
+        row: the row's name.
+        run: which of the row's models drew it (from 0), where it has several.
+        index: the prompt's place, from 1.
+        prompt: its digest.
+        seed: as given; not the noise's own, see :func:`realignkit.evaluation.rows.noise_seed`.
+        values: the metric's, by name.
+        scores: rewards, by name.
+        features: float32 (D,), where there are any.
+    """
+
+    row: str
+    run: int
+    index: int
+    prompt: str
+    seed: int
+    values: Mapping[str, float]
+    scores: Mapping[str, float] = field(default_factory=dict)
+    features: Features | None = None
+
+    @property
+    def pair(self) -> tuple[int, int]:
+        """What rows are paired by."""
+        return self.index, self.seed
+
+    @property
+    def key(self) -> tuple[str, int, int]:
+        """What there is one of."""
+        return self.row, self.index, self.seed
+
+    def line(self) -> str:
+        """As in ``rows.jsonl``."""
+        record = {name: getattr(self, name) for name in ("row", "run", "index", "prompt", "seed")}
+        return json.dumps({**record, "values": dict(self.values), "scores": dict(self.scores)}) + "\n"
+
+    def features_line(self) -> str:
+        """As in ``features.jsonl``: little-endian float32, base64."""
+        assert self.features is not None
+        data = base64.b64encode(self.features.astype("<f4").tobytes()).decode()
+        return json.dumps({"row": self.row, "index": self.index, "seed": self.seed, "features": data}) + "\n"
+
+
+class AblationFolder:
+    """Reads and adds to the results in ``folder``."""
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+
+    def record(self) -> dict[str, Any] | None:
+        """``ablation.json``; None where there is none.
+
+        Raises:
+            OutputError: it is damaged, or another program's or version's.
+        """
+        path = self.folder / RECORD
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except (OSError, ValueError) as error:
+            raise OutputError(f"{path} cannot be read: {error}. Use another --out.") from error
+        if not isinstance(found, dict) or found.get("format") != FORMAT or found.get("version") != VERSION:
+            raise OutputError(f"{path} is no ablation of rows of this realignkit. Use another --out.")
+        return found
+
+    def existing(self) -> dict[str, Any]:
+        """``ablation.json``, which must be there.
+
+        Raises:
+            OutputError: it is not.
+        """
+        found = self.record()
+        if found is None:
+            raise OutputError(
+                f"{self.folder} holds no ablation ({RECORD} is missing). Give the --out folder of 'realignkit ablate "
+                f"rewards' or 'ablate stages'."
+            )
+        return found
+
+    def open(
+        self, kind: str, settings: Mapping[str, Any], rows: Mapping[str, Sequence[Mapping[str, Any]]], source: str
+    ) -> dict[str, Any]:
+        """Make the folder, or make sure that its results were measured in the same way; rows may be added.
+
+        Args:
+            kind: ``rewards`` or ``stages``.
+            settings: everything that results depend on, as JSON values.
+            rows: row -> its models, each with ``weights``, a digest.
+            source: where the prompts come from, for the table.
+
+        Raises:
+            OptionError: it holds results that were measured otherwise.
+            OutputError: it cannot be written.
+        """
+        wanted = json.loads(json.dumps({"kind": kind, "settings": settings, "rows": rows}))
+        there = self.record() or {}
+        before = flat({"kind": kind, "settings": wanted["settings"], **there})
+        now = flat(wanted)
+        different = [
+            f"{name.removeprefix('settings.')} ({_brief(before.get(name))} there, {_brief(now.get(name))} now)"
+            for name in sorted(before.keys() | now.keys())
+            if name.startswith(("kind", "settings.")) and before.get(name) != now.get(name)
+        ]
+        old = there.get("rows", {})
+        different += [
+            f"the models of row '{name}'"
+            for name, models in wanted["rows"].items()
+            if name in old and _weights(old[name]) != _weights(models)
+        ]
+        if different:
+            raise OptionError(
+                f"{self.folder} holds results that were measured otherwise; different: {'; '.join(different[:3])}"
+                f"{f' and {len(different) - 3} more' if len(different) > 3 else ''}. Use another --out."
+            )
+        record = {
+            "format": FORMAT,
+            "version": VERSION,
+            **wanted,
+            "rows": {**old, **wanted["rows"]},
+            "source": source,
+            "versions": versions(),
+        }
+        self.write_record(record)
+        return record
+
+    def write_record(self, record: Mapping[str, Any]) -> None:
+        """Write ``ablation.json``.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
+        make_folder(self.folder)
+        atomic_write(self.folder / RECORD, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+
+    def read(self, *, features: bool = True) -> list[Measurement]:
+        """All measurements. The last line of a run that was killed may be cut off; it is dropped, from the file too.
+
+        Raises:
+            OutputError: a file is damaged in another way.
+        """
+        known = {}
+        if features:
+            for line in self._lines(FEATURES):
+                data = np.frombuffer(base64.b64decode(line["features"]), "<f4").astype(np.float32)
+                known[line["row"], line["index"], line["seed"]] = data
+        found = {}
+        for line in self._lines(ROWS):
+            measurement = Measurement(**line)
+            vector = known.get(measurement.key)
+            found[measurement.key] = measurement if vector is None else Measurement(**line, features=vector)
+        return list(found.values())
+
+    def _lines(self, name: str) -> list[dict[str, Any]]:
+        path = self.folder / name
+        try:
+            text = path.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return []
+        except (OSError, UnicodeDecodeError) as error:
+            raise OutputError(f"{path} cannot be read: {error}. Use another --out.") from error
+        lines = text.splitlines(keepends=True)
+        if lines and not lines[-1].endswith("\n"):
+            lines.pop()
+            atomic_write(path, "".join(lines))
+        try:
+            return [_checked(json.loads(line), name) for line in lines]
+        except (ValueError, KeyError, TypeError, binascii.Error) as error:
+            raise OutputError(f"{path} is damaged ({error}). Use another --out, or remove the damaged line.") from error
+
+    def add(self, measurements: Sequence[Measurement]) -> None:
+        """Add measurements: on the disk when this returns, features before the rows that count.
+
+        Raises:
+            OutputError: they cannot be written; what was there before is untouched.
+        """
+        self._append(FEATURES, "".join(m.features_line() for m in measurements if m.features is not None))
+        self._append(ROWS, "".join(m.line() for m in measurements))
+
+    def _append(self, name: str, text: str) -> None:
+        if not text:
+            return
+        path = self.folder / name
+        try:
+            with path.open("a", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise OutputError(
+                f"cannot write {path}: {error.strerror or error}. Free some space and run the same command again."
+            ) from error
+
+    def reference(self) -> Features | None:
+        """Features of the reference pictures, float32 (m, D); None where there are none."""
+        try:
+            found = np.load(self.folder / REFERENCE, allow_pickle=False)
+        except (OSError, ValueError):
+            return None
+        return found if isinstance(found, np.ndarray) and found.ndim == 2 else None
+
+    def write_reference(self, features: Features) -> None:
+        """Keep features of the reference pictures.
+
+        Raises:
+            OutputError: they cannot be written.
+        """
+        import io
+
+        buffer = io.BytesIO()
+        np.save(buffer, features.astype(np.float32), allow_pickle=False)
+        atomic_write(self.folder / REFERENCE, buffer.getvalue())
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested values by dotted name."""
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        nested = isinstance(value, dict) and value  # that something is empty is a value too
+        found |= flat(value, f"{prefix}{name}.") if nested else {f"{prefix}{name}": value}
+    return found
+
+
+def _checked(record: Any, name: str) -> dict[str, Any]:
+    wanted = {"row", "index", "seed", *(("features",) if name == FEATURES else ("run", "prompt", "values", "scores"))}
+    if not isinstance(record, dict) or record.keys() != wanted:
+        raise ValueError(f"a line has not the fields {', '.join(sorted(wanted))}")
+    return record
+
+
+def _weights(models: Sequence[Mapping[str, Any]]) -> list[Any]:
+    return [model.get("weights") for model in models]
+
+
+def _brief(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else text[:59] + "…"

@@ -1,0 +1,286 @@
+"""From measurements to Tables II and III: shares with intervals, paired differences, scores, Fréchet distances."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+
+from realignkit.errors import OptionError
+from realignkit.evaluation.frechet import Ratio, Reference, ratio
+from realignkit.evaluation.measurements import Features, Measurement
+from realignkit.evaluation.paired import compare, mean_interval
+from realignkit.evaluation.success import wilson
+
+BASE, CONTROL = "base", "control"
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A row against another one, on the pictures that both have.
+
+    Attributes:
+        against: the other row.
+        n: pairs.
+        gain, low, high: difference and its 95 % bootstrap interval over prompts; in points where verdicts are yes/no.
+        fixed, broken, p: discordant pairs and McNemar's exact two-sided p; None where verdicts are numbers.
+    """
+
+    against: str
+    n: int
+    gain: float
+    low: float
+    high: float
+    fixed: int | None = None
+    broken: int | None = None
+    p: float | None = None
+
+
+@dataclass(frozen=True)
+class Score:
+    """The mean of a reward over a row's pictures, and its standard error.
+
+    ``raised``: a model of the row was trained to raise it, or its pictures were chosen by it.
+    """
+
+    mean: float
+    error: float
+    raised: bool = False
+
+
+@dataclass(frozen=True)
+class ModelResult:
+    """One of the models (training seeds) of a row: its record, how many pictures, their value, against the base."""
+
+    record: Mapping[str, Any]
+    n: int
+    value: float
+    base: Difference | None
+
+
+@dataclass(frozen=True)
+class RowResult:
+    """A row of the table.
+
+    Attributes:
+        name: the row's.
+        n, prompts, seeds: pictures, different prompts, seeds.
+        value, low, high: of the metric, with its 95 % interval: Wilson's, in percent, where verdicts are yes/no, else
+            a bootstrap over prompts.
+        base, control: differences to those rows, where they are there.
+        scores: means of rewards.
+        frechet: distance to the reference pictures; None without features.
+        relative: the same over the base's, on the pictures that both have.
+        models: where the row has several, or a trained one.
+    """
+
+    name: str
+    n: int
+    prompts: int
+    seeds: tuple[int, ...]
+    value: float
+    low: float
+    high: float
+    base: Difference | None = None
+    control: Difference | None = None
+    scores: Mapping[str, Score] = field(default_factory=dict)
+    frechet: float | None = None
+    relative: Ratio | None = None
+    models: tuple[ModelResult, ...] = ()
+
+    def record(self) -> dict[str, Any]:
+        """As JSON values."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class RowTable:
+    """Rows with what they say: ``value`` is the metric's deciding value, ``binary`` whether its verdicts are yes/no."""
+
+    rows: tuple[RowResult, ...]
+    kind: str
+    value: str
+    binary: bool
+    metric: str
+    source: str
+    features: str | None = None
+    reference: int = 0
+
+    @property
+    def scores(self) -> list[str]:
+        """The rewards that some row has a score of."""
+        return list(dict.fromkeys(name for row in self.rows for name in row.scores))
+
+
+def tabulate(
+    record: Mapping[str, Any],
+    measurements: Sequence[Measurement],
+    reference: Features | None = None,
+    control: str = CONTROL,
+) -> RowTable:
+    """Count.
+
+    Args:
+        record: ``ablation.json``.
+        measurements: of any rows; pairs are made by prompt and seed.
+        reference: features of the reference pictures.
+        control: the row that others are compared with beside the base.
+    """
+    by_row: dict[str, dict[tuple[int, int], Measurement]] = {name: {} for name in record["rows"]}
+    for measurement in measurements:
+        by_row.setdefault(measurement.row, {})[measurement.pair] = measurement
+    by_row = {name: found for name, found in sorted(by_row.items(), key=lambda item: _place(item[0], control)) if found}
+    value = next((next(iter(m.values)) for m in measurements), "")
+    binary = all(m.values[value] in (0.0, 1.0) for m in measurements)
+    known = Reference(reference) if reference is not None and len(reference) > 1 else None
+    rows = []
+    for name, own in by_row.items():
+        verdicts = [m.values[value] for m in own.values()]
+        if binary:
+            low, high = (100 * bound for bound in wilson(int(sum(verdicts)), len(verdicts)))
+        else:
+            low, high = mean_interval(verdicts, [m.prompt for m in own.values()])
+        base = {} if name == BASE else by_row.get(BASE, {})
+        other = {} if name in (BASE, control) else by_row.get(control, {})
+        rows.append(
+            RowResult(
+                name=name,
+                n=len(own),
+                prompts=len({m.prompt for m in own.values()}),
+                seeds=tuple(sorted({m.seed for m in own.values()})),
+                value=_scale(binary) * float(np.mean(verdicts)),
+                low=low,
+                high=high,
+                base=difference(base, own, value, binary, BASE),
+                control=difference(other, own, value, binary, control),
+                scores=_scores(list(own.values()), record["rows"].get(name, [])),
+                frechet=None if known is None else _distance(list(own.values()), known),
+                relative=None if known is None else _ratio(own, base, known),
+                models=_models(own, base, record["rows"].get(name, []), value, binary),
+            )
+        )
+    settings = record["settings"]
+    return RowTable(
+        rows=tuple(rows),
+        kind=record["kind"],
+        value=value,
+        binary=binary,
+        metric=settings["metric"]["name"],
+        source=record.get("source", ""),
+        features=settings.get("features"),
+        reference=0 if reference is None else len(reference),
+    )
+
+
+def difference(
+    before: Mapping[tuple[int, int], Measurement],
+    after: Mapping[tuple[int, int], Measurement],
+    value: str,
+    binary: bool,
+    against: str,
+) -> Difference | None:
+    """One row against another (:class:`Difference`); None where they share no prompt and seed."""
+    both = [pair for pair in after if pair in before]
+    if not both:
+        return None
+    was, now = ([row[pair].values[value] for pair in both] for row in (before, after))
+    clusters = [after[pair].prompt for pair in both]
+    if binary:
+        found = compare([bool(v) for v in was], [bool(v) for v in now], clusters)
+        return Difference(against, found.n, found.gain, found.low, found.high, found.fixed, found.broken, found.p)
+    changes = np.subtract(now, was)
+    return Difference(against, len(both), float(changes.mean()), *mean_interval(changes, clusters))
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two rows on the pictures that both have; values as in :class:`RowResult`."""
+
+    value: str
+    before: float
+    after: float
+    difference: Difference
+
+
+def pair_rows(measurements: Sequence[Measurement], before: str, after: str) -> Pair:
+    """Compare any two rows.
+
+    Raises:
+        OptionError: there is no such row, or they share no prompt and seed.
+    """
+    rows: dict[str, dict[tuple[int, int], Measurement]] = {}
+    for measurement in measurements:
+        rows.setdefault(measurement.row, {})[measurement.pair] = measurement
+    for name in (before, after):
+        if name not in rows:
+            raise OptionError(f"there is no row '{name}'. Rows: {', '.join(rows) or 'none'}.")
+    was, now = rows[before], rows[after]
+    value = next(iter(next(iter(now.values())).values))
+    both = [pair for pair in now if pair in was]
+    binary = all(row[pair].values[value] in (0.0, 1.0) for row in (was, now) for pair in both)
+    found = difference(was, now, value, binary, before)
+    if found is None:
+        raise OptionError(f"rows '{before}' and '{after}' share no prompt and seed: there is nothing to pair.")
+    first, second = (_scale(binary) * float(np.mean([row[pair].values[value] for pair in both])) for row in (was, now))
+    return Pair(value, first, second, found)
+
+
+def _place(name: str, control: str) -> tuple[int, str]:
+    # Sorting is stable: beyond these two the order is that of the record.
+    return ({BASE: 0, control: 1}.get(name, 2), "")
+
+
+def _scale(binary: bool) -> float:
+    return 100.0 if binary else 1.0
+
+
+def _scores(own: Sequence[Measurement], models: Sequence[Mapping[str, Any]]) -> dict[str, Score]:
+    trained = {name for model in models for name in model.get("raised", ())}
+    found = {}
+    for name in dict.fromkeys(name for m in own for name in m.scores):
+        values = np.array([m.scores[name] for m in own if name in m.scores])
+        error = float(values.std(ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else 0.0
+        found[name] = Score(float(values.mean()), error, name in trained)
+    return found
+
+
+def _stack(own: Sequence[Measurement]) -> Features | None:
+    vectors = [m.features for m in own if m.features is not None]
+    # A distance of some of the pictures would not be the row's.
+    return np.stack(vectors) if len(vectors) == len(own) > 1 else None
+
+
+def _distance(own: Sequence[Measurement], reference: Reference) -> float | None:
+    features = _stack(own)
+    return None if features is None else reference.distance(features)
+
+
+def _ratio(
+    own: Mapping[tuple[int, int], Measurement],
+    base: Mapping[tuple[int, int], Measurement],
+    reference: Reference,
+) -> Ratio | None:
+    both = [pair for pair in own if pair in base]
+    features, before = _stack([own[pair] for pair in both]), _stack([base[pair] for pair in both])
+    if features is None or before is None:
+        return None
+    return ratio(features, before, reference, [own[pair].prompt for pair in both])
+
+
+def _models(
+    own: Mapping[tuple[int, int], Measurement],
+    base: Mapping[tuple[int, int], Measurement],
+    records: Sequence[Mapping[str, Any]],
+    value: str,
+    binary: bool,
+) -> tuple[ModelResult, ...]:
+    found = []
+    for run, record in enumerate(records):
+        mine = {pair: m for pair, m in own.items() if m.run == run}
+        if mine and record.get("weights") is not None:
+            mean = _scale(binary) * float(np.mean([m.values[value] for m in mine.values()]))
+            found.append(ModelResult(record, len(mine), mean, difference(base, mine, value, binary, BASE)))
+    return tuple(found)

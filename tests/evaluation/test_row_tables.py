@@ -1,0 +1,174 @@
+"""Tables of rows against counts by hand."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from realignkit.errors import OptionError
+from realignkit.evaluation.frechet import frechet_distance
+from realignkit.evaluation.measurements import Measurement
+from realignkit.evaluation.row_pages import comma_separated, markdown
+from realignkit.evaluation.row_plot import svg, ticks
+from realignkit.evaluation.row_tables import pair_rows, tabulate
+from realignkit.evaluation.success import wilson
+
+SETTINGS = {"metric": {"name": "oracle"}, "features": "oracle"}
+MODELS = [
+    {"weights": "a", "seed": 42, "reward": "clip", "reward_weight": 0.001, "iteration": 300, "raised": ["clip"]},
+    {"weights": "b", "seed": 43, "reward": "clip", "reward_weight": 0.001, "iteration": 250, "raised": ["clip"]},
+]
+RECORD = {
+    "kind": "rewards",
+    "settings": SETTINGS,
+    "source": "made up <&>",
+    "rows": {
+        "clip": MODELS,
+        "base": [{"weights": None}],
+        "control": [{"weights": "c", "seed": 42, "reward": "clip", "reward_weight": 0.0, "iteration": 100}],
+    },
+}
+PROMPTS, SEEDS = 30, (0, 1)
+
+
+def verdict(row, index, seed):
+    """base: a third right; control: the same but for prompt 1; clip: all that and every fifth prompt, with seed 1."""
+    right = index % 3 == 0
+    if row == "control" and index == 1:
+        right = True
+    if row == "clip" and seed == 1 and index % 5 == 0:
+        right = True
+    return float(right)
+
+
+def measurements(rows=("base", "control", "clip"), features=True, value=verdict):
+    random = np.random.default_rng(0)
+    found = []
+    for row in rows:
+        for seed in SEEDS:
+            for index in range(1, PROMPTS + 1):
+                vector = random.normal(size=3) + (row == "clip") if features else None
+                scores = {"clip": 0.1 * (row == "clip") + 0.01 * seed}
+                run = seed % 2 if row == "clip" else 0
+                values = {"fully_right": value(row, index, seed), "other": 0.3}
+                found.append(Measurement(row, run, index, f"p{index}", seed, values, scores, vector))
+    return found
+
+
+@pytest.fixture
+def table():
+    return tabulate(RECORD, measurements(), np.random.default_rng(1).normal(size=(200, 3)))
+
+
+def test_shares_and_differences_are_counts(table):
+    assert [row.name for row in table.rows] == ["base", "control", "clip"]
+    base, control, clip = table.rows
+    assert (base.n, base.prompts, base.seeds) == (60, 30, (0, 1))
+    assert base.value == pytest.approx(100 * 20 / 60)
+    assert (base.low, base.high) == pytest.approx(tuple(100 * bound for bound in wilson(20, 60)))
+    # Multiples of 5 up to 30 that are none of 3: 5, 10, 20, 25; with seed 1 only.
+    assert (clip.base.fixed, clip.base.broken, clip.base.n) == (4, 0, 60)
+    assert clip.base.gain == pytest.approx(100 * 4 / 60)
+    assert clip.base.p == pytest.approx(2 / 2**4)
+    assert clip.base.low <= clip.base.gain <= clip.base.high
+    assert (clip.control.fixed, clip.control.broken) == (4, 2)
+    assert control.control is None
+    assert base.base is None
+    # Each training seed on the image seeds that it drew.
+    assert [(model.n, model.base.fixed) for model in clip.models] == [(30, 0), (30, 4)]
+    assert base.models == ()
+
+
+def test_scores_and_distances(table):
+    base, _, clip = table.rows
+    assert clip.scores["clip"].mean == pytest.approx(0.105)
+    assert clip.scores["clip"].error == pytest.approx(np.std([0.1, 0.11] * 30, ddof=1) / np.sqrt(60))
+    assert clip.scores["clip"].raised
+    assert not base.scores["clip"].raised
+    reference = np.random.default_rng(1).normal(size=(200, 3))
+    rows = {name: np.stack([m.features for m in measurements() if m.row == name]) for name in ("base", "clip")}
+    assert clip.frechet == pytest.approx(frechet_distance(rows["clip"], reference))
+    assert clip.relative.value == pytest.approx(clip.frechet / base.frechet)
+    assert clip.relative.low > 1  # moved by one in every feature
+    assert base.relative is None
+
+
+def test_only_pairs_are_compared():
+    partial = [m for m in measurements() if m.row != "clip" or (m.seed == 1 and m.index > 5)]
+    clip = tabulate(RECORD, partial).rows[2]
+    assert (clip.n, clip.base.n, clip.base.fixed) == (25, 25, 3)
+    assert clip.frechet is None
+    alone = tabulate(RECORD, measurements(("clip",))).rows[0]
+    assert alone.base is alone.control is None
+
+
+def test_verdicts_that_are_numbers_have_no_mcnemar():
+    table = tabulate(RECORD, measurements(features=False, value=lambda row, i, s: i / 40 + 0.1 * (row == "clip")))
+    base, _, clip = table.rows
+    assert not table.binary
+    assert base.value == pytest.approx(np.mean([i / 40 for i in range(1, 31)]))
+    assert clip.base.gain == pytest.approx(0.1)
+    assert (clip.base.low, clip.base.high) == pytest.approx((0.1, 0.1))
+    assert clip.base.p is None
+    assert "McNemar" not in markdown(table)
+    assert "| +0.100 [+0.100, +0.100] |" in markdown(table)
+
+
+def test_markdown_and_csv_say_the_same(table):
+    page = markdown(table)
+    line = next(line for line in page.splitlines() if line.startswith("| clip"))
+    assert "| 60 | 40.0 [" in line
+    assert "| 4 / 0 |" in line
+    assert "| 0.1050* |" in line
+    assert "made up" in page
+    assert "| clip | 43 | clip | 250 | 30 | 46.7 |" in page
+    assert "| control | 42 | none | 100 |" in page
+    rows = {row["row"]: row for row in csv.DictReader(io.StringIO(comma_separated(table)))}
+    assert float(rows["clip"]["fully_right"]) == pytest.approx(40.0)
+    assert rows["clip"]["vs_base_fixed"] == "4"
+    assert rows["base"]["vs_base_fixed"] == ""
+    assert float(rows["clip"]["frechet_ratio"]) == pytest.approx(table.rows[2].relative.value)
+    assert json.loads(json.dumps(table.rows[2].record()))["base"]["p"] == pytest.approx(0.125)
+
+
+def test_the_picture_is_well_formed_and_in_proportion(table):
+    root = ElementTree.fromstring(svg(table))
+    space = {"s": "http://www.w3.org/2000/svg"}
+    assert "made up <&>" in root.find("s:title", space).text
+    circles = [float(circle.get("cx")) for circle in root.findall("s:circle", space)]
+    shares, gains = circles[:3], circles[3:5]
+    values = [row.value for row in table.rows]
+    assert (shares[2] - shares[0]) / (shares[1] - shares[0]) == pytest.approx(
+        (values[2] - values[0]) / (values[1] - values[0]), rel=0.05
+    )
+    assert len(circles) == 3 + 2 + 1  # against the base, against the control
+    assert gains[1] > gains[0]
+
+
+@given(st.floats(-1e4, 1e4), st.floats(1e-6, 1e4))
+def test_ticks_are_even_round_and_cover(low, span):
+    marks = ticks(low, low + span)
+    step = marks[1] - marks[0]
+    assert 2 <= len(marks) <= 8
+    assert marks[0] <= low + 1e-6 * step + 1e-9
+    assert marks[-1] >= low + span - 1e-6 * step - 1e-9
+    assert np.allclose(np.diff(marks), step)
+    assert float(f"{step:.1e}".partition("e")[0]) in (1.0, 2.0, 5.0)
+
+
+def test_any_two_rows_can_be_paired():
+    found = pair_rows(measurements(), "control", "clip")
+    assert (found.difference.fixed, found.difference.broken, found.difference.n) == (4, 2, 60)
+    assert found.after - found.before == pytest.approx(found.difference.gain)
+    with pytest.raises(OptionError, match=r"no row 'blip'\. Rows: base, control, clip"):
+        pair_rows(measurements(), "base", "blip")
+    lonely = [m for m in measurements() if (m.row == "base") == (m.seed == 0)]
+    with pytest.raises(OptionError, match="share no prompt and seed"):
+        pair_rows(lonely, "base", "clip")
