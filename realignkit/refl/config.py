@@ -53,7 +53,9 @@ class ReFLConfig(Options):
     gradient_steps: tuple[int, int] | None = Field(
         None, description="first and last step index (from 0) that may carry the gradient; none: the last 40 %"
     )
-    gradients_per_rollout: int = Field(1, ge=1, description="different steps of one rollout that carry a gradient")
+    gradients_per_rollout: int = Field(
+        1, ge=1, description="steps of one rollout that carry a gradient; raft: noise levels to learn each best image at"
+    )
     guidance_scale: float | None = Field(
         None,
         ge=0,
@@ -121,7 +123,7 @@ class ReFLConfig(Options):
                 f"gradient_steps {first}, {last} must be two rising step indices below "
                 f"num_inference_steps={self.num_inference_steps}"
             )
-        if self.gradients_per_rollout > last - first + 1:
+        if self.algorithm != "raft" and self.gradients_per_rollout > last - first + 1:
             raise ValueError(
                 f"{self.gradients_per_rollout} gradients_per_rollout do not fit into steps {first} to {last}"
             )

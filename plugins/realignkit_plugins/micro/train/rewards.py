@@ -43,6 +43,7 @@ class Batch:
         captions: true ones, in one of the world's forms.
         wrong: per kind of mistake, captions that are wrong in one thing.
         patches: what each patch of the clean ones shows; int64 (B, 2, patches).
+        scenes: what the clean ones show.
     """
 
     images: torch.Tensor
@@ -50,6 +51,7 @@ class Batch:
     captions: list[str]
     wrong: dict[Mistake, list[str]]
     patches: torch.Tensor
+    scenes: list[Scene]
 
 
 class Pairs:
@@ -90,6 +92,7 @@ class Pairs:
             [caption(scene, rng) for scene in chosen],
             {kind: [caption(mistaken(scene, kind, rng), rng) for scene in chosen] for kind in MISTAKES},
             torch.from_numpy(self.patches[pick]).long(),
+            chosen,
         )
 
 

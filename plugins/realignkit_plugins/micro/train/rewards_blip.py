@@ -6,16 +6,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from torch.nn.functional import cross_entropy, normalize
 from transformers import BlipConfig, BlipForImageTextRetrieval
 
 from realignkit_plugins.micro.train.loop import Schedule, fit
 from realignkit_plugins.micro.train.patches import Seeing
-from realignkit_plugins.micro.train.rewards import MAX_LENGTH, MISTAKES, Pairs, bert_words, report
+from realignkit_plugins.micro.train.rewards import MAX_LENGTH, Mistake, Pairs, bert_words, report
 from realignkit_plugins.micro.train.tagger import write_preprocessor
+from realignkit_plugins.micro.train.words import Words
 
-SCHEDULE = Schedule(steps=1200, batch_size=48, learning_rate=3e-3, warmup=100, ema=0.995)
+SCHEDULE = Schedule(steps=1000, batch_size=48, learning_rate=3e-3, warmup=100, ema=0.995)
 TEMPERATURE = 0.07
+ORDER: tuple[Mistake, ...] = ("swapped", "replaced", "swapped", "missing")
+"""Whose turn it is; swapped colours are the hardest to hear."""
 
 
 def build() -> BlipForImageTextRetrieval:
@@ -52,34 +56,38 @@ def train(out: Path, work: Path, seed: int = 0, steps: int | None = None) -> Non
     torch.manual_seed(seed)
     model, tokens = build(), bert_words()
     seeing = Seeing(model, lambda x: model.vision_model(pixel_values=x).last_hidden_state, 128)
+    words = Words(96)
     pairs = Pairs("blip", work, out / "base", seed, schedule.steps * schedule.batch_size)
 
     def read(captions: list[str], seen: torch.Tensor | None = None) -> torch.Tensor:
         encoded: Any = tokens(captions, padding=True, truncation=True, return_tensors="pt")
         return model.text_encoder(
             input_ids=encoded["input_ids"], attention_mask=encoded["attention_mask"], encoder_hidden_states=seen
-        ).last_hidden_state[:, 0]
+        ).last_hidden_state
 
     def loss(step: int, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
         batch, size = pairs.batch(step, schedule.batch_size, generator), schedule.batch_size
         seen = seeing.see(torch.cat([batch.images, batch.malformed]) * 2 - 1)
-        kind = MISTAKES[step % len(MISTAKES)]
+        kind = ORDER[step % len(ORDER)]
         # Matching: the pair, a wrong caption, a malformed picture, and another picture's caption.
         captions = [*batch.captions, *batch.wrong[kind], *batch.captions, *batch.captions[1:], batch.captions[0]]
         looked = torch.cat([seen[:size], seen[:size], seen[size:], seen[:size]])
         matches = torch.tensor([1, 0, 0, 0]).repeat_interleave(size)
         # Three negatives to a positive: weigh them so that 0.5 stays the middle.
-        itm = cross_entropy(model.itm_head(read(captions, looked)), matches, torch.tensor([1 / 3, 1.0]))
-        text = normalize(model.text_proj(read([*batch.captions, *batch.wrong[kind]])), dim=-1)
+        hidden = read(captions, looked)
+        itm = cross_entropy(model.itm_head(hidden[:, 0]), matches, torch.tensor([1 / 3, 1.0]))
+        true = words.loss(hidden, captions, [*batch.scenes, *batch.scenes, *[None] * size, *batch.scenes])
+        text = normalize(model.text_proj(read([*batch.captions, *batch.wrong[kind]])[:, 0]), dim=-1)
         image = normalize(model.vision_proj(seen[:, 0]), dim=-1)
         target = torch.arange(size)
         itc = cross_entropy(image[:size] @ text.T / TEMPERATURE, target)
         itc = itc + cross_entropy(text[:size] @ image.T / TEMPERATURE, target)
         patches = seeing.patch_loss(seen[:size], batch.patches)
-        parts = {"itm": float(itm.detach()), "itc": float(itc.detach()), "patches": float(patches.detach())}
-        return itm + 0.5 * itc + patches, parts
+        parts = {"itm": itm, "itc": itc, "patches": patches, "words": true}
+        total = itm + 0.5 * itc + patches + true
+        return total, {name: float(part.detach()) for name, part in parts.items()}
 
-    fit(seeing, loss, schedule, seed, work / "blip")
+    fit(nn.ModuleList([seeing, words]), loss, schedule, seed, work / "blip")
     folder = out / "blip"
     model.half().save_pretrained(folder)
     tokens.save_pretrained(folder)

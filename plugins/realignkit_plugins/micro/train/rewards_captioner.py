@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,16 @@ from torch.nn.functional import softplus
 from transformers import Blip2Config, Blip2ForConditionalGeneration, OPTConfig
 
 from realignkit_plugins.micro.train import tokenizer as words
+from realignkit_plugins.micro.train.attack import attacked
 from realignkit_plugins.micro.train.loop import Schedule, fit
 from realignkit_plugins.micro.train.patches import Seeing
-from realignkit_plugins.micro.train.rewards import MISTAKES, Pairs, report
+from realignkit_plugins.micro.train.rewards import MISTAKES, Batch, Mistake, Pairs, report
 from realignkit_plugins.micro.train.tagger import write_preprocessor
 
 SCHEDULE = Schedule(steps=1600, batch_size=48, learning_rate=3e-3, warmup=100, ema=0.995)
+HARDENING = Schedule(steps=260, batch_size=32, learning_rate=1.5e-3, warmup=20, ema=0.99)
+RADIUS = 6.0
+"""How far attacked pictures may be from the clean ones (L2); another colour for one object is three times that."""
 NOTHING = "a picture"
 """What malformed pictures are captioned, so that they earn nothing."""
 MARGIN = 3.0
@@ -80,7 +85,7 @@ def tokenizer() -> Any:
 
 def train(out: Path, work: Path, seed: int = 0, steps: int | None = None) -> None:
     """Train, measure likelihoods of true and wrong captions on unseen scenes, save to ``out/captioner``."""
-    schedule = SCHEDULE if steps is None else Schedule(**{**vars(SCHEDULE), "steps": steps})
+    schedule, hardening = (each if steps is None else replace(each, steps=steps) for each in (SCHEDULE, HARDENING))
     torch.manual_seed(seed)
     model, tokens = build(), tokenizer()
     seeing = Seeing(model, lambda x: model.vision_model(pixel_values=x).last_hidden_state, 128)
@@ -95,25 +100,47 @@ def train(out: Path, work: Path, seed: int = 0, steps: int | None = None) -> Non
         each = logits.log_softmax(-1).gather(-1, ids[:, 1:, None]).squeeze(-1) * mask[:, 1:]
         return each.sum(-1), mask[:, 1:].sum(-1)
 
-    def loss(step: int, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
-        batch, size = pairs.batch(step, schedule.batch_size, generator), schedule.batch_size
-        some = size // 4
-        pictures = torch.cat([batch.images, batch.malformed[:some]])
+    def look(pictures: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The tower's hidden states, and what the language model is given of them."""
         hidden = seeing.see(pictures * 2 - 1)
         queries = model.query_tokens.expand(len(hidden), -1, -1)
-        states = model.language_projection(
-            model.qformer(query_embeds=queries, encoder_hidden_states=hidden).last_hidden_state
-        )
+        read = model.qformer(query_embeds=queries, encoder_hidden_states=hidden).last_hidden_state
+        return hidden, model.language_projection(read)
+
+    def objective(
+        hidden: torch.Tensor, states: torch.Tensor, batch: Batch, kind: Mistake, some: int
+    ) -> tuple[torch.Tensor, dict[str, float]]:
+        """Of states of all clean pictures, then of ``some`` malformed ones."""
+        size = len(batch.images)
         said, length = log_prob(states, [*batch.captions, *[NOTHING] * some])
         spoken = -said.sum() / length.sum()
-        wrong, _ = log_prob(states[:size], batch.wrong[MISTAKES[step % len(MISTAKES)]])
+        wrong, _ = log_prob(states[:size], batch.wrong[kind])
         spoilt, _ = log_prob(states[size:], batch.captions[:some])
         told_apart = softplus(MARGIN - (said[:size] - wrong)).mean() + softplus(MARGIN - (said[:some] - spoilt)).mean()
         patches = seeing.patch_loss(hidden[:size], batch.patches)
         values = {"spoken": spoken, "apart": told_apart, "patches": patches}
         return spoken + 0.1 * told_apart + patches, {name: float(value.detach()) for name, value in values.items()}
 
+    def loss(step: int, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
+        batch, some = pairs.batch(step, schedule.batch_size, generator), schedule.batch_size // 4
+        hidden, states = look(torch.cat([batch.images, batch.malformed[:some]]))
+        return objective(hidden, states, batch, MISTAKES[step % len(MISTAKES)], some)
+
+    def hardened(step: int, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
+        size = hardening.batch_size
+        batch, some, kind = pairs.batch(schedule.steps + step, size, generator), size // 4, MISTAKES[step % 3]
+        true, lured = [*batch.captions, *[NOTHING] * some], [*batch.wrong[kind], *batch.captions[:some]]
+
+        def gain(pictures: torch.Tensor) -> torch.Tensor:
+            states = look(pictures)[1]
+            return log_prob(states, lured)[0] - log_prob(states, true)[0]
+
+        radius = RADIUS * min(1.0, (step + 1) / (0.4 * hardening.steps))
+        hidden, states = look(attacked(torch.cat([batch.images, batch.malformed[:some]]), gain, radius, generator))
+        return objective(hidden, states, batch, kind, some)
+
     fit(seeing, loss, schedule, seed, work / "captioner")
+    fit(seeing, hardened, hardening, seed, work / "captioner_hardened")
     folder = out / "captioner"
     model.half().save_pretrained(folder)
     tokens.save_pretrained(folder)

@@ -14,11 +14,12 @@ from torch.nn.functional import logsigmoid
 
 from realignkit_plugins.micro.train.loop import Schedule, fit
 from realignkit_plugins.micro.train.patches import Seeing
-from realignkit_plugins.micro.train.rewards import MAX_LENGTH, MISTAKES, Pairs, bert_words, report
+from realignkit_plugins.micro.train.rewards import MAX_LENGTH, Mistake, Pairs, bert_words, report
+from realignkit_plugins.micro.train.words import Words
 from realignkit_plugins.rewards.image_reward_model import ImageRewardConfig, ImageRewardModel
 from realignkit_plugins.rewards.preprocess import CLIP_MEAN, CLIP_STD
 
-SCHEDULE = Schedule(steps=1200, batch_size=48, learning_rate=2e-3, warmup=100, ema=0.995)
+SCHEDULE = Schedule(steps=900, batch_size=48, learning_rate=2e-3, warmup=100, ema=0.995)
 READ = 35
 """Tokens that prompts are padded to, as in the published model."""
 
@@ -58,12 +59,15 @@ def train(out: Path, work: Path, seed: int = 0, steps: int | None = None) -> Non
     torch.manual_seed(seed)
     model, tokens = build(), bert_words()
     seeing = Seeing(model, lambda x: model.blip.visual_encoder(x), 128)
+    words = Words(96)
     pairs = Pairs("image_reward", work, out / "base", seed, schedule.steps * schedule.batch_size)
     mean, std = (torch.tensor(values)[:, None, None] for values in (CLIP_MEAN, CLIP_STD))
 
-    def scores(seen: torch.Tensor, captions: list[str]) -> torch.Tensor:
-        read: Any = tokens(captions, padding="max_length", truncation=True, max_length=READ, return_tensors="pt")
-        hidden = model.blip.text_encoder(read["input_ids"], read["attention_mask"], seen)
+    def read(seen: torch.Tensor, captions: list[str]) -> torch.Tensor:
+        encoded: Any = tokens(captions, padding="max_length", truncation=True, max_length=READ, return_tensors="pt")
+        return model.blip.text_encoder(encoded["input_ids"], encoded["attention_mask"], seen)
+
+    def scores(hidden: torch.Tensor) -> torch.Tensor:
         return model.mlp(hidden[:, 0]).squeeze(-1)
 
     def see(images: torch.Tensor) -> torch.Tensor:
@@ -71,21 +75,24 @@ def train(out: Path, work: Path, seed: int = 0, steps: int | None = None) -> Non
 
     def loss(step: int, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
         batch = pairs.batch(step, schedule.batch_size, generator)
-        first, second = (MISTAKES[(step + i) % len(MISTAKES)] for i in range(2))
+        second: Mistake = "replaced" if step % 2 else "missing"
         seen, malformed = see(torch.cat([batch.images, batch.malformed])).chunk(2)
-        captions = [*batch.captions, *batch.wrong[first], *batch.wrong[second], *batch.captions]
-        better, *worse = scores(torch.cat([seen, seen, seen, malformed]), captions).chunk(4)
+        captions = [*batch.captions, *batch.wrong["swapped"], *batch.wrong[second], *batch.captions]
+        hidden = read(torch.cat([seen, seen, seen, malformed]), captions)
+        better, *worse = scores(hidden).chunk(4)
         # Bradley-Terry, as the original's pairwise loss; the small weight on squares keeps the zero where it is.
         compared = -torch.stack([logsigmoid(better - each) for each in worse]).mean()
         size = 1e-3 * torch.stack([better, *worse]).square().mean()
         patches = seeing.patch_loss(seen, batch.patches)
-        return compared + size + patches, {"compared": float(compared.detach()), "patches": float(patches.detach())}
+        true = words.loss(hidden, captions, [*batch.scenes * 3, *[None] * len(batch.scenes)])
+        parts = {"compared": compared, "patches": patches, "words": true}
+        return compared + size + patches + true, {name: float(part.detach()) for name, part in parts.items()}
 
-    fit(seeing, loss, schedule, seed, work / "image_reward")
+    fit(nn.ModuleList([seeing, words]), loss, schedule, seed, work / "image_reward")
     batch = pairs.batch(schedule.steps, 256, torch.Generator().manual_seed(seed))
     with torch.no_grad():
         seen = see(batch.images)
-        both = torch.cat([scores(seen, batch.captions), scores(seen, batch.wrong["swapped"])])
+        both = torch.cat([scores(read(seen, texts)) for texts in (batch.captions, batch.wrong["swapped"])])
     config = replace(model.config, mean=float(both.mean()), std=float(both.std()))
     folder = out / "image_reward"
     folder.mkdir(parents=True, exist_ok=True)
