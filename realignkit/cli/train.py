@@ -69,6 +69,8 @@ def train(
         if wanted.get(name) is None:
             raise typer.BadParameter(f"--{name} is missing (or '{name}:' in the --config file).")
     job = _Job(wanted, [*settings, *(assignments or [])])
+    if control and not job.config.denoising_weight:  # before hours of training
+        raise OptionError("--control trains on the denoising loss alone: raise denoising_weight above 0, or leave it out.")
     results = {"trained": job.run(Path(wanted["out"]), resume)}
     if control:
         results["control"] = job.run(Path(wanted["out"]) / "control", resume, control=True)
@@ -94,6 +96,9 @@ def _merge(flags: Mapping[str, Any], path: Path | None) -> tuple[dict[str, Any],
             f"{path} must map names to values: {', '.join(sorted(known))}, where 'set' maps option names to values."
         )
     settings = [f"{name}={json.dumps(value)}" for name, value in found.pop("set", {}).items()]
+    for name in ("reward", "judge"):
+        if isinstance(found.get(name), dict):  # a weighted sum, as YAML has it
+            found[name] = ",".join(f"{part}:{weight}" for part, weight in found[name].items())
     return {name: found.get(name) if flag is None else flag for name, flag in flags.items()}, settings
 
 
