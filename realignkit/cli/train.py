@@ -75,7 +75,7 @@ def train(
     if control:
         results["control"] = job.run(Path(wanted["out"]) / "control", resume, control=True)
     if job.main:
-        _print(results, job.judge_name)
+        _print(results, str(wanted["judge"] or ""))
 
 
 def _merge(flags: Mapping[str, Any], path: Path | None) -> tuple[dict[str, Any], list[str]]:

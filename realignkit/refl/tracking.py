@@ -82,7 +82,7 @@ class Processes:
         )
         self.count, self.rank = int(self.accelerator.num_processes), int(self.accelerator.process_index)
         self.main = self.rank == 0
-        self._tracks, self._folder = tracker is not None, folder
+        self._tracks, self._folder = tracker, folder
 
     def mean(self, tensors: list[Tensor]) -> list[Tensor]:
         """The tensors' means over all processes."""
@@ -120,16 +120,25 @@ class Processes:
         self.accelerator.wait_for_everyone()
 
     def track_config(self, config: ReFLConfig) -> None:
-        """Start the tracker."""
+        """Start the tracker.
+
+        Raises:
+            OptionError: it refuses.
+        """
         if self._tracks:
             plain = {
                 name: value if isinstance(value, bool | int | float | str) else str(value)
                 for name, value in config.model_dump(mode="json").items()
             }
             # W&B would write into the working directory.
-            self.accelerator.init_trackers(
-                "realignkit", config=plain, init_kwargs={"wandb": {"dir": str(self._folder), "name": self._folder.name}}
-            )
+            own = {"wandb": {"dir": str(self._folder), "name": self._folder.name}}
+            try:
+                self.accelerator.init_trackers("realignkit", config=plain, init_kwargs=own)
+            except Exception as error:  # a service can refuse for many reasons: no key, no network
+                raise OptionError(
+                    f"tracker '{self._tracks}' does not start ({type(error).__name__}: {error}). For W&B log in, or set "
+                    f"WANDB_MODE=offline; or use tracker=tensorboard or none."
+                ) from error
 
     def track(self, values: dict[str, float], step: int) -> None:
         """Hand numbers to the tracker."""
@@ -161,8 +170,7 @@ def _tracker(name: str) -> str | None:
     if importlib.util.find_spec(module) is None:
         if name == "auto":
             return None
-        package = "'realignkit[tensorboard]'" if name == "tensorboard" else name
-        raise OptionError(f"tracker '{name}' is not installed. Run: pip install {package}")
+        raise OptionError(f"tracker '{name}' is not installed. Run: pip install 'realignkit[{name}]'")
     return module
 
 

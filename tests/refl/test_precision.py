@@ -73,6 +73,17 @@ def test_the_scale_is_part_of_the_checkpoint(make_trainer):
     assert (resumed._scale.value, resumed._scale.good) == (2.0**9, 2)
 
 
+def test_loss_scale_backs_off_and_recovers():
+    scale = LossScale("fp16")
+    start = scale.value
+    scale.update(True)
+    assert scale.value == start / 2
+    for _ in range(1000):
+        scale.update(False)
+    assert scale.value == start
+    assert LossScale("bf16").value == 1
+
+
 # --- gradient checkpointing -----------------------------------------------------------------------------------------
 
 
