@@ -180,8 +180,8 @@ class Axis:
         rough = (self.high - self.low) / about
         power = 10.0 ** math.floor(math.log10(rough))
         step = next(power * k for k in (1, 2, 2.5, 5, 10) if power * k >= rough)
-        first = math.ceil(self.low / step)
-        return [round(i * step, 12) for i in range(first, int(self.high / step) + 2) if self.low <= i * step <= self.high]
+        first, last = math.ceil(self.low / step), math.floor(self.high / step)
+        return [round(i * step, 12) for i in range(first, last + 1)]
 
 
 def draw(curve: Curve) -> str:
@@ -210,8 +210,8 @@ def draw(curve: Curve) -> str:
     for name, (_, colour, dash) in MARKS.items():
         if (at := getattr(curve, name)) is not None:
             parts.append(
-                f'<line class="{name}" x1="{x(at):.1f}" x2="{x(at):.1f}" y1="{TOP}" y2="{bottoms[1]}" stroke="{colour}" '
-                f'stroke-width="1.5" stroke-dasharray="{dash}"/>'
+                f'<line class="{name}" x1="{x(at):.1f}" x2="{x(at):.1f}" y1="{TOP}" y2="{bottoms[1]}" '
+                f'stroke="{colour}" stroke-width="1.5" stroke-dasharray="{dash}"/>'
             )
     return "\n".join([*parts, "</svg>", ""])
 

@@ -4,6 +4,7 @@ A few hundred iterations take some minutes on a laptop; the default, three, show
 """
 
 import sys
+from itertools import pairwise
 
 import torch
 
@@ -32,7 +33,8 @@ class HasColours(Reward):
 def main(folder: str, iterations: int) -> None:
     registry = default_registry()
     nouns = ("book", "cup", "car", "chair", "dog", "fish")
-    prompts = [f"a {a} {n} and a {b} {m}" for a in COLOURS for b in COLOURS if a != b for n, m in zip(nouns, nouns[1:])]
+    pairs = [(a, b) for a in COLOURS for b in COLOURS if a != b]
+    prompts = [f"a {a} {noun} and a {b} {other}" for a, b in pairs for noun, other in pairwise(nouns)]
     trainer = ReFLTrainer(
         registry.create("generator", "micro").pipeline(),
         HasColours(),
@@ -51,7 +53,8 @@ def main(folder: str, iterations: int) -> None:
             "patience": 4,
         },
         prompts=prompts,
-        judge=registry.create("metric", "micro_oracle"),  # counts objects in their colours; shares nothing with the reward
+        # Counts objects in their colours, and shares nothing with the reward.
+        judge=registry.create("metric", "micro_oracle"),
         sampling={"guidance_scale": 7.5},
         out=folder,
         on_message=print,
@@ -59,7 +62,7 @@ def main(folder: str, iterations: int) -> None:
     result = trainer.train()
     best = result.best
     print(f"{result.status} after {result.iterations} iterations; best: iteration {best.iteration}")
-    print("better than the model as it came" if result.improved else "no better than the model as it came: do not use it")
+    print("better than the model as it came" if result.improved else "no better than before: do not use it")
     print(f'Use it: realignkit run "a red cup and a blue dog" --lora {folder}')
 
 

@@ -109,7 +109,8 @@ def test_the_report_says_what_choosing_cost(make_realigner, tmp_path):
 def test_candidates_are_drawn_in_batches(make_realigner):
     """Two prompts of three candidates at batch size 4: passes of 4 and 2 pictures, not six of one."""
     realigner, sizes = make_realigner(candidates=3, select_by=Darkness(), batch_size=4), []
-    hook = realigner.generator.pipeline().vae.decoder.register_forward_hook(lambda _, given, __: sizes.append(len(given[0])))
+    decoder = realigner.generator.pipeline().vae.decoder
+    hook = decoder.register_forward_hook(lambda _, given, __: sizes.append(len(given[0])))
     try:
         drawn = realigner._draw(PROMPTS, [7, 8], [{}, {}], [0, 1], lambda *_: None)
     finally:

@@ -70,7 +70,7 @@ def train(
             raise typer.BadParameter(f"--{name} is missing (or '{name}:' in the --config file).")
     job = _Job(wanted, [*settings, *(assignments or [])])
     if control and not job.config.denoising_weight:  # before hours of training
-        raise OptionError("--control trains on the denoising loss alone: raise denoising_weight above 0, or leave it out.")
+        raise OptionError("--control trains on the denoising loss alone: raise denoising_weight above 0, or omit it.")
     results = {"trained": job.run(Path(wanted["out"]), resume)}
     if control:
         results["control"] = job.run(Path(wanted["out"]) / "control", resume, control=True)

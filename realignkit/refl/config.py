@@ -130,7 +130,7 @@ class ReFLConfig(Options):
         if self.reward_weight == 0 and not self.denoising_weight:
             raise ValueError("with reward_weight=0 and denoising_weight=0 there is nothing to learn")
         if self.reward_weight == "auto" and not self.denoising_weight:
-            # The KL-style term alone will not do: its gradient is zero until the model has moved, and so it never would.
+            # The KL-style term alone will not do: without a gradient until the model has moved, it would never move.
             raise ValueError("reward_weight=auto compares with the denoising term: raise denoising_weight above 0")
         if self.algorithm == "raft" and self.kl_weight:
             raise ValueError("kl_weight acts on the steps of refl: set it to 0 for raft")

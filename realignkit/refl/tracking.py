@@ -136,8 +136,8 @@ class Processes:
                 self.accelerator.init_trackers("realignkit", config=plain, init_kwargs=own)
             except Exception as error:  # a service can refuse for many reasons: no key, no network
                 raise OptionError(
-                    f"tracker '{self._tracks}' does not start ({type(error).__name__}: {error}). For W&B log in, or set "
-                    f"WANDB_MODE=offline; or use tracker=tensorboard or none."
+                    f"tracker '{self._tracks}' does not start ({type(error).__name__}: {error}). For W&B log in, or "
+                    f"set WANDB_MODE=offline; or use tracker=tensorboard or none."
                 ) from error
 
     def track(self, values: dict[str, float], step: int) -> None:

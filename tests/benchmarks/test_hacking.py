@@ -17,7 +17,9 @@ from realignkit.refl.state import Validation
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "hacking.py"
 NOISE = (-0.05, 0.05, -0.02, 0.02)
 # Rises all the way; what the judge thinks rises to iteration 20, then falls.
-HELD_OUT = {0: (0.1, 0.5), 10: (0.2, 0.6), 20: (0.3, 0.7), 30: (0.5, 0.55), 40: (0.7, 0.3), 50: (0.8, 0.2), 60: (0.9, 0.1)}
+REWARDS = (0.1, 0.2, 0.3, 0.5, 0.7, 0.8, 0.9)
+JUDGED = (0.5, 0.6, 0.7, 0.55, 0.3, 0.2, 0.1)
+HELD_OUT = dict(zip(range(0, 70, 10), zip(REWARDS, JUDGED, strict=True), strict=True))
 NAMESPACE = "{http://www.w3.org/2000/svg}"
 
 
@@ -43,7 +45,8 @@ def folder(tmp_path):
     ]
     record = {"format": "realignkit.training", "version": 1, "identity": {"reward": "a<b", "judge": "people"}}
     (where / "training.json").write_text(json.dumps({**record, "history": [asdict(item) for item in history]}))
-    (where / "log.jsonl").write_text("".join(json.dumps({"iteration": i, "reward": i / 60}) + "\n" for i in range(1, 61)))
+    rows = [json.dumps({"iteration": i, "reward": i / 60}) + "\n" for i in range(1, 61)]
+    (where / "log.jsonl").write_text("".join(rows))
     return where
 
 
@@ -71,6 +74,7 @@ def test_the_picture_and_the_table_mark_what_the_trainer_would_have_done(folder,
     assert any("a<b" in (text.text or "") for text in root.iter(f"{NAMESPACE}text"))  # escaped, and back
 
 
+@pytest.mark.slow
 def test_smoke(tmp_path):
     out = tmp_path / "smoke"
     printed = run("--smoke", "--folder", out, "--svg", tmp_path / "curve.svg", "--table", tmp_path / "curve.md")

@@ -1,4 +1,4 @@
-"""SD-2.x and SDXL: gradients against plain loops with diffusers' own schedulers, a step, and files for plain diffusers."""
+"""SD-2.x and SDXL: gradients against plain loops with diffusers' own schedulers, and files for plain diffusers."""
 
 from __future__ import annotations
 

@@ -55,7 +55,8 @@ def test_features_are_the_originals(make, kind):
 
 def test_the_reward_is_their_cosine_and_has_a_gradient(make):
     reward = CLIPReward(model=str(make()))
-    images = (IO["pixel_values"] * torch.tensor(STD)[:, None, None] + torch.tensor(MEAN)[:, None, None]).requires_grad_()
+    mean, std = (torch.tensor(values)[:, None, None] for values in (MEAN, STD))
+    images = (IO["pixel_values"] * std + mean).requires_grad_()
     rewards = reward(images, META["prompts"])
     expected = (IO["gelu.image_features"] * IO["gelu.text_features"]).sum(-1)
     torch.testing.assert_close(rewards, expected, rtol=1e-4, atol=1e-5)
