@@ -133,6 +133,17 @@ class _Job:
         held_out = wanted["validation_prompts"]
         self.held_out = None if held_out is None else read_prompts(self.registry, str(held_out))
         self.main = True
+        if self.judge_name and self._parts(str(wanted["judge"])) == self._parts(str(wanted["reward"])):
+            raise OptionError(
+                "the judge is the training reward itself, so it could not notice that the reward is exploited. Give "
+                "another reward or a metric, or none."
+            )
+
+    def _parts(self, spec: str) -> set[str]:
+        """The rewards of a spec, under the names that this model gives them: ``clip`` may stand for another one."""
+        from realignkit.rewards import parse_weights
+
+        return {self.beside.get(f"reward:{name}", name) for name in parse_weights(spec)}
 
     def run(self, folder: Path, resume: bool, *, control: bool = False) -> TrainResult:
         from accelerate import PartialState

@@ -111,7 +111,9 @@ def test_killed_and_resumed_is_as_if_never_stopped(cli, command, arguments, tmp_
         assert time.monotonic() < deadline
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
-    process.wait()
+    assert process.wait() == -signal.SIGKILL
+    assert json.loads((out / "training.json").read_text())["status"] == "running"  # killed in the middle
+    assert not (out / "checkpoints" / "000006").exists()
     resumed = cli(*arguments, "--out", out, "--resume")
     assert resumed.exit_code == 0, resumed.output + resumed.stderr
     assert cli(*arguments, "--out", tmp_path / "whole").exit_code == 0
@@ -125,6 +127,7 @@ def test_killed_and_resumed_is_as_if_never_stopped(cli, command, arguments, tmp_
     [
         (["--reward", "colours"], "Did you mean 'colour'"),
         (["--judge", "colour"], "training reward itself"),
+        (["--reward", "colour:1,darkness:1", "--judge", "darkness:2,colour:1"], "training reward itself"),
         (["--prompts", "nope"], "no prompts is called 'nope'"),
         (["--prompts", "micro:train,sise=3"], "sise"),
         (["--set", "lora_rnak=3"], "Did you mean lora_rank"),

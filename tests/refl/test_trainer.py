@@ -35,11 +35,6 @@ def close(found, expected):
     assert losses.norm([a - b for a, b in zip(found, expected, strict=True)]) < 1e-4 * losses.norm(expected)
 
 
-class Brightness(Darkness):
-    def __call__(self, images, prompts):
-        return -super().__call__(images, prompts)
-
-
 # --- gradients ------------------------------------------------------------------------------------------------------
 
 
@@ -92,6 +87,10 @@ def test_gradient_checkpointing_changes_nothing(make_trainer, tmp_path):
 
 
 def test_raft_learns_from_the_best_candidate_alone(make_trainer, tmp_path):
+    class Brightness(Darkness):
+        def __call__(self, images, prompts):
+            return -super().__call__(images, prompts)
+
     class Same(Blind):
         def __call__(self, images, prompts):
             return torch.zeros(len(prompts))
@@ -120,20 +119,18 @@ def test_training_raises_the_reward(make_trainer):
     assert after.reward > before.reward + 0.02
 
 
-def test_raft_goes_where_a_reward_without_a_gradient_wants(make_trainer, tmp_path):
-    """Same prompts, noise and timesteps: what the two models differ by is which candidates were the best."""
-    found = {}
-    for reward in (Darkness(), Brightness()):
-        trainer = make_trainer(
-            reward, iterations=12, validate_every=12, denoising_weight=0, learning_rate=1e-2, ema_decay=None,
-            lora_rank=4, gradients_per_rollout=4, candidates=4, caption_dropout=0, guidance_scale=1.0, judge=Colour(),
-            sampling={"guidance_scale": 1.0}, out=tmp_path / type(reward).__name__,
-        )  # fmt: skip
-        assert trainer.algorithm == "raft"
-        result = trainer.train()
-        found[type(reward).__name__] = result.history[-1].reward
-        assert (result.folder / "pytorch_lora_weights.safetensors").is_file()
-    assert found["Darkness"] > -found["Brightness"] + 1e-3  # darkness of the one, and of the other
+def test_raft_has_the_same_validation_log_and_files(make_trainer):
+    trainer = make_trainer(Blind(), judge=Darkness(), iterations=1, candidates=2, learning_rate=0.05)
+    result = trainer.train()
+    assert trainer.algorithm == "raft"
+    assert [item.iteration for item in result.history] == [0, 1]
+    assert result.history[1].judgement != result.history[0].judgement
+    (row,) = log(trainer)
+    assert row["reward_weight"] == 1
+    assert row["reward_gradient_norm"] > 0 < row["denoising_gradient_norm"]
+    assert row["loss"] == pytest.approx(row["reward_loss"] + row["denoising_loss"])
+    plain = tiny.build_pipeline()
+    plain.load_lora_weights(result.folder)
 
 
 def test_auto_weight_and_logged_norms(make_trainer):

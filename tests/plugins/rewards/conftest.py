@@ -214,7 +214,9 @@ def preprocessor(kind, *, shortest=False, resample=3, mean=0.45, std=0.27):
     }
 
 
-BUILDERS = {f.__name__: f for f in (clip, siglip, blip_itm, blip, blip2_opt, blip2_t5, vit_gpt2, git, florence2, q_former_text)}
+BUILDERS = {
+    f.__name__: f for f in (clip, siglip, blip_itm, blip, blip2_opt, blip2_t5, vit_gpt2, git, florence2, q_former_text)
+}
 CAPTIONERS = ("blip", "blip2_opt", "blip2_t5", "vit_gpt2", "git", "florence2")
 
 
