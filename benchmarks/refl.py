@@ -11,13 +11,16 @@ the loop is what is measured), the same batch and guidance, in turn in one run:
 - trainer: the same schedule and solver, embeddings kept, several gradients per rollout;
 - trainer, faster solver: DPM-Solver++ in 20 steps, several gradients per rollout.
 
-A reward gradient is that of one image at one step. Memory is what one round adds to the peak of a fresh process (on a
-GPU: to the allocator's). Prints a Markdown table and writes ``benchmarks/results/refl-<model>.json``.
+A reward gradient is that of one image at one step. Rates are medians (and the range) over rounds; the loops take turns
+round by round, each round beginning with another one, so that whatever else the machine does hits all three alike.
+Memory is what two rounds add, at their peak, to what a fresh process holds when the model is loaded (on a GPU: to the
+allocator's). Prints a Markdown table and writes ``benchmarks/results/refl-<model>.json``, with every round's rate.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import platform
 import statistics
@@ -170,40 +173,53 @@ def published(
 
 
 def added_peak(loop: str, setting: Setting) -> int:
-    """Bytes that one round adds to the peak; to be run in a fresh process."""
+    """Bytes that rounds add to what the loaded model takes; to be run in a fresh process."""
     one_round = make(loop, setting)
+    gc.collect()
     if setting.device == "cuda":
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
-        one_round(0)
-        return torch.cuda.max_memory_allocated() - before
-    before = peak_of_process()
-    one_round(0)
-    return peak_of_process() - before
+    else:
+        before = forget_peak()
+    for number in range(2):
+        one_round(number)
+    return (torch.cuda.max_memory_allocated() if setting.device == "cuda" else peak_of_process()) - before
 
 
-def rates(setting: Setting, rounds: int) -> dict[str, float]:
-    """Median reward gradients per second of each loop, in turn."""
+def forget_peak() -> int:
+    """Resident bytes now; the process's peak starts from them again, as loading a model may have needed more."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:  # not Linux: what loading took hides as much of every loop's peak
+        return peak_of_process()
+    return peak_of_process()
+
+
+def rates(setting: Setting, rounds: int) -> dict[str, list[float]]:
+    """Reward gradients per second of each loop, by round."""
     made = {loop: make(loop, setting) for loop in LOOPS}
     for one_round in made.values():
         one_round(0)  # warms up
     found: dict[str, list[float]] = {loop: [] for loop in LOOPS}
     for number in range(1, rounds + 1):
-        for loop, one_round in made.items():
+        first = number % len(LOOPS)
+        for loop in (*LOOPS[first:], *LOOPS[:first]):
             synchronize(setting.device)
             start = time.perf_counter()
-            gradients = one_round(number)
+            gradients = made[loop](number)
             synchronize(setting.device)
             found[loop].append(gradients / (time.perf_counter() - start))
-    return {loop: statistics.median(values) for loop, values in found.items()}
+    return found
 
 
 def table(rows: list[dict[str, Any]]) -> str:
     """The results as Markdown."""
     base = rows[0]
-    lines = ["| loop | reward gradients a second | against published | peak MB |", "| --- | --: | --: | --: |"]
+    lines = ["| loop | reward gradients a second | range | against published | peak MB |"]
+    lines += ["| --- | --: | --: | --: | --: |"]
     lines += [
-        f"| {row['loop']} | {row['rate']:.2f} | {row['rate'] / base['rate']:.1f} x | {row['peak_bytes'] / 1e6:.0f} |"
+        f"| {row['loop']} | {row['rate']:.2f} | {min(row['rates']):.2f} – {max(row['rates']):.2f} | "
+        f"{row['rate'] / base['rate']:.1f} x | {row['peak_bytes'] / 1e6:.0f} |"
         for row in rows
     ]
     return "\n".join(lines)
@@ -217,7 +233,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=2)
     parser.add_argument("--guidance", type=float, default=1.0, help="at most 1: none, as published")
     parser.add_argument("--points", type=int, default=3, help="gradients per rollout of the trainer's loops")
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--smoke", action="store_true", help="few steps, one round; written only with --out")
     parser.add_argument("--out", type=Path, default=None)
     parser.add_argument("--job", help=argparse.SUPPRESS)
@@ -235,7 +251,8 @@ def main() -> None:
     for loop in LOOPS:
         job = json.dumps({"loop": loop, "setting": vars(setting)})
         done = subprocess.run([sys.executable, __file__, "--job", job], capture_output=True, text=True, check=True)
-        rows.append({"loop": loop, "rate": rate[loop], "peak_bytes": int(done.stdout.split()[-1])})
+        peak = int(done.stdout.split()[-1])
+        rows.append({"loop": loop, "rate": statistics.median(rate[loop]), "rates": rate[loop], "peak_bytes": peak})
     print(table(rows))
     out = options.out
     if out is None and not options.smoke:

@@ -100,3 +100,37 @@ def test_a_reward_may_rank_by_something_finer_than_it_reports():
     assert [choice.index for choice in chosen] == [1, 2]
     assert chosen[0].rewards == (-90.0, -20.0, -200.0)
     assert rate(Coarse(), "coarse", images, ["a"] * 6) == [0.0] * 6
+
+
+def test_the_report_says_what_choosing_cost(make_realigner, tmp_path):
+    import dataclasses
+    import re
+
+    from realignkit.report import write_report
+
+    def row(realignment):
+        page = write_report(realignment, tmp_path).read_text()
+        found = re.search(r'id="candidates">(.*?)</tr>', page)
+        return page, None if found is None else re.sub(r"<.*?>", " ", found[1]).split()
+
+    chosen = make_realigner(candidates=4, select_by=Darkness())(PROMPTS[0], 7)
+    timed = dataclasses.replace(chosen, timings={"generate": 8.0, "select": 0.5, "refine": 3.0})
+    page, found = row(timed)
+    assert found == ["of", "which", "for", "4", "candidates", "6.50", "s"]  # three of the four images, and the looks
+    assert "The best of 4, by Darkness." in page
+    assert row(make_realigner()(PROMPTS[0], 7))[1] is None
+    given = make_realigner(candidates=4, select_by=Darkness())(PROMPTS[0], 7, coarse=chosen.coarse)
+    assert row(given)[1] is None
+
+
+def test_candidates_are_drawn_in_batches(make_realigner):
+    """Two prompts of three candidates at batch size 4: passes of 4 and 2 pictures, not six of one."""
+    realigner, sizes = make_realigner(candidates=3, select_by=Darkness(), batch_size=4), []
+    decoder = realigner.generator.pipeline().vae.decoder
+    hook = decoder.register_forward_hook(lambda _, given, __: sizes.append(len(given[0])))
+    try:
+        drawn = realigner._draw(PROMPTS, [7, 8], [{}, {}], [0, 1], lambda *_: None)
+    finally:
+        hook.remove()
+    assert len(drawn) == 2
+    assert sizes == [4, 2]

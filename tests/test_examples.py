@@ -94,3 +94,15 @@ def test_the_single_steps_script(tmp_path):
     sizes = {path.name: Image.open(path).size for path in (tmp_path / "here").iterdir()}
     assert sizes.keys() == {"coarse.png", "layout.png", "refined-certain.png", "refined-equal.png"}
     assert sizes["coarse.png"] == sizes["refined-certain.png"] == sizes["refined-equal.png"]
+
+
+def test_the_training_script(tmp_path):
+    output = run(EXAMPLES / "train_with_a_reward.py", "here", 2, cwd=tmp_path)
+    assert "finished after 2 iterations" in output
+    record = json.loads((tmp_path / "here" / "training.json").read_text())
+    assert record["identity"]["judge"] == "FullyRight"
+    assert [item["iteration"] for item in record["history"]] == [0, 1, 2]
+    rows = [json.loads(line) for line in (tmp_path / "here" / "log.jsonl").read_text().splitlines()]
+    for row in rows:
+        assert row["reward_weight"] * row["reward_gradient_norm"] == pytest.approx(10 * row["denoising_gradient_norm"])
+    assert (tmp_path / "here" / "pytorch_lora_weights.safetensors").is_file()

@@ -69,11 +69,13 @@ def train(
         if wanted.get(name) is None:
             raise typer.BadParameter(f"--{name} is missing (or '{name}:' in the --config file).")
     job = TrainingJob(wanted, [*settings, *(assignments or [])])
+    if control and not job.config.denoising_weight:  # before hours of training
+        raise OptionError("--control trains on the denoising loss alone: raise denoising_weight above 0, or omit it.")
     results = {"trained": job.run(Path(wanted["out"]), resume)}
     if control:
         results["control"] = job.run(Path(wanted["out"]) / "control", resume, control=True)
     if job.main:
-        _print(results, job.judge_name)
+        _print(results, str(wanted["judge"] or ""))
 
 
 def _merge(flags: Mapping[str, Any], path: Path | None) -> tuple[dict[str, Any], list[str]]:
@@ -94,6 +96,9 @@ def _merge(flags: Mapping[str, Any], path: Path | None) -> tuple[dict[str, Any],
             f"{path} must map names to values: {', '.join(sorted(known))}, where 'set' maps option names to values."
         )
     settings = [f"{name}={json.dumps(value)}" for name, value in found.pop("set", {}).items()]
+    for name in ("reward", "judge"):
+        if isinstance(found.get(name), dict):  # a weighted sum, as YAML has it
+            found[name] = ",".join(f"{part}:{weight}" for part, weight in found[name].items())
     return {name: found.get(name) if flag is None else flag for name, flag in flags.items()}, settings
 
 
@@ -136,6 +141,17 @@ class TrainingJob:
         held_out = wanted["validation_prompts"]
         self.held_out = None if held_out is None else read_prompts(self.registry, str(held_out))
         self.main = True
+        if self.judge_name and self._parts(str(wanted["judge"])) == self._parts(str(wanted["reward"])):
+            raise OptionError(
+                "the judge is the training reward itself, so it could not notice that the reward is exploited. Give "
+                "another reward or a metric, or none."
+            )
+
+    def _parts(self, spec: str) -> set[str]:
+        """The rewards of a spec, under the names that this model gives them: ``clip`` may stand for another one."""
+        from realignkit.rewards import parse_weights
+
+        return {self.beside.get(f"reward:{name}", name) for name in parse_weights(spec)}
 
     def run(self, folder: Path, resume: bool, *, control: bool = False, title: str = "") -> TrainResult:
         """Train, or go on; ``title`` is for the progress bar.

@@ -54,7 +54,9 @@ class ReFLConfig(Options):
         None, description="first and last step index (from 0) that may carry the gradient; none: the last 40 %"
     )
     gradients_per_rollout: int = Field(
-        1, ge=1, description="steps of one rollout that carry a gradient; raft: noise levels to learn each best image at"
+        1,
+        ge=1,
+        description="steps of one rollout that carry a gradient; raft: noise levels to learn each best image at",
     )
     guidance_scale: float | None = Field(
         None,
@@ -131,7 +133,8 @@ class ReFLConfig(Options):
             raise ValueError("reward_weight must be finite and not negative")
         if self.reward_weight == 0 and not self.denoising_weight:
             raise ValueError("with reward_weight=0 and denoising_weight=0 there is nothing to learn")
-        if self.reward_weight == "auto" and not (self.denoising_weight or self.kl_weight):
+        if self.reward_weight == "auto" and not self.denoising_weight:
+            # The KL-style term alone will not do: without a gradient until the model has moved, it would never move.
             raise ValueError("reward_weight=auto compares with the denoising term: raise denoising_weight above 0")
         if self.algorithm == "raft" and self.kl_weight:
             raise ValueError("kl_weight acts on the steps of refl: set it to 0 for raft")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from realignkit.errors import OptionError
+from realignkit.errors import ModelError, OptionError
 from realignkit.refl.config import ReFLConfig
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ class Processes:
         )
         self.count, self.rank = int(self.accelerator.num_processes), int(self.accelerator.process_index)
         self.main = self.rank == 0
-        self._tracks = tracker is not None
+        self._tracks, self._folder = tracker, folder
 
     def mean(self, tensors: list[Tensor]) -> list[Tensor]:
         """The tensors' means over all processes."""
@@ -120,13 +120,25 @@ class Processes:
         self.accelerator.wait_for_everyone()
 
     def track_config(self, config: ReFLConfig) -> None:
-        """Start the tracker."""
+        """Start the tracker.
+
+        Raises:
+            OptionError: it refuses.
+        """
         if self._tracks:
             plain = {
                 name: value if isinstance(value, bool | int | float | str) else str(value)
                 for name, value in config.model_dump(mode="json").items()
             }
-            self.accelerator.init_trackers("realignkit", config=plain)
+            # W&B would write into the working directory.
+            own = {"wandb": {"dir": str(self._folder), "name": self._folder.name}}
+            try:
+                self.accelerator.init_trackers("realignkit", config=plain, init_kwargs=own)
+            except Exception as error:  # a service can refuse for many reasons: no key, no network
+                raise OptionError(
+                    f"tracker '{self._tracks}' does not start ({type(error).__name__}: {error}). For W&B log in, or "
+                    f"set WANDB_MODE=offline; or use tracker=tensorboard or none."
+                ) from error
 
     def track(self, values: dict[str, float], step: int) -> None:
         """Hand numbers to the tracker."""
@@ -158,9 +170,35 @@ def _tracker(name: str) -> str | None:
     if importlib.util.find_spec(module) is None:
         if name == "auto":
             return None
-        package = "'realignkit[tensorboard]'" if name == "tensorboard" else name
-        raise OptionError(f"tracker '{name}' is not installed. Run: pip install {package}")
+        raise OptionError(f"tracker '{name}' is not installed. Run: pip install 'realignkit[{name}]'")
     return module
+
+
+@contextlib.contextmanager
+def memory_errors() -> Iterator[None]:
+    """Say what to do where memory runs out, in the model or in somebody's reward.
+
+    Raises:
+        ModelError: it did.
+    """
+    try:
+        yield
+    except Exception as error:  # what runs out of memory in a plugin arrives as the plugin's failure
+        found = next((e for e in (error, error.__cause__) if e is not None and _out_of_memory(e)), None)
+        if found is None:
+            raise
+        raise ModelError(
+            f"the memory does not suffice ({str(found).splitlines()[0][:200] if str(found) else 'no details'}). Lower "
+            f"batch_size (total_batch_size keeps the sum), switch gradient_checkpointing on, use mixed_precision=bf16, "
+            f"trainable=lora or fewer candidates; then resume: the last checkpoint is intact."
+        ) from error
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    # On the CPU, torch's allocator raises a plain RuntimeError.
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
+        isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
+    )
 
 
 class Interruption:

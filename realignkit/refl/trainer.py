@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
@@ -13,7 +12,7 @@ import torch
 
 from realignkit.attention import sampler, spans
 from realignkit.contracts import Metric, Reward, parse_options
-from realignkit.errors import ModelError, OptionError
+from realignkit.errors import OptionError
 from realignkit.refl import checkpoints, data
 from realignkit.refl.config import ReFLConfig
 from realignkit.refl.learner import Learner
@@ -21,7 +20,7 @@ from realignkit.refl.networks import Networks
 from realignkit.refl.objective import Gradients, Objective
 from realignkit.refl.runfolder import LOG, RunFolder, grid, validation_from
 from realignkit.refl.state import TrainResult, TrainState, Validation
-from realignkit.refl.tracking import Interruption, LossScale, Processes, precision_of
+from realignkit.refl.tracking import Interruption, LossScale, Processes, memory_errors, precision_of
 from realignkit.refl.trainable import Trainable
 from realignkit.refl.validation import Judge, best_of, hacking, without_improvement
 from realignkit.refl.validator import Validator
@@ -228,7 +227,7 @@ class ReFLTrainer:
             KeyboardInterrupt: Ctrl-C (or SIGTERM), after what is done has been saved.
         """
         checkpoint = self.processes.share(self.run.open(resume) if self.processes.main else None)
-        with _memory_errors(), self._interruption.watching() as interruption:
+        with memory_errors(), self._interruption.watching() as interruption:
             _ = self.learner
             done, status = (0, RUNNING) if checkpoint is None else self._load(checkpoint)
             if status in (EARLY, BY_PLUGIN) or done >= self.config.iterations:
@@ -358,15 +357,3 @@ def _sampling(pipeline: Any, given: Mapping[str, Any], config: ReFLConfig) -> di
     names = ("num_inference_steps", "guidance_scale")
     found = {name: given[name] if given.get(name) is not None else defaults[name].default for name in names}
     return {**found, **({} if config.validation_steps is None else {"num_inference_steps": config.validation_steps})}
-
-
-@contextlib.contextmanager
-def _memory_errors() -> Iterator[None]:
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        raise ModelError(
-            "the GPU's memory does not suffice. Lower batch_size (total_batch_size keeps the sum), switch "
-            "gradient_checkpointing on, use mixed_precision=bf16, trainable=lora or fewer candidates; then resume: the "
-            "last checkpoint is intact."
-        ) from error

@@ -50,6 +50,7 @@ def write_report(realignment: Realignment, folder: str | Path) -> Path:
             command=command_line(realignment),
             full_command=command_line(realignment, every_setting=True),
             seconds=sum(realignment.timings.values()),
+            candidates=candidates(realignment),
         )
     )
     path = Path(folder) / REPORT_NAME
@@ -85,6 +86,18 @@ def write_index(folder: str | Path, realignments: Iterable[tuple[str, Realignmen
     path = Path(folder) / "index.html"
     atomic_write(path, page.encode())
     return path
+
+
+def candidates(realignment: Realignment) -> dict[str, Any] | None:
+    """How many coarse images were chosen among, by which reward, and the seconds that it took beyond drawing one.
+
+    None where there was nothing to choose.
+    """
+    count = int(realignment.settings.get("candidates", 1))
+    if count < 2 or realignment.settings.get("coarse") == "given":
+        return None
+    spent = realignment.timings.get("generate", 0.0) * (count - 1) / count + realignment.timings.get("select", 0.0)
+    return {"count": count, "by": realignment.plugins.get("reward", "a reward"), "seconds": spent}
 
 
 def command_line(realignment: Realignment, *, every_setting: bool = False) -> str:

@@ -23,5 +23,5 @@ def test_smoke(tmp_path):
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads(out.read_text())
     assert [row["loop"] for row in found["rows"]] == ["published", "trainer", "trainer, faster solver"]
-    assert all(row["rate"] > 0 and row["peak_bytes"] > 0 for row in found["rows"])
+    assert all(row["rate"] > 0 and row["peak_bytes"] > 0 and len(row["rates"]) == 1 for row in found["rows"])
     assert done.stdout.count("|") > 12

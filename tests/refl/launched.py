@@ -13,7 +13,7 @@ from tests.refl.conftest import PROMPTS, QUICK
 from tests.refl.rewards import Colour, Darkness
 
 HELD_OUT = ("a red desk", "a yellow book", "a yellow desk")
-OPTIONS = {**QUICK, "gradient_steps": (3, 3), "kl_weight": 0.1, "iterations": 1}
+OPTIONS = {**QUICK, "gradient_steps": (1, 3), "kl_weight": 0.1, "iterations": 1}
 
 
 def trainer(out: Path, batch_size: int) -> ReFLTrainer:

@@ -79,6 +79,27 @@ def test_a_config_file_says_the_same_as_flags(cli, arguments, tmp_path):
     assert losses(tmp_path / "file") == losses(tmp_path / "flags")
 
 
+def test_a_sum_of_rewards_in_yaml_and_on_the_command_line(cli, arguments, tmp_path):
+    """As text, as a mapping, and as a flag; the judge too may be a sum."""
+    quick = ["--set", "iterations=1", "--set", "denoising_weight=0", "--set", "reward_weight=1"]
+    rest = [*arguments[:3], *arguments[5:], *quick]  # without --reward
+    at = rest.index("--judge")
+    rest = [*rest[:at], *rest[at + 2 :]]
+    found = {}
+    for name, reward in (("text", '"colour:1,darkness:0.5"'), ("mapping", "{colour: 1, darkness: 0.5}")):
+        (tmp_path / f"{name}.yaml").write_text(f"reward: {reward}\njudge: {{darkness: 2}}\n")
+        result = cli(*rest, "--config", tmp_path / f"{name}.yaml", "--out", tmp_path / name)
+        assert result.exit_code == 0, result.output + result.stderr
+        found[name] = losses(tmp_path / name)
+    flag = ["--reward", "colour:1,darkness:0.5", "--judge", "darkness:2"]
+    result = cli(*rest, *flag, "--out", tmp_path / "flag")
+    assert result.exit_code == 0, result.output + result.stderr
+    assert "darkness:2" in result.output
+    assert losses(tmp_path / "flag") == found["text"] == found["mapping"]
+    record = json.loads((tmp_path / "flag" / "training.json").read_text())
+    assert record["identity"]["algorithm"] == "raft"  # one part has no gradient
+
+
 @pytest.mark.slow
 def test_killed_and_resumed_is_as_if_never_stopped(cli, command, arguments, tmp_path):
     arguments = [*arguments, "--set", "iterations=6", "--set", "checkpoint_every=2"]
@@ -90,7 +111,9 @@ def test_killed_and_resumed_is_as_if_never_stopped(cli, command, arguments, tmp_
         assert time.monotonic() < deadline
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
-    process.wait()
+    assert process.wait() == -signal.SIGKILL
+    assert json.loads((out / "training.json").read_text())["status"] == "running"  # killed in the middle
+    assert not (out / "checkpoints" / "000006").exists()
     resumed = cli(*arguments, "--out", out, "--resume")
     assert resumed.exit_code == 0, resumed.output + resumed.stderr
     assert cli(*arguments, "--out", tmp_path / "whole").exit_code == 0
@@ -104,10 +127,12 @@ def test_killed_and_resumed_is_as_if_never_stopped(cli, command, arguments, tmp_
     [
         (["--reward", "colours"], "Did you mean 'colour'"),
         (["--judge", "colour"], "training reward itself"),
+        (["--reward", "colour:1,darkness:1", "--judge", "darkness:2,colour:1"], "training reward itself"),
         (["--prompts", "nope"], "no prompts is called 'nope'"),
         (["--prompts", "micro:train,sise=3"], "sise"),
         (["--set", "lora_rnak=3"], "Did you mean lora_rank"),
         (["--preset", "papers"], "Known: paper"),
+        (["--control", "--set", "denoising_weight=0"], "--control trains on the denoising loss alone"),
     ],
 )
 def test_mistakes_are_one_message(cli, arguments, tmp_path, change, message):

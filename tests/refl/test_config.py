@@ -37,6 +37,7 @@ def test_late_steps_are_the_last_part_unless_said():
         ({"reward_weight": "much"}, "reward_weight"),
         ({"reward_weight": 0, "denoising_weight": 0}, "nothing to learn"),
         ({"reward_weight": "auto", "denoising_weight": 0}, "compares"),
+        ({"reward_weight": "auto", "denoising_weight": 0, "kl_weight": 1.0}, "compares"),
         ({"algorithm": "raft", "kl_weight": 1}, "kl_weight"),
         ({"betas": (0.9, 1.0)}, "betas"),
         ({"lora_ranks": 3}, "lora_ranks"),

@@ -31,7 +31,8 @@ class _Loaded:
 class CLIPReward(PixelReward[_Loaded]):
     """Cosine of a dual encoder's image and text features, in [-1, 1] (the paper's Table III, "CLIP").
 
-    Any ``CLIPModel`` or ``SiglipModel`` checkpoint of transformers. The margin is 1.
+    Any ``CLIPModel`` or ``SiglipModel`` checkpoint of transformers, and plain CLIPs in open_clip's layout
+    (:mod:`realignkit_plugins.rewards.open_clip`), which need no package of their own. The margin is 1.
     """
 
     margin = 1.0
@@ -41,6 +42,10 @@ class CLIPReward(PixelReward[_Loaded]):
 
         model: str = Field("openai/clip-vit-large-patch14", description="hub id, folder, or micro:<name>", min_length=1)
         revision: str | None = Field(None, description="branch, tag or commit on the hub")
+        tokenizer: str = Field(
+            "openai/clip-vit-large-patch14",
+            description="hub id or folder, where a checkpoint in open_clip's layout holds none",
+        )
         device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps …")
         dtype: DTypeName = Field("auto", description="auto: bf16 on CUDA, fp32 elsewhere")
 
@@ -87,11 +92,14 @@ class CLIPReward(PixelReward[_Loaded]):
     def _load(self) -> _Loaded:
         from transformers import AutoModel, AutoTokenizer
 
+        from realignkit_plugins.rewards import open_clip
         from realignkit_plugins.rewards.preprocess import Preprocessing
 
         chosen = self.options
         folder, hub = resolve_model(chosen.model), hub_options(chosen.revision)
         with loading("CLIP model", chosen.model):
+            if open_clip.is_open_clip(folder, chosen.revision):
+                return self._load_open_clip(folder)
             network = load_model(AutoModel, folder, chosen.model, **hub)
             if not hasattr(network, "get_text_features") or not hasattr(network, "get_image_features"):
                 raise ModelError(
@@ -100,6 +108,24 @@ class CLIPReward(PixelReward[_Loaded]):
                 )
             tokenizer = AutoTokenizer.from_pretrained(folder, **hub)
             preprocessing = Preprocessing.of(image_processor(folder, **hub))
+        return _Loaded(place(network, chosen.device, chosen.dtype), tokenizer, preprocessing)
+
+    def _load_open_clip(self, folder: str) -> _Loaded:
+        from transformers import AutoTokenizer
+
+        from realignkit_plugins.rewards import open_clip
+
+        chosen = self.options
+        own = any(open_clip.find(folder, name, chosen.revision) for name in ("tokenizer.json", "vocab.json"))
+        words, hub = (folder, hub_options(chosen.revision)) if own else (resolve_model(chosen.tokenizer), {})
+        with loading("tokenizer", words):
+            tokenizer = AutoTokenizer.from_pretrained(words, **hub)
+        network, preprocessing = open_clip.load(folder, chosen.revision, tokenizer.eos_token_id)
+        if len(tokenizer) > network.config.text_config.vocab_size:
+            raise ModelError(
+                f"the tokenizer '{words}' has {len(tokenizer)} tokens, the model only "
+                f"{network.config.text_config.vocab_size}. Give the one that it was trained with (tokenizer=…)."
+            )
         return _Loaded(place(network, chosen.device, chosen.dtype), tokenizer, preprocessing)
 
 

@@ -166,6 +166,27 @@ def git():
     return hf.GitForCausalLM(config), words, preprocessor("CLIPImageProcessor", shortest=True)
 
 
+def florence2():
+    words = tiny.tokenizer()
+    words.add_special_tokens({"additional_special_tokens": ["<image>"]})
+    levels = {"depths": (1, 1), "patch_size": (7, 3), "patch_stride": (4, 2), "patch_padding": (3, 1)}
+    levels |= {"patch_prenorm": (False, True), "embed_dim": (8, 16), "num_heads": (2, 2), "num_groups": (2, 2)}
+    vision = {**levels, "window_size": 2, "projection_dim": 16, "max_position_embeddings": 4, "drop_path_rate": 0.0}
+    text = hf.BartConfig(
+        vocab_size=len(words), d_model=16, encoder_layers=2, decoder_layers=2, encoder_attention_heads=2,
+        decoder_attention_heads=2, encoder_ffn_dim=32, decoder_ffn_dim=32, max_position_embeddings=48,
+        bos_token_id=words.bos_token_id, eos_token_id=words.eos_token_id, pad_token_id=words.pad_token_id,
+        decoder_start_token_id=words.eos_token_id, forced_eos_token_id=None,
+    )  # fmt: skip
+    config = hf.Florence2Config(
+        text_config=text.to_dict(),
+        vision_config=vision,
+        image_token_id=words.convert_tokens_to_ids("<image>"),
+        is_encoder_decoder=True,
+    )
+    return hf.Florence2ForConditionalGeneration(config), words, preprocessor("CLIPImageProcessor")
+
+
 def q_former_text():
     config = hf.Blip2Config(
         vision_config=vision_sizes(),
@@ -193,8 +214,10 @@ def preprocessor(kind, *, shortest=False, resample=3, mean=0.45, std=0.27):
     }
 
 
-BUILDERS = {f.__name__: f for f in (clip, siglip, blip_itm, blip, blip2_opt, blip2_t5, vit_gpt2, git, q_former_text)}
-CAPTIONERS = ("blip", "blip2_opt", "blip2_t5", "vit_gpt2", "git")
+BUILDERS = {
+    f.__name__: f for f in (clip, siglip, blip_itm, blip, blip2_opt, blip2_t5, vit_gpt2, git, florence2, q_former_text)
+}
+CAPTIONERS = ("blip", "blip2_opt", "blip2_t5", "vit_gpt2", "git", "florence2")
 
 
 @pytest.fixture(scope="session")
