@@ -87,6 +87,11 @@ def explain(model: str, error: BaseException, local: bool) -> str:
     if any(isinstance(one, damaged) for one in chain) or "SafetensorError" in names or _DAMAGED.search(text):
         return f"(a file of it is damaged or only half there: {first}). {again(model, local)}"
     if not local:
+        if "EntryNotFoundError" in names:
+            return (
+                f"(it lacks a file that is needed: {first}). Check that {_HUB}/{repository} is of this kind and has "
+                f"weights as safetensors, or give a local folder."
+            )
         if "HfHubHTTPError" in names:
             return f"(the hub refuses: {first}). Run again later, or give a local folder."
         return (

@@ -179,6 +179,8 @@ def main(cache: Path, home: Path) -> None:
     }
     for name in ("HF_TOKEN", "HF_HUB_OFFLINE"):
         os.environ.pop(name, None)
+    from huggingface_hub.utils import close_session
+
     from realignkit_plugins.micro.checkpoints import FOLDER
 
     for name in ("base", "tagger", "segmenter", "ram"):
@@ -202,6 +204,7 @@ def main(cache: Path, home: Path) -> None:
         found[name]["short"] = attempt(lambda: load(f"short/{repository}"))  # noqa: B023
     server.shutdown()
     server.server_close()
+    close_session()  # connections that are still open would still be answered
     for name, (repository, load) in every.items():
         found[name]["no network"] = attempt(lambda: load(f"far/{repository}"))  # noqa: B023
         found[name]["no folder"] = attempt(lambda: load(f"./no/{repository}"))  # noqa: B023

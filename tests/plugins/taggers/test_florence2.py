@@ -104,7 +104,10 @@ def test_the_question_is_the_published_processors(taught):
     from realignkit_plugins.loading import image_processor
 
     tagger = Florence2Tagger(model=str(taught), device="cpu")
-    processor = Florence2Processor(image_processor(str(taught)), AutoTokenizer.from_pretrained(taught))
+    rules = {"description_with_bboxes": {}}  # as in the published processor_config.json
+    processor = Florence2Processor(
+        image_processor(str(taught)), AutoTokenizer.from_pretrained(taught), post_processor_config=rules
+    )
     for task, token in {"objects": "<OD>", "regions": "<DENSE_REGION_CAPTION>", "caption": "<DETAILED_CAPTION>"}.items():
         theirs = processor(images=pictures()[0], text=token, return_tensors="pt")
         asking = Florence2Tagger(model=str(taught), device="cpu", task=task)
