@@ -95,8 +95,8 @@ def explain(model: str, error: BaseException, local: bool) -> str:
         if "HfHubHTTPError" in names:
             return f"(the hub refuses: {first}). Run again later, or give a local folder."
         return (
-            f"({first}). Check that {_HUB}/{repository} is of this kind and has weights as safetensors, or give a local "
-            f"folder."
+            f"({first}). Check that {_HUB}/{repository} is of this kind and has weights as safetensors, or give a "
+            f"local folder."
         )
     return f"({first}). Check that it is complete and of this kind; if it is damaged, copy or download it again."
 

@@ -66,7 +66,7 @@ class Hub(BaseHTTPRequestHandler):
         if start:
             headers["Content-Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"
         drop = owner == "drops" and len(data) > LARGE and str(file) not in broken_off
-        self.say(206 if start else 200, headers, data[start:] if body else b"", half=drop and body, close=drop)
+        self.say(206 if start else 200, headers, data[start:] if body else b"", half=drop and body)
 
     def listing(self, owner: str, name: str, folder: Path, rest: list[str], body: bool) -> None:
         files = sorted(path for path in folder.rglob("*") if path.is_file())
@@ -86,9 +86,7 @@ class Hub(BaseHTTPRequestHandler):
     def refuse(self, status: int, code: str, body: bool) -> None:
         self.say(status, {"X-Error-Code": code, "X-Error-Message": code, "Content-Length": "0"}, b"")
 
-    def say(
-        self, status: int, headers: dict[str, str], data: bytes, half: bool = False, close: bool = False
-    ) -> None:
+    def say(self, status: int, headers: dict[str, str], data: bytes, half: bool = False) -> None:
         self.send_response(status)
         for name, value in headers.items():
             self.send_header(name, value)
@@ -117,12 +115,11 @@ def loaders() -> dict[str, tuple[str, Callable[[str], Any]]]:
         return registry.create(kind, name, device="cpu", **options)
 
     def scored(model: str) -> Any:
-        return registry_scorer(model)("a red book", [Tag("book")])
+        from realignkit_plugins.scorers.llama_cpp import (
+            LlamaCppScorer,
+        )  # by name it needs llama.cpp, for no reason here
 
-    def registry_scorer(model: str) -> Any:
-        from realignkit_plugins.scorers.llama_cpp import LlamaCppScorer
-
-        return LlamaCppScorer(model=f"{model}:model.gguf" if "/" in model and not Path(model).is_dir() else model)
+        return LlamaCppScorer(model=f"{model}:model.gguf")("a red book", [Tag("book")])
 
     return {
         "stable_diffusion": ("base", lambda m: made("generator", "stable_diffusion", model=m).pipeline()),

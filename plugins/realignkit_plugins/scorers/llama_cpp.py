@@ -154,9 +154,9 @@ class LlamaCppScorer(LanguageModelScorer):
             )
         except Exception as error:  # a damaged file, an architecture that is too new, no memory
             raise ModelError(
-                f"'{o.model}' cannot be loaded by llama.cpp ({type(error).__name__}: {str(error)[:200]}). Check that it "
-                f"fits into memory (n_ctx counts too) and that llama-cpp-python is recent; if the file is damaged or "
-                f"only half there: {again(str(o.model), is_local(str(o.model)))}"
+                f"'{o.model}' cannot be loaded by llama.cpp ({type(error).__name__}: {str(error)[:200]}). Check that "
+                f"it fits into memory (n_ctx counts too) and that llama-cpp-python is recent; if the file is "
+                f"damaged or only half there: {again(str(o.model), is_local(str(o.model)))}"
             ) from None
 
     @cached_property

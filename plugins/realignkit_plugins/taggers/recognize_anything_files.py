@@ -131,6 +131,7 @@ def read_weights(path: Path, model: str | None = None) -> dict[str, Tensor]:
     import torch
     from safetensors.torch import load_file
 
+    named = model or str(path)
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
@@ -138,10 +139,9 @@ def read_weights(path: Path, model: str | None = None) -> dict[str, Tensor]:
     except pickle.UnpicklingError as error:
         raise ModelError(
             f"'{path}' cannot be read as weights: it is damaged, or holds more than tensors and plain values, which "
-            f"is refused, as unpickling it could run anything. {again(model or str(path), is_local(model or str(path)))}"
+            f"is refused, as unpickling it could run anything. {again(named, is_local(named))}"
         ) from error
     except Exception as error:  # torch and safetensors raise a dozen types for a bad file
-        named = model or str(path)
         raise ModelError(f"'{path}' cannot be read as weights {explain(named, error, is_local(named))}") from error
     weights = data.get("model", data) if isinstance(data, Mapping) else None
     if not isinstance(weights, Mapping) or not all(isinstance(value, torch.Tensor) for value in weights.values()):

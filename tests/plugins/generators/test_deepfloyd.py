@@ -162,7 +162,12 @@ def test_the_third_stage_upscales_what_the_second_made(stages, folders, upscaler
     small = first(**texts, num_inference_steps=2, generator=noise, output_type="pt").images
     large = second(image=small, **texts, num_inference_steps=2, generator=noise, output_type="pt").images
     want = upscaler(
-        prompt=[PROMPT], image=(large / 2 + 0.5).clamp(0, 1), generator=noise, num_inference_steps=2, noise_level=20, output_type="np"
+        prompt=[PROMPT],
+        image=(large / 2 + 0.5).clamp(0, 1),
+        generator=noise,
+        num_inference_steps=2,
+        noise_level=20,
+        output_type="np",
     ).images
     assert got.shape == (1, 64, 64, 3)
     assert np.allclose(got, want, atol=1e-4)

@@ -108,7 +108,8 @@ def test_the_question_is_the_published_processors(taught):
     processor = Florence2Processor(
         image_processor(str(taught)), AutoTokenizer.from_pretrained(taught), post_processor_config=rules
     )
-    for task, token in {"objects": "<OD>", "regions": "<DENSE_REGION_CAPTION>", "caption": "<DETAILED_CAPTION>"}.items():
+    tokens = {"objects": "<OD>", "regions": "<DENSE_REGION_CAPTION>", "caption": "<DETAILED_CAPTION>"}
+    for task, token in tokens.items():
         theirs = processor(images=pictures()[0], text=token, return_tensors="pt")
         asking = Florence2Tagger(model=str(taught), device="cpu", task=task)
         assert asking._question((64, 64)) == theirs["input_ids"][0].tolist()
