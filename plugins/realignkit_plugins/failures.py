@@ -10,10 +10,8 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
-_NO_MEMORY = re.compile(
-    r"can't allocate memory|cannot allocate memory|not enough memory|out of memory|std::bad_alloc|os error 12\b",
-    re.IGNORECASE,
-)
+from realignkit.errors import out_of_memory
+
 _NO_SPACE = re.compile(r"no space left on device|not enough free disk space|os error 28\b", re.IGNORECASE)
 _NO_NETWORK = re.compile(r"couldn't connect to|cannot find the requested files in the disk cache", re.IGNORECASE)
 _CUT_SHORT = re.compile(r"consistency check failed|peer closed connection|connection reset", re.IGNORECASE)
@@ -42,7 +40,7 @@ def explain(model: str, error: BaseException, local: bool) -> str:
     first = f"{type(error).__name__}: {(str(error).strip() or 'no details').splitlines()[0][:300]}"
     repository = model.partition(":")[0]
 
-    if names & {"MemoryError", "OutOfMemoryError"} or errno.ENOMEM in numbers or _NO_MEMORY.search(text):
+    if any(map(out_of_memory, chain)):
         return (
             f"(it does not fit into memory: {first}). Close other programs, take a smaller model or another device, or "
             f"use fewer bytes a weight (options dtype and offload, or n_gpu_layers, where there are such)."
