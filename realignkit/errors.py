@@ -5,6 +5,16 @@ Every message ends with what to do next. Catch :class:`RealignKitError` to catch
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import re
+from collections.abc import Iterator
+
+_NO_MEMORY = re.compile(
+    r"can't allocate memory|cannot allocate memory|not enough memory|out of memory|std::bad_alloc|os error 12\b",
+    re.IGNORECASE,
+)
+
 
 class RealignKitError(Exception):
     """Base class: anything realignkit raises on purpose."""
@@ -41,3 +51,36 @@ class ModelError(RealignKitError):
 
 class OutputError(RealignKitError):
     """A result could not be written or read back."""
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory, of whatever device, did not suffice."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    if isinstance(error, OSError) and error.errno == errno.ENOMEM:
+        return True
+    # torch says so in a RuntimeError when it is the CPU's; safetensors has an error of its own.
+    told = isinstance(error, (RuntimeError, OSError)) or type(error).__name__ == "SafetensorError"
+    return told and _NO_MEMORY.search(str(error)) is not None
+
+
+@contextlib.contextmanager
+def enough_memory(what: str) -> Iterator[None]:
+    """Turn running out of memory into a :class:`ModelError` that says what to do; other errors pass.
+
+    Args:
+        what: what was going on, to begin the sentence with ("drawing").
+    """
+    try:
+        yield
+    except RealignKitError:
+        raise
+    except Exception as error:
+        if not out_of_memory(error):
+            raise
+        reason = (str(error).strip() or "no details").splitlines()[0][:200]
+        raise ModelError(
+            f"{what} needs more memory than there is ({reason}). Take fewer images at once (batch_size) or smaller "
+            f"ones (height, width), load the model with fewer bytes a weight or by parts (options dtype and offload), "
+            f"or use another device."
+        ) from error

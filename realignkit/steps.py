@@ -14,7 +14,7 @@ import numpy as np
 
 from realignkit.assembly import REDACTED, secrets_of
 from realignkit.contracts import Scorer, Segmenter, Tagger
-from realignkit.errors import PluginError, RealignKitError, ScorerError
+from realignkit.errors import PluginError, RealignKitError, ScorerError, enough_memory
 from realignkit.registry import Registry
 from realignkit.types import Answer, Layout, Likelihood, LocalCaption, Realignment, Segment, Tag
 
@@ -29,9 +29,13 @@ R = TypeVar("R")
 
 @contextlib.contextmanager
 def blame(what: str, name: str) -> Iterator[None]:
-    """Turn whatever a plugin raises into a :class:`PluginError` that names it; our own errors pass."""
+    """Turn whatever a plugin raises into a :class:`PluginError` that names it; our own errors pass.
+
+    Running out of memory is nobody's fault, and a :class:`ModelError`.
+    """
     try:
-        yield
+        with enough_memory(f"{what} '{name}'"):
+            yield
     except RealignKitError:
         raise
     except Exception as error:  # somebody else's code can raise anything

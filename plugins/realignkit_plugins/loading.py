@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from realignkit.errors import ModelError
+from realignkit_plugins.failures import explain, is_local
 
 if TYPE_CHECKING:
     import torch
@@ -77,12 +78,7 @@ def loading(what: str, model: str) -> Iterator[None]:
     except ModelError:
         raise
     except Exception as error:  # the libraries raise a dozen types for a bad checkpoint
-        reason = f"{type(error).__name__}: {(str(error).strip() or 'no details').splitlines()[0][:300]}"
-        if model.startswith(_MICRO) or Path(model).expanduser().is_dir():
-            advice = "Check that the folder is complete and of this kind; if it is damaged, copy or download it again."
-        else:
-            advice = "Check the name, the network and your access ('hf auth login'), or give a local folder."
-        raise ModelError(f"the {what} '{model}' cannot be loaded ({reason}). {advice}") from error
+        raise ModelError(f"the {what} '{model}' cannot be loaded {explain(model, error, is_local(model))}") from error
     finally:
         if bars:
             transformers_logging.enable_progress_bar()

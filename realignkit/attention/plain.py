@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from realignkit.errors import ModelError, OptionError
+from realignkit.errors import ModelError, OptionError, enough_memory
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -51,7 +51,8 @@ def generate_plainly(
     arguments["generator"] = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
     arguments |= step_callback(pipeline, progress)
     # As arrays: DeepFloyd-IF's tensors are not scaled to [0, 1], and a PIL image hides NaN.
-    images = pipeline(prompt=list(prompts), output_type="np", **arguments).images
+    with enough_memory("drawing"):
+        images = pipeline(prompt=list(prompts), output_type="np", **arguments).images
     tensor = torch.as_tensor(images).float()
     if not torch.isfinite(tensor).all():
         raise broken("in the image decoder")

@@ -18,7 +18,7 @@ from realignkit.attention import families, spans
 from realignkit.attention.config import ModulationConfig
 from realignkit.attention.plain import Progress, broken, generate_plainly, step_callback, to_pil
 from realignkit.attention.processor import modulate
-from realignkit.errors import ModelError, OptionError
+from realignkit.errors import ModelError, OptionError, enough_memory
 from realignkit.types import Layout
 
 if TYPE_CHECKING:
@@ -247,7 +247,7 @@ def _sample(
             timesteps=pipeline.scheduler.timesteps,
             train_timesteps=int(pipeline.scheduler.config.num_train_timesteps),
         )
-    with modulation:
+    with enough_memory("drawing"), modulation:
         images = runner(**arguments, output_type="pt").images
     if not torch.isfinite(images).all():
         raise broken("in the image decoder")

@@ -186,6 +186,11 @@ def test_other_pipelines_are_refused(sd_pipeline):
             refine(pipeline, ["a cat"], [EMPTY], [0])
 
 
+def test_an_image_that_does_not_fit_into_memory(sd_pipeline):
+    with pytest.raises(ModelError, match=r"drawing needs more memory.*smaller ones"):
+        generate(sd_pipeline, ["a cat"], [0], num_inference_steps=1, height=2**24, width=2**24)
+
+
 @pytest.mark.parametrize("part", ["unet", "vae"])
 def test_nan_is_reported(sd_pipeline, part):
     weight = {"unet": sd_pipeline.unet.conv_out.bias, "vae": sd_pipeline.vae.decoder.conv_out.bias}[part]

@@ -52,8 +52,9 @@ def test_everything_registered_can_be_made() -> None:
     assert names == {
         *(("generator", name) for name in ("stable_diffusion", "sd15", "sdxl", "pixart_alpha", "deepfloyd_if")),
         *(("generator", name) for name in ("promptist", "structure_diffusion")),
-        *(("tagger", name) for name in ("image_classification", "ram", "ram_plus", "tag2text")),
-        *(("scorer", name) for name in ("lexical", "openai_chat", "gpt4", "chatgpt", "llama_cpp", "vicuna", "llama2")),
+        *(("tagger", name) for name in ("image_classification", "ram", "ram_plus", "tag2text", "florence2")),
+        *(("scorer", name) for name in ("lexical", "openai_chat", "gpt4", "chatgpt")),
+        *(("scorer", name) for name in ("llama_cpp", "llama_cpp_logprob", "vicuna", "llama2")),
         *(("segmenter", name) for name in ("clipseg", "grounded_sam")),
         ("prompts", "file"),
     }

@@ -137,7 +137,7 @@ class Cascade:
         if self.third is not None:
             images = self.third(
                 prompt=prompt,
-                image=images,
+                image=(images / 2 + 0.5).clamp(0, 1),  # IF's tensors are in [-1, 1]
                 negative_prompt=negative_prompt,
                 generator=generator,
                 num_inference_steps=self.options.third_steps,
@@ -146,6 +146,5 @@ class Cascade:
                 output_type="np",
             ).images
         else:
-            # IF's tensors are in [-1, 1].
             images = (images / 2 + 0.5).clamp(0, 1).float().permute(0, 2, 3, 1).cpu().numpy()
         return CascadeOutput(images if output_type == "np" else self.first.numpy_to_pil(images))

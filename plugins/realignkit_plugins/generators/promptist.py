@@ -88,7 +88,7 @@ class PromptistGenerator(StableDiffusionGenerator):
 
             chosen = self.options
             folder = resolve_model(chosen.adapter)
-            own = "gpt2" if chosen.adapter == PUBLISHED else chosen.adapter
+            words = chosen.adapter_tokenizer or ("gpt2" if chosen.adapter == PUBLISHED else chosen.adapter)
             with loading("Promptist checkpoint", chosen.adapter):
                 family = AutoConfig.from_pretrained(folder).model_type
                 if family != "gpt2":
@@ -96,8 +96,8 @@ class PromptistGenerator(StableDiffusionGenerator):
                         f"'{chosen.adapter}' is a {family} checkpoint, no GPT-2. Use {PUBLISHED} or a copy of it."
                     )
                 network = load_model(GPT2LMHeadModel, folder, chosen.adapter).to(resolve_device(chosen.device))
-                tokenizer = AutoTokenizer.from_pretrained(resolve_model(chosen.adapter_tokenizer or own))
-                self._language = (network, tokenizer)
+            with loading("tokenizer of Promptist", words):
+                self._language = (network, AutoTokenizer.from_pretrained(resolve_model(words)))
         return self._language
 
 

@@ -31,6 +31,11 @@ REWARDS = {
 }
 """Reward -> (class, options, what it is), of those whose checkpoints have been trained."""
 
+RECOGNIZE_ANYTHING = {
+    name: network for name, network in {"ram": "RAM", "tag2text": "Tag2Text"}.items() if (FOLDER / name).is_dir()
+}
+"""The paper's taggers at small size -> what they are called, of those that have been trained."""
+
 COMPANIONS = {
     **{"tagger": "micro", "scorer": "lexical", "segmenter": "micro", "metric": "micro_oracle"},
     **{f"reward:{name}": f"micro_{name}" for name in REWARDS},
@@ -68,12 +73,13 @@ def register_taggers(register: Register) -> None:
         # Low: what is half-drawn counts too, and what the prompt does not name is sorted out by the scorer.
         options={"model": "micro:tagger", "threshold": 0.1},
     )
-    register(
-        "micro_ram",
-        "realignkit_plugins.taggers.recognize_anything:RecognizeAnythingTagger",
-        "the same names by RAM's own class at small size, embedded",
-        options={"model": "micro:ram"},
-    )
+    for name, network in RECOGNIZE_ANYTHING.items():
+        register(
+            f"micro_{name}",
+            "realignkit_plugins.taggers.recognize_anything:RecognizeAnythingTagger",
+            f"the same names by {network}'s own class at small size, embedded",
+            options={"model": f"micro:{name}"},
+        )
 
 
 @hookimpl

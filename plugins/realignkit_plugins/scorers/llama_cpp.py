@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -12,6 +13,8 @@ from pydantic import Field
 
 from realignkit.errors import ModelError, ScorerError
 from realignkit.types import LocalCaption, Tag
+from realignkit_plugins.failures import again, is_local
+from realignkit_plugins.loading import loading
 
 from . import templates
 from .answers import MalformedAnswerError
@@ -128,23 +131,18 @@ class LlamaCppScorer(LanguageModelScorer):
             return Path(model).expanduser()
         from huggingface_hub import hf_hub_download
 
-        try:
+        with loading("language model", model):
             return Path(hf_hub_download(*hub))
-        except Exception as error:  # the hub's client raises a dozen kinds
-            reason = (str(error).strip() or "no details").splitlines()[0][:200]
-            raise ModelError(
-                f"the model '{model}' cannot be downloaded ({type(error).__name__}: {reason}). "
-                f"Check the name, the network and your access ('hf auth login'), or give a local file."
-            ) from None
 
     @cached_property
     def _llama(self) -> Llama:
+        path, o = self._path, self.options
+        refuse_broken(path, str(o.model))
         from llama_cpp import Llama
 
-        o = self.options
         try:
             return Llama(
-                str(self._path),
+                str(path),
                 n_ctx=o.n_ctx,
                 n_batch=min(512, o.n_ctx),
                 n_gpu_layers=o.n_gpu_layers,
@@ -154,12 +152,11 @@ class LlamaCppScorer(LanguageModelScorer):
                 seed=0,
                 verbose=False,
             )
-        except (ScorerError, ModelError):
-            raise
         except Exception as error:  # a damaged file, an architecture that is too new, no memory
             raise ModelError(
-                f"'{self._path}' cannot be loaded by llama.cpp ({type(error).__name__}: {str(error)[:200]}). "
-                f"Check that it is a complete GGUF file, that it fits into memory, and that llama-cpp-python is recent."
+                f"'{o.model}' cannot be loaded by llama.cpp ({type(error).__name__}: {str(error)[:200]}). Check that "
+                f"it fits into memory (n_ctx counts too) and that llama-cpp-python is recent; if the file is "
+                f"damaged or only half there: {again(str(o.model), is_local(str(o.model)))}"
             ) from None
 
     @cached_property
@@ -190,3 +187,25 @@ def _hub_file(model: str) -> tuple[str, str] | None:
     name, colon, file = model.partition(":")
     right = colon and name.count("/") == 1 and file.endswith(".gguf") and not name.startswith((".", "/", "~"))
     return (name, file) if right else None
+
+
+def refuse_broken(path: Path, model: str) -> None:
+    """Say what llama.cpp would not: that a file is no GGUF, or that it is larger than the memory.
+
+    Raises:
+        ModelError: see above.
+    """
+    try:
+        with path.open("rb") as file:
+            magic = file.read(4)
+    except OSError as error:
+        raise ModelError(f"'{path}' cannot be read ({error.strerror}). Check the file and its permissions.") from error
+    if magic != b"GGUF":
+        raise ModelError(f"'{model}' is no GGUF file, or a damaged one. {again(model, is_local(model))}")
+    if "SC_PHYS_PAGES" in os.sysconf_names:
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        if (size := path.stat().st_size) > memory:
+            raise ModelError(
+                f"'{model}' has {size / 2**30:.1f} GiB and this machine {memory / 2**30:.1f} GiB of memory. Take a "
+                f"smaller model, or the same with fewer bits a weight."
+            )

@@ -50,3 +50,8 @@ def register_taggers(register: Register) -> None:
             "architecture": "tag2text",
         },
     )
+    register(
+        "florence2",
+        "realignkit_plugins.taggers.florence2:Florence2Tagger",
+        "Florence-2: a vision-language model that lists (or describes) what it sees; no fixed list of tags",
+    )

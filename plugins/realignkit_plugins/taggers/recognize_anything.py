@@ -137,7 +137,9 @@ class RecognizeAnythingTagger(Tagger):
                     thresholds = files.read_thresholds(source, config, chosen.model, chosen.thresholds)
                 with torch.device("meta"):
                     network = build_network(config)
-                files.load_weights(network, files.read_weights(source.weights()), chosen.model, chosen.skip)
+                files.load_weights(
+                    network, files.read_weights(source.weights(), chosen.model), chosen.model, chosen.skip
+                )
                 device = resolve_device(chosen.device)
                 network = network.float().to(device).eval().requires_grad_(False)
             self._kept = _Loaded(network, tags, thresholds, device)

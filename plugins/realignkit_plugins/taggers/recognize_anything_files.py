@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from realignkit.errors import ModelError
+from realignkit_plugins.failures import again, explain, is_local
 from realignkit_plugins.loading import resolve_model
 from realignkit_plugins.taggers.recognize_anything_config import (
     IN_THE_SPACE,
@@ -113,11 +115,15 @@ def read_config(source: Source, model: str, architecture: Architecture, given: P
     return NetworkConfig.read(found) if found else PUBLISHED[architecture]
 
 
-def read_weights(path: Path) -> dict[str, Tensor]:
+def read_weights(path: Path, model: str | None = None) -> dict[str, Tensor]:
     """Tensors by name, on the CPU, from a safetensors file or a ``.pth`` (flat, or under the key ``model``).
 
     Nothing is unpickled but tensors and plain values, and the file is mapped rather than read: what is not used (an
     optimiser's state, the captioning half) takes no memory.
+
+    Args:
+        path: the file.
+        model: what the user calls it, for messages.
 
     Raises:
         ModelError: it is damaged, or holds something else.
@@ -125,16 +131,18 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     import torch
     from safetensors.torch import load_file
 
+    named = model or str(path)
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
         data: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except Exception as error:  # torch and safetensors raise a dozen types for a bad file
-        reason = f"{type(error).__name__}: {(str(error).strip() or 'no details').splitlines()[0][:200]}"
+    except pickle.UnpicklingError as error:
         raise ModelError(
-            f"'{path}' cannot be read as weights ({reason}). Download it again; a file that holds more than tensors "
-            f"and plain values is refused, as unpickling it could run anything."
+            f"'{path}' cannot be read as weights: it is damaged, or holds more than tensors and plain values, which "
+            f"is refused, as unpickling it could run anything. {again(named, is_local(named))}"
         ) from error
+    except Exception as error:  # torch and safetensors raise a dozen types for a bad file
+        raise ModelError(f"'{path}' cannot be read as weights {explain(named, error, is_local(named))}") from error
     weights = data.get("model", data) if isinstance(data, Mapping) else None
     if not isinstance(weights, Mapping) or not all(isinstance(value, torch.Tensor) for value in weights.values()):
         raise ModelError(f"'{path}' holds no weights, neither at its top nor under 'model'. Check that it is the file.")

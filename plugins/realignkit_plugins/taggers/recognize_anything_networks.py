@@ -40,7 +40,11 @@ class TaggingNetwork(nn.Module):
 
     def image_embeds(self, pixels: Tensor) -> Tensor:
         """The tokens that tags look at, float (B, 1 + N, encoder width); the first is the pooled one."""
-        return self.visual_encoder(pixels)
+        return self.project(self.visual_encoder(pixels))
+
+    def project(self, tokens: Tensor) -> Tensor:
+        """The image encoder's tokens, float (B, 1 + N, vision width), as the tags look at them."""
+        return tokens
 
     def queries(self, image_embeds: Tensor) -> Tensor:
         """One query for each tag, float (B or 1, tags, hidden)."""
@@ -52,8 +56,11 @@ class TaggingNetwork(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Logits of every tag; a tag's probability is their sigmoid."""
-        embeds = self.image_embeds(pixels)
-        return self.classify(self.tagging_head(self.queries(embeds), embeds))
+        return self.tag(self.image_embeds(pixels))
+
+    def tag(self, image_embeds: Tensor) -> Tensor:
+        """Logits of every tag, float (B, tags), from :meth:`image_embeds`."""
+        return self.classify(self.tagging_head(self.queries(image_embeds), image_embeds))
 
 
 class RAM(TaggingNetwork):
@@ -71,9 +78,9 @@ class RAM(TaggingNetwork):
     def _labels(config: NetworkConfig) -> int:
         return config.num_tags
 
-    def image_embeds(self, pixels: Tensor) -> Tensor:
-        """The image encoder's tokens, projected to the width of the labels."""
-        return self.image_proj(self.visual_encoder(pixels))
+    def project(self, tokens: Tensor) -> Tensor:
+        """To the width of the labels."""
+        return self.image_proj(tokens)
 
     def queries(self, image_embeds: Tensor) -> Tensor:
         """The same for every image, (1, tags, hidden)."""

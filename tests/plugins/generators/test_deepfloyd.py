@@ -10,6 +10,7 @@ from realignkit import Realigner
 from realignkit.errors import ModelError, OptionError
 from realignkit_plugins.generators.deepfloyd import DeepFloydGenerator
 from realignkit_plugins.generators.stable_diffusion import StableDiffusionGenerator
+from tests import tiny
 from tests.attention.pixart import t5_tokenizer
 
 PROMPT = "a red book"
@@ -87,6 +88,47 @@ def folders(stages, tmp_path_factory):
     return [str(folder / name) for name in ("first", "second")]
 
 
+@pytest.fixture(scope="module")
+def upscaler():
+    """The third stage: Stable Diffusion's upscaler, whose U-Net sees the small image beside the latents."""
+    from diffusers import AutoencoderKL, DDIMScheduler, DDPMScheduler, StableDiffusionUpscalePipeline
+    from diffusers import UNet2DConditionModel as UNet
+
+    base = tiny.build_pipeline()
+    torch.manual_seed(4)
+    unet = UNet(
+        sample_size=16,
+        in_channels=7,
+        out_channels=4,
+        layers_per_block=1,
+        block_out_channels=(8, 16),
+        norm_num_groups=4,
+        cross_attention_dim=32,
+        attention_head_dim=2,
+        num_class_embeds=1000,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+    )
+    vae = AutoencoderKL(
+        block_out_channels=(8, 8, 8),
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        norm_num_groups=4,
+        scaling_factor=0.08333,
+    )
+    out = StableDiffusionUpscalePipeline(
+        vae=vae.eval(),
+        text_encoder=base.text_encoder,
+        tokenizer=base.tokenizer,
+        unet=unet.eval(),
+        low_res_scheduler=DDPMScheduler(beta_schedule="squaredcos_cap_v2"),
+        scheduler=DDIMScheduler(prediction_type="v_prediction"),
+        max_noise_level=350,
+    )
+    out.set_progress_bar_config(disable=True)
+    return out
+
+
 def seed():
     return [torch.Generator().manual_seed(3)]
 
@@ -104,6 +146,30 @@ def test_the_cascade_is_its_stages_one_after_the_other(stages, folders):
     large = second(image=small, **texts, num_inference_steps=2, generator=noise, output_type="pt").images
     want = (large / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).numpy()
     assert got.shape == (1, 16, 16, 3)
+    assert np.allclose(got, want, atol=1e-4)
+    assert got.std() > 0.01
+
+
+def test_the_third_stage_upscales_what_the_second_made(stages, folders, upscaler, tmp_path):
+    upscaler.save_pretrained(tmp_path)
+    two = {"model": folders[0], "second": folders[1], "device": "cpu", "second_steps": 2}
+    cascade = DeepFloydGenerator(**two, third=str(tmp_path), third_steps=2, noise_level=20).pipeline()
+    got = cascade([PROMPT], num_inference_steps=2, generator=seed(), output_type="np").images
+    first, second = stages
+    noise = seed()
+    positive, negative = first.encode_prompt([PROMPT])
+    texts = {"prompt_embeds": positive, "negative_prompt_embeds": negative}
+    small = first(**texts, num_inference_steps=2, generator=noise, output_type="pt").images
+    large = second(image=small, **texts, num_inference_steps=2, generator=noise, output_type="pt").images
+    want = upscaler(
+        prompt=[PROMPT],
+        image=(large / 2 + 0.5).clamp(0, 1),
+        generator=noise,
+        num_inference_steps=2,
+        noise_level=20,
+        output_type="np",
+    ).images
+    assert got.shape == (1, 64, 64, 3)
     assert np.allclose(got, want, atol=1e-4)
     assert got.std() > 0.01
 

@@ -11,6 +11,7 @@ import torch
 
 from realignkit.errors import ModelError, OptionError
 from realignkit_plugins.generators.promptist import PromptistGenerator
+from realignkit_plugins.generators.stable_diffusion import StableDiffusionGenerator
 from tests.tiny import build_pipeline
 
 WORDS = ["a", "red", "book", "pen", "Rephrase:", "sharp", "detailed"]
@@ -95,6 +96,17 @@ def test_images_are_those_of_the_adapted_prompt(model, adapter):
     adapted = generator.adapt("a red book")
     assert adapted != "a red book"
     want = build_pipeline()([adapted], generator=[torch.Generator().manual_seed(1)], **call).images
+    assert np.allclose(got, want, atol=1e-5)
+
+
+def test_on_micro(adapter):
+    generator = PromptistGenerator(model="micro:base", adapter=adapter, max_new_tokens=LENGTH, device="cpu")
+    call = {"num_inference_steps": 2, "output_type": "np"}
+    got = generator.pipeline()(["a red book"], generator=[torch.Generator().manual_seed(1)], **call).images
+    plain = StableDiffusionGenerator(model="micro:base", device="cpu").pipeline()
+    adapted = [generator.adapt("a red book")]
+    want = plain(adapted, generator=[torch.Generator().manual_seed(1)], **call).images
+    assert got.shape == (1, 64, 64, 3)
     assert np.allclose(got, want, atol=1e-5)
 
 

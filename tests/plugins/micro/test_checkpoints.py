@@ -10,7 +10,7 @@ from PIL import Image
 from realignkit import Realigner
 from realignkit.errors import ModelError
 from realignkit.registry import default_registry
-from realignkit_plugins.micro import checkpoints
+from realignkit_plugins.micro import RECOGNIZE_ANYTHING, checkpoints
 from realignkit_plugins.micro.metrics import FullyRight
 from realignkit_plugins.micro.prompts import WorldPrompts
 from realignkit_plugins.micro.world import TAGS, held_out, phrase, render, scene
@@ -61,8 +61,9 @@ def test_the_tagger_names_what_is_there(realigner):
     assert hits / sum(map(len, found)) > 0.85
 
 
-def test_ram_in_small_names_what_is_there():
-    tagger = default_registry().create("tagger", "micro_ram")
+@pytest.mark.parametrize("name", RECOGNIZE_ANYTHING)
+def test_the_papers_taggers_in_small_name_what_is_there(name):
+    tagger = default_registry().create("tagger", f"micro_{name}")
     drawn = [scene(35, index, "all") for index in range(60)]
     found = [{tag.name for tag in tags} for tags in tagger([Image.fromarray(render(s).image) for s in drawn])]
     hits = sum(len(names & s.tags) for names, s in zip(found, drawn, strict=True))

@@ -197,6 +197,33 @@ def test_every_process_numbers_the_words_alike():
     assert b"('red</w>', " in first.stdout
 
 
+def test_cells_know_how_much_of_them_each_object_covers():
+    found = recognize_anything.cells(41, 12).float().unflatten(1, (4, 4))
+    for row, index in zip(found, range(12), strict=True):
+        drawn = scene(41, index)
+        want = np.zeros((4, 4, len(TAGS)))
+        for thing in (*drawn.things, *drawn.extras):
+            left, top, right, bottom = thing.box
+            pixels = np.zeros((64, 64))
+            pixels[top:bottom, left:right] = 1
+            shares = pixels.reshape(4, 16, 4, 16).mean((1, 3))
+            want[..., TAGS.index(thing.noun)] = np.maximum(want[..., TAGS.index(thing.noun)], shares)
+        np.testing.assert_allclose(row.numpy(), want, atol=1e-3)
+
+
+@pytest.mark.parametrize("architecture", ["ram", "tag2text"])
+def test_every_weight_of_the_small_taggers_learns(architecture):
+    torch.manual_seed(0)
+    lesson = recognize_anything.Lesson(recognize_anything.build(architecture))
+    with torch.no_grad():
+        for parameter in lesson.parameters():  # residual branches start at zero, and pass no gradient then
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    tags, places = lesson(torch.rand(2, 3, 64, 64))
+    assert (tags.shape, places.shape) == ((2, len(TAGS)), (2, 16, len(TAGS)))
+    (tags.square().mean() + places.square().mean()).backward()
+    assert [name for name, p in lesson.named_parameters() if p.grad is None or not p.grad.any()] == []
+
+
 @pytest.mark.parametrize("architecture", ["ram", "tag2text"])
 def test_the_tagger_reads_what_its_recipe_writes(architecture, tmp_path):
     torch.manual_seed(0)

@@ -14,7 +14,7 @@ from realignkit.types import Likelihood, Tag
 from realignkit_plugins.scorers import templates
 from realignkit_plugins.scorers.lexical import LexicalScorer
 from realignkit_plugins.scorers.likelihoods import Discriminant, TokenProbabilities
-from realignkit_plugins.scorers.llama_cpp import LlamaCppScorer
+from realignkit_plugins.scorers.llama_cpp import LlamaCppScorer, refuse_broken
 from realignkit_plugins.scorers.noun_phrases import noun_phrases
 from tests.plugins.scorers.endpoint import PROMPT, TRUTH
 
@@ -34,7 +34,8 @@ CHAT = [
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        # As the models' authors publish them.
+        # As the models' authors publish them: what FastChat's templates "vicuna_v1.1" and "llama-2" give for CHAT
+        # (the latter without the first <s>, which its tokenizer adds).
         ("vicuna", "S USER: u1 ASSISTANT: a1</s>USER: u2 ASSISTANT:"),
         ("llama2", "<s>[INST] <<SYS>>\nS\n<</SYS>>\n\nu1 [/INST] a1 </s><s>[INST] u2 [/INST]"),
     ],
@@ -98,6 +99,7 @@ def test_what_is_missing_is_said_and_the_next_scorer_answers(tmp_path):
 
 def test_presets():
     infos = {info.name: info for info in default_registry().infos("scorer")}
+    assert LlamaCppScorer(**infos["llama_cpp_logprob"].options).options.mode == "logprob"
     for name in ("vicuna", "llama2"):
         options = LlamaCppScorer(**infos[name].options).options
         assert options.chat_template == name
@@ -153,7 +155,8 @@ def test_log_probabilities_are_those_of_one_long_evaluation(gguf):
     from llama_cpp import Llama
 
     def load():
-        return Llama(str(gguf), n_ctx=256, n_batch=256, n_threads=1, logits_all=True, verbose=False)
+        threads = {"n_threads": 1, "n_threads_batch": 1}
+        return Llama(str(gguf), n_ctx=256, n_batch=256, logits_all=True, verbose=False, **threads)
 
     shared, llama = TokenProbabilities(load(), 256), load()
     texts = ["The capital of France is", "The capital of France was", "A red book and"]
@@ -211,5 +214,19 @@ def test_a_prompt_longer_than_the_context_is_an_error_that_hands_over(judge, wri
 def test_a_file_that_is_no_model(gguf, tmp_path):
     broken = tmp_path / "broken.gguf"
     broken.write_bytes(gguf.read_bytes()[:100_000])
-    with pytest.raises(ModelError, match="cannot be loaded"):
+    with pytest.raises(ModelError, match=r"cannot be loaded.*Copy or download it again"):
         LlamaCppScorer(model=str(broken), mode="logprob")(PROMPT, TAGS)
+
+
+def test_a_file_of_another_kind_and_one_larger_than_the_memory(tmp_path):
+    other, huge = tmp_path / "other.gguf", tmp_path / "huge.gguf"
+    other.write_bytes(b"PK\x03\x04 a zip file")
+    with pytest.raises(ModelError, match=r"is no GGUF file.*download it again"):
+        refuse_broken(other, str(other))
+    with huge.open("wb") as file:
+        file.write(b"GGUF")
+        file.truncate(2**43)  # sparse: it takes no room
+    with pytest.raises(ModelError, match=r"8192\.0 GiB.*Take a smaller model"):
+        refuse_broken(huge, str(huge))
+    with pytest.raises(ModelError, match="no_such"):
+        refuse_broken(tmp_path / "no_such.gguf", "no_such.gguf")

@@ -118,7 +118,7 @@ def test_missing_and_damaged_weights(tmp_path: Path) -> None:
     whole = CHECKPOINT.read_bytes()
     for broken in (whole[: len(whole) // 2], b"", b"not a checkpoint"):
         (folder / "a.pth").write_bytes(broken)
-        with pytest.raises(ModelError, match=r"cannot be read as weights.*Download it again"):
+        with pytest.raises(ModelError, match=r"cannot be read as weights.*ownload it again"):
             tag(folder, file="a.pth")
     for empty in ({"epoch": 3}, [1, 2], {"model": {"fc.bias": 1.0}}):
         torch.save(empty, folder / "a.pth")

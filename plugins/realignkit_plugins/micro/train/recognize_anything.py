@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors.torch import save
 from torch import nn
@@ -11,16 +12,18 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from realignkit.storage import atomic_write
 from realignkit_plugins.micro.train.augment import augment
-from realignkit_plugins.micro.train.data import SCENE_SEEDS, images, to_tensor
+from realignkit_plugins.micro.train.data import SCENE_SEEDS, images, scenes, to_tensor
 from realignkit_plugins.micro.train.loop import Schedule, console, fit
 from realignkit_plugins.micro.train.tagger import targets
-from realignkit_plugins.micro.world import TAGS
+from realignkit_plugins.micro.world import BACKGROUNDS, IMAGE_SIZE, TAGS
 from realignkit_plugins.taggers.recognize_anything_config import MEAN, STD, Architecture, NetworkConfig
 from realignkit_plugins.taggers.recognize_anything_networks import TaggingNetwork, build_network
 from realignkit_plugins.taggers.swin import Block
 
-SCHEDULE = Schedule(steps=1100, batch_size=48, learning_rate=3e-3, warmup=100, ema=0.995)
+SCHEDULE = Schedule(steps=2200, batch_size=48, learning_rate=3e-3, warmup=100, ema=0.995)
 SCENES = 16_000
+GRID = 4
+"""Cells per side of the picture: the last stage's tokens."""
 RARITY = -2.5
 """The logit of a tag in a fresh network: a scene has about three of the 36."""
 
@@ -58,20 +61,61 @@ def normalise(x: torch.Tensor) -> torch.Tensor:
     return (x - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
 
 
+class Lesson(nn.Module):
+    """The network to train, and a throw-away classifier of its image tokens.
+
+    The head alone tells the image encoder little: which tags there are, not where. So each token learns, besides,
+    how much of its cell each object's box covers.
+    """
+
+    def __init__(self, network: TaggingNetwork) -> None:
+        super().__init__()
+        self.network = network
+        self.place = nn.Linear(network.config.vision_width, len(TAGS))
+        nn.init.constant_(self.place.bias, RARITY)
+
+    def forward(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Logits of the tags, float (B, tags), and of their places, float (B, cells, tags)."""
+        with torch.autocast("cpu", torch.bfloat16):
+            tokens = self.network.visual_encoder(pixels)
+        tokens = tokens.float()
+        return self.network.tag(self.network.project(tokens)), self.place(tokens[:, 1:])
+
+
+def cells(seed: int, count: int) -> torch.Tensor:
+    """Share of each cell that boxes of each object cover: half (count, GRID², tags) in [0, 1], row by row."""
+    side = IMAGE_SIZE // GRID
+    edges = np.arange(GRID) * side
+    shares = np.zeros((count, GRID, GRID, len(TAGS)), np.float16)
+    for row, drawn in zip(shares, scenes(seed, count), strict=True):
+        for thing in (*drawn.things, *drawn.extras):
+            left, top, right, bottom = thing.box
+            across = (np.minimum(right, edges + side) - np.maximum(left, edges)).clip(0) / side
+            down = (np.minimum(bottom, edges + side) - np.maximum(top, edges)).clip(0) / side
+            known = row[..., TAGS.index(thing.noun)]
+            np.maximum(known, down[:, None] * across, out=known)
+    return torch.from_numpy(shares).flatten(1, 2)
+
+
 def train_as(architecture: Architecture, out: Path, work: Path, seed: int, steps: int | None) -> None:
     """Train, measure precision and recall on unseen scenes, save to ``out/<architecture>``."""
     schedule = SCHEDULE if steps is None else Schedule(**{**vars(SCHEDULE), "steps": steps})
     torch.manual_seed(seed)
-    model = build(architecture)
+    lesson = Lesson(build(architecture))
     pixels = images(SCENE_SEEDS[architecture], SCENES, "train", work / "cache")
-    truth = targets(SCENE_SEEDS[architecture], SCENES)
+    truth, places = targets(SCENE_SEEDS[architecture], SCENES), cells(SCENE_SEEDS[architecture], SCENES)
+    objects = torch.tensor([tag not in BACKGROUNDS for tag in TAGS])
 
     def loss(step: int, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
         pick = torch.randint(SCENES, (schedule.batch_size,), generator=generator)
         x = augment(to_tensor(pixels[pick.numpy()]), generator)
-        return binary_cross_entropy_with_logits(model(normalise(x)), truth[pick]) * 10, {}
+        tags, where = lesson(normalise(x))
+        tagging = binary_cross_entropy_with_logits(tags, truth[pick])
+        placing = binary_cross_entropy_with_logits(where[..., objects], places[pick][..., objects].float())
+        return (tagging + placing) * 10, {"tagging": float(tagging.detach()), "placing": float(placing.detach())}
 
-    fit(model, loss, schedule, seed, work / architecture)
+    fit(lesson, loss, schedule, seed, work / architecture)
+    model = lesson.network
     precision, recall = precision_and_recall(model)
     console.print(f"unseen scenes: precision {precision:.3f}, recall {recall:.3f}")
     write(model, out / architecture)
