@@ -29,6 +29,8 @@ EXEMPT_COMMANDS = {
     r"realignkit run .*--scorer (gpt4|llama_cpp|openai_chat)": "needs a key, a service or a model file",
     r"export ": "sets a key of the reader's",
     r"(realignkit train|accelerate launch) ": "trains for minutes or hours; tests/refl/test_cli.py runs small ones",
+    r"realignkit ablate rewards": "needs trainings; tests/cli/test_ablate_rows.py does small ones and measures them",
+    r"realignkit ablate stages .*--lora": "needs what a training has made; tests/cli/test_ablate_rows.py makes it",
     r"realignkit run .*--lora": "needs what a training has made; tests/refl/test_cli.py makes and uses it",
     r"realignkit run .*--select-by": "needs a reward's checkpoint; tests/test_candidates.py runs a small one",
     r"(git clone|cd|source) ": "the reader's way to a checkout and its environment",

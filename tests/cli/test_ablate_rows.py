@@ -1,4 +1,4 @@
-"""``realignkit ablate rewards``, ``stages``, ``join`` and ``pair`` on the embedded model, with adapters trained here."""
+"""``realignkit ablate rewards``, ``stages``, ``join`` and ``pair`` on the embedded model, with trained adapters."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def trained(tmp_path_factory):
 
 
 def test_trained_and_measured(trained):
-    root, arguments, result = trained
+    root, _, result = trained
     assert "1 prompts are left out" in " ".join(result.stderr.split())
     found = rows(root / "out")
     assert {(row["row"], row["run"], row["seed"]) for row in found} == {

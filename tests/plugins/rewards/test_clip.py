@@ -48,6 +48,14 @@ def test_pil_images_and_tensors_agree(checkpoint):
     torch.testing.assert_close(reward.reported(to_pil(images), PROMPTS[:2]), reward(images, PROMPTS[:2]))
 
 
+def test_features_are_the_image_side_of_the_cosine(checkpoint):
+    reward, images = CLIPReward(model=checkpoint("clip")), pictures(2)
+    features = torch.from_numpy(reward.features(to_pil(images)))
+    assert features.norm(dim=1) == pytest.approx([1, 1], abs=1e-5)
+    cosines = (features * reward.text_features(PROMPTS[:2])).sum(1)
+    torch.testing.assert_close(cosines, reward(images, PROMPTS[:2]))
+
+
 def test_weights_stay_frozen(checkpoint):
     reward = CLIPReward(model=checkpoint("clip"))
     reward(pictures(1).requires_grad_(), ["a red book"]).sum().backward()

@@ -110,6 +110,8 @@ def test_as_a_metric_in_parts_and_merged(checkpoint):
         assert result["clip"] == pytest.approx(float(values.mean()), abs=1e-5)
         assert result["std"] == pytest.approx(float(values.std(correction=0)), abs=1e-4)
         assert result["n"] == 5
+    each = RewardMetric(**options, batch_size=2).judge_each(to_pil(images), prompts)
+    assert [value["clip"] for value in each] == pytest.approx(values.tolist(), abs=1e-5)
 
 
 def test_a_metric_of_nothing_and_of_something_else():
