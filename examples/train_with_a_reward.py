@@ -32,7 +32,7 @@ class HasColours(Reward):
 
 def main(folder: str, iterations: int) -> None:
     registry = default_registry()
-    nouns = ("book", "cup", "car", "chair", "dog", "fish")
+    nouns = ("book", "cup", "car", "chair", "dog", "boat")
     pairs = [(a, b) for a in COLOURS for b in COLOURS if a != b]
     prompts = [f"a {a} {noun} and a {b} {other}" for a, b in pairs for noun, other in pairwise(nouns)]
     trainer = ReFLTrainer(
