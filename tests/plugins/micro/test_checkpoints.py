@@ -26,7 +26,7 @@ def test_small_safe_and_half_precision():
     assert sum(file.stat().st_size for file in files) < 60e6
     assert {file.suffix for file in files} <= {".safetensors", ".json", ".txt"}
     weights = [file for file in files if file.suffix == ".safetensors"]
-    assert len(weights) == 7  # VAE, text encoder, U-Net; tagger, RAM, segmenter, oracle
+    assert len(weights) == 8  # VAE, text encoder, U-Net; tagger, RAM, Tag2Text, segmenter, oracle
     from safetensors import safe_open
 
     for file in weights:
