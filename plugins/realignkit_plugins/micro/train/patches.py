@@ -35,7 +35,7 @@ def labels(scene: Scene) -> npt.NDArray[np.uint8]:
     shares = masks.reshape(len(masks), side, PATCH, side, PATCH).mean((2, 4)).reshape(len(masks), -1)
     most, covered = shares.argmax(0), shares.max(0) >= _SHARE
     nouns = np.array([_NOUNS[thing.noun] for thing in scene.things])
-    colours = np.array([_COLOURS[thing.colour] for thing in scene.things])
+    colours = np.array([_COLOURS[str(thing.colour)] for thing in scene.things])
     return np.stack([np.where(covered, each[most], NOTHING) for each in (nouns, colours)]).astype(np.uint8)
 
 
