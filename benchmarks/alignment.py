@@ -88,6 +88,7 @@ def main() -> None:
         metavar="NAME=VALUE",
         help="an option: share=0.5, tagger.threshold=0.1, sampling.guidance_scale=4",
     )
+    parser.add_argument("--tagger", help="another tagger than micro's own, by name")
     parser.add_argument("--only", action="append", default=[], help="sweep: only the setting of this name")
     parser.add_argument("--masks", choices=["own", "world"], default="own", help="world: ground-truth layouts instead")
     parser.add_argument("--smoke", action="store_true", help="a handful of prompts, few steps")
@@ -129,7 +130,14 @@ def make_realigner(arguments: argparse.Namespace, how: Mapping[str, Any] | None 
     settings |= how or {}
     options = {kind: settings.pop(kind) for kind in PLUGIN_KINDS if kind in settings}
     sampling = options.pop("sampling", {}) | ({"num_inference_steps": 4} if arguments.smoke else {})
-    return Realigner.from_pretrained("micro", modulation=settings, options=options, sampling=sampling, batch_size=CHUNK)
+    return Realigner.from_pretrained(
+        "micro",
+        tagger=arguments.tagger,
+        modulation=settings,
+        options=options,
+        sampling=sampling,
+        batch_size=CHUNK,
+    )
 
 
 def _value(text: str) -> Any:

@@ -67,8 +67,8 @@ def test_the_papers_taggers_in_small_name_what_is_there(name):
     drawn = [scene(35, index, "all") for index in range(60)]
     found = [{tag.name for tag in tags} for tags in tagger([Image.fromarray(render(s).image) for s in drawn])]
     hits = sum(len(names & s.tags) for names, s in zip(found, drawn, strict=True))
-    assert hits / sum(len(s.tags) for s in drawn) > 0.72
-    assert hits / sum(map(len, found)) > 0.85
+    assert hits / sum(len(s.tags) for s in drawn) > 0.95
+    assert hits / sum(map(len, found)) > 0.95
 
 
 def test_the_segmenter_finds_phrases_and_tells_objects_apart(realigner):
