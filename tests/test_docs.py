@@ -32,7 +32,6 @@ EXEMPT_COMMANDS = {
     r"realignkit ablate rewards": "needs trainings; tests/cli/test_ablate_rows.py does small ones and measures them",
     r"realignkit ablate stages .*--lora": "needs what a training has made; tests/cli/test_ablate_rows.py makes it",
     r"realignkit run .*--lora": "needs what a training has made; tests/refl/test_cli.py makes and uses it",
-    r"realignkit run .*--select-by": "needs a reward's checkpoint; tests/test_candidates.py runs a small one",
     r"(git clone|cd|source) ": "the reader's way to a checkout and its environment",
     r"python -m realignkit_plugins\.micro\.train": "trains for hours",
     r"python benchmarks/": "measures for hours",
