@@ -66,18 +66,24 @@ def register_generators(register: Register) -> None:
 @hookimpl
 def register_taggers(register: Register) -> None:
     """The embedded taggers."""
+    # Low thresholds: what is half-drawn counts too, and what the prompt does not name is sorted out by the scorer.
     register(
         "micro",
+        "realignkit_plugins.taggers.recognize_anything:RecognizeAnythingTagger",
+        "names the objects and backgrounds of the embedded world; a small RAM, embedded",
+        options={"model": "micro:ram", "threshold": 0.1},
+    )
+    register(
+        "micro_resnet",
         "realignkit_plugins.taggers.image_classification:ImageClassificationTagger",
-        "names the objects and backgrounds of the embedded world; a ResNet, embedded",
-        # Low: what is half-drawn counts too, and what the prompt does not name is sorted out by the scorer.
+        "the same names by a ResNet, embedded",
         options={"model": "micro:tagger", "threshold": 0.1},
     )
     for name, network in RECOGNIZE_ANYTHING.items():
         register(
             f"micro_{name}",
             "realignkit_plugins.taggers.recognize_anything:RecognizeAnythingTagger",
-            f"the same names by {network}'s own class at small size, embedded",
+            f"the same names by {network}'s own class at small size and its threshold, embedded",
             options={"model": f"micro:{name}"},
         )
 

@@ -63,8 +63,8 @@ def test_the_tagger_names_what_is_there(realigner):
     assert hits / sum(map(len, found)) > 0.85
 
 
-@pytest.mark.parametrize("name", RECOGNIZE_ANYTHING)
-def test_the_papers_taggers_in_small_name_what_is_there(name):
+@pytest.mark.parametrize("name", ["resnet", *RECOGNIZE_ANYTHING])
+def test_all_embedded_taggers_name_what_is_there(name):
     tagger = default_registry().create("tagger", f"micro_{name}")
     drawn = [scene(35, index, "all") for index in range(60)]
     found = [{tag.name for tag in tags} for tags in tagger([Image.fromarray(render(s).image) for s in drawn])]
