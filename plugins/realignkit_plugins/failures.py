@@ -96,7 +96,10 @@ def explain(model: str, error: BaseException, local: bool) -> str:
             f"({first}). Check that {_HUB}/{repository} is of this kind and has weights as safetensors, or give a "
             f"local folder."
         )
-    return f"({first}). Check that it is complete and of this kind; if it is damaged, copy or download it again."
+    return (
+        f"({first}). Check that the file or folder is complete and of this kind; if it is damaged, copy or download it "
+        f"again."
+    )
 
 
 def again(model: str, local: bool) -> str:

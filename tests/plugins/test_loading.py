@@ -36,7 +36,7 @@ def test_devices_and_precisions() -> None:
     assert resolve_dtype("fp16", "cpu") == torch.float16
 
 
-@pytest.mark.parametrize(("model", "advice"), [("owner/name", "network"), (".", "damaged")])
+@pytest.mark.parametrize(("model", "advice"), [("owner/name", "safetensors"), (".", "damaged")])
 def test_errors_say_what_to_do(model: str, advice: str) -> None:
     with pytest.raises(ModelError, match=advice) as caught, loading("thing", model):
         raise RuntimeError("weights\nand a long story")
