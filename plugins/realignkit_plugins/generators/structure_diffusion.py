@@ -85,7 +85,7 @@ def streams(pipeline: Any, prompt: str) -> Tensor:
     """
     import torch
 
-    from realignkit_plugins.scorers.noun_phrases import noun_phrases
+    from realignkit_plugins.english.noun_phrases import noun_phrases
 
     tokenizer = pipeline.tokenizer
     phrases = list(dict.fromkeys(phrase.text for phrase in noun_phrases(prompt) if not phrase.negated))

@@ -47,8 +47,8 @@ class FilePrompts(PromptSet):
 
     def truth(self, prompt: str, tags: Sequence[str]) -> Truth:
         """By the rules of the ``lexical`` scorer, which is judged by its own measure here; the others are not."""
+        from realignkit_plugins.english.noun_phrases import noun_phrases
         from realignkit_plugins.scorers.lexical import naming
-        from realignkit_plugins.scorers.noun_phrases import noun_phrases
 
         phrases = [phrase for phrase in noun_phrases(prompt) if not phrase.negated]
         named = {tag: naming(tag, phrases) for tag in tags}

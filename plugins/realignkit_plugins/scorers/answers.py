@@ -14,9 +14,9 @@ from typing import Any, NoReturn
 
 from realignkit.errors import ScorerError
 from realignkit.types import Likelihood, LocalCaption, Tag
+from realignkit_plugins.english.words import singular, with_article
 
 from .lexical import canonical, kinds
-from .words import singular, with_article
 
 MAX_ANSWER = 65_536
 """Characters of an answer that are looked at; a longer one is refused."""

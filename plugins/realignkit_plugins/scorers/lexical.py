@@ -10,11 +10,10 @@ from pydantic import Field
 from realignkit.contracts import Options as PluginOptions
 from realignkit.contracts import Scorer
 from realignkit.types import Likelihood, LocalCaption, Tag
-
-from .grammar import COLOURS
-from .lexicon import CANONICAL, COMPANIONS, KIND_OF, OBJECTS, OTHER_THINGS, SCENERY
-from .noun_phrases import NounPhrase, noun_phrases
-from .words import singular, with_article
+from realignkit_plugins.english.grammar import COLOURS
+from realignkit_plugins.english.lexicon import CANONICAL, COMPANIONS, KIND_OF, OBJECTS, OTHER_THINGS, SCENERY
+from realignkit_plugins.english.noun_phrases import NounPhrase, noun_phrases
+from realignkit_plugins.english.words import singular, with_article
 
 
 class LexicalScorer(Scorer):

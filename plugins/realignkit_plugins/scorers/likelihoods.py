@@ -13,12 +13,12 @@ import numpy.typing as npt
 
 from realignkit.errors import OutputError, ScorerError
 from realignkit.types import Likelihood, LocalCaption, Tag
+from realignkit_plugins.english.noun_phrases import noun_phrases
+from realignkit_plugins.english.words import with_article
 
 from . import templates
 from .cache import AnswerCache
 from .lexical import LexicalScorer
-from .noun_phrases import noun_phrases
-from .words import with_article
 
 if TYPE_CHECKING:
     from llama_cpp import Llama

@@ -154,7 +154,7 @@ class Florence2Tagger(Tagger):
             if name := " ".join(text.split()):
                 yield name, sum(logs) / len(logs)
             return
-        from realignkit_plugins.scorers.noun_phrases import noun_phrases
+        from realignkit_plugins.english.noun_phrases import noun_phrases
 
         ends = [sum(map(len, pieces[: i + 1])) for i in range(len(pieces))]
         for phrase in noun_phrases(text):

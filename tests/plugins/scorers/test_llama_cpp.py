@@ -11,11 +11,11 @@ from realignkit import steps
 from realignkit.errors import ModelError, OptionError, ScorerError
 from realignkit.registry import default_registry
 from realignkit.types import Likelihood, Tag
+from realignkit_plugins.english.noun_phrases import noun_phrases
 from realignkit_plugins.scorers import templates
 from realignkit_plugins.scorers.lexical import LexicalScorer
 from realignkit_plugins.scorers.likelihoods import Discriminant, TokenProbabilities
 from realignkit_plugins.scorers.llama_cpp import LlamaCppScorer, refuse_broken
-from realignkit_plugins.scorers.noun_phrases import noun_phrases
 from tests.plugins.scorers.endpoint import PROMPT, TRUTH
 
 TAGS = tuple(Tag(name, 0.5) for name in TRUTH)

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from realignkit_plugins.scorers.grammar import ARTICLES, COLOURS, CONJUNCTIONS, NUMBERS, PREPOSITIONS
-from realignkit_plugins.scorers.noun_phrases import noun_phrases
-from realignkit_plugins.scorers.words import is_plural, singular, with_article
+from realignkit_plugins.english.grammar import ARTICLES, COLOURS, CONJUNCTIONS, NUMBERS, PREPOSITIONS
+from realignkit_plugins.english.noun_phrases import noun_phrases
+from realignkit_plugins.english.words import is_plural, singular, with_article
 
 # prompt -> (text, head, attributes, count) of each phrase
 CASES: dict[str, list[tuple[str, str, tuple[str, ...], int | None]]] = {
