@@ -34,7 +34,7 @@ def test_there_are_some():
 @pytest.mark.parametrize("command", FOUND)
 def test_every_option_is_known_and_every_value_good(command, tmp_path, monkeypatch):
     from realignkit.cli import app
-    from realignkit.cli.train import _Job, _merge
+    from realignkit.cli.train import TrainingJob, _merge
 
     monkeypatch.chdir(tmp_path)
     (tmp_path / "prompts.txt").write_text("a red book\na yellow pen\n")
@@ -48,7 +48,7 @@ def test_every_option_is_known_and_every_value_good(command, tmp_path, monkeypat
         given["config"].write_text(yaml)
     flags = {name: given[name] for name in ("reward", "prompts", "model", "judge", "validation_prompts", "preset")}
     wanted, settings = _merge({**flags, "out": given["folder"]}, given["config"])
-    job = _Job(wanted, [*settings, *(given["assignments"] or [])])
+    job = TrainingJob(wanted, [*settings, *(given["assignments"] or [])])
     processes = int(launcher[launcher.index("--num_processes") + 1]) if "--num_processes" in launcher else 1
     if wanted["preset"] == "paper":
         assert job.config.accumulation(processes) * processes * job.config.batch_size == 128
