@@ -14,6 +14,7 @@ from realignkit.errors import OptionError
 Algorithm = Literal["auto", "refl", "raft"]
 Solver = Literal["ddim", "dpmpp", "unipc"]
 Precision = Literal["auto", "no", "fp16", "bf16"]
+RatedImage = Literal["jump", "final"]
 Schedule = Literal["constant", "linear", "cosine"]
 
 LATE_SHARE = 0.6
@@ -48,6 +49,11 @@ class ReFLConfig(Options):
     margin: float | None = Field(None, allow_inf_nan=False, description="of phi; none: as the reward states")
 
     # The rollout.
+    rated_image: RatedImage = Field(
+        "jump",
+        description="jump: what a late step's prediction jumps to (ReFL); final: the finished image, whose gradient "
+        "goes straight to the predictions at the drawn steps (DRTune)",
+    )
     solver: Solver = Field("ddim", description="sampler of the rollout; dpmpp and unipc need fewer steps")
     num_inference_steps: int = Field(40, ge=1, le=1000, description="steps of the rollout")
     gradient_steps: tuple[int, int] | None = Field(

@@ -13,8 +13,8 @@ from realignkit.errors import ModelError
 from realignkit.refl import losses, seeds
 from realignkit.refl.config import ReFLConfig
 from realignkit.refl.data import Order, Pairs
-from realignkit.refl.networks import Networks
-from realignkit.refl.sampling import Rollout, draw_steps
+from realignkit.refl.networks import Networks, Text
+from realignkit.refl.sampling import Point, Rollout, draw_steps
 from realignkit.refl.trainable import Trainable
 from realignkit.rewarding import rewards_of
 
@@ -105,22 +105,39 @@ class Objective:
         text = networks.text(prompts)
         noise = seeds.normal(networks.latent_shape, config.seed, "rollout", places).to(networks.device)
         rng = seeds.numpy_rng(config.seed, "late steps", group)
-        count = config.gradients_per_rollout
-        for point in self.rollout.points(noise, text, draw_steps(*config.late_steps, count, rng)):
-            images = networks.decode(point.x0)
-            with seeds.seeded(config.seed, "reward", places[0], point.index):
-                rewards = rewards_of(self.reward, self.name, images, prompts, gradient=True)
-                loss = losses.phi(rewards, self.margin).mean() / count
-                self._accumulate(gradients.reward, loss * scale, keep=config.kl_weight > 0)
-            gradients.note("reward", float(rewards.detach().mean()) / count)
-            gradients.note("reward_loss", float(loss.detach()))
-            if config.kl_weight:
-                # ||eps_theta - eps_base||^2 where the rollout has been: no further prediction of the learning model.
-                with torch.no_grad(), self.trainable.base():
-                    base = networks.predict(point.latents, point.timestep, text)
-                apart = config.kl_weight * torch.nn.functional.mse_loss(point.conditional, base) / count
-                self._accumulate(gradients.denoising, apart * scale)
-                gradients.note("denoising_loss", float(apart.detach()))
+        steps = draw_steps(*config.late_steps, config.gradients_per_rollout, rng)
+        if config.rated_image == "final":
+            done = self.rollout.finished(noise, text, steps)
+            self._climb(gradients, done.x0, prompts, (places[0], steps[-1]), scale, 1)
+            for point in done.points:
+                self._stay(gradients, point, text, scale)
+            return
+        for point in self.rollout.points(noise, text, steps):
+            self._climb(gradients, point.x0, prompts, (places[0], point.index), scale, len(steps))
+            self._stay(gradients, point, text, scale)
+
+    def _climb(
+        self, gradients: Gradients, x0: Tensor, prompts: Sequence[str], at: tuple[int, int], scale: float, count: int
+    ) -> None:
+        """``phi(R)`` of the images of clean latents, one of ``count`` of the rollout; ``at``: sample and step."""
+        images = self.networks.decode(x0)
+        with seeds.seeded(self.config.seed, "reward", *at):
+            rewards = rewards_of(self.reward, self.name, images, prompts, gradient=True)
+            loss = losses.phi(rewards, self.margin).mean() / count
+            self._accumulate(gradients.reward, loss * scale, keep=self.config.kl_weight > 0)
+        gradients.note("reward", float(rewards.detach().mean()) / count)
+        gradients.note("reward_loss", float(loss.detach()))
+
+    def _stay(self, gradients: Gradients, point: Point, text: Text, scale: float) -> None:
+        """``||eps_theta - eps_base||^2`` where the rollout has been: no further prediction of the learning model."""
+        config = self.config
+        if not config.kl_weight:
+            return
+        with torch.no_grad(), self.trainable.base():
+            base = self.networks.predict(point.latents, point.timestep, text)
+        apart = config.kl_weight * torch.nn.functional.mse_loss(point.conditional, base) / config.gradients_per_rollout
+        self._accumulate(gradients.denoising, apart * scale)
+        gradients.note("denoising_loss", float(apart.detach()))
 
     def _raft_term(self, gradients: Gradients, places: Sequence[int], scale: float) -> None:
         config, networks = self.config, self.networks

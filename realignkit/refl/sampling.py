@@ -1,4 +1,4 @@
-"""Rollouts: denoise without a gradient to a late step, predict there with one, jump to the image."""
+"""Rollouts with a gradient: at a late step, from which one prediction jumps to the image, or from the finished image."""
 
 from __future__ import annotations
 
@@ -39,6 +39,19 @@ class Point:
     latents: Tensor
     conditional: Tensor
     x0: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Finished:
+    """The end of a rollout, with a gradient for the predictions of some of its steps.
+
+    Attributes:
+        x0: clean latents (B, C, h, w).
+        points: the steps that carry the gradient; the ``x0`` of each is where its own prediction would have jumped.
+    """
+
+    x0: Tensor
+    points: list[Point]
 
 
 def draw_steps(first: int, last: int, count: int, rng: np.random.Generator) -> list[int]:
@@ -95,6 +108,34 @@ class Rollout:
             else:
                 prediction = self._predict_quietly(latents, timestep, text)
             latents = scheduler.step(prediction, timestep, latents, return_dict=False)[0]
+
+    def finished(self, noise: Tensor, text: Text, at: Sequence[int]) -> Finished:
+        """Denoise ``noise`` (B, C, h, w) to the end; the gradient reaches the predictions at the step indices ``at``.
+
+        What the network reads is held: the gradient goes from the image through the solver, which is linear in the
+        predictions, straight to each of them, and not through later predictions (DRTune, Wu et al., 2024). So it
+        neither explodes over many steps nor grows with them, and early steps may carry it. The graphs of all of them
+        are kept until then: memory grows with their number.
+
+        Raises:
+            ModelError: the model computed NaN or infinity.
+        """
+        scheduler, points = self._scheduler(), []
+        latents = noise * scheduler.init_noise_sigma
+        for index, timestep in enumerate(scheduler.timesteps):
+            if index in at:
+                with torch.enable_grad():
+                    read = latents.detach()
+                    prediction, conditional = self._predict(read, timestep, text)
+                    jump = losses.predict_x0(
+                        read, prediction.detach(), self.networks.alpha_bar(timestep), self.networks.kind
+                    )
+                points.append(Point(index, timestep, read, conditional, jump))
+            else:
+                prediction = self._predict_quietly(latents.detach(), timestep, text)
+            with torch.enable_grad():
+                latents = scheduler.step(prediction, timestep, latents, return_dict=False)[0]
+        return Finished(latents, points)
 
     @torch.no_grad()
     def sample(self, noise: Tensor, text: Text) -> Tensor:

@@ -89,6 +89,45 @@ def test_gradient_flows_through_the_guided_prediction(networks):
     assert float((found * direction).sum()) == pytest.approx(float(up - down) / (2 * step), rel=1e-3)
 
 
+@pytest.mark.parametrize("solver", ["ddim", "dpmpp", "unipc"])
+def test_finishing_is_sampling(networks, solver):
+    rollout, text = Rollout(networks, solver, 6, 3.0), networks.text(PROMPTS)
+    networks.unet.requires_grad_(True)
+    done = rollout.finished(noise(networks), text, [1, 4])
+    torch.testing.assert_close(done.x0, rollout.sample(noise(networks), text))
+    assert [point.index for point in done.points] == [1, 4]
+
+
+@pytest.mark.parametrize("solver", ["ddim", "dpmpp", "unipc"])
+def test_the_finished_images_gradient_holds_what_the_network_read(networks, solver):
+    # By brute force: a weight is changed at the drawn steps alone, and every step reads the latents of the first run.
+    networks.pipeline.unet.double()
+    networks.pipeline.text_encoder.double()
+    weight = networks.unet.up_blocks[-1].resnets[-1].conv1.weight.requires_grad_(True)
+    rollout, text, at = Rollout(networks, solver, 6, 3.0), networks.text(PROMPTS), [0, 2, 5]
+    read: list[torch.Tensor] = []
+    hook = networks.unet.register_forward_pre_hook(lambda _, given: read.append(given[0].detach().chunk(2)[0].clone()))
+    start, towards = noise(networks).double(), torch.randn(2, *networks.latent_shape).double()
+    done = rollout.finished(start, text, at)
+    hook.remove()
+    (found,) = torch.autograd.grad((done.x0 * towards).sum(), [weight])
+    direction, step = torch.randn_like(weight), 1e-5
+
+    @torch.no_grad()
+    def value(sign: int) -> float:
+        scheduler = rollout._scheduler()
+        latents = start * scheduler.init_noise_sigma
+        for index, timestep in enumerate(scheduler.timesteps):
+            change = sign * step * direction if index in at else 0
+            weight.data += change
+            prediction, _ = networks.guided(read[index], timestep, text, 3.0)
+            weight.data -= change
+            latents = scheduler.step(prediction, timestep, latents, return_dict=False)[0]
+        return float((latents * towards).sum())
+
+    assert float((found * direction).sum()) == pytest.approx((value(1) - value(-1)) / (2 * step), rel=5e-3)
+
+
 def test_images_and_latents_round_trip_as_in_the_pipeline(networks):
     images = torch.rand(2, 3, 32, 32)
     vae = networks.pipeline.vae

@@ -67,6 +67,25 @@ def test_reward_gradient_is_that_of_a_plain_loop(make_trainer):
     assert found.values["reward_loss"] == pytest.approx(float(loss), abs=1e-5)
 
 
+def test_final_rates_the_finished_image_once(make_trainer):
+    class Remembering(Colour):
+        def __call__(self, images, prompts):
+            self.seen = [*getattr(self, "seen", []), images.detach()]
+            return super().__call__(images, prompts)
+
+    reward = Remembering()
+    trainer = make_trainer(reward, rated_image="final", gradients_per_rollout=2, gradient_steps=(0, 3))
+    objective, networks = trainer.learner.objective, trainer.networks
+    found = trainer.gradients(0)
+    (images,) = reward.seen
+    prompts = [trainer.prompts[objective._prompt_order.at(i)] for i in (0, 1)]
+    noise = seeds.normal(networks.latent_shape, 42, "rollout", [0, 1])
+    finished = networks.decode(objective.rollout.sample(noise, networks.text(prompts)))
+    torch.testing.assert_close(images, finished, rtol=1e-4, atol=1e-4)
+    assert losses.norm(found.reward) > 0
+    assert found.values["reward"] == pytest.approx(float(Colour()(finished, prompts).mean()), abs=1e-5)
+
+
 def test_accumulated_small_batches_are_one_large_batch(make_trainer, tmp_path):
     prior = tmp_path / "prior"
     large = make_trainer(**ONE_STEP, batch_size=2, prior=prior).gradients(1)
@@ -76,10 +95,11 @@ def test_accumulated_small_batches_are_one_large_batch(make_trainer, tmp_path):
     assert small.values == pytest.approx(large.values, rel=1e-4)
 
 
-def test_gradient_checkpointing_changes_nothing(make_trainer, tmp_path):
+@pytest.mark.parametrize("rated", ["jump", "final"])
+def test_gradient_checkpointing_changes_nothing(make_trainer, tmp_path, rated):
     prior = tmp_path / "prior"
     plain, saving = (
-        make_trainer(**ONE_STEP, kl_weight=0.1, gradient_checkpointing=on, prior=prior).gradients(0)
+        make_trainer(**ONE_STEP, rated_image=rated, kl_weight=0.1, gradient_checkpointing=on, prior=prior).gradients(0)
         for on in (False, True)
     )
     close(saving.reward, plain.reward)
