@@ -17,6 +17,8 @@ def test_presets_have_the_published_schedules():
     assert paper.accumulation(8) * paper.batch_size * 8 == 128
     assert (imagereward.num_inference_steps, imagereward.late_steps) == (40, (30, 39))
     assert all(preset(name).denoising_weight == 1 for name in PRESETS)  # L_pre stays on
+    assert preset("final").rated_image == "final"
+    assert all(preset(name).rated_image == "jump" for name in ("paper", "imagereward", "fast"))  # eq. 5 as published
     assert preset("paper", seed=7).seed == 7
     with pytest.raises(OptionError, match="paper"):
         preset("papr")

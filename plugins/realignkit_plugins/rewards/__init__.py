@@ -18,7 +18,7 @@ def register_rewards(register: Register) -> None:
     register(
         "caption",
         "realignkit_plugins.rewards.caption:CaptionReward",
-        "eq. 4: similarity of the prompt and a caption of the image; three gradient estimators",
+        "eq. 4: similarity of the prompt and a caption of the image; four gradient estimators",
     )
     register(
         "clip",

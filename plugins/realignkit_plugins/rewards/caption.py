@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from realignkit_plugins.rewards.preprocess import Preprocessing
     from realignkit_plugins.rewards.text_features import TextFeatures
 
-Estimator = Literal["expected", "likelihood", "soft"]
+Estimator = Literal["expected", "likelihood", "contrast", "soft"]
 
 
 class CaptionReward(PixelReward["tuple[Captioner, TextFeatures]"]):
@@ -33,6 +33,8 @@ class CaptionReward(PixelReward["tuple[Captioner, TextFeatures]"]):
       greedy caption's reward as baseline (self-critical). Unbiased, for any captioner and text encoder. Margin 1.
     - ``likelihood``: ``log p(t_p | image)`` per token (in nats, the end of the caption counted as a token). Low
       variance, but not eq. 4. Margin 0.
+    - ``contrast``: by how much the prompt is less likely, per token, than the greedy caption: ``log p(t_p | image) / |t_p|
+      - log p(t_g | image) / |t_g|``. What makes every caption likelier, such as stronger colours, earns nothing. Margin 0.
     - ``soft``: eq. 4 itself, with a straight-through gradient: the distributions over the greedy caption's words,
       mapped to ``f_enc``'s input embeddings by the words' text. Biased. Margin 1.
 
@@ -66,7 +68,7 @@ class CaptionReward(PixelReward["tuple[Captioner, TextFeatures]"]):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        self.margin = 0.0 if self.options.estimator == "likelihood" else 1.0
+        self.margin = 0.0 if self.options.estimator in ("likelihood", "contrast") else 1.0
         self._words: Tensor | None = None
 
     @property
@@ -77,7 +79,12 @@ class CaptionReward(PixelReward["tuple[Captioner, TextFeatures]"]):
     def judge(self, pixel_values: Tensor, prompts: Sequence[str]) -> Tensor:
         """The estimator's rewards (B,)."""
         states = self._encode(pixel_values)
-        estimators = {"expected": self._expected, "likelihood": self._likelihood, "soft": self._soft}
+        estimators = {
+            "expected": self._expected,
+            "likelihood": self._likelihood,
+            "contrast": self._contrast,
+            "soft": self._soft,
+        }
         return estimators[self.options.estimator](states, prompts)
 
     def captions(self, images: Tensor) -> list[str]:
@@ -126,7 +133,13 @@ class CaptionReward(PixelReward["tuple[Captioner, TextFeatures]"]):
 
     def _likelihood(self, states: Tensor, prompts: Sequence[str]) -> Tensor:
         captioner, _ = self.loaded
-        tokens = captioner.tokenize(prompts, states.device)
+        return self._per_token(states, captioner.tokenize(prompts, states.device))
+
+    def _contrast(self, states: Tensor, prompts: Sequence[str]) -> Tensor:
+        return self._likelihood(states, prompts) - self._per_token(states, self._greedy(states)[0])
+
+    def _per_token(self, states: Tensor, tokens: Tensor) -> Tensor:
+        captioner, _ = self.loaded
         return captioner.log_prob(states, tokens) / captioner.mask(tokens).sum(-1)
 
     def _soft(self, states: Tensor, prompts: Sequence[str]) -> Tensor:

@@ -157,7 +157,25 @@ def test_likelihood_is_the_networks_own_loss(checkpoint):
     assert reward.margin == 0
 
 
-@pytest.mark.parametrize("estimator", ["expected", "likelihood", "soft"])
+def test_contrast_is_the_difference_of_two_of_the_networks_losses(checkpoint):
+    reward = make(checkpoint, estimator="contrast", max_new_tokens=4)
+    captioner, images = reward.loaded[0], pictures(2)
+    network = captioner.network
+    network.text_decoder.label_smoothing = 0.0
+    for image, prompt in zip(images, PROMPTS, strict=False):
+        told = [*captioner.tokenizer(prompt, add_special_tokens=False)["input_ids"], 3]
+        (greedy,) = captioner.greedy(states_of(reward, image[None])).tolist()
+        said = greedy[: greedy.index(3) + 1] if 3 in greedy else greedy
+        losses = []
+        for words in (told, said):
+            with torch.no_grad():
+                given = {"input_ids": torch.tensor([[5, *words]]), "labels": torch.tensor([[-100, *words]])}
+                losses.append(network(pixel_values=reward.preprocessing(image[None]), **given).loss)
+        torch.testing.assert_close(reward(image[None], [prompt])[0], losses[1] - losses[0], rtol=1e-4, atol=1e-4)
+    assert reward.margin == 0
+
+
+@pytest.mark.parametrize("estimator", ["expected", "likelihood", "contrast", "soft"])
 def test_candidates_are_ranked_by_likelihood(checkpoint, estimator):
     reward, likelihood = make(checkpoint, estimator=estimator), make(checkpoint, estimator="likelihood")
     images = pictures(3)
@@ -211,6 +229,7 @@ def test_clip_text_features_are_clips(checkpoint):
         ({"num_samples": 16}, 30),
         ({"num_samples": 1}, 30),
         ({"estimator": "likelihood"}, 30),
+        ({"estimator": "contrast"}, 30),
         ({"estimator": "soft"}, 30),
     ],
     ids=str,
