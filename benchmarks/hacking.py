@@ -1,6 +1,6 @@
 """A reward being exploited on purpose, and what the trainer saw: the curves of docs/explanation/reward-hacking.md.
 
-    python benchmarks/hacking.py                         # the embedded model and its CLIP, about half an hour
+    python benchmarks/hacking.py                         # the embedded model and its ImageReward, about twenty minutes
     python benchmarks/hacking.py --reward micro_clip --iterations 400
     python benchmarks/hacking.py --run benchmarks/runs/hacking   # draws a run that is there already
     python benchmarks/hacking.py --smoke                 # a minute; checks that everything runs
@@ -269,7 +269,7 @@ def table(curve: Curve) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--reward", default=None, help="a reward by name, or a sum; default clip (--smoke: saturation)")
+    parser.add_argument("--reward", help="a reward by name, or a sum; default image_reward (--smoke: saturation)")
     parser.add_argument("--judge", default="micro_oracle", help="a metric or reward that is not --reward")
     parser.add_argument("--model", default="micro")
     parser.add_argument("--iterations", type=int, default=300)
@@ -292,7 +292,7 @@ def main() -> None:
             "seed": options.seed,
             **(SMOKE if options.smoke else {}),
         }
-        reward = options.reward or ("saturation" if options.smoke else "clip")
+        reward = options.reward or ("saturation" if options.smoke else "image_reward")
         train(reward, options.judge, options.model, options.folder, changes)
     curve = read(options.run or options.folder)
     kept = not options.smoke

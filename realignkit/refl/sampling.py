@@ -1,4 +1,4 @@
-"""Rollouts with a gradient: at a late step, from which one prediction jumps to the image, or from the finished image."""
+"""Rollouts with a gradient: of the image that one late prediction jumps to, or of the finished one."""
 
 from __future__ import annotations
 

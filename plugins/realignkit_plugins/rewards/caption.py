@@ -33,8 +33,9 @@ class CaptionReward(PixelReward["tuple[Captioner, TextFeatures]"]):
       greedy caption's reward as baseline (self-critical). Unbiased, for any captioner and text encoder. Margin 1.
     - ``likelihood``: ``log p(t_p | image)`` per token (in nats, the end of the caption counted as a token). Low
       variance, but not eq. 4. Margin 0.
-    - ``contrast``: by how much the prompt is less likely, per token, than the greedy caption: ``log p(t_p | image) / |t_p|
-      - log p(t_g | image) / |t_g|``. What makes every caption likelier, such as stronger colours, earns nothing. Margin 0.
+    - ``contrast``: by how much the prompt is less likely, per token, than the greedy caption:
+      ``log p(t_p | image) / |t_p| - log p(t_g | image) / |t_g|``. What makes every caption likelier earns nothing.
+      Margin 0.
     - ``soft``: eq. 4 itself, with a straight-through gradient: the distributions over the greedy caption's words,
       mapped to ``f_enc``'s input embeddings by the words' text. Biased. Margin 1.
 
