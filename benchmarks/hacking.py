@@ -1,7 +1,7 @@
 """A reward being exploited on purpose, and what the trainer saw: the curves of docs/explanation/reward-hacking.md.
 
     python benchmarks/hacking.py                         # the embedded model and its ImageReward, about twenty minutes
-    python benchmarks/hacking.py --reward micro_clip --iterations 400
+    python benchmarks/hacking.py --reward micro_caption --iterations 400
     python benchmarks/hacking.py --run benchmarks/runs/hacking   # draws a run that is there already
     python benchmarks/hacking.py --smoke                 # a minute; checks that everything runs
 
