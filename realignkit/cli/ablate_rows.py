@@ -58,9 +58,7 @@ def rewards(
     judge: Annotated[
         str | None, typer.Option(help="With --train: decides on the held-out prompts which weights are best.")
     ] = None,
-    preset: Annotated[
-        str | None, typer.Option(help="With --train: published settings, as for 'realignkit train'.")
-    ] = None,
+    preset: Annotated[str | None, typer.Option(help="With --train: named settings, as for 'realignkit train'.")] = None,
     limit: Limit = None,
     seed: Seeds = None,
     folder: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where to write; resumes what is there.")] = Path(

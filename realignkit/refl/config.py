@@ -24,7 +24,7 @@ LATE_SHARE = 0.6
 class ReFLConfig(Options):
     """How a generator is fine-tuned with a reward: ``L = lambda * relu(margin - R) + L_pre`` (eq. 5).
 
-    Frozen; unknown names are errors. :func:`preset` has the published settings.
+    Frozen; unknown names are errors. :func:`preset` has named settings, published and our own.
     """
 
     algorithm: Algorithm = Field(

@@ -107,25 +107,31 @@ class Objective:
         rng = seeds.numpy_rng(config.seed, "late steps", group)
         steps = draw_steps(*config.late_steps, config.gradients_per_rollout, rng)
         if config.rated_image == "final":
-            done = self.rollout.finished(noise, text, steps)
-            self._climb(gradients, done.x0, prompts, (places[0], steps[-1]), scale, 1)
-            for point in done.points:
+            x0, points = self.rollout.finished(noise, text, steps)
+            self._climb(gradients, x0, prompts, (places[0], steps[-1]), scale)
+            for point in points:
                 self._stay(gradients, point, text, scale)
             return
-        for point in self.rollout.points(noise, text, steps):
-            self._climb(gradients, point.x0, prompts, (places[0], point.index), scale, len(steps))
-            self._stay(gradients, point, text, scale)
+        for jump in self.rollout.jumps(noise, text, steps):
+            self._climb(gradients, jump.x0, prompts, (places[0], jump.index), scale, share=1 / len(steps))
+            self._stay(gradients, jump, text, scale)
 
     def _climb(
-        self, gradients: Gradients, x0: Tensor, prompts: Sequence[str], at: tuple[int, int], scale: float, count: int
+        self,
+        gradients: Gradients,
+        x0: Tensor,
+        prompts: Sequence[str],
+        at: tuple[int, int],
+        scale: float,
+        share: float = 1,
     ) -> None:
-        """``phi(R)`` of the images of clean latents, one of ``count`` of the rollout; ``at``: sample and step."""
+        """``phi(R)`` of the images of clean latents, a ``share`` of the rollout's; ``at``: first sample, and step."""
         images = self.networks.decode(x0)
         with seeds.seeded(self.config.seed, "reward", *at):
             rewards = rewards_of(self.reward, self.name, images, prompts, gradient=True)
-            loss = losses.phi(rewards, self.margin).mean() / count
+            loss = losses.phi(rewards, self.margin).mean() * share
             self._accumulate(gradients.reward, loss * scale, keep=self.config.kl_weight > 0)
-        gradients.note("reward", float(rewards.detach().mean()) / count)
+        gradients.note("reward", float(rewards.detach().mean()) * share)
         gradients.note("reward_loss", float(loss.detach()))
 
     def _stay(self, gradients: Gradients, point: Point, text: Text, scale: float) -> None:

@@ -30,28 +30,24 @@ class Point:
         index: which step, from 0.
         timestep: its training timestep, int ().
         latents: ``x_k``, without gradient.
-        conditional: the prediction for the prompt, before guidance; with gradient, like what follows.
-        x0: the clean latents that the guided prediction jumps to.
+        conditional: the prediction for the prompt, before guidance; with gradient.
     """
 
     index: int
     timestep: Tensor
     latents: Tensor
     conditional: Tensor
-    x0: Tensor
 
 
 @dataclass(frozen=True, eq=False)
-class Finished:
-    """The end of a rollout, with a gradient for the predictions of some of its steps.
+class Jump(Point):
+    """A step, and where its prediction leads at once.
 
     Attributes:
-        x0: clean latents (B, C, h, w).
-        points: the steps that carry the gradient; the ``x0`` of each is where its own prediction would have jumped.
+        x0: the clean latents (B, C, h, w) that the guided prediction jumps to; with gradient.
     """
 
     x0: Tensor
-    points: list[Point]
 
 
 def draw_steps(first: int, last: int, count: int, rng: np.random.Generator) -> list[int]:
@@ -83,7 +79,7 @@ class Rollout:
         scheduler.set_timesteps(self.steps, device=self.networks.device)
         return scheduler
 
-    def points(self, noise: Tensor, text: Text, at: Sequence[int]) -> Iterator[Point]:
+    def jumps(self, noise: Tensor, text: Text, at: Sequence[int]) -> Iterator[Jump]:
         """Denoise ``noise`` (B, C, h, w), and stop at each step index of ``at`` for a prediction with gradient.
 
         The rollout goes on from the same prediction without its gradient, so several points cost one rollout.
@@ -100,7 +96,7 @@ class Rollout:
                     prediction, conditional = self._predict(latents, timestep, text)
                     alpha_bar = self.networks.alpha_bar(timestep)
                     x0 = losses.predict_x0(latents, prediction, alpha_bar, self.networks.kind)
-                yield Point(index, timestep, latents, conditional, x0)
+                yield Jump(index, timestep, latents, conditional, x0)
                 if index == last:
                     return
                 prediction = prediction.detach()
@@ -109,13 +105,16 @@ class Rollout:
                 prediction = self._predict_quietly(latents, timestep, text)
             latents = scheduler.step(prediction, timestep, latents, return_dict=False)[0]
 
-    def finished(self, noise: Tensor, text: Text, at: Sequence[int]) -> Finished:
+    def finished(self, noise: Tensor, text: Text, at: Sequence[int]) -> tuple[Tensor, list[Point]]:
         """Denoise ``noise`` (B, C, h, w) to the end; the gradient reaches the predictions at the step indices ``at``.
 
         What the network reads is held: the gradient goes from the image through the solver, which is linear in the
         predictions, straight to each of them, and not through later predictions (DRTune, Wu et al., 2024). So it
         neither explodes over many steps nor grows with them, and early steps may carry it. The graphs of all of them
         are kept until then: memory grows with their number.
+
+        Returns:
+            Clean latents (B, C, h, w), and the steps that carry their gradient.
 
         Raises:
             ModelError: the model computed NaN or infinity.
@@ -127,15 +126,12 @@ class Rollout:
                 with torch.enable_grad():
                     read = latents.detach()
                     prediction, conditional = self._predict(read, timestep, text)
-                    jump = losses.predict_x0(
-                        read, prediction.detach(), self.networks.alpha_bar(timestep), self.networks.kind
-                    )
-                points.append(Point(index, timestep, read, conditional, jump))
+                points.append(Point(index, timestep, read, conditional))
             else:
                 prediction = self._predict_quietly(latents.detach(), timestep, text)
             with torch.enable_grad():
                 latents = scheduler.step(prediction, timestep, latents, return_dict=False)[0]
-        return Finished(latents, points)
+        return latents, points
 
     @torch.no_grad()
     def sample(self, noise: Tensor, text: Text) -> Tensor:

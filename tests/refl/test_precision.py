@@ -182,7 +182,7 @@ def test_fp16_arithmetic_gives_about_the_same_gradient():
         networks = Networks(tiny.build_pipeline(), torch.device("cpu"), precision)
         trainable = Trainable(networks, config)
         noise = torch.randn(1, *networks.latent_shape, generator=torch.Generator().manual_seed(0))
-        (point,) = Rollout(networks, "ddim", 4, 2.0).points(noise, networks.text(["a red book"]), [3])
+        (point,) = Rollout(networks, "ddim", 4, 2.0).jumps(noise, networks.text(["a red book"]), [3])
         loss = networks.decode(point.x0)[:, 0].mean()
         scale = 2.0**16 if precision == "fp16" else 1.0
         parameters = list(trainable.parameters.values())

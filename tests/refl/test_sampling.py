@@ -46,7 +46,7 @@ def test_the_last_jump_of_ddim_is_its_sample(networks):
     # DDIM's last step goes to abar = alphas_cumprod[0], nearly 1: nearly the jump to x0.
     rollout = Rollout(networks, "ddim", 5, 3.0)
     text = networks.text(PROMPTS)
-    (point,) = rollout.points(noise(networks), text, [4])
+    (point,) = rollout.jumps(noise(networks), text, [4])
     end = rollout.sample(noise(networks), text)
     assert torch.nn.functional.cosine_similarity(point.x0.flatten(), end.flatten(), dim=0) > 0.99
 
@@ -54,8 +54,8 @@ def test_the_last_jump_of_ddim_is_its_sample(networks):
 @pytest.mark.parametrize("solver", ["ddim", "dpmpp"])
 def test_gradient_points_do_not_disturb_the_rollout(networks, solver):
     rollout, text = Rollout(networks, solver, 6, 3.0), networks.text(PROMPTS)
-    (alone,) = list(rollout.points(noise(networks), text, [5]))
-    several = list(rollout.points(noise(networks), text, [2, 3, 5]))
+    (alone,) = list(rollout.jumps(noise(networks), text, [5]))
+    several = list(rollout.jumps(noise(networks), text, [2, 3, 5]))
     assert [point.index for point in several] == [2, 3, 5]
     torch.testing.assert_close(several[-1].latents, alone.latents)
     torch.testing.assert_close(several[-1].x0, alone.x0)
@@ -93,9 +93,9 @@ def test_gradient_flows_through_the_guided_prediction(networks):
 def test_finishing_is_sampling(networks, solver):
     rollout, text = Rollout(networks, solver, 6, 3.0), networks.text(PROMPTS)
     networks.unet.requires_grad_(True)
-    done = rollout.finished(noise(networks), text, [1, 4])
-    torch.testing.assert_close(done.x0, rollout.sample(noise(networks), text))
-    assert [point.index for point in done.points] == [1, 4]
+    x0, points = rollout.finished(noise(networks), text, [1, 4])
+    torch.testing.assert_close(x0, rollout.sample(noise(networks), text))
+    assert [point.index for point in points] == [1, 4]
 
 
 @pytest.mark.parametrize("solver", ["ddim", "dpmpp", "unipc"])
@@ -110,9 +110,9 @@ def test_the_finished_images_gradient_holds_what_the_network_read(networks, solv
     start = noise(networks).double()
     random = torch.Generator().manual_seed(3)
     towards = torch.randn(start.shape, generator=random, dtype=torch.float64)
-    done = rollout.finished(start, text, at)
+    x0, _ = rollout.finished(start, text, at)
     hook.remove()
-    (found,) = torch.autograd.grad((done.x0 * towards).sum(), [weight])
+    (found,) = torch.autograd.grad((x0 * towards).sum(), [weight])
     # Random, but not across the gradient: there, differences would drown in the predictions' float32.
     direction, step = torch.randn(weight.shape, generator=random, dtype=torch.float64), 1e-5
     direction += found * (direction.norm() / found.norm())
