@@ -47,6 +47,17 @@ class ReFLConfig(Options):
         10.0, gt=0, allow_inf_nan=False, description="with reward_weight=auto: reward to denoising gradient norm"
     )
     margin: float | None = Field(None, allow_inf_nan=False, description="of phi; none: as the reward states")
+    purify: tuple[int, int] | None = Field(
+        None,
+        description="rate what the frozen model makes of the image after noise of a timestep from this range has been "
+        "added (DiffPure): its gradient moves shapes where the image's own would paint texture; none: the image",
+    )
+    purify_draws: int = Field(1, ge=1, description="with purify: noises per image, whose rewards are averaged")
+    hold_style: bool = Field(
+        False,
+        description="take out of the reward's gradient what changes the mean or the spread of a channel of the clean "
+        "latents: brightness, colour cast, contrast, saturation",
+    )
 
     # The rollout.
     rated_image: RatedImage = Field(
@@ -142,6 +153,8 @@ class ReFLConfig(Options):
         if self.reward_weight == "auto" and not self.denoising_weight:
             # The KL-style term alone will not do: without a gradient until the model has moved, it would never move.
             raise ValueError("reward_weight=auto compares with the denoising term: raise denoising_weight above 0")
+        if self.purify and not 0 <= self.purify[0] <= self.purify[1]:
+            raise ValueError(f"purify {self.purify[0]}, {self.purify[1]} must be two rising timesteps from 0")
         if self.algorithm == "raft" and self.kl_weight:
             raise ValueError("kl_weight acts on the steps of refl: set it to 0 for raft")
         if not all(0 <= beta < 1 for beta in self.betas):

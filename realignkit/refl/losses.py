@@ -49,6 +49,19 @@ def denoising_target(clean: Tensor, noise: Tensor, alpha_bar: Tensor, kind: str)
     return noise
 
 
+def without_style(gradients: Tensor, latents: Tensor) -> Tensor:
+    """What of gradients (B, C, h, w) keeps, to first order, the mean and the spread of each channel of each image.
+
+    Args:
+        gradients: with respect to the latents.
+        latents: (B, C, h, w), where they were taken.
+    """
+    around = latents - latents.mean((2, 3), keepdim=True)
+    left = gradients - gradients.mean((2, 3), keepdim=True)
+    along = (left * around).sum((2, 3), keepdim=True) / around.square().sum((2, 3), keepdim=True).clamp(min=1e-12)
+    return left - along * around
+
+
 def norm(tensors: Sequence[Tensor]) -> float:
     """L2 norm over all tensors together."""
     return float(torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(t.float()) for t in tensors])))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -36,6 +37,17 @@ class Gradients:
     def note(self, name: str, value: float) -> None:
         """Add to a logged value."""
         self.values[name] = self.values.get(name, 0.0) + value
+
+
+@dataclass(frozen=True, eq=False)
+class _MicroBatch:
+    """What is rolled out together: see :meth:`Objective.add`."""
+
+    group: int
+    places: Sequence[int]
+    prompts: Sequence[str]
+    text: Text
+    scale: float
 
 
 class Objective:
@@ -106,33 +118,52 @@ class Objective:
         noise = seeds.normal(networks.latent_shape, config.seed, "rollout", places).to(networks.device)
         rng = seeds.numpy_rng(config.seed, "late steps", group)
         steps = draw_steps(*config.late_steps, config.gradients_per_rollout, rng)
+        micro = _MicroBatch(group, places, prompts, text, scale)
         if config.rated_image == "final":
             x0, points = self.rollout.finished(noise, text, steps)
-            self._climb(gradients, x0, prompts, (places[0], steps[-1]), scale)
+            self._climb(gradients, x0, micro, steps[-1])
             for point in points:
                 self._stay(gradients, point, text, scale)
             return
         for jump in self.rollout.jumps(noise, text, steps):
-            self._climb(gradients, jump.x0, prompts, (places[0], jump.index), scale, share=1 / len(steps))
+            self._climb(gradients, jump.x0, micro, jump.index, share=1 / len(steps))
             self._stay(gradients, jump, text, scale)
 
-    def _climb(
-        self,
-        gradients: Gradients,
-        x0: Tensor,
-        prompts: Sequence[str],
-        at: tuple[int, int],
-        scale: float,
-        share: float = 1,
-    ) -> None:
-        """``phi(R)`` of the images of clean latents, a ``share`` of the rollout's; ``at``: first sample, and step."""
-        images = self.networks.decode(x0)
-        with seeds.seeded(self.config.seed, "reward", *at):
-            rewards = rewards_of(self.reward, self.name, images, prompts, gradient=True)
-            loss = losses.phi(rewards, self.margin).mean() * share
-            self._accumulate(gradients.reward, loss * scale, keep=self.config.kl_weight > 0)
-        gradients.note("reward", float(rewards.detach().mean()) * share)
-        gradients.note("reward_loss", float(loss.detach()))
+    def _climb(self, gradients: Gradients, x0: Tensor, micro: _MicroBatch, step: int, share: float = 1) -> None:
+        """``phi(R)`` of the images of clean latents that a step led to, a ``share`` of the rollout's."""
+        config = self.config
+        # In two stages: adapters are off while the image is purified, forwards and backwards, and on in the rollout.
+        leaf = x0.detach().requires_grad_()
+        rewards = torch.zeros(len(leaf), device=leaf.device)
+        gradient = torch.zeros_like(leaf)
+        draws = config.purify_draws if config.purify else 1
+        for draw in range(draws):
+            with seeds.seeded(config.seed, "reward", micro.places[0], step, draw):
+                image = self._image(leaf, micro, step, draw)
+                rated = rewards_of(self.reward, self.name, image, micro.prompts, gradient=True)
+                loss = losses.phi(rated, self.margin).mean() * (share / draws)
+                with self.trainable.base() if config.purify else contextlib.nullcontext():
+                    gradient += torch.autograd.grad(loss * micro.scale, leaf)[0]
+            rewards += rated.detach() / draws
+            gradients.note("reward_loss", float(loss.detach()))
+        if config.hold_style:
+            gradient = losses.without_style(gradient, leaf.detach())
+        self._accumulate(gradients.reward, (x0 * gradient).sum(), keep=config.kl_weight > 0)
+        gradients.note("reward", float(rewards.mean()) * share)
+
+    def _image(self, latents: Tensor, micro: _MicroBatch, step: int, draw: int) -> Tensor:
+        """What is rated: the image, or what the frozen model makes of it after noise has been added (DiffPure)."""
+        if self.config.purify is None:
+            return self.networks.decode(latents)
+        first, last = self.config.purify
+        chosen = seeds.numpy_rng(self.config.seed, "purify", micro.group, step, draw).integers(first, last + 1)
+        timestep = torch.tensor(int(chosen), device=latents.device)
+        alpha_bar = self.networks.alpha_bar(timestep)
+        noise = seeds.normal(latents.shape[1:], self.config.seed, f"purify {step} {draw}", micro.places)
+        noisy = losses.add_noise(latents, noise.to(latents.device), alpha_bar)
+        with self.trainable.base():
+            prediction = self.networks.predict(noisy, timestep, micro.text)
+        return self.networks.decode(losses.predict_x0(noisy, prediction, alpha_bar, self.networks.kind))
 
     def _stay(self, gradients: Gradients, point: Point, text: Text, scale: float) -> None:
         """``||eps_theta - eps_base||^2`` where the rollout has been: no further prediction of the learning model."""

@@ -46,7 +46,7 @@ class Trainable:
         if config.trainable == "lora":
             self._add_adapters(unet)
         else:
-            if config.kl_weight:
+            if config.kl_weight or config.purify:
                 self._frozen = copy.deepcopy(unet).to(networks.dtype)
             unet.requires_grad_(True)
         self.parameters = {name: p for name, p in unet.named_parameters() if p.requires_grad}

@@ -96,6 +96,9 @@ class ReFLTrainer:
         device = self.processes.accelerator.device if self.processes.count > 1 else pipeline._execution_device
         precision = precision_of(config, str(self.processes.accelerator.mixed_precision), device)
         self.networks = Networks(pipeline, device, precision, train_unet=config.trainable == "unet")
+        timesteps = len(self.networks.alphas_cumprod)
+        if self.config.purify and self.config.purify[1] >= timesteps:
+            raise OptionError(f"purify goes to timestep {self.config.purify[1]}; the model has {timesteps} of them.")
         self._scale = LossScale(precision)
         if config.gradient_checkpointing:
             pipeline.unet.enable_gradient_checkpointing()
