@@ -35,6 +35,14 @@ def predict_x0(latents: Tensor, prediction: Tensor, alpha_bar: Tensor, kind: str
     return (latents - noise * prediction) / signal
 
 
+def move_x0(prediction: Tensor, shift: Tensor, alpha_bar: Tensor, kind: str) -> Tensor:
+    """The prediction whose jump (:func:`predict_x0`) lands a ``shift`` further, shapes and kinds as there."""
+    if kind == "sample":
+        return prediction + shift
+    signal, noise = alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
+    return prediction - shift / noise if kind == "v_prediction" else prediction - shift * signal / noise
+
+
 def add_noise(clean: Tensor, noise: Tensor, alpha_bar: Tensor) -> Tensor:
     """``x_t = sqrt(abar) x_0 + sqrt(1 - abar) eps``."""
     return alpha_bar.sqrt() * clean + (1 - alpha_bar).sqrt() * noise

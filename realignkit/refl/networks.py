@@ -135,6 +135,15 @@ class Networks:
         unconditional, conditional = both.chunk(2)
         return losses.guide(unconditional, conditional, guidance_scale), conditional
 
+    def denoised(self, latents: Tensor, noise: Tensor, timestep: Tensor, text: Text) -> Tensor:
+        """Clean latents that one prediction, without guidance, makes of ``latents`` (B, C, h, w) with noise added.
+
+        What a network could not have drawn does not survive it (Nie et al., 2022: adversarial purification).
+        """
+        alpha_bar = self.alpha_bar(timestep)
+        noisy = losses.add_noise(latents, noise, alpha_bar)
+        return losses.predict_x0(noisy, self.predict(noisy, timestep, text), alpha_bar, self.kind)
+
     def decode(self, latents: Tensor) -> Tensor:
         """Images, float32 (B, 3, H, W) in [0, 1], of clean latents; differentiable."""
         shift, scale = self._latent_statistics(latents)

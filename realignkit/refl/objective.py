@@ -158,12 +158,10 @@ class Objective:
         first, last = self.config.purify
         chosen = seeds.numpy_rng(self.config.seed, "purify", micro.group, step, draw).integers(first, last + 1)
         timestep = torch.tensor(int(chosen), device=latents.device)
-        alpha_bar = self.networks.alpha_bar(timestep)
         noise = seeds.normal(latents.shape[1:], self.config.seed, f"purify {step} {draw}", micro.places)
-        noisy = losses.add_noise(latents, noise.to(latents.device), alpha_bar)
         with self.trainable.base():
-            prediction = self.networks.predict(noisy, timestep, micro.text)
-        return self.networks.decode(losses.predict_x0(noisy, prediction, alpha_bar, self.networks.kind))
+            pure = self.networks.denoised(latents, noise.to(latents.device), timestep, micro.text)
+        return self.networks.decode(pure)
 
     def _stay(self, gradients: Gradients, point: Point, text: Text, scale: float) -> None:
         """``||eps_theta - eps_base||^2`` where the rollout has been: no further prediction of the learning model."""
