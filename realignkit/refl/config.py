@@ -58,6 +58,13 @@ class ReFLConfig(Options):
         description="take out of the reward's gradient what changes the mean or the spread of a channel of the clean "
         "latents: brightness, colour cast, contrast, saturation",
     )
+    style_weight: float = Field(
+        0.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="beside the reward, of how far a batch's mean style (channel means and covariances of the clean "
+        "latents) has drifted from that of L_pre's images",
+    )
 
     # The rollout.
     rated_image: RatedImage = Field(
@@ -155,8 +162,12 @@ class ReFLConfig(Options):
             raise ValueError("reward_weight=auto compares with the denoising term: raise denoising_weight above 0")
         if self.purify and not 0 <= self.purify[0] <= self.purify[1]:
             raise ValueError(f"purify {self.purify[0]}, {self.purify[1]} must be two rising timesteps from 0")
-        if self.algorithm == "raft" and self.kl_weight:
-            raise ValueError("kl_weight acts on the steps of refl: set it to 0 for raft")
+        if self.algorithm == "raft" and (self.kl_weight or self.style_weight):
+            raise ValueError("kl_weight and style_weight act on the steps of refl: set them to 0 for raft")
+        if self.style_weight and not self.denoising_weight:
+            raise ValueError("style_weight compares with L_pre's images: raise denoising_weight above 0")
+        if self.style_weight and self.batch_size < 2:
+            raise ValueError("style_weight compares pairs of images: raise batch_size to 2 or more")
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError("betas must be in [0, 1)")
         return self

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from realignkit.errors import OptionError, PromptError
 from realignkit.inputs import fit_image
-from realignkit.refl import seeds
+from realignkit.refl import losses, seeds
 from realignkit.refl.networks import Networks
 from realignkit.rewarding import to_tensor
 from realignkit.storage import atomic_write, make_folder, png
@@ -115,6 +115,18 @@ class Pairs:
                 if len(self._latents) < KEPT_LATENTS:
                     self._latents[i] = found[i]
         return torch.stack([found[i] for i in indices]).to(self.networks.device), [self.pairs[i][1] for i in indices]
+
+    def style(self, most: int = 256) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation over the first images of :func:`~realignkit.refl.losses.style`.
+
+        Raises:
+            OptionError: an image cannot be read, or there are fewer than two.
+        """
+        if len(self) < 2:
+            raise OptionError(f"'{self.folder}' holds one image: style_weight needs at least two.")
+        styles = torch.cat([losses.style(self.get([i])[0]) for i in range(min(len(self), most))])
+        # Latents have about unit variance; what hardly differs between images would otherwise weigh without bound.
+        return styles.mean(0), styles.std(0).clamp(min=0.01)
 
     def _image(self, index: int) -> Tensor:
         rows, columns = (side * self.networks.pipeline.vae_scale_factor for side in self.networks.latent_shape[1:])

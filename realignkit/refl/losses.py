@@ -70,6 +70,35 @@ def without_style(gradients: Tensor, latents: Tensor) -> Tensor:
     return left - along * around
 
 
+def style(latents: Tensor) -> Tensor:
+    """What an image's style comes to: its channels' means and covariances, (B, C + C (C + 1) / 2).
+
+    Of clean latents (B, C, h, w) these are, nearly, brightness, colour cast, contrast and saturation; the covariances
+    are the Gram matrix of Gatys et al. (2016), about the mean.
+    """
+    flat = latents.flatten(2)
+    mean = flat.mean(2)
+    around = flat - mean.unsqueeze(2)
+    rows, columns = torch.triu_indices(flat.shape[1], flat.shape[1], device=flat.device)
+    return torch.cat([mean, (around @ around.mT / flat.shape[2])[:, rows, columns]], dim=1)
+
+
+def style_drift(latents: Tensor, mean: Tensor, spread: Tensor) -> Tensor:
+    """How far images' mean :func:`style` is from another mean: squared, in units of its spread, averaged over entries.
+
+    Images are free to differ from each other: the product of two different images' deviations, over all pairs, is an
+    unbiased estimate of the squared deviation of the mean, whatever the batch size. So it is below 0 at times.
+
+    Args:
+        latents: clean, (B, C, h, w), B at least 2.
+        mean: of the style to keep, (C + C (C + 1) / 2,).
+        spread: its standard deviation over images, same shape.
+    """
+    apart = (style(latents) - mean) / spread
+    count = len(apart)
+    return ((apart.sum(0).square() - apart.square().sum(0)) / (count * (count - 1))).mean()
+
+
 def norm(tensors: Sequence[Tensor]) -> float:
     """L2 norm over all tensors together."""
     return float(torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(t.float()) for t in tensors])))

@@ -84,6 +84,7 @@ class Objective:
         self.prompts, self.pairs = prompts, pairs
         self._prompt_order = Order(len(prompts), config.seed, "prompts")
         self._pair_order = Order(len(pairs), config.seed, "pairs") if pairs is not None else None
+        self._style = pairs.style() if pairs is not None and config.style_weight else None
 
     def zero(self) -> Gradients:
         """Nothing yet."""
@@ -148,6 +149,10 @@ class Objective:
             gradients.note("reward_loss", float(loss.detach()))
         if config.hold_style:
             gradient = losses.without_style(gradient, leaf.detach())
+        if self._style is not None:
+            drift = losses.style_drift(leaf, *self._style)
+            gradient += torch.autograd.grad(config.style_weight * share * micro.scale * drift, leaf)[0]
+            gradients.note("style_drift", float(drift.detach()) * share)
         self._accumulate(gradients.reward, (x0 * gradient).sum(), keep=config.kl_weight > 0)
         gradients.note("reward", float(rewards.mean()) * share)
 
