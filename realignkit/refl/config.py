@@ -62,8 +62,8 @@ class ReFLConfig(Options):
         0.0,
         ge=0,
         allow_inf_nan=False,
-        description="beside the reward, of how far a batch's mean style (channel means and covariances of the clean "
-        "latents) has drifted from that of L_pre's images",
+        description="beside the reward, of how far a batch's mean style (brightness, contrast, saturation, sharpness, "
+        "by the clean latents) has drifted from that of L_pre's images",
     )
 
     # The rollout.

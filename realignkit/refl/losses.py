@@ -71,16 +71,17 @@ def without_style(gradients: Tensor, latents: Tensor) -> Tensor:
 
 
 def style(latents: Tensor) -> Tensor:
-    """What an image's style comes to: its channels' means and covariances, (B, C + C (C + 1) / 2).
+    """What an image's style comes to: (B, 2 C + C (C + 1) / 2) numbers of clean latents (B, C, h, w).
 
-    Of clean latents (B, C, h, w) these are, nearly, brightness, colour cast, contrast and saturation; the covariances
-    are the Gram matrix of Gatys et al. (2016), about the mean.
+    The channels' means, their covariances (the Gram matrix of Gatys et al., 2016, about the mean) and the mean squared
+    difference of neighbours: nearly brightness and colour cast, contrast and saturation, sharpness.
     """
     flat = latents.flatten(2)
     mean = flat.mean(2)
     around = flat - mean.unsqueeze(2)
     rows, columns = torch.triu_indices(flat.shape[1], flat.shape[1], device=flat.device)
-    return torch.cat([mean, (around @ around.mT / flat.shape[2])[:, rows, columns]], dim=1)
+    across, down = latents.diff(dim=3).square().mean((2, 3)), latents.diff(dim=2).square().mean((2, 3))
+    return torch.cat([mean, (around @ around.mT / flat.shape[2])[:, rows, columns], (across + down) / 2], dim=1)
 
 
 def style_drift(latents: Tensor, mean: Tensor, spread: Tensor) -> Tensor:
@@ -91,7 +92,7 @@ def style_drift(latents: Tensor, mean: Tensor, spread: Tensor) -> Tensor:
 
     Args:
         latents: clean, (B, C, h, w), B at least 2.
-        mean: of the style to keep, (C + C (C + 1) / 2,).
+        mean: of the style to keep, (2 C + C (C + 1) / 2,).
         spread: its standard deviation over images, same shape.
     """
     apart = (style(latents) - mean) / spread
