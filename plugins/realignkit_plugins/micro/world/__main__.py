@@ -1,0 +1,46 @@
+"""``python -m realignkit_plugins.micro.world OUT``: pictures of the embedded world with captions, to train on."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+from PIL import Image
+from rich.progress import track
+
+from realignkit.storage import atomic_write, make_folder, png
+from realignkit_plugins.micro.world.captions import caption
+from realignkit_plugins.micro.world.scenes import render, sample_scene
+
+
+def main(
+    out: Annotated[Path, typer.Argument(help="Folder to fill: numbered PNG files and metadata.jsonl.")],
+    count: Annotated[int, typer.Option(min=1, help="Pictures.")] = 1024,
+    objects: Annotated[int | None, typer.Option(min=1, max=3, help="In each picture; none: one to three.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Decides all of them.")] = 9100,
+) -> None:
+    """Draw pictures of the embedded world, each with a true caption: pairs for L_pre of 'realignkit train'.
+
+    Held-out pairs of colour and noun are not among them.
+
+    python -m realignkit_plugins.micro.world runs/pairs --count 1024
+
+    realignkit train --reward caption --set pairs=runs/pairs
+    """
+    make_folder(out)
+    lines = []
+    for number in track(range(count), description="drawing"):
+        rng = np.random.default_rng([seed, number])
+        scene = sample_scene(rng, "train", objects)
+        name = f"{number:05}.png"
+        atomic_write(out / name, png(Image.fromarray(render(scene).image)))
+        lines.append(json.dumps({"file_name": name, "text": caption(scene, rng)}) + "\n")
+    # Last, so that a folder with it is whole.
+    atomic_write(out / "metadata.jsonl", "".join(lines))
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,32 @@
+"""``python -m realignkit_plugins.micro.world``: a folder of pictures and captions."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from PIL import Image
+
+from realignkit_plugins.micro.oracle import Oracle, fully_right, in_vocabulary
+
+
+def draw(out: Path, *options: str) -> list[dict[str, str]]:
+    command = [sys.executable, "-m", "realignkit_plugins.micro.world", str(out), "--count", "12", *options]
+    subprocess.run(command, check=True, capture_output=True)
+    return [json.loads(line) for line in (out / "metadata.jsonl").read_text().splitlines()]
+
+
+def test_captions_are_true_and_the_seed_decides(tmp_path: Path) -> None:
+    lines = draw(tmp_path / "a", "--objects", "2")
+    images = [Image.open(tmp_path / "a" / line["file_name"]).convert("RGB") for line in lines]
+    plain = [(line["text"], image) for line, image in zip(lines, images, strict=True) if in_vocabulary(line["text"])]
+    assert len(plain) >= 4
+    seen = Oracle.load().detect([image for _, image in plain])
+    assert all(fully_right(text, found) for (text, _), found in zip(plain, seen, strict=True))
+    assert draw(tmp_path / "b", "--objects", "2") == lines
+    assert draw(tmp_path / "c", "--objects", "2", "--seed", "1") != lines
+    for line in lines:
+        name = line["file_name"]
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
