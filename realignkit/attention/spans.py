@@ -278,19 +278,20 @@ def encode(
             for segment, span in zip(item.segments, item.spans, strict=True):
                 if span is not None and segment.caption.score > 0:
                     phrases.append((i, span, segment.caption.caption))
-    embeddings, pooled = _encode_texts(pipeline, texts)
+    embeddings, pooled = encode_texts(pipeline, texts)
     if not phrases:
         return embeddings, pooled
     tokenizer = encoders(pipeline)[0][0]
     unique = list(dict.fromkeys(phrase for _, _, phrase in phrases))
-    alone, _ = _encode_texts(pipeline, unique)
+    alone, _ = encode_texts(pipeline, unique)
     for i, span, phrase in phrases:
         offset = phrase_spans(tokenizer, phrase, [phrase])[0].start
         embeddings[i] = isolate(embeddings[i], span, alone[unique.index(phrase)], offset)
     return embeddings, pooled
 
 
-def _encode_texts(pipeline: Any, texts: list[str]) -> tuple[Tensor, Tensor | None]:
+def encode_texts(pipeline: Any, texts: list[str]) -> tuple[Tensor, Tensor | None]:
+    """What :func:`encode` gives for plain texts; differentiable in the text encoders' weights."""
     out = pipeline.encode_prompt(
         prompt=texts,
         device=pipeline._execution_device,

@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 from realignkit.contracts import Options, parse_options
 from realignkit.errors import OptionError
 
-Algorithm = Literal["auto", "refl", "raft"]
+Algorithm = Literal["auto", "refl", "raft", "reward_weighted"]
 Solver = Literal["ddim", "dpmpp", "unipc"]
 Precision = Literal["auto", "no", "fp16", "bf16"]
 RatedImage = Literal["jump", "final"]
@@ -28,7 +28,9 @@ class ReFLConfig(Options):
     """
 
     algorithm: Algorithm = Field(
-        "auto", description="refl: gradient of the reward; raft: best of N; auto: refl where the reward has a gradient"
+        "auto",
+        description="refl: gradient of the reward; raft: best of N; reward_weighted: denoising loss on L_pre's pairs, "
+        "each weighed by its own reward; auto: refl where the reward has a gradient, else raft",
     )
     iterations: int = Field(500, ge=1, description="optimizer steps")
     batch_size: int = Field(4, ge=1, description="prompts per process and forward pass")
@@ -41,12 +43,18 @@ class ReFLConfig(Options):
     # The reward term.
     reward_weight: float | Literal["auto"] | None = Field(
         None,
-        description="lambda; none: 0.001 for refl, 1 for raft; 0: a control run; auto: holds gradient_ratio",
+        description="lambda; none: 0.001 for refl, else 1; 0: a control run; auto: holds gradient_ratio",
     )
     gradient_ratio: float = Field(
         10.0, gt=0, allow_inf_nan=False, description="with reward_weight=auto: reward to denoising gradient norm"
     )
     margin: float | None = Field(None, allow_inf_nan=False, description="of phi; none: as the reward states")
+    reward_temperature: float = Field(
+        0.1,
+        gt=0,
+        allow_inf_nan=False,
+        description="reward_weighted: a pair weighs exp(-phi(R) / temperature), 1 where its reward reaches the margin",
+    )
     purify: tuple[int, int] | None = Field(
         None,
         description="rate what the frozen model makes of the image after noise of a timestep from this range has been "
@@ -103,6 +111,10 @@ class ReFLConfig(Options):
 
     # What is trained, and how.
     trainable: Literal["lora", "unet"] = Field("lora", description="low-rank adapters, or the whole U-Net")
+    train_text_encoder: bool = Field(
+        False,
+        description="learn the text encoder too, which reads what belongs to what; with trainable=unet",
+    )
     lora_rank: int = Field(16, ge=1, description="rank of the adapters")
     lora_alpha: float | None = Field(
         None, gt=0, allow_inf_nan=False, description="their scale is alpha / rank; none: 1"
@@ -162,8 +174,10 @@ class ReFLConfig(Options):
             raise ValueError("reward_weight=auto compares with the denoising term: raise denoising_weight above 0")
         if self.purify and not 0 <= self.purify[0] <= self.purify[1]:
             raise ValueError(f"purify {self.purify[0]}, {self.purify[1]} must be two rising timesteps from 0")
-        if self.algorithm == "raft" and (self.kl_weight or self.style_weight):
-            raise ValueError("kl_weight and style_weight act on the steps of refl: set them to 0 for raft")
+        if self.algorithm in ("raft", "reward_weighted") and (self.kl_weight or self.style_weight):
+            raise ValueError(f"kl_weight and style_weight act on the steps of refl: set them to 0 for {self.algorithm}")
+        if self.train_text_encoder and self.trainable != "unet":
+            raise ValueError("train_text_encoder learns whole networks, not adapters: set trainable=unet")
         if self.style_weight and not self.denoising_weight:
             raise ValueError("style_weight compares with L_pre's images: raise denoising_weight above 0")
         if self.style_weight and self.batch_size < 2:

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
 METADATA = "metadata.jsonl"
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
-KEPT_LATENTS = 4096
+KEPT_LATENTS = 2**26
+"""Numbers that are kept of latents: 256 MiB."""
 Draw = Callable[[list[str], list[int]], "list[PILImage]"]
 """Images of prompts from seeds."""
 
@@ -111,8 +112,8 @@ class Pairs:
         for i in indices:
             if i not in found:
                 # One by one: rounding depends on what shares a batch, and a resumed run must not notice.
-                found[i] = self.networks.encode(self._image(i))[0].cpu()
-                if len(self._latents) < KEPT_LATENTS:
+                found[i] = self.networks.encode(self.image(i))[0].cpu()
+                if len(self._latents) * found[i].numel() < KEPT_LATENTS:
                     self._latents[i] = found[i]
         return torch.stack([found[i] for i in indices]).to(self.networks.device), [self.pairs[i][1] for i in indices]
 
@@ -128,7 +129,12 @@ class Pairs:
         # Latents have about unit variance; what hardly differs between images would otherwise weigh without bound.
         return styles.mean(0), styles.std(0).clamp(min=0.01)
 
-    def _image(self, index: int) -> Tensor:
+    def image(self, index: int) -> Tensor:
+        """One image, float (1, 3, H, W) in [0, 1].
+
+        Raises:
+            OptionError: it cannot be read.
+        """
         rows, columns = (side * self.networks.pipeline.vae_scale_factor for side in self.networks.latent_shape[1:])
         path = self.folder / self.pairs[index][0]
         try:

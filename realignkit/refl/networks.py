@@ -19,6 +19,8 @@ from realignkit.errors import ModelError
 from realignkit.inputs import image_size
 from realignkit.refl import losses
 
+TEXT_ENCODERS = ("text_encoder", "text_encoder_2")
+
 
 @dataclass(frozen=True, eq=False)
 class Text:
@@ -41,6 +43,7 @@ class Networks:
         device: where to compute.
         precision: ``no``, ``fp16`` or ``bf16``.
         train_unet: the U-Net itself will learn, so it stays in float32 (and runs in ``precision`` all the same).
+        train_text_encoder: so will the text encoders; :meth:`text` is differentiable then.
 
     Attributes:
         unet: what :meth:`predict` runs; may be exchanged.
@@ -52,7 +55,15 @@ class Networks:
         ModelError: another kind of pipeline.
     """
 
-    def __init__(self, pipeline: Any, device: torch.device, precision: str, *, train_unet: bool = False) -> None:
+    def __init__(
+        self,
+        pipeline: Any,
+        device: torch.device,
+        precision: str,
+        *,
+        train_unet: bool = False,
+        train_text_encoder: bool = False,
+    ) -> None:
         if attention_family(pipeline) is None:
             raise ModelError(
                 f"a {type(pipeline).__name__} cannot be fine-tuned here. Use a Stable Diffusion 1.x, 2.x or XL "
@@ -66,11 +77,13 @@ class Networks:
         modules = {name: part for name, part in pipeline.components.items() if isinstance(part, torch.nn.Module)}
         for name, module in modules.items():
             keep = (name == "vae" and self._upcast_vae) or (name == "unet" and train_unet)
+            keep = keep or (name in TEXT_ENCODERS and train_text_encoder)
             module.requires_grad_(False).eval()
             dtype = torch.float32 if keep else self.dtype
             if next(module.parameters()).dtype != dtype or next(module.parameters()).device != device:
                 module.to(device, dtype)
         self.unet: Any = pipeline.unet
+        self._learns_text = train_text_encoder
         size = image_size(pipeline)
         scale = pipeline.vae_scale_factor
         self.latent_shape = (int(self.unet.config.in_channels), size[1] // scale, size[0] // scale)
@@ -92,9 +105,23 @@ class Networks:
         """``abar`` of timesteps (B,) or (), shaped to multiply latents."""
         return self.alphas_cumprod[timesteps.long()].view(-1, 1, 1, 1)
 
-    @torch.no_grad()
     def text(self, prompts: Sequence[str]) -> Text:
-        """Embeddings of prompts, each computed once and kept. The empty prompt is what guidance steers away from."""
+        """Embeddings of prompts; the empty prompt is what guidance steers away from.
+
+        Each is computed once and kept; where the text encoder learns, anew, with a gradient.
+        """
+        return self._live_text(prompts) if self._learns_text else self._kept_text(prompts)
+
+    def _live_text(self, prompts: Sequence[str]) -> Text:
+        with self.autocast():
+            embeddings, pooled = spans.encode_texts(self.pipeline, list(prompts))
+        if pooled is not None and getattr(self.pipeline.config, "force_zeros_for_empty_prompt", False):
+            told = torch.tensor([bool(prompt) for prompt in prompts], device=pooled.device)
+            embeddings, pooled = embeddings * told.view(-1, 1, 1), pooled * told.view(-1, 1)
+        return Text(embeddings.to(self.device), None if pooled is None else pooled.to(self.device))
+
+    @torch.no_grad()
+    def _kept_text(self, prompts: Sequence[str]) -> Text:
         for prompt in prompts:
             if prompt not in self._texts:
                 # One by one: rounding depends on what shares a batch, and a resumed run must not notice.

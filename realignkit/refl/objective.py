@@ -58,7 +58,7 @@ class Objective:
         config: of the training.
         reward: the training reward.
         name: what to call it.
-        algorithm: ``refl`` or ``raft``.
+        algorithm: ``refl``, ``raft`` or ``reward_weighted``.
         guidance_scale: of the rollouts.
         prompts: to train on.
         pairs: for L_pre; None where it is dropped.
@@ -84,6 +84,7 @@ class Objective:
         self.prompts, self.pairs = prompts, pairs
         self._prompt_order = Order(len(prompts), config.seed, "prompts")
         self._pair_order = Order(len(pairs), config.seed, "pairs") if pairs is not None else None
+        self._rated: dict[int, float] = {}
         self._style = pairs.style() if pairs is not None and config.style_weight else None
 
     def zero(self) -> Gradients:
@@ -107,7 +108,7 @@ class Objective:
         if self.config.reward_weight != 0:
             if self.algorithm == "refl":
                 self._reward_term(gradients, group, places, scale)
-            else:
+            elif self.algorithm == "raft":
                 self._raft_term(gradients, places, scale)
         if self.pairs is not None:
             self._denoising_term(gradients, places, scale)
@@ -124,11 +125,11 @@ class Objective:
             x0, points = self.rollout.finished(noise, text, steps)
             self._climb(gradients, x0, micro, steps[-1])
             for point in points:
-                self._stay(gradients, point, text, scale)
+                self._stay(gradients, point, micro)
             return
         for jump in self.rollout.jumps(noise, text, steps):
             self._climb(gradients, jump.x0, micro, jump.index, share=1 / len(steps))
-            self._stay(gradients, jump, text, scale)
+            self._stay(gradients, jump, micro)
 
     def _climb(self, gradients: Gradients, x0: Tensor, micro: _MicroBatch, step: int, share: float = 1) -> None:
         """``phi(R)`` of the images of clean latents that a step led to, a ``share`` of the rollout's."""
@@ -153,7 +154,9 @@ class Objective:
             drift = losses.style_drift(leaf, *self._style)
             gradient += torch.autograd.grad(config.style_weight * share * micro.scale * drift, leaf)[0]
             gradients.note("style_drift", float(drift.detach()) * share)
-        self._accumulate(gradients.reward, (x0 * gradient).sum(), keep=config.kl_weight > 0)
+        self._accumulate(
+            gradients.reward, (x0 * gradient).sum(), keep=config.kl_weight > 0 or config.train_text_encoder
+        )
         gradients.note("reward", float(rewards.mean()) * share)
 
     def _image(self, latents: Tensor, micro: _MicroBatch, step: int, draw: int) -> Tensor:
@@ -165,19 +168,23 @@ class Objective:
         timestep = torch.tensor(int(chosen), device=latents.device)
         noise = seeds.normal(latents.shape[1:], self.config.seed, f"purify {step} {draw}", micro.places)
         with self.trainable.base():
-            pure = self.networks.denoised(latents, noise.to(latents.device), timestep, micro.text)
+            pure = self.networks.denoised(latents, noise.to(latents.device), timestep, self._base_text(micro))
         return self.networks.decode(pure)
 
-    def _stay(self, gradients: Gradients, point: Point, text: Text, scale: float) -> None:
+    def _stay(self, gradients: Gradients, point: Point, micro: _MicroBatch) -> None:
         """``||eps_theta - eps_base||^2`` where the rollout has been: no further prediction of the learning model."""
         config = self.config
         if not config.kl_weight:
             return
         with torch.no_grad(), self.trainable.base():
-            base = self.networks.predict(point.latents, point.timestep, text)
+            base = self.networks.predict(point.latents, point.timestep, self._base_text(micro))
         apart = config.kl_weight * torch.nn.functional.mse_loss(point.conditional, base) / config.gradients_per_rollout
-        self._accumulate(gradients.denoising, apart * scale)
+        self._accumulate(gradients.denoising, apart * micro.scale, keep=config.train_text_encoder)
         gradients.note("denoising_loss", float(apart.detach()))
+
+    def _base_text(self, micro: _MicroBatch) -> Text:
+        """What the frozen model reads, within :meth:`Trainable.base`."""
+        return self.networks.text(micro.prompts) if self.config.train_text_encoder else micro.text
 
     def _raft_term(self, gradients: Gradients, places: Sequence[int], scale: float) -> None:
         config, networks = self.config, self.networks
@@ -193,20 +200,40 @@ class Objective:
         rewards, everyone = torch.stack(rated), torch.arange(len(prompts), device=networks.device)
         chosen = torch.stack(drawn)[rewards.argmax(0), everyone]
         for draw in range(config.gradients_per_rollout):
-            loss = self._denoising_loss(chosen, prompts, f"raft {draw}", places) / config.gradients_per_rollout
+            loss = self._denoising_losses(chosen, prompts, f"raft {draw}", places).mean() / config.gradients_per_rollout
             self._accumulate(gradients.reward, loss * scale)
             gradients.note("reward_loss", float(loss.detach()))
         gradients.note("reward", float(rewards.mean()))
 
     def _denoising_term(self, gradients: Gradients, places: Sequence[int], scale: float) -> None:
         assert self.pairs is not None and self._pair_order is not None
-        latents, captions = self.pairs.get([self._pair_order.at(place) for place in places])
-        loss = self.config.denoising_weight * self._denoising_loss(latents, captions, "pairs", places)
+        indices = [self._pair_order.at(place) for place in places]
+        latents, captions = self.pairs.get(indices)
+        each = self._denoising_losses(latents, captions, "pairs", places)
+        if self.algorithm == "reward_weighted" and self.config.reward_weight != 0:
+            rewards = self._pair_rewards(indices, captions).to(each.device)
+            weights = torch.exp(-losses.phi(rewards, self.margin) / self.config.reward_temperature)
+            weighted = (weights * each).mean()
+            self._accumulate(gradients.reward, weighted * scale, keep=True)
+            gradients.note("reward", float(rewards.mean()))
+            gradients.note("reward_loss", float(weighted.detach()))
+        loss = self.config.denoising_weight * each.mean()
         self._accumulate(gradients.denoising, loss * scale)
         gradients.note("denoising_loss", float(loss.detach()))
 
-    def _denoising_loss(self, clean: Tensor, captions: Sequence[str], purpose: str, places: Sequence[int]) -> Tensor:
-        """Eq. 3, on latents (B, C, h, w): mean squared error of the prediction at random timesteps."""
+    def _pair_rewards(self, indices: Sequence[int], captions: Sequence[str]) -> Tensor:
+        """Of L_pre's images for their own captions, (B,); each pair is rated once."""
+        assert self.pairs is not None
+        for i, text in zip(indices, captions, strict=True):
+            if i not in self._rated:
+                # One by one, as for latents: a resumed run must not notice.
+                with torch.no_grad(), seeds.seeded(self.config.seed, "pairs", i):
+                    image = self.pairs.image(i).to(self.networks.device)
+                    self._rated[i] = float(rewards_of(self.reward, self.name, image, [text]))
+        return torch.tensor([self._rated[i] for i in indices])
+
+    def _denoising_losses(self, clean: Tensor, captions: Sequence[str], purpose: str, places: Sequence[int]) -> Tensor:
+        """Eq. 3, on latents (B, C, h, w): mean squared errors of predictions at random timesteps, (B,)."""
         config, networks = self.config, self.networks
         rngs = [seeds.numpy_rng(config.seed, f"{purpose} timestep", place) for place in places]
         timesteps = torch.tensor([int(rng.integers(len(networks.alphas_cumprod))) for rng in rngs])
@@ -217,13 +244,13 @@ class Objective:
         alpha_bar = networks.alpha_bar(timesteps)
         prediction = networks.predict(losses.add_noise(clean, noise, alpha_bar), timesteps, networks.text(told))
         target = losses.denoising_target(clean, noise, alpha_bar, networks.kind)
-        loss = torch.nn.functional.mse_loss(prediction, target)
-        if not torch.isfinite(loss):
+        each = (prediction - target).square().mean((1, 2, 3))
+        if not torch.isfinite(each).all():
             raise ModelError(
                 "the model computed NaN or infinity for the denoising loss. Use mixed_precision=bf16 or no; if it is "
                 "off already, lower the learning rate and resume from the last checkpoint."
             )
-        return loss
+        return each
 
     def _accumulate(self, into: list[Tensor], loss: Tensor, *, keep: bool = False) -> None:
         parameters = list(self.trainable.parameters.values())

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from realignkit.errors import ModelError, OptionError, OutputError
 from realignkit.refl.config import ReFLConfig
-from realignkit.refl.networks import Networks
+from realignkit.refl.networks import TEXT_ENCODERS, Networks
 from realignkit.refl.seeds import seeded
 from realignkit.storage import atomic_folder, atomic_write
 
@@ -42,14 +42,23 @@ class Trainable:
     def __init__(self, networks: Networks, config: ReFLConfig) -> None:
         self.networks, self.config = networks, config
         unet = networks.unet
-        self._frozen: Any = None
+        self._frozen: dict[str, Any] = {}
+        learning = {"unet": unet}
+        if config.train_text_encoder:
+            learning |= {name: part for name in TEXT_ENCODERS if (part := getattr(networks.pipeline, name, None))}
         if config.trainable == "lora":
             self._add_adapters(unet)
         else:
             if config.kl_weight or config.purify:
-                self._frozen = copy.deepcopy(unet).to(networks.dtype)
-            unet.requires_grad_(True)
-        self.parameters = {name: p for name, p in unet.named_parameters() if p.requires_grad}
+                self._frozen = {name: copy.deepcopy(part).to(networks.dtype) for name, part in learning.items()}
+            for part in learning.values():
+                part.requires_grad_(True)
+        self.parameters = {
+            (name if part is unet else f"{component}.{name}"): p
+            for component, part in learning.items()
+            for name, p in part.named_parameters()
+            if p.requires_grad
+        }
         for parameter in self.parameters.values():
             parameter.data = parameter.data.float()
         self.average: list[Tensor] | None = None
@@ -82,7 +91,7 @@ class Trainable:
 
     @contextlib.contextmanager
     def base(self) -> Iterator[None]:
-        """The U-Net as it came, for the while."""
+        """U-Net and text encoders as they came, for the while."""
         if self.config.trainable == "lora":
             self.networks.unet.disable_adapters()
             try:
@@ -90,12 +99,17 @@ class Trainable:
             finally:
                 self.networks.unet.enable_adapters()
             return
-        learning = self.networks.unet
-        self.networks.unet = self._frozen
+        networks, frozen = self.networks, dict(self._frozen)
+        unet, texts = networks.unet, {name: getattr(networks.pipeline, name) for name in frozen if name != "unet"}
+        networks.unet = frozen.pop("unet")
+        for name, part in frozen.items():
+            setattr(networks.pipeline, name, part)
         try:
             yield
         finally:
-            self.networks.unet = learning
+            networks.unet = unet
+            for name, part in texts.items():
+                setattr(networks.pipeline, name, part)
 
     @torch.no_grad()
     def update_average(self, iteration: int) -> None:
@@ -158,6 +172,10 @@ class Trainable:
         path = folder / (LORA_FILE if lora else f"{MODEL_FOLDER}/unet/diffusion_pytorch_model.safetensors")
         try:
             found = load_file(path)
+            for component in TEXT_ENCODERS if self.config.train_text_encoder else ():
+                path = folder / MODEL_FOLDER / component / "model.safetensors"
+                if getattr(self.networks.pipeline, component, None) is not None:
+                    found |= {f"{component}.{name}": tensor for name, tensor in load_file(path).items()}
             for name, parameter in self.parameters.items():
                 key = _exported_name(name) if lora else name
                 scale = 1 / self._lora_scale if lora and "lora_B" in name else 1.0

@@ -16,7 +16,7 @@ from realignkit.errors import OptionError
 from realignkit.refl import checkpoints, data
 from realignkit.refl.config import ReFLConfig
 from realignkit.refl.learner import Learner
-from realignkit.refl.networks import Networks
+from realignkit.refl.networks import TEXT_ENCODERS, Networks
 from realignkit.refl.objective import Gradients, Objective
 from realignkit.refl.runfolder import LOG, RunFolder, grid, validation_from
 from realignkit.refl.state import TrainResult, TrainState, Validation
@@ -95,7 +95,13 @@ class ReFLTrainer:
         self.processes = Processes(config, self.folder)
         device = self.processes.accelerator.device if self.processes.count > 1 else pipeline._execution_device
         precision = precision_of(config, str(self.processes.accelerator.mixed_precision), device)
-        self.networks = Networks(pipeline, device, precision, train_unet=config.trainable == "unet")
+        self.networks = Networks(
+            pipeline,
+            device,
+            precision,
+            train_unet=config.trainable == "unet",
+            train_text_encoder=config.train_text_encoder,
+        )
         timesteps = len(self.networks.alphas_cumprod)
         if self.config.purify and self.config.purify[1] >= timesteps:
             raise OptionError(f"purify goes to timestep {self.config.purify[1]}; the model has {timesteps} of them.")
@@ -160,7 +166,7 @@ class ReFLTrainer:
         """What does the steps; made at first use, which has the frozen model draw images for L_pre."""
         if self._learner is None:
             pairs = None
-            if self.config.denoising_weight:
+            if self.config.denoising_weight or self.algorithm == "reward_weighted":
                 pairs = data.Pairs(self.config.pairs or self._draw_prior(), self.networks)
             trainable = Trainable(self.networks, self.config)
             objective = Objective(
@@ -340,7 +346,9 @@ class ReFLTrainer:
         self.processes.wait()
         self.trainable.load_exported(self.folder)
         if self.config.trainable == "unet" and self.networks.dtype != torch.float32:
-            self.networks.unet.to(self.networks.dtype)  # as the pipeline's other parts are
+            for name in ("unet", *TEXT_ENCODERS):  # as the pipeline's other parts are
+                if (part := getattr(self.networks.pipeline, name, None)) is not None:
+                    part.to(self.networks.dtype)
         if best is not None and best.score <= self.history[0].score:
             self.warnings.append(
                 f"no weights were judged better than the model as it came ({self.history[0].judgement:.4g}; best "

@@ -30,3 +30,18 @@ def test_captions_are_true_and_the_seed_decides(tmp_path: Path) -> None:
     for line in lines:
         name = line["file_name"]
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
+def test_careless_captions_are_of_the_same_pictures_and_often_wrong(tmp_path: Path) -> None:
+    true, careless = (
+        draw(tmp_path / name, "--objects", "2", "--count", "40", *options)
+        for name, options in (("true", []), ("careless", ["--careless"]))
+    )
+    first = [line["file_name"] for line in true]
+    assert first == [line["file_name"] for line in careless]
+    assert all((tmp_path / "true" / n).read_bytes() == (tmp_path / "careless" / n).read_bytes() for n in first)
+    images = [Image.open(tmp_path / "careless" / name).convert("RGB") for name in first]
+    plain = [(c["text"], image) for c, image in zip(careless, images, strict=True) if in_vocabulary(c["text"])]
+    seen = Oracle.load().detect([image for _, image in plain])
+    right = sum(fully_right(text, found) for (text, _), found in zip(plain, seen, strict=True))
+    assert 0.3 < right / len(plain) < 0.9

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from realignkit_plugins.micro.train import tokenizer as words
 from realignkit_plugins.micro.train.data import SCENE_SEEDS, images, scenes, to_tensor
 from realignkit_plugins.micro.train.loop import Schedule, console, fit
 from realignkit_plugins.micro.world import Noise, caption, phrases
+from realignkit_plugins.micro.world.captions import CARELESS
 
 SCHEDULE = Schedule(steps=1800, batch_size=96, learning_rate=3e-3, warmup=150)
 SCENES = 48_000
@@ -129,7 +131,7 @@ def caption_noise(step: int) -> Noise:
     Colours told of the wrong object teach the model Stable Diffusion's kind of mistake: the right words, mixed up.
     They are rarer at first, while it learns what the words mean.
     """
-    return Noise(omit=0.1, uncolour=0.03, recolour=0.03, swap=0.25 if step < 500 else 0.35)
+    return replace(CARELESS, swap=0.25) if step < 500 else CARELESS
 
 
 def train(out: Path, work: Path, seed: int = 0, steps: int | None = None) -> None:

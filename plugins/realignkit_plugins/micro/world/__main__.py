@@ -12,7 +12,7 @@ from PIL import Image
 from rich.progress import track
 
 from realignkit.storage import atomic_write, make_folder, png
-from realignkit_plugins.micro.world.captions import caption
+from realignkit_plugins.micro.world.captions import CAREFUL, CARELESS, caption
 from realignkit_plugins.micro.world.scenes import render, sample_scene
 
 
@@ -20,9 +20,12 @@ def main(
     out: Annotated[Path, typer.Argument(help="Folder to fill: numbered PNG files and metadata.jsonl.")],
     count: Annotated[int, typer.Option(min=1, help="Pictures.")] = 1024,
     objects: Annotated[int | None, typer.Option(min=1, max=3, help="In each picture; none: one to three.")] = None,
+    careless: Annotated[
+        bool, typer.Option(help="Captions as careless as those that the embedded model learnt from, not true ones.")
+    ] = False,
     seed: Annotated[int, typer.Option(min=0, help="Decides all of them.")] = 9100,
 ) -> None:
-    """Draw pictures of the embedded world, each with a true caption: pairs for L_pre of 'realignkit train'.
+    """Draw pictures of the embedded world, each with a caption: pairs for L_pre of 'realignkit train'.
 
     Held-out pairs of colour and noun are not among them.
 
@@ -37,7 +40,9 @@ def main(
         scene = sample_scene(rng, "train", objects)
         name = f"{number:05}.png"
         atomic_write(out / name, png(Image.fromarray(render(scene).image)))
-        lines.append(json.dumps({"file_name": name, "text": caption(scene, rng)}) + "\n")
+        lines.append(
+            json.dumps({"file_name": name, "text": caption(scene, rng, CARELESS if careless else CAREFUL)}) + "\n"
+        )
     # Last, so that a folder with it is whole.
     atomic_write(out / "metadata.jsonl", "".join(lines))
 

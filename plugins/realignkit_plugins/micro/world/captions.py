@@ -31,6 +31,8 @@ class Noise:
 
 
 CAREFUL = Noise()
+CARELESS = Noise(omit=0.1, uncolour=0.03, recolour=0.03, swap=0.35)
+"""As in what the embedded model learnt from."""
 _BETWEEN = r"(?:, | and | to the left of | to the right of | above | below | on | in )"
 
 
