@@ -173,3 +173,28 @@ def test_whole_models_are_no_adapters(cli, tmp_path, model):
     result = cli("run", "a red book", "--model", model, *STEPS, "--lora", tmp_path / "old.bin", "--out", tmp_path / "o")
     assert result.exit_code == 2
     assert "no .safetensors file" in " ".join(result.stderr.split())
+
+
+def test_pairs_of_the_embedded_world_then_a_whole_model(cli, tmp_path):
+    """The commands of the tutorial, small: pairs, a training on them with the text encoder, and its model in use."""
+    from realignkit_plugins.micro.world.__main__ import main
+
+    main(tmp_path / "pairs", count=4, objects=2, careless=True, seed=1)
+    (tmp_path / "prompts.txt").write_text("a red car and a blue dog\na green cup and a white cat\n")
+    options = {"algorithm": "reward_weighted", "pairs": str(tmp_path / "pairs"), "reward.estimator": "likelihood"}
+    options |= {"trainable": "unet", "train_text_encoder": "true", "reward_weight": 10, "iterations": 1}
+    options |= {"batch_size": 2, "learning_rate": 0.01, "warmup_iterations": 0, "ema_decay": "null"}
+    options |= {"margin": -0.8, "mixed_precision": "bf16", "validate_every": 0, "tracker": "none"}
+    trained = cli(
+        *("train", "--model", "micro", "--reward", "caption", "--prompts", tmp_path / "prompts.txt"),
+        *("--out", tmp_path / "run"),
+        *[f"--set={name}={value}" for name, value in options.items()],
+    )
+    assert trained.exit_code == 0, trained.output + trained.stderr
+
+    def coarse(folder, *more):
+        done = cli("run", "a red car and a blue dog", "--out", tmp_path / folder, *more)
+        assert done.exit_code == 0, done.output + done.stderr
+        return np.asarray(Realignment.load(tmp_path / folder).coarse, dtype=int)
+
+    assert abs(coarse("plain") - coarse("tuned", "--set", f"generator.model={tmp_path / 'run' / 'model'}")).max() > 5
