@@ -32,7 +32,7 @@ EXEMPT_COMMANDS = {
     r"realignkit ablate rewards": "needs trainings; tests/cli/test_ablate_rows.py does small ones and measures them",
     r"realignkit ablate stages .*--lora": "needs what a training has made; tests/cli/test_ablate_rows.py makes it",
     r"realignkit ablate stages .*size=200": "measures for minutes; docs/how-to/ablations.md has small ones",
-    r"realignkit run .*--set generator.model=runs/": "needs what a training has made; tests/refl/test_cli.py makes and uses it",
+    r"realignkit run .*--set generator.model=runs/": "needs a training; tests/refl/test_cli.py does and uses one",
     r"realignkit run .*--lora": "needs what a training has made; tests/refl/test_cli.py makes and uses it",
     r"(git clone|cd|source) ": "the reader's way to a checkout and its environment",
     r"python -m realignkit_plugins\.micro\.train": "trains for hours",
