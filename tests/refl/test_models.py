@@ -54,9 +54,10 @@ def close(found, expected):
     assert losses.norm([a - b for a, b in zip(found, expected, strict=True)]) < 1e-3 * losses.norm(expected)
 
 
+@pytest.mark.parametrize("whole", [{}, {"trainable": "unet", "train_text_encoder": True}], ids=["adapters", "text too"])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_both_gradients_are_those_of_a_plain_loop(make_trainer, family):
-    trainer = make_trainer(pipeline=build(family), **OPTIONS)
+def test_both_gradients_are_those_of_a_plain_loop(make_trainer, family, whole):
+    trainer = make_trainer(pipeline=build(family), **OPTIONS, **whole)
     found, places = trainer.gradients(0), [0, 1]
     objective, pipeline = trainer.learner.objective, trainer.networks.pipeline
     shape = trainer.networks.latent_shape
