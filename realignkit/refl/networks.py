@@ -20,6 +20,7 @@ from realignkit.inputs import image_size
 from realignkit.refl import losses
 
 TEXT_ENCODERS = ("text_encoder", "text_encoder_2")
+"""A pipeline's own names for them; SDXL has both."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -217,6 +217,8 @@ class Objective:
             self._accumulate(gradients.reward, weighted * scale, keep=True)
             gradients.note("reward", float(rewards.mean()))
             gradients.note("reward_loss", float(weighted.detach()))
+        if not self.config.denoising_weight:  # reward_weighted without L_pre
+            return
         loss = self.config.denoising_weight * each.mean()
         self._accumulate(gradients.denoising, loss * scale)
         gradients.note("denoising_loss", float(loss.detach()))

@@ -95,6 +95,14 @@ def test_each_pair_is_rated_once_and_a_resumed_run_goes_on_as_if_never_stopped(m
     assert parts == pytest.approx(whole, rel=1e-6)
 
 
+def test_without_l_pre_the_weighted_term_is_the_same(make_trainer, pairs):
+    options = {**WEIGHTED, "pairs": pairs, "batch_size": 4}
+    both = make_trainer(**options).gradients(0)
+    alone = make_trainer(**options, denoising_weight=0.0, out=pairs.parent / "alone").gradients(0)
+    close(alone.reward, both.reward)
+    assert all(not g.any() for g in alone.denoising) and "denoising_loss" not in alone.values
+
+
 def test_options_of_the_rollout_are_refused(make_trainer):
     with pytest.raises(OptionError, match="kl_weight and style_weight act on the steps of refl"):
         make_trainer(**WEIGHTED, kl_weight=1.0)
