@@ -16,6 +16,7 @@ Solver = Literal["ddim", "dpmpp", "unipc"]
 Precision = Literal["auto", "no", "fp16", "bf16"]
 RatedImage = Literal["jump", "final"]
 Schedule = Literal["constant", "linear", "cosine"]
+PairSampling = Literal["uniform", "weighted"]
 
 LATE_SHARE = 0.6
 """Where the late steps begin, as a share of the rollout, unless ``gradient_steps`` says: the paper's 30 of 50."""
@@ -54,6 +55,11 @@ class ReFLConfig(Options):
         gt=0,
         allow_inf_nan=False,
         description="reward_weighted: a pair weighs exp(-phi(R) / temperature), 1 where its reward reaches the margin",
+    )
+    pair_sampling: PairSampling = Field(
+        "uniform",
+        description="reward_weighted: uniform takes every pair in turn and weighs its loss; weighted draws pairs in "
+        "proportion to their weight: on average the same direction, without passes for pairs that weigh nothing",
     )
     purify: tuple[int, int] | None = Field(
         None,
@@ -176,6 +182,10 @@ class ReFLConfig(Options):
             raise ValueError(f"purify {self.purify[0]}, {self.purify[1]} must be two rising timesteps from 0")
         if self.algorithm in ("raft", "reward_weighted") and (self.kl_weight or self.style_weight):
             raise ValueError(f"kl_weight and style_weight act on the steps of refl: set them to 0 for {self.algorithm}")
+        if self.pair_sampling == "weighted" and self.algorithm != "reward_weighted":
+            raise ValueError("pair_sampling=weighted draws pairs by their reward: set algorithm=reward_weighted")
+        if self.pair_sampling == "weighted" and self.reward_weight == "auto":
+            raise ValueError("pair_sampling=weighted has one gradient, not two to compare: give reward_weight a number")
         if self.train_text_encoder and self.trainable != "unet":
             raise ValueError("train_text_encoder learns whole networks, not adapters: set trainable=unet")
         if self.style_weight and not self.denoising_weight:

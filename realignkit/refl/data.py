@@ -10,6 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -22,6 +23,7 @@ from realignkit.rewarding import to_tensor
 from realignkit.storage import atomic_write, make_folder, png
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
     from PIL.Image import Image as PILImage
 
 METADATA = "metadata.jsonl"
@@ -68,11 +70,34 @@ def digest(prompts: Sequence[str]) -> str:
 
 
 class Order:
-    """Prompts (or pairs) by place in the run: shuffled anew each time all have been used."""
+    """Prompts (or pairs) by place in the run: shuffled anew each time all have been used.
 
-    def __init__(self, count: int, seed: int, purpose: str) -> None:
+    With weights, an epoch has as many places, but each index comes up in proportion to its weight: as often as its
+    share of the places says, rounded up or down (systematic resampling). Equal weights make no difference.
+
+    Args:
+        count: how many there are.
+        seed: of the run.
+        purpose: what they are for.
+        weights: (count,), finite, not negative, not all zero.
+    """
+
+    def __init__(self, count: int, seed: int, purpose: str, weights: Sequence[float] | None = None) -> None:
         self.count = count
-        self._epoch = lru_cache(4)(lambda n: seeds.numpy_rng(seed, purpose, n).permutation(count))
+        edges = None if weights is None else np.cumsum(np.asarray(weights, dtype=np.float64))
+
+        def epoch(number: int) -> NDArray[np.int64]:
+            order: NDArray[np.int64] = seeds.numpy_rng(seed, purpose, number).permutation(count)
+            if edges is None:
+                return order
+            points = np.arange(count) + seeds.numpy_rng(seed, f"{purpose} offset", number).random()
+            drawn = np.searchsorted(edges, points / count * edges[-1], side="right")
+            # Rounding must not lead past the last one that has a weight.
+            last: int = np.flatnonzero(np.diff(edges, prepend=0))[-1]
+            found: NDArray[np.int64] = np.minimum(drawn, last)[order]
+            return found
+
+        self._epoch = lru_cache(4)(epoch)
 
     def at(self, place: int) -> int:
         """Which one comes at a place, counted from 0 over the whole run."""

@@ -85,6 +85,7 @@ class Objective:
         self._prompt_order = Order(len(prompts), config.seed, "prompts")
         self._pair_order = Order(len(pairs), config.seed, "pairs") if pairs is not None else None
         self._rated: dict[int, float] = {}
+        self.draws_pairs = config.pair_sampling == "weighted" and config.reward_weight != 0
         self._style = pairs.style() if pairs is not None and config.style_weight else None
 
     def zero(self) -> Gradients:
@@ -112,6 +113,29 @@ class Objective:
                 self._raft_term(gradients, places, scale)
         if self.pairs is not None:
             self._denoising_term(gradients, places, scale)
+
+    def rate_pairs(self, rewards: Sequence[float]) -> float:
+        """Draw pairs by these rewards of theirs from now on; gives how many pairs that is worth (Kish's number).
+
+        The share of a pair is lambda times its weight, plus ``denoising_weight``: what both terms together weigh it.
+
+        Raises:
+            ModelError: every pair weighs nothing.
+        """
+        assert self.pairs is not None and isinstance(self.config.reward_weight, float | None)
+        self._rated = dict(enumerate(rewards))
+        lam = 1.0 if self.config.reward_weight is None else self.config.reward_weight
+        shares = lam * self._weights(torch.tensor(rewards, dtype=torch.float64)) + self.config.denoising_weight
+        if not float(shares.sum()) > 0:
+            raise ModelError(
+                f"no pair's reward comes near the margin {self.margin:g} (the best has {max(rewards):.4g}), so there "
+                f"is nothing to learn from. Lower margin, or raise reward_temperature."
+            )
+        self._pair_order = Order(len(self.pairs), self.config.seed, "pairs", shares.tolist())
+        return float(shares.sum().square() / shares.square().sum())
+
+    def _weights(self, rewards: Tensor) -> Tensor:
+        return torch.exp(-losses.phi(rewards, self.margin) / self.config.reward_temperature)
 
     def _reward_term(self, gradients: Gradients, group: int, places: Sequence[int], scale: float) -> None:
         config, networks = self.config, self.networks
@@ -210,10 +234,15 @@ class Objective:
         indices = [self._pair_order.at(place) for place in places]
         latents, captions = self.pairs.get(indices)
         each = self._denoising_losses(latents, captions, "pairs", places)
+        if self.draws_pairs:
+            rewards = self._pair_rewards(indices, captions)
+            self._accumulate(gradients.reward, each.mean() * scale)
+            gradients.note("reward", float(rewards.mean()))
+            gradients.note("reward_loss", float(each.mean().detach()))
+            return
         if self.algorithm == "reward_weighted" and self.config.reward_weight != 0:
             rewards = self._pair_rewards(indices, captions).to(each.device)
-            weights = torch.exp(-losses.phi(rewards, self.margin) / self.config.reward_temperature)
-            weighted = (weights * each).mean()
+            weighted = (self._weights(rewards) * each).mean()
             self._accumulate(gradients.reward, weighted * scale, keep=True)
             gradients.note("reward", float(rewards.mean()))
             gradients.note("reward_loss", float(weighted.detach()))
@@ -229,10 +258,20 @@ class Objective:
         for i, text in zip(indices, captions, strict=True):
             if i not in self._rated:
                 # One by one, as for latents: a resumed run must not notice.
-                with torch.no_grad(), seeds.seeded(self.config.seed, "pairs", i):
-                    image = self.pairs.image(i).to(self.networks.device)
-                    self._rated[i] = float(rewards_of(self.reward, self.name, image, [text]))
+                self._rated[i] = self.rate_pair(i, text)
         return torch.tensor([self._rated[i] for i in indices])
+
+    def rate_pair(self, index: int, caption: str) -> float:
+        """The reward of an image of L_pre for its caption.
+
+        Raises:
+            OptionError: the image cannot be read.
+            ModelError, PluginError: as for :meth:`add`.
+        """
+        assert self.pairs is not None
+        with torch.no_grad(), seeds.seeded(self.config.seed, "pairs", index):
+            image = self.pairs.image(index).to(self.networks.device)
+            return float(rewards_of(self.reward, self.name, image, [caption]))
 
     def _denoising_losses(self, clean: Tensor, captions: Sequence[str], purpose: str, places: Sequence[int]) -> Tensor:
         """Eq. 3, on latents (B, C, h, w): mean squared errors of predictions at random timesteps, (B,)."""

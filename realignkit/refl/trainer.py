@@ -18,6 +18,7 @@ from realignkit.refl.config import ReFLConfig
 from realignkit.refl.learner import Learner
 from realignkit.refl.networks import TEXT_ENCODERS, Networks
 from realignkit.refl.objective import Gradients, Objective
+from realignkit.refl.ratings import draw_by_reward
 from realignkit.refl.runfolder import LOG, RunFolder, grid, validation_from
 from realignkit.refl.state import TrainResult, TrainState, Validation
 from realignkit.refl.tracking import Interruption, LossScale, Processes, memory_errors, precision_of
@@ -180,6 +181,8 @@ class ReFLTrainer:
                 prompts=self.prompts,
                 pairs=pairs,
             )
+            if objective.draws_pairs:
+                draw_by_reward(objective, self.processes, self.folder, lambda: self._interruption.wanted, self._say)
             self._learner = Learner(
                 objective,
                 trainable,

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import math
+from collections import Counter
 
 import pytest
 import torch
@@ -128,3 +130,18 @@ def test_prior_is_drawn_once_and_anew_for_other_settings(tmp_path):
     rows = [json.loads(line) for line in (tmp_path / "prior" / "metadata.jsonl").read_text().splitlines()]
     assert [row["text"] for row in rows] == ["a", "b", "a"]
     assert all((tmp_path / "prior" / row["file_name"]).is_file() for row in rows)
+
+
+def test_weights_say_how_often_each_comes_up_and_equal_ones_change_nothing():
+    plain, equal = data.Order(10, 3, "pairs"), data.Order(10, 3, "pairs", [0.2] * 10)
+    assert [plain.at(i) for i in range(30)] == [equal.at(i) for i in range(30)]
+    weights = [0.0, 5.0, 1.0, 0.0, 2.5, 0.5, 1.0, 0.0]
+    order = data.Order(8, 3, "pairs", weights)
+    for epoch in range(50):
+        counts = Counter(order.at(8 * epoch + i) for i in range(8))
+        for i, weight in enumerate(weights):
+            share = 8 * weight / sum(weights)
+            assert math.floor(share) <= counts[i] <= math.ceil(share)
+    many = Counter(order.at(i) for i in range(8000))
+    assert all(many[i] == pytest.approx(8000 * w / sum(weights), abs=100) for i, w in enumerate(weights))
+    assert [order.at(i) for i in range(16)] != [order.at(i) for i in range(16, 32)]

@@ -10,7 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from realignkit.errors import OptionError
+from realignkit.errors import ModelError, OptionError, OutputError
+from realignkit.refl import ratings
 from realignkit.rewarding import to_tensor
 from tests.refl.rewards import Blind, Colour
 from tests.refl.test_trainer import close
@@ -106,3 +107,88 @@ def test_without_l_pre_the_weighted_term_is_the_same(make_trainer, pairs):
 def test_options_of_the_rollout_are_refused(make_trainer):
     with pytest.raises(OptionError, match="kl_weight and style_weight act on the steps of refl"):
         make_trainer(**WEIGHTED, kl_weight=1.0)
+
+
+DRAWN = {**WEIGHTED, "pair_sampling": "weighted"}
+
+
+def test_pairs_are_drawn_by_what_both_terms_weigh_them(make_trainer, pairs):
+    options = {"margin": 0.9, "reward_temperature": 0.3, "reward_weight": 5.0, "denoising_weight": 0.5}
+    trainer = make_trainer(**DRAWN, **options, pairs=pairs, batch_size=4)
+    objective = trainer.learner.objective
+    weights = []
+    for text, colour in SHADES.items():
+        reward = float(Colour()(to_tensor([Image.new("RGB", (32, 32), colour)]), [text]))
+        weights.append(5.0 * math.exp(-max(0.9 - reward, 0) / 0.3) + 0.5)
+    drawn = [objective._pair_order.at(place) for place in range(4000)]
+    for i, weight in enumerate(weights):
+        assert drawn.count(i) / 4000 == pytest.approx(weight / sum(weights), abs=0.02)
+
+
+def test_drawn_pairs_weigh_alike(make_trainer, pairs):
+    """The gradient is the plain mean of what each drawn pair gives alone."""
+    trainer = make_trainer(**DRAWN, pairs=pairs, batch_size=4, margin=0.9, reward_temperature=0.01)
+    found, objective = trainer.gradients(0), trainer.learner.objective
+    parameters = list(trainer.trainable.parameters.values())
+    total, losses = [torch.zeros_like(p) for p in parameters], []
+    for place in range(4):
+        latents, (text,) = objective.pairs.get([objective._pair_order.at(place)])
+        loss = objective._denoising_losses(latents, [text], "pairs", [place])[0]
+        grads = torch.autograd.grad(loss, parameters, allow_unused=True)
+        total = [t if g is None else t + g / 4 for t, g in zip(total, grads, strict=True)]
+        losses.append(float(loss.detach()))
+    close(found.reward, total)
+    assert all(not g.any() for g in found.denoising)
+    assert found.values["reward_loss"] == pytest.approx(sum(losses) / 4, rel=1e-4)
+
+
+def test_the_control_of_drawn_pairs_is_that_of_weighed_ones(make_trainer, pairs, tmp_path):
+    class Never(Colour):
+        def __call__(self, images, prompts):
+            raise AssertionError("a control rates nothing")
+
+    options = {"pairs": pairs, "batch_size": 4, "reward_weight": 0.0}
+    drawn = make_trainer(Never(), **DRAWN, **options, out=tmp_path / "drawn").gradients(0)
+    weighed = make_trainer(**WEIGHTED, **options, out=tmp_path / "weighed").gradients(0)
+    close(drawn.denoising, weighed.denoising)
+
+
+def test_ratings_are_on_record_and_not_made_again(make_trainer, pairs, tmp_path, monkeypatch):
+    monkeypatch.setattr(ratings, "BLOCK", 2)
+
+    class Failing(Colour):
+        asked = 0
+
+        def __call__(self, images, prompts):
+            Failing.asked += len(prompts)
+            if Failing.asked == 4:
+                raise KeyboardInterrupt
+            return super().__call__(images, prompts)
+
+    options = {**DRAWN, "pairs": pairs, "batch_size": 2, "validate_every": 0, "iterations": 5, "margin": 0.9}
+    with pytest.raises(KeyboardInterrupt):
+        make_trainer(Failing(), **options, out=tmp_path / "parts").train()
+    kept = [json.loads(line) for line in (tmp_path / "parts" / ratings.RATINGS).read_text().splitlines()]
+    assert [row["text"] for row in kept] == list(SHADES)[:2]
+    make_trainer(Failing(), **options, out=tmp_path / "parts").train(resume=True)
+    assert Failing.asked == 4 + 2
+    make_trainer(**options, out=tmp_path / "whole").train()
+    whole, parts = (
+        [json.loads(line)["loss"] for line in (tmp_path / name / "log.jsonl").read_text().splitlines()]
+        for name in ("whole", "parts")
+    )
+    assert parts == pytest.approx(whole, rel=1e-6)
+    (tmp_path / "parts" / ratings.RATINGS).write_text("{nonsense")
+    with pytest.raises(OutputError, match="Delete it, to rate the pairs again"):
+        make_trainer(Failing(), **options, out=tmp_path / "parts").train(resume=True)
+
+
+def test_a_margin_that_no_pair_comes_near_is_said(make_trainer, pairs):
+    with pytest.raises(ModelError, match="no pair's reward comes near the margin 1000"):
+        make_trainer(**DRAWN, pairs=pairs, margin=1000.0, reward_temperature=0.01, denoising_weight=0.0).gradients(0)
+
+
+@pytest.mark.parametrize("options", [{"algorithm": "refl"}, {"reward_weight": "auto"}])
+def test_drawing_needs_its_algorithm_and_a_weight(make_trainer, pairs, options):
+    with pytest.raises(OptionError, match="pair_sampling=weighted"):
+        make_trainer(**{**DRAWN, "pairs": pairs, **options})
