@@ -23,14 +23,29 @@ def trainer(out: Path, batch_size: int) -> ReFLTrainer:
     )
 
 
+def drawing(out: Path, pairs: Path, batch_size: int) -> ReFLTrainer:
+    """A trainer that draws pairs by their reward."""
+    options = {**QUICK, "algorithm": "reward_weighted", "pair_sampling": "weighted", "pairs": pairs, "margin": 0.6}
+    return ReFLTrainer(
+        tiny.build_pipeline(),
+        Colour(),
+        {**options, "batch_size": batch_size},
+        prompts=PROMPTS,
+        held_out=HELD_OUT,
+        out=out,
+    )
+
+
 def main() -> None:
     made = trainer(Path(sys.argv[1]), 1)
     assert made.processes.count == 2
     found = made.gradients(1)
     made.train()
+    drawn = drawing(Path(sys.argv[1]) / "drawn", Path(sys.argv[1]) / "prior", 1).gradients(1)
     if made.processes.main:
         tensors = {f"reward/{i}": t for i, t in enumerate(found.reward)}
-        save_file(tensors | {f"denoising/{i}": t for i, t in enumerate(found.denoising)}, sys.argv[2])
+        tensors |= {f"denoising/{i}": t for i, t in enumerate(found.denoising)}
+        save_file(tensors | {f"drawn/{i}": t for i, t in enumerate(drawn.reward)}, sys.argv[2])
 
 
 if __name__ == "__main__":

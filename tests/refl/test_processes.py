@@ -12,8 +12,9 @@ import pytest
 from safetensors.torch import load_file
 
 from realignkit.refl import losses
+from realignkit.refl.ratings import RATINGS
 from tests.conftest import ROOT
-from tests.refl.launched import trainer
+from tests.refl.launched import drawing, trainer
 
 
 @pytest.mark.slow
@@ -43,6 +44,11 @@ def test_two_processes_equal_one_with_twice_the_batch(tmp_path):
         assert losses.norm(tensors) > 0
         apart = [found[f"{name}/{i}"] - tensor for i, tensor in enumerate(tensors)]
         assert losses.norm(apart) < 1e-4 * losses.norm(tensors)
+    alone = drawing(tmp_path / "drawn", tmp_path / "two" / "prior", 2)
+    drawn = alone.gradients(1).reward
+    apart = [found[f"drawn/{i}"] - tensor for i, tensor in enumerate(drawn)]
+    assert losses.norm(apart) < 1e-4 * losses.norm(drawn)
+    assert (tmp_path / "two" / "drawn" / RATINGS).read_text() == (tmp_path / "drawn" / RATINGS).read_text()
     one.train()
     (row,), (other) = (
         [json.loads(line) for line in (tmp_path / folder / "log.jsonl").read_text().splitlines()]
