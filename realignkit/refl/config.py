@@ -257,6 +257,19 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "num_inference_steps": 20,
         "gradients_per_rollout": 3,
     },
+    # No gradient of the reward: it chooses the pairs from which U-Net and text encoder learn.
+    "pairs": {
+        "algorithm": "reward_weighted",
+        "pair_sampling": "weighted",
+        "reward_weight": 100.0,
+        "trainable": "unet",
+        "train_text_encoder": True,
+        "iterations": 500,
+        "batch_size": 64,
+        "warmup_iterations": 40,
+        "betas": (0.9, 0.99),
+        "ema_decay": 0.98,
+    },
     # As many steps as the model is used with, so that what is learnt mends the pictures and not the solver's error.
     "final": {
         "rated_image": "final",

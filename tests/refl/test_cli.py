@@ -181,13 +181,12 @@ def test_pairs_of_the_embedded_world_then_a_whole_model(cli, tmp_path):
 
     main(tmp_path / "pairs", count=4, objects=2, careless=True, seed=1)
     (tmp_path / "prompts.txt").write_text("a red car and a blue dog\na green cup and a white cat\n")
-    options = {"algorithm": "reward_weighted", "pairs": str(tmp_path / "pairs"), "reward.estimator": "likelihood"}
-    options |= {"trainable": "unet", "train_text_encoder": "true", "reward_weight": 10, "iterations": 1}
+    options = {"pairs": str(tmp_path / "pairs"), "reward.estimator": "likelihood", "iterations": 1}
     options |= {"batch_size": 2, "learning_rate": 0.01, "warmup_iterations": 0, "ema_decay": "null"}
     options |= {"margin": -0.8, "mixed_precision": "bf16", "validate_every": 0, "tracker": "none"}
     trained = cli(
-        *("train", "--model", "micro", "--reward", "caption", "--prompts", tmp_path / "prompts.txt"),
-        *("--out", tmp_path / "run"),
+        *("train", "--preset", "pairs", "--model", "micro", "--reward", "caption"),
+        *("--prompts", tmp_path / "prompts.txt", "--out", tmp_path / "run"),
         *[f"--set={name}={value}" for name, value in options.items()],
     )
     assert trained.exit_code == 0, trained.output + trained.stderr

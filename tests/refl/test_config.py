@@ -20,6 +20,7 @@ def test_presets_have_the_published_schedules():
     assert preset("final").rated_image == "final"
     assert all(preset(name).rated_image == "jump" for name in ("paper", "imagereward", "fast"))  # eq. 5 as published
     assert preset("paper", seed=7).seed == 7
+    assert preset("pairs").algorithm == "reward_weighted" and preset("pairs").pair_sampling == "weighted"
     with pytest.raises(OptionError, match="paper"):
         preset("papr")
 
