@@ -39,7 +39,7 @@ def train(
         str | None,
         typer.Option(metavar="FILE|NAME", help="Held-out prompts. Default: every tenth training prompt is set aside."),
     ] = None,
-    preset: Annotated[str | None, typer.Option(help="Settings by name: paper, imagereward, fast, final, pairs.")] = None,
+    preset: Annotated[str | None, typer.Option(help="By name: paper, imagereward, fast, final, pairs.")] = None,
     config: Annotated[
         Path | None, typer.Option(metavar="FILE", help="YAML: these options by name, and 'set' with more.")
     ] = None,
