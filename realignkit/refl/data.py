@@ -65,7 +65,7 @@ def split(
 
 
 def digest(prompts: Sequence[str]) -> str:
-    """A short name for a list of prompts, so that a resumed run notices another one."""
+    """A short name for a list of texts, prompts say, so that a resumed run notices another one."""
     return hashlib.blake2b("\n".join(prompts).encode(), digest_size=8).hexdigest()
 
 

@@ -114,10 +114,13 @@ class Objective:
         if self.pairs is not None:
             self._denoising_term(gradients, places, scale)
 
-    def rate_pairs(self, rewards: Sequence[float]) -> float:
-        """Draw pairs by these rewards of theirs from now on; gives how many pairs that is worth (Kish's number).
+    def draw_pairs_by(self, rewards: Sequence[float]) -> float:
+        """Draw pairs by their rewards from now on; gives Kish's effective number of pairs, ``(sum w)^2 / sum w^2``.
 
         The share of a pair is lambda times its weight, plus ``denoising_weight``: what both terms together weigh it.
+
+        Args:
+            rewards: of all pairs, in their order.
 
         Raises:
             ModelError: every pair weighs nothing.

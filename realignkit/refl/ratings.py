@@ -7,13 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 from realignkit.errors import OutputError
+from realignkit.refl.data import digest
 from realignkit.refl.objective import Objective
 from realignkit.refl.tracking import Processes
 from realignkit.storage import atomic_write
 
 RATINGS = "pairs.jsonl"
 BLOCK = 500
-"""Pairs that are rated between two writes."""
+"""Pairs that are rated between two writes, or a tenth of all where that is more: each write is of the whole file."""
 
 
 def draw_by_reward(
@@ -21,7 +22,8 @@ def draw_by_reward(
 ) -> None:
     """Rate every pair, each in one of the processes, and have the objective draw them by it.
 
-    What an earlier start has rated is kept: a line of ``file_name``, ``text`` and ``reward`` each.
+    What an earlier start has rated with the same reward is kept: a line of ``file_name``, ``text``, ``reward`` and
+    ``by`` (a digest of the reward's name and options) each.
 
     Args:
         objective: with pairs.
@@ -31,40 +33,42 @@ def draw_by_reward(
         say: is told how far it is, and what came of it.
 
     Raises:
-        OptionError, ModelError, PluginError: as for :meth:`Objective.rate_pair` and :meth:`Objective.rate_pairs`.
+        OptionError, ModelError, PluginError: as for :meth:`Objective.rate_pair` and :meth:`Objective.draw_pairs_by`.
         OutputError: the folder cannot be written, or the file is damaged.
         KeyboardInterrupt: ``stop`` said so; what is rated is kept.
     """
     assert objective.pairs is not None
     pairs = objective.pairs.pairs
-    rewards: list[float] = processes.share(_read(folder / RATINGS, pairs) if processes.main else None)
+    # A folder without checkpoints is no run yet, so nothing else notices that the reward is another one now.
+    by = digest([objective.name, repr(getattr(objective.reward, "options", None))])
+    rewards: list[float] = processes.share(_read(folder / RATINGS, pairs, by) if processes.main else None)
+    size = max(BLOCK, len(pairs) // 10)
     while len(rewards) < len(pairs):
         if processes.any(stop()):
             raise KeyboardInterrupt
-        block = range(len(rewards), min(len(rewards) + BLOCK, len(pairs)))
+        block = range(len(rewards), min(len(rewards) + size, len(pairs)))
         mine = [(i, objective.rate_pair(i, pairs[i][1])) for i in block[processes.rank :: processes.count]]
         rewards += [reward for _, reward in sorted(processes.gather(mine))]
         if processes.main:
             lines = [
-                json.dumps({"file_name": name, "text": text, "reward": reward}) + "\n"
+                json.dumps({"file_name": name, "text": text, "reward": reward, "by": by}) + "\n"
                 for (name, text), reward in zip(pairs, rewards, strict=False)
             ]
             atomic_write(folder / RATINGS, "".join(lines))
-            if 10 * len(rewards) // len(pairs) > 10 * (len(rewards) - len(block)) // len(pairs):
-                say(f"{len(rewards)} of {len(pairs)} pairs rated")
-    worth = objective.rate_pairs(rewards)
+            say(f"{len(rewards)} of {len(pairs)} pairs rated")
+    worth = objective.draw_pairs_by(rewards)
     say(f"pairs are drawn by their reward: as many as {worth:.0f} of {len(pairs)} with equal shares")
 
 
-def _read(path: Path, pairs: tuple[tuple[str, str], ...]) -> list[float]:
-    """What has been rated of these pairs, from the first on."""
+def _read(path: Path, pairs: tuple[tuple[str, str], ...], by: str) -> list[float]:
+    """What a reward has rated of these pairs, from the first on."""
     if not path.is_file():
         return []
     rewards: list[float] = []
     try:
         lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
         for row, pair in zip(lines, pairs, strict=False):
-            if (row["file_name"], row["text"]) != pair:
+            if (row["file_name"], row["text"], row.get("by")) != (*pair, by):
                 break
             rewards.append(float(row["reward"]))
     except (OSError, ValueError, KeyError, TypeError) as error:

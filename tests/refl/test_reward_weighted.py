@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from pathlib import Path
 
 import pytest
@@ -153,31 +154,42 @@ def test_the_control_of_drawn_pairs_is_that_of_weighed_ones(make_trainer, pairs,
     close(drawn.denoising, weighed.denoising)
 
 
-def test_ratings_are_on_record_and_not_made_again(make_trainer, pairs, tmp_path, monkeypatch):
-    monkeypatch.setattr(ratings, "BLOCK", 2)
-
+def test_ratings_are_on_record_and_not_made_again(make_trainer, pairs, tmp_path):
     class Failing(Colour):
-        asked = 0
+        asked, fails_at = 0, 510
 
         def __call__(self, images, prompts):
             Failing.asked += len(prompts)
-            if Failing.asked == 4:
+            if Failing.asked == Failing.fails_at:
                 raise KeyboardInterrupt
             return super().__call__(images, prompts)
 
+    class Other(Colour):
+        asked = 0
+
+        def __call__(self, images, prompts):
+            Other.asked += len(prompts)
+            return super().__call__(images, prompts)
+
+    lines = (pairs / "metadata.jsonl").read_text().splitlines()
+    (pairs / "metadata.jsonl").write_text("\n".join(lines * 130))  # more than one write's worth
     options = {**DRAWN, "pairs": pairs, "batch_size": 2, "validate_every": 0, "iterations": 5, "margin": 0.9}
     with pytest.raises(KeyboardInterrupt):
         make_trainer(Failing(), **options, out=tmp_path / "parts").train()
     kept = [json.loads(line) for line in (tmp_path / "parts" / ratings.RATINGS).read_text().splitlines()]
-    assert [row["text"] for row in kept] == list(SHADES)[:2]
+    assert [row["text"] for row in kept] == list(SHADES) * 125
+    assert all(0 <= row["reward"] <= 1 for row in kept)
+    shutil.copytree(tmp_path / "parts", tmp_path / "other")
     make_trainer(Failing(), **options, out=tmp_path / "parts").train(resume=True)
-    assert Failing.asked == 4 + 2
+    assert Failing.asked == 510 + 20
     make_trainer(**options, out=tmp_path / "whole").train()
     whole, parts = (
         [json.loads(line)["loss"] for line in (tmp_path / name / "log.jsonl").read_text().splitlines()]
         for name in ("whole", "parts")
     )
     assert parts == pytest.approx(whole, rel=1e-6)
+    make_trainer(Other(), **options, out=tmp_path / "other").train()  # another reward's ratings are not its own
+    assert Other.asked == 520
     (tmp_path / "parts" / ratings.RATINGS).write_text("{nonsense")
     with pytest.raises(OutputError, match="Delete it, to rate the pairs again"):
         make_trainer(Failing(), **options, out=tmp_path / "parts").train(resume=True)
