@@ -238,10 +238,10 @@ class Objective:
         latents, captions = self.pairs.get(indices)
         each = self._denoising_losses(latents, captions, "pairs", places)
         if self.draws_pairs:
-            rewards = self._pair_rewards(indices, captions)
-            self._accumulate(gradients.reward, each.mean() * scale)
-            gradients.note("reward", float(rewards.mean()))
-            gradients.note("reward_loss", float(each.mean().detach()))
+            # Lambda is in the shares: here it would only scale the step, up to the clipping that the control escapes.
+            self._accumulate(gradients.denoising, each.mean() * scale)
+            gradients.note("reward", float(self._pair_rewards(indices, captions).mean()))
+            gradients.note("denoising_loss", float(each.mean().detach()))
             return
         if self.algorithm == "reward_weighted" and self.config.reward_weight != 0:
             rewards = self._pair_rewards(indices, captions).to(each.device)

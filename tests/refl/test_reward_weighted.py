@@ -138,9 +138,22 @@ def test_drawn_pairs_weigh_alike(make_trainer, pairs):
         grads = torch.autograd.grad(loss, parameters, allow_unused=True)
         total = [t if g is None else t + g / 4 for t, g in zip(total, grads, strict=True)]
         losses.append(float(loss.detach()))
-    close(found.reward, total)
-    assert all(not g.any() for g in found.denoising)
-    assert found.values["reward_loss"] == pytest.approx(sum(losses) / 4, rel=1e-4)
+    close(found.denoising, total)
+    assert all(not g.any() for g in found.reward)
+    assert found.values["denoising_loss"] == pytest.approx(sum(losses) / 4, rel=1e-4)
+
+
+def test_lambda_is_in_the_shares_alone(make_trainer, pairs, tmp_path):
+    """Where every pair weighs the same, lambda changes neither loss nor gradient: they are the control's."""
+    options = {**DRAWN, "pairs": pairs, "batch_size": 4, "margin": -1.0, "iterations": 1, "validate_every": 0}
+    logs = {}
+    for weight in (0.0, 1.0, 100.0):
+        make_trainer(**options, reward_weight=weight, out=tmp_path / str(weight)).train()
+        (line,) = (tmp_path / str(weight) / "log.jsonl").read_text().splitlines()
+        logs[weight] = json.loads(line)
+    for weight in (1.0, 100.0):
+        for name in ("loss", "gradient_norm", "denoising_loss"):
+            assert logs[weight][name] == pytest.approx(logs[0.0][name], rel=1e-5)
 
 
 def test_the_control_of_drawn_pairs_is_that_of_weighed_ones(make_trainer, pairs, tmp_path):

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.functional import cross_entropy, normalize
+from torch.nn.functional import cross_entropy, logsigmoid, normalize
 from transformers import BlipConfig, BlipForImageTextRetrieval
 
 from realignkit_plugins.micro.train.loop import Schedule, fit
@@ -16,10 +16,8 @@ from realignkit_plugins.micro.train.rewards import MAX_LENGTH, Mistake, Pairs, b
 from realignkit_plugins.micro.train.tagger import write_preprocessor
 from realignkit_plugins.micro.train.words import Words
 
-SCHEDULE = Schedule(steps=1000, batch_size=48, learning_rate=3e-3, warmup=100, ema=0.995)
+SCHEDULE = Schedule(steps=1300, batch_size=48, learning_rate=2.5e-3, warmup=100, ema=0.995)
 TEMPERATURE = 0.07
-ORDER: tuple[Mistake, ...] = ("swapped", "replaced", "swapped", "missing")
-"""Whose turn it is; swapped colours are the hardest to hear."""
 
 
 def build() -> BlipForImageTextRetrieval:
@@ -67,24 +65,31 @@ def train(out: Path, work: Path, seed: int = 0, steps: int | None = None) -> Non
 
     def loss(step: int, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
         batch, size = pairs.batch(step, schedule.batch_size, generator), schedule.batch_size
-        seen = seeing.see(torch.cat([batch.images, batch.malformed]) * 2 - 1)
-        kind = ORDER[step % len(ORDER)]
-        # Matching: the pair, a wrong caption, a malformed picture, and another picture's caption.
-        captions = [*batch.captions, *batch.wrong[kind], *batch.captions, *batch.captions[1:], batch.captions[0]]
-        looked = torch.cat([seen[:size], seen[:size], seen[size:], seen[:size]])
-        matches = torch.tensor([1, 0, 0, 0]).repeat_interleave(size)
-        # Three negatives to a positive: weigh them so that 0.5 stays the middle.
-        hidden = read(captions, looked)
-        itm = cross_entropy(model.itm_head(hidden[:, 0]), matches, torch.tensor([1 / 3, 1.0]))
-        true = words.loss(hidden, captions, [*batch.scenes, *batch.scenes, *[None] * size, *batch.scenes])
-        text = normalize(model.text_proj(read([*batch.captions, *batch.wrong[kind]])[:, 0]), dim=-1)
-        image = normalize(model.vision_proj(seen[:, 0]), dim=-1)
+        seen, malformed = seeing.see(torch.cat([batch.images, batch.malformed]) * 2 - 1).chunk(2)
+        second: Mistake = "replaced" if step % 2 else "missing"
+        wrong = [*batch.wrong["swapped"], *batch.wrong[second]]
+        # Matching: the pair, two wrong captions, another picture's caption, and a malformed picture.
+        captions = [*batch.captions, *wrong, *batch.captions[1:], batch.captions[0], *batch.captions]
+        hidden = read(captions, torch.cat([seen, seen, seen, seen, malformed]))
+        logits = model.itm_head(hidden[:, 0])
+        matches = torch.tensor([1, 0, 0, 0, 0]).repeat_interleave(size)
+        # Four negatives to a positive: weigh them so that 0.5 stays the middle.
+        itm = cross_entropy(logits, matches, torch.tensor([1 / 4, 1.0]))
+        # And each pair before its own four spoilt ones: what is alike in all of a picture's captions drops out.
+        better, *worse = (logits[:, 1] - logits[:, 0]).chunk(5)
+        compared = -torch.stack([logsigmoid(better - each) for each in worse]).mean()
+        true = words.loss(hidden, captions, [*batch.scenes * 4, *[None] * size])
+        text = normalize(model.text_proj(read([*batch.captions, *wrong])[:, 0]), dim=-1)
+        image = normalize(model.vision_proj(torch.cat([seen, malformed])[:, 0]), dim=-1)
         target = torch.arange(size)
         itc = cross_entropy(image[:size] @ text.T / TEMPERATURE, target)
         itc = itc + cross_entropy(text[:size] @ image.T / TEMPERATURE, target)
-        patches = seeing.patch_loss(seen[:size], batch.patches)
-        parts = {"itm": itm, "itc": itc, "patches": patches, "words": true}
-        total = itm + 0.5 * itc + patches + true
+        # The own wrong captions alone: with a hundred others around, a swapped colour hardly counts.
+        own = text.unflatten(0, (-1, size)).transpose(0, 1) @ image[:size, :, None] / TEMPERATURE
+        itc = itc + cross_entropy(own.squeeze(-1), torch.zeros(size, dtype=torch.long))
+        patches = seeing.patch_loss(seen, batch.patches)
+        parts = {"itm": itm, "compared": compared, "itc": itc, "patches": patches, "words": true}
+        total = itm + compared + 0.5 * itc + patches + true
         return total, {name: float(part.detach()) for name, part in parts.items()}
 
     fit(nn.ModuleList([seeing, words]), loss, schedule, seed, work / "blip")
