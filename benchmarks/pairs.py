@@ -33,7 +33,9 @@ REWARDS = {
     "caption, soft": ("micro_caption", {"estimator": "soft"}),
     "caption, expected": ("micro_caption", {"estimator": "expected"}),
     "ImageReward": ("micro_image_reward", {}),
-    "BLIP": ("micro_blip", {}),
+    "CLIP": ("micro_clip", {}),
+    "BLIP, ITM": ("micro_blip", {}),
+    "BLIP, ITC": ("micro_blip", {"head": "itc"}),
 }
 KEPT = (40, 50, 60, 70)
 """Per cent of the pairs, best reward first."""
