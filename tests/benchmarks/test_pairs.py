@@ -27,7 +27,7 @@ def test_smoke(tmp_path):
     result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=300)
     assert result.returncode == 0, result.stderr
     assert "24 pairs, seed 9200" in result.stdout
-    assert result.stdout.count("\n| ") == 8
+    assert result.stdout.count("\n| ") == 10
     assert not list(tmp_path.iterdir())
 
 

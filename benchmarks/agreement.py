@@ -1,0 +1,114 @@
+"""Which reward agrees with the oracle on pictures that the embedded model draws? Such a reward chooses candidates.
+
+    python benchmarks/agreement.py            # 200 validation prompts, four pictures each; about five minutes
+    python benchmarks/agreement.py --smoke    # seconds; checks that it runs
+
+For each embedded reward: the area under the ROC curve of "fully right" by the oracle over all pictures, with a 95 %
+interval (bootstrap over prompts); the same over the labelled pictures of ``benchmarks/results/oracle``, by the person
+who labelled them; and how often the best of four pictures is fully right. Rewards and oracle share no weights and no
+training scenes. Prints a Markdown table and writes ``benchmarks/results/agreement.md``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+import numpy as np
+import torch
+from oracle import COLUMNS, SIZE
+from pairs import RESULTS, REWARDS, area
+from PIL import Image
+from rich.progress import track
+
+from realignkit import Realigner
+from realignkit.contracts import Reward
+from realignkit.registry import default_registry
+from realignkit.rewarding import rewards_of, to_tensor
+from realignkit.storage import atomic_write
+from realignkit_plugins.micro.oracle import Oracle, expected, fully_right
+from realignkit_plugins.micro.prompts import WorldPrompts
+
+EACH = 4
+"""Pictures per prompt."""
+SEED = 5_000
+
+
+def rated(reward: Reward, name: str, images: list[Image.Image], prompts: list[str]) -> np.ndarray:
+    """Rewards of pictures for their prompts."""
+    found = []
+    with torch.no_grad():
+        for start in range(0, len(images), 50):
+            part = slice(start, start + 50)
+            found.append(rewards_of(reward, name, to_tensor(images[part]), prompts[part]))
+    return torch.cat(found).double().numpy()
+
+
+def interval(rewards: np.ndarray, right: np.ndarray, draws: int = 1000) -> tuple[float, float]:
+    """95 % interval of :func:`area`, prompts (rows) drawn with replacement."""
+    rng, areas = np.random.default_rng(0), []
+    for _ in range(draws):
+        rows = rng.integers(len(right), size=len(right))
+        if 0 < right[rows].sum() < right.size:
+            areas.append(area(rewards[rows].ravel(), right[rows].ravel()))
+    low, high = np.percentile(areas, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def labelled() -> tuple[list[Image.Image], list[str], np.ndarray]:
+    """Pictures of the embedded model, their prompts, and whether a person found them fully right."""
+    folder = RESULTS / "oracle"
+    labels = json.loads((folder / "labels.json").read_text())["right"]
+    prompts = json.loads((folder / "prompts.json").read_text())[: len(labels)]
+    sheet = Image.open(folder / "images.png").convert("RGB")
+    corners = [(i % COLUMNS * SIZE, i // COLUMNS * SIZE) for i in range(len(labels))]
+    images = [sheet.crop((x, y, x + SIZE, y + SIZE)) for x, y in corners]
+    wanted = [sum(n for *_, n in expected(prompt)) for prompt in prompts]
+    return images, prompts, np.array([int(label) == want for label, want in zip(labels, wanted, strict=True)])
+
+
+def main() -> None:
+    """Parse and run."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--prompts", type=int, default=200)
+    parser.add_argument("--smoke", action="store_true")
+    arguments = parser.parse_args()
+    count = 6 if arguments.smoke else arguments.prompts
+    prompts = list(WorldPrompts(purpose="validation", objects=2, size=count))
+    asked = [prompt for prompt in prompts for _ in range(EACH)]
+    sampling = {"num_inference_steps": 4} if arguments.smoke else None
+    realigner = Realigner.from_pretrained("micro", batch_size=40, sampling=sampling)
+    images: list[Image.Image] = []
+    for start in track(range(0, len(asked), 40), description="drawing"):
+        part = asked[start : start + 40]
+        images += realigner.generate(part, [SEED + start + i for i in range(len(part))])
+    oracle = Oracle.load()
+    verdicts = [fully_right(prompt, seen) for prompt, seen in zip(asked, oracle.detect(images), strict=True)]
+    right = np.array(verdicts).reshape(count, EACH)
+    judged, told, by_person = labelled()
+    lines = [
+        f"{right.size} pictures of {count} validation prompts (seed {SEED} on), {100 * right.mean():.1f} % fully right "
+        f"by the oracle, {100 * right.any(1).mean():.1f} % if it chose the best of {EACH}. {len(told)} labelled "
+        f"pictures, {100 * by_person.mean():.1f} % fully right by the person.",
+        "",
+        f"| reward | area under the ROC, oracle [95 %] | the same, person [95 %] | best of {EACH}: fully right |",
+        "| --- | --- | --- | --: |",
+    ]
+    for name, (plugin, chosen) in REWARDS.items():
+        reward = default_registry().create("reward", plugin, **chosen)
+        rewards = rated(reward, name, images, asked).reshape(right.shape)
+        person = rated(reward, name, judged, told)
+        cells = []
+        for found, truth in ((rewards, right), (person[:, None], by_person[:, None])):
+            low, high = interval(found, truth, 50 if arguments.smoke else 1000)
+            cells.append(f"{area(found.ravel(), truth.ravel()):.3f} [{low:.3f}, {high:.3f}]")
+        best = right[np.arange(count), rewards.argmax(1)].mean()
+        lines.append(f"| {name} | {cells[0]} | {cells[1]} | {100 * best:.1f} % |")
+    text = "\n".join(lines) + "\n"
+    print(text)
+    if not arguments.smoke:
+        atomic_write(RESULTS / "agreement.md", text)
+
+
+if __name__ == "__main__":
+    main()

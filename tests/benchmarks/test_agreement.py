@@ -1,0 +1,52 @@
+"""The rewards' agreement with the oracle: the interval, the labels, and the command."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+SCRIPT = Path(__file__).parents[2] / "benchmarks" / "agreement.py"
+
+
+@pytest.fixture(scope="module")
+def agreement():
+    """The script as a module, found beside those that it imports."""
+    spec = importlib.util.spec_from_file_location("agreement_benchmark", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    sys.path.insert(0, str(SCRIPT.parent))
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.remove(str(SCRIPT.parent))
+    return module
+
+
+def test_smoke(tmp_path):
+    command = [sys.executable, str(SCRIPT), "--smoke"]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=300)
+    assert result.returncode == 0, result.stderr
+    assert "24 pictures of 6 validation prompts" in result.stdout
+    assert result.stdout.count("\n| ") == 10
+    assert not list(tmp_path.iterdir())
+
+
+def test_interval_holds_the_area_and_shrinks_with_more_prompts(agreement):
+    rng = np.random.default_rng(3)
+    right = rng.random((400, 4)) < 0.5
+    rewards = right + rng.normal(0, 1, right.shape)
+    wide, narrow = agreement.interval(rewards[:25], right[:25], 200), agreement.interval(rewards, right, 200)
+    assert narrow[0] < agreement.area(rewards.ravel(), right.ravel()) < narrow[1]
+    assert 2.5 < (wide[1] - wide[0]) / (narrow[1] - narrow[0]) < 6.5  # sqrt(16) = 4
+
+
+def test_labels_belong_to_the_pictures(agreement):
+    """The oracle, which the labels were made to judge, agrees with most of them (published: 85.8 %)."""
+    images, prompts, by_person = agreement.labelled()
+    seen = agreement.Oracle.load().detect(images)
+    verdicts = [agreement.fully_right(prompt, found) for prompt, found in zip(prompts, seen, strict=True)]
+    assert len(images) == 120 and (np.array(verdicts) == by_person).mean() > 0.8
