@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 
 from realignkit.attention import sampler, spans
-from realignkit.contracts import Metric, Reward, parse_options
+from realignkit.contracts import Metric, Options, Reward, parse_options
 from realignkit.errors import OptionError
 from realignkit.refl import checkpoints, data
 from realignkit.refl.config import ReFLConfig
@@ -147,6 +147,7 @@ class ReFLTrainer:
         return {
             "model": self.names["generator"],
             "reward": self.names["reward"],
+            "reward_options": _options_of(self.reward),
             "judge": None if self.judge is None else self.judge.name,
             "algorithm": self.algorithm,
             "prompts_per_step": total,
@@ -363,6 +364,12 @@ class ReFLTrainer:
                 "the training reward was its own judge, so its exploitation could not be noticed. Give a judge."
             )
         return TrainResult(self.folder, status, done, tuple(self.history), best, tuple(self.warnings))
+
+
+def _options_of(reward: Reward) -> dict[str, Any] | None:
+    """What else decides what a reward says, beside its name."""
+    options = getattr(reward, "options", None)
+    return options.model_dump(mode="json") if isinstance(options, Options) else None
 
 
 def _sampling(pipeline: Any, given: Mapping[str, Any], config: ReFLConfig) -> dict[str, Any]:

@@ -10,8 +10,10 @@ import signal
 import pytest
 import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline
+from pydantic import Field
 
 import realignkit
+from realignkit.contracts import Options
 from realignkit.errors import ModelError, OptionError, OutputError, PluginError, PromptError
 from realignkit.refl import checkpoints, losses, seeds
 from realignkit.registry import Registry
@@ -242,6 +244,23 @@ def test_resuming_something_else_is_refused(make_trainer):
     longer = make_trainer(iterations=2, validate_every=0)  # more iterations may be asked for
     assert longer.train(resume=True).iterations == 2
     assert len(log(longer)) == 2
+
+
+def test_a_run_is_not_resumed_with_the_same_reward_set_up_otherwise(make_trainer):
+    """What the reward's own options say decides what is learnt, as much as its name."""
+
+    class Strict(Colour):
+        class Options(Options):
+            strictness: float = Field(1.0, description="what squared distances are multiplied by")
+
+        def __call__(self, images, prompts):
+            return 1 - self.options.strictness * (1 - super().__call__(images, prompts))
+
+    options = {"iterations": 1, "validate_every": 0}
+    make_trainer(Strict(), **options).train()
+    with pytest.raises(OutputError, match=r"reward_options .*1\.0.* there, .*2\.0.* now"):
+        make_trainer(Strict(strictness=2.0), **options).train(resume=True)
+    assert make_trainer(Strict(), **{**options, "iterations": 2}).train(resume=True).iterations == 2
 
 
 def test_truncated_log_and_killed_writers_are_cleaned_up(tmp_path):
