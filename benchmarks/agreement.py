@@ -23,6 +23,7 @@ from rich.progress import track
 
 from realignkit import Realigner
 from realignkit.contracts import Reward
+from realignkit.refl import seeds
 from realignkit.registry import default_registry
 from realignkit.rewarding import rewards_of, to_tensor
 from realignkit.storage import atomic_write
@@ -37,9 +38,9 @@ SEED = 5_000
 def rated(reward: Reward, name: str, images: list[Image.Image], prompts: list[str]) -> np.ndarray:
     """Rewards of pictures for their prompts."""
     found = []
-    with torch.no_grad():
-        for start in range(0, len(images), 50):
-            part = slice(start, start + 50)
+    for start in range(0, len(images), 50):
+        part = slice(start, start + 50)
+        with torch.no_grad(), seeds.seeded(SEED, name, start):  # one estimator draws captions
             found.append(rewards_of(reward, name, to_tensor(images[part]), prompts[part]))
     return torch.cat(found).double().numpy()
 

@@ -20,6 +20,7 @@ import torch
 from PIL import Image
 from rich.progress import track
 
+from realignkit.refl import seeds
 from realignkit.registry import default_registry
 from realignkit.rewarding import rewards_of, to_tensor
 from realignkit.storage import atomic_write
@@ -85,7 +86,7 @@ def main() -> None:
         found = []
         for start in track(range(0, len(images), 50), description=name):
             part = slice(start, start + 50)
-            with torch.no_grad():
+            with torch.no_grad(), seeds.seeded(arguments.seed, name, start):  # one estimator draws captions
                 found.append(rewards_of(reward, name, to_tensor(images[part]), captions[part]))
         rewards = torch.cat(found).double().numpy()
         cells = []
