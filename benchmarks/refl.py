@@ -13,14 +13,16 @@ the loop is what is measured), the same batch and guidance, in turn in one run:
 
 A reward gradient is that of one image at one step. Rates are medians (and the range) over rounds; the loops take turns
 round by round, each round beginning with another one, so that whatever else the machine does hits all three alike.
-Memory is what two rounds add, at their peak, to what a fresh process holds when the model is loaded (on a GPU: to the
-allocator's). Prints a Markdown table and writes ``benchmarks/results/refl-<model>.json``, with every round's rate.
+Memory is what tensors take at the peak of two rounds, above the loaded model, as the allocator counts it (on a CPU: as
+torch's profiler does, so that no rounding up to pages is in it); what gradients are summed up in is part of it, in the
+published loop too, which accumulates over micro-batches. Prints a Markdown table and writes
+``benchmarks/results/refl-<model>.json``, with every round's rate.
 """
 
 from __future__ import annotations
 
 import argparse
-import gc
+import itertools
 import json
 import platform
 import statistics
@@ -33,7 +35,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from attention import peak_of_process, synchronize  # the script beside this one
+from attention import synchronize  # the script beside this one
 
 from realignkit.contracts import Reward
 from realignkit.refl import ReFLConfig
@@ -121,7 +123,7 @@ def make(loop: str, setting: Setting, made: Any = None) -> Callable[[int], int]:
     networks = Networks(made or pipeline(setting), torch.device(setting.device), setting.precision)
     trainable = Trainable(networks, config)
     if loop == LOOPS[0]:
-        return lambda number: published(networks, trainable, setting, late, steps, number)
+        return lambda number: published(networks, setting, late, steps, number)
     objective = Objective(
         networks, trainable, config, Redness(), "redness",
         algorithm="refl", guidance_scale=setting.guidance, prompts=PROMPTS, pairs=None,
@@ -135,10 +137,8 @@ def make(loop: str, setting: Setting, made: Any = None) -> Callable[[int], int]:
     return one_round
 
 
-def published(
-    networks: Networks, trainable: Trainable, setting: Setting, late: tuple[int, int], steps: int, number: int
-) -> int:
-    """One round of the loop as published: nothing kept, one gradient per rollout."""
+def published(networks: Networks, setting: Setting, late: tuple[int, int], steps: int, number: int) -> int:
+    """One round of the loop as published: nothing kept but the gradients' sum, one gradient per rollout."""
     from diffusers import DDIMScheduler
 
     generator = torch.Generator().manual_seed(number)
@@ -168,31 +168,24 @@ def published(
     with networks.autocast():
         images = pipe.vae.decode(clean.to(networks.dtype) / pipe.vae.config.scaling_factor).sample
     rewards = Redness()((images.float() / 2 + 0.5).clamp(0, 1), prompts)
-    torch.autograd.grad(torch.relu(2 - rewards).mean(), list(trainable.parameters.values()), allow_unused=True)
+    torch.relu(2 - rewards).mean().backward()  # summed up in .grad: its script accumulates micro-batches
     return setting.batch
 
 
 def added_peak(loop: str, setting: Setting) -> int:
-    """Bytes that rounds add to what the loaded model takes; to be run in a fresh process."""
+    """Bytes of tensors at the peak of two rounds, above the loaded model; to be run in a fresh process."""
     one_round = make(loop, setting)
-    gc.collect()
     if setting.device == "cuda":
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
-    else:
-        before = forget_peak()
-    for number in range(2):
-        one_round(number)
-    return (torch.cuda.max_memory_allocated() if setting.device == "cuda" else peak_of_process()) - before
-
-
-def forget_peak() -> int:
-    """Resident bytes now; the process's peak starts from them again, as loading a model may have needed more."""
-    try:
-        Path("/proc/self/clear_refs").write_text("5")
-    except OSError:  # not Linux: what loading took hides as much of every loop's peak
-        return peak_of_process()
-    return peak_of_process()
+        for number in range(2):
+            one_round(number)
+        return torch.cuda.max_memory_allocated() - before
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        for number in range(2):
+            one_round(number)
+    events = [e for e in profile.profiler.kineto_results.events() if e.name() == "[memory]"]
+    return max(itertools.accumulate(e.nbytes() for e in sorted(events, key=lambda e: e.start_ns())))
 
 
 def rates(setting: Setting, rounds: int) -> dict[str, list[float]]:

@@ -105,11 +105,14 @@ class Learner:
         self.scale.update(overflow)
         norm = float("nan")
         if not overflow:
-            torch._foreach_mul_(found.reward, weight)
-            torch._foreach_add_(found.reward, found.denoising)
-            norm = losses.norm(found.reward)
-            torch._foreach_mul_(found.reward, min(1.0, self.config.max_gradient_norm / (norm + 1e-12)))
-            self._update(found.reward, rate, iteration)
+            gradient = found.reward or found.denoising
+            if found.reward:
+                torch._foreach_mul_(found.reward, weight)
+            if found.reward and found.denoising:
+                torch._foreach_add_(gradient, found.denoising)
+            norm = losses.norm(gradient)
+            torch._foreach_mul_(gradient, min(1.0, self.config.max_gradient_norm / (norm + 1e-12)))
+            self._update(gradient, rate, iteration)
         values = found.values
         reward_loss, denoising_loss = values.get("reward_loss", 0.0), values.get("denoising_loss", 0.0)
         return TrainState(

@@ -101,7 +101,9 @@ def style_drift(latents: Tensor, mean: Tensor, spread: Tensor) -> Tensor:
 
 
 def norm(tensors: Sequence[Tensor]) -> float:
-    """L2 norm over all tensors together."""
+    """L2 norm over all tensors together; 0 of none."""
+    if not tensors:
+        return 0.0
     return float(torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(t.float()) for t in tensors])))
 
 

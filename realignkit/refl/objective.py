@@ -22,7 +22,7 @@ from realignkit.rewarding import rewards_of
 
 @dataclass
 class Gradients:
-    """Sums over micro-batches, in the order of the trainable parameters; loss-scaled.
+    """Sums over micro-batches, in the order of the trainable parameters; loss-scaled. Empty for a term that is off.
 
     Attributes:
         reward: of the unweighted reward term.
@@ -86,12 +86,15 @@ class Objective:
         self._pair_order = Order(len(pairs), config.seed, "pairs") if pairs is not None else None
         self._rated: dict[int, float] = {}
         self.draws_pairs = config.pair_sampling == "weighted" and config.reward_weight != 0
+        self._has_reward_term = config.reward_weight != 0 and not self.draws_pairs
         self._style = pairs.style() if pairs is not None and config.style_weight else None
 
     def zero(self) -> Gradients:
-        """Nothing yet."""
+        """Nothing yet, and no memory for a term that there is none of."""
         parameters = list(self.trainable.parameters.values())
-        return Gradients([torch.zeros_like(p) for p in parameters], [torch.zeros_like(p) for p in parameters])
+        terms = (self._has_reward_term, self.pairs is not None or bool(self.config.kl_weight))
+        reward, denoising = ([torch.zeros_like(p) for p in parameters] if there else [] for there in terms)
+        return Gradients(reward, denoising)
 
     def add(self, gradients: Gradients, group: int, places: Sequence[int], scale: float) -> None:
         """Add a micro-batch's gradients.

@@ -86,7 +86,7 @@ class Processes:
 
     def mean(self, tensors: list[Tensor]) -> list[Tensor]:
         """The tensors' means over all processes."""
-        if self.count == 1:
+        if self.count == 1 or not tensors:
             return tensors
         flat = self.accelerator.reduce(torch.cat([t.flatten() for t in tensors]), "mean")
         parts = flat.split([t.numel() for t in tensors])

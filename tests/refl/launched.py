@@ -45,7 +45,7 @@ def main() -> None:
     if made.processes.main:
         tensors = {f"reward/{i}": t for i, t in enumerate(found.reward)}
         tensors |= {f"denoising/{i}": t for i, t in enumerate(found.denoising)}
-        save_file(tensors | {f"drawn/{i}": t for i, t in enumerate(drawn.reward)}, sys.argv[2])
+        save_file(tensors | {f"drawn/{i}": t for i, t in enumerate(drawn.denoising)}, sys.argv[2])
 
 
 if __name__ == "__main__":

@@ -45,7 +45,8 @@ def test_two_processes_equal_one_with_twice_the_batch(tmp_path):
         apart = [found[f"{name}/{i}"] - tensor for i, tensor in enumerate(tensors)]
         assert losses.norm(apart) < 1e-4 * losses.norm(tensors)
     alone = drawing(tmp_path / "drawn", tmp_path / "two" / "prior", 2)
-    drawn = alone.gradients(1).reward
+    drawn = alone.gradients(1).denoising
+    assert losses.norm(drawn) > 0
     apart = [found[f"drawn/{i}"] - tensor for i, tensor in enumerate(drawn)]
     assert losses.norm(apart) < 1e-4 * losses.norm(drawn)
     assert (tmp_path / "two" / "drawn" / RATINGS).read_text() == (tmp_path / "drawn" / RATINGS).read_text()

@@ -236,6 +236,25 @@ def test_interrupted_and_resumed_is_as_if_never_stopped(make_trainer, tmp_path):
     assert len(checkpoints.listed(tmp_path / "stopped")) <= 2
 
 
+def test_a_term_that_is_off_takes_no_memory_and_the_step_is_the_other_ones(make_trainer, tmp_path):
+    """A step by the one term alone is AdamW's on that term's gradient."""
+    for number, off in enumerate(({"reward_weight": 0.0}, {"denoising_weight": 0.0, "reward_weight": 0.5})):
+        options = {**off, "validate_every": 0, "iterations": 1, "max_gradient_norm": 1e9}
+        trainer = make_trainer(**options, out=tmp_path / str(number))
+        found = trainer.gradients(0)
+        there, empty, factor = (
+            (found.denoising, found.reward, 1.0) if number == 0 else (found.reward, found.denoising, 0.5)
+        )
+        assert empty == [] and losses.norm(there) > 0
+        copies = [p.detach().clone().requires_grad_() for p in trainer.trainable.parameters.values()]
+        for copy, gradient in zip(copies, there, strict=True):
+            copy.grad = factor * gradient
+        torch.optim.AdamW(copies, lr=trainer.config.learning_rate, weight_decay=0.0).step()
+        trainer.learner.step(0, lambda: False, None)
+        for copy, parameter in zip(copies, trainer.trainable.parameters.values(), strict=True):
+            torch.testing.assert_close(parameter.detach(), copy.detach(), rtol=1e-4, atol=1e-7)
+
+
 def test_resuming_something_else_is_refused(make_trainer):
     make_trainer(iterations=1, validate_every=0).train()
     for change, name in (({"learning_rate": 0.5}, "learning_rate"), ({"prompts": ["a book"]}, "training_prompts")):
