@@ -5,17 +5,18 @@
 
 A gradient is compared with what *true captions* teach: the denoising loss (eq. 3) of scenes of the embedded world under
 their own caption, less that under the caption with its two colours swapped. Learning from true captions raises "fully
-right" by 17 points (docs/benchmarks.md), so this direction is known to be worth following. The reward's gradients are
-those of eq. 5 at the jump: of ``relu(margin - R)`` for the embedded model's own pictures, noised to a step and denoised
-with guidance 7.5.
+right" by 17 points (docs/explanation/reward-gradients.md), so this direction is known to be worth following. The
+reward's gradients are those of eq. 5 at the jump: of ``relu(margin - R)`` for the embedded model's own pictures, noised
+to a step and denoised with guidance 7.5.
 
 For the text encoder, the cross-attention and the rest of the U-Net, two shares of the power (squared norm) of one
-batch's gradient, averaged over batches, each estimated without bias from products of *different* batches:
+batch's gradient, averaged over batches, from products of *different* batches, which chance does not add to:
 
 - common: what all batches agree on, whatever it is;
 - useful: what points the way that true captions teach; negative when it points away.
 
-95 % intervals by bootstrap over batches. Prints Markdown and writes ``benchmarks/results/gradients.md``.
+95 % intervals by bootstrap over batches, the length of what is taught held fixed. Prints Markdown and writes
+``benchmarks/results/gradients.md``.
 """
 
 from __future__ import annotations

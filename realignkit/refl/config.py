@@ -59,7 +59,8 @@ class ReFLConfig(Options):
     pair_sampling: PairSampling = Field(
         "uniform",
         description="reward_weighted: uniform takes every pair in turn and weighs its loss; weighted draws pairs in "
-        "proportion to their weight: on average the same direction, without passes for pairs that weigh nothing",
+        "proportion to lambda * weight + denoising_weight: the same direction on average, no passes for pairs that "
+        "weigh nothing, and a gradient as long as a control's",
     )
     purify: tuple[int, int] | None = Field(
         None,

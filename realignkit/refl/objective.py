@@ -26,7 +26,7 @@ class Gradients:
 
     Attributes:
         reward: of the unweighted reward term.
-        denoising: of the weighted L_pre and KL-style term.
+        denoising: of the weighted L_pre and KL-style term, or of drawn pairs, which weigh alike.
         values: sums of what is logged: ``reward``, ``reward_loss``, ``denoising_loss``.
     """
 
@@ -92,7 +92,8 @@ class Objective:
     def zero(self) -> Gradients:
         """Nothing yet, and no memory for a term that there is none of."""
         parameters = list(self.trainable.parameters.values())
-        terms = (self._has_reward_term, self.pairs is not None or bool(self.config.kl_weight))
+        l_pre = self.pairs is not None and (self.draws_pairs or self.config.denoising_weight > 0)
+        terms = (self._has_reward_term, l_pre or self.config.kl_weight > 0)
         reward, denoising = ([torch.zeros_like(p) for p in parameters] if there else [] for there in terms)
         return Gradients(reward, denoising)
 

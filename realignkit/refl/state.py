@@ -42,12 +42,12 @@ class TrainState:
     Attributes:
         iteration: optimizer steps done, from 1.
         iterations: how many there will be at most.
-        loss: eq. 5, as weighted.
+        loss: eq. 5, as weighted; of drawn pairs (``pair_sampling=weighted``) their plain mean.
         reward: mean over the batch; None in a control run, which draws nothing.
-        reward_loss: mean ``phi(R)`` (refl) or denoising loss on the chosen images (raft), unweighted.
-        denoising_loss: L_pre and KL-style term, weighted.
+        reward_loss: mean ``phi(R)`` (refl) or denoising loss on the chosen images (raft), unweighted; 0 of drawn pairs.
+        denoising_loss: L_pre and KL-style term, weighted; or of drawn pairs.
         style_drift: what ``style_weight`` weighs; None without it.
-        reward_weight: lambda, as used.
+        reward_weight: lambda, as used; of drawn pairs it is in their shares.
         reward_gradient_norm: of the unweighted reward term; this and the next two are None where it overflowed.
         denoising_gradient_norm: of the denoising terms.
         gradient_norm: of their weighted sum, before clipping.

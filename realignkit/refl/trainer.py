@@ -367,9 +367,11 @@ class ReFLTrainer:
 
 
 def _options_of(reward: Reward) -> dict[str, Any] | None:
-    """What else decides what a reward says, beside its name."""
+    """What else decides what a reward says, beside its name; where it runs does not."""
     options = getattr(reward, "options", None)
-    return options.model_dump(mode="json") if isinstance(options, Options) else None
+    if not isinstance(options, Options):
+        return None
+    return {name: value for name, value in options.model_dump(mode="json").items() if name not in ("device", "dtype")}
 
 
 def _sampling(pipeline: Any, given: Mapping[str, Any], config: ReFLConfig) -> dict[str, Any]:

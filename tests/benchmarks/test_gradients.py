@@ -32,7 +32,7 @@ def test_smoke(tmp_path):
 
 
 def test_shares_of_known_gradients(gradients):
-    """Batches that are a known direction and noise: both shares come out, whatever the number of batches."""
+    """Batches that are a known direction and noise: both shares come out."""
     rng = np.random.default_rng(0)
     size, many = 50, 4000
     mean, taught = np.zeros(size), np.zeros(size)
