@@ -15,17 +15,13 @@ import argparse
 import json
 
 import numpy as np
-import torch
 from oracle import COLUMNS, SIZE
-from pairs import RESULTS, REWARDS, area
+from pairs import RESULTS, REWARDS, area, rated
 from PIL import Image
 from rich.progress import track
 
 from realignkit import Realigner
-from realignkit.contracts import Reward
-from realignkit.refl import seeds
 from realignkit.registry import default_registry
-from realignkit.rewarding import rewards_of, to_tensor
 from realignkit.storage import atomic_write
 from realignkit_plugins.micro.oracle import Oracle, expected, fully_right
 from realignkit_plugins.micro.prompts import WorldPrompts
@@ -33,16 +29,6 @@ from realignkit_plugins.micro.prompts import WorldPrompts
 EACH = 4
 """Pictures per prompt."""
 SEED = 5_000
-
-
-def rated(reward: Reward, name: str, images: list[Image.Image], prompts: list[str]) -> np.ndarray:
-    """Rewards of pictures for their prompts."""
-    found = []
-    for start in range(0, len(images), 50):
-        part = slice(start, start + 50)
-        with torch.no_grad(), seeds.seeded(SEED, name, start):  # one estimator draws captions
-            found.append(rewards_of(reward, name, to_tensor(images[part]), prompts[part]))
-    return torch.cat(found).double().numpy()
 
 
 def interval(rewards: np.ndarray, right: np.ndarray, draws: int = 1000) -> tuple[float, float]:
@@ -97,8 +83,8 @@ def main() -> None:
     ]
     for name, (plugin, chosen) in REWARDS.items():
         reward = default_registry().create("reward", plugin, **chosen)
-        rewards = rated(reward, name, images, asked).reshape(right.shape)
-        person = rated(reward, name, judged, told)
+        rewards = rated(reward, name, images, asked, SEED).reshape(right.shape)
+        person = rated(reward, name, judged, told, SEED)
         cells = []
         for found, truth in ((rewards, right), (person[:, None], by_person[:, None])):
             low, high = interval(found, truth, 50 if arguments.smoke else 1000)

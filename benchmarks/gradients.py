@@ -1,6 +1,6 @@
 """How much of a reward's gradient is about the prompt? Why eq. 5 alone teaches the embedded model so little.
 
-    python benchmarks/gradients.py            # about twenty minutes on one core
+    python benchmarks/gradients.py            # about eight minutes on one core
     python benchmarks/gradients.py --smoke    # a minute; checks that it runs
 
 A gradient is compared with what *true captions* teach: the denoising loss (eq. 3) of scenes of the embedded world under
@@ -22,7 +22,6 @@ batch's gradient, averaged over batches, from products of *different* batches, w
 from __future__ import annotations
 
 import argparse
-import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -37,8 +36,10 @@ from realignkit.refl.sampling import Rollout
 from realignkit.registry import default_registry
 from realignkit.rewarding import rewards_of
 from realignkit.storage import atomic_write
+from realignkit_plugins.micro.oracle import expected
 from realignkit_plugins.micro.prompts import WorldPrompts
 from realignkit_plugins.micro.world.scenes import render, sample_scene
+from realignkit_plugins.micro.world.vocabulary import article
 
 RESULTS = Path(__file__).parent / "results"
 GUIDANCE, STEPS = 7.5, 25
@@ -51,51 +52,44 @@ REWARDS: dict[str, tuple[str, dict[str, str], float, bool]] = {
 }
 """Name -> plugin, its options, margin, and whether the colour-swapped prompt's reward is taken off."""
 TIMES = {"early steps (600 to 950)": (600, 950), "late steps (50 to 400)": (50, 400)}
-_TWO = re.compile(r"an? (\w+) (\w+) and an? (\w+) (\w+)")
 
 
 def say(*things: str) -> str:
     """A prompt for colours and nouns in turn."""
-    told = [f"{'an' if c[0] in 'aeiou' else 'a'} {c} {n}" for c, n in zip(things[::2], things[1::2], strict=True)]
-    return " and ".join(told)
+    return " and ".join(f"{article(c)} {c} {n}" for c, n in zip(things[::2], things[1::2], strict=True))
 
 
 def swapped(prompt: str) -> str:
     """The prompt with each other's colours: "a red car and a blue dog" -> "a blue car and a red dog"."""
-    found = _TWO.fullmatch(prompt)
-    assert found, prompt
-    first, noun, second, other = found.groups()
+    (noun, first, _), (other, second, _) = expected(prompt)
     return say(second, noun, first, other)
 
 
-class Shares:
-    """Products of batches' gradients, kept per part of the model, and what follows from them.
+def cells_of(batches: dict[str, Tensor], teacher: dict[str, Tensor], draws: int) -> dict[str, list[str]]:
+    """Per part of the model: the common share and the useful one, in per cent with their 95 % intervals.
 
     Args:
-        teacher: batches' gradients of what true captions teach, per part (B, parameters).
+        batches: gradients per part, (B, parameters).
+        teacher: what true captions teach, likewise (T, parameters).
+        draws: of the bootstrap.
     """
-
-    def __init__(self, teacher: dict[str, Tensor]) -> None:
-        self.teacher = teacher
-
-    def of(self, batches: dict[str, Tensor], draws: int = 1000) -> dict[str, list[str]]:
-        """Per part: the common share and the useful one, in per cent with their 95 % intervals."""
-        cells = {}
-        for part, rows in batches.items():
-            own, cross = (rows @ rows.T).double().numpy(), (rows @ self.teacher[part].T).double().numpy()
-            taught = (self.teacher[part] @ self.teacher[part].T).double().numpy()
-            rng = np.random.default_rng(0)
-            known = between(taught, np.arange(len(taught)))
-            estimates = [shares(own, cross, known, np.arange(len(rows)), np.arange(len(taught)))]
-            for _ in range(draws):
-                picks = [rng.integers(n, size=n) for n in (len(rows), len(taught))]
-                estimates.append(shares(own, cross, known, *picks))
-            low, high = np.nanpercentile(estimates[1:], [2.5, 97.5], axis=0)
-            cells[part] = [
-                f"{100 * value:.2f} [{100 * a:.2f}, {100 * b:.2f}]" if np.isfinite(value) else "unknown"
-                for value, a, b in zip(estimates[0], low, high, strict=True)
-            ]
-        return cells
+    cells = {}
+    for part, rows in batches.items():
+        lessons, rng = teacher[part], np.random.default_rng(0)
+        own, cross, taught = (
+            (a @ b.T).double().numpy() for a, b in ((rows, rows), (rows, lessons), (lessons, lessons))
+        )
+        known = between(taught, np.arange(len(taught)))
+        estimates = [shares(own, cross, known, np.arange(len(rows)), np.arange(len(taught)))]
+        for _ in range(draws):
+            picks = [rng.integers(n, size=n) for n in (len(rows), len(taught))]
+            estimates.append(shares(own, cross, known, *picks))
+        low, high = np.nanpercentile(estimates[1:], [2.5, 97.5], axis=0)
+        cells[part] = [
+            f"{100 * value:.2f} [{100 * a:.2f}, {100 * b:.2f}]" if np.isfinite(value) else "unknown"
+            for value, a, b in zip(estimates[0], low, high, strict=True)
+        ]
+    return cells
 
 
 def between(gram: np.ndarray, picks: np.ndarray) -> float:
@@ -219,11 +213,10 @@ def main() -> None:
     rewards = dict(list(REWARDS.items())[:2]) if arguments.smoke else REWARDS
     measurement = Measurement(arguments.seed)
     listed = WorldPrompts(purpose="train", objects=2, size=4 * batches * size)
-    prompts = [prompt for prompt in listed if (found := _TWO.fullmatch(prompt)) and found[1] != found[3]]
+    prompts = [prompt for prompt in listed if len({colour for _, colour, _ in expected(prompt)}) == 2]
     prompts = prompts[: batches * size]
     taught = _stack([measurement.taught(2 * size) for _ in track(range(2 * batches), description="true captions")])
     own = measurement.drawn(prompts)
-    table = Shares(taught)
     parts = list(measurement.parts)
     draws = 50 if arguments.smoke else 1000
     lines = [
@@ -240,7 +233,7 @@ def main() -> None:
 
     # Half of the teacher's batches against the other half: what a batch of the same kind would show.
     halves = [{part: rows[start::2] for part, rows in taught.items()} for start in (0, 1)]
-    row("true captions themselves", Shares(halves[1]).of(halves[0], draws))
+    row("true captions themselves", cells_of(halves[0], halves[1], draws))
     for name, (plugin, options, margin, contrast) in rewards.items():
         reward = _reward(plugin, options, contrast)
         for when, times in TIMES.items():
@@ -248,7 +241,7 @@ def main() -> None:
             for start in track(range(0, len(prompts), size), description=f"{name}, {when}"):
                 part = slice(start, start + size)
                 found.append(measurement.eq5(reward, margin, own[part], prompts[part], times))
-            row(f"{name}; {when}", table.of(_stack(found), draws))
+            row(f"{name}; {when}", cells_of(_stack(found), taught, draws))
     text = "\n".join(lines) + "\n"
     print(text)
     if not arguments.smoke:

@@ -20,6 +20,7 @@ import torch
 from PIL import Image
 from rich.progress import track
 
+from realignkit.contracts import Reward
 from realignkit.refl import seeds
 from realignkit.registry import default_registry
 from realignkit.rewarding import rewards_of, to_tensor
@@ -49,6 +50,16 @@ def area(rewards: np.ndarray, right: np.ndarray) -> float:
     ranks = (np.cumsum(counts) - (counts - 1) / 2)[order]
     n = int(right.sum())
     return float((ranks[right].sum() - n * (n + 1) / 2) / (n * (len(right) - n)))
+
+
+def rated(reward: Reward, name: str, images: list[Image.Image], prompts: list[str], seed: int) -> np.ndarray:
+    """Rewards of pictures for their prompts, float64 (B,)."""
+    found = []
+    for start in track(range(0, len(images), 50), description=name):
+        part = slice(start, start + 50)
+        with torch.no_grad(), seeds.seeded(seed, name, start):  # one estimator draws captions
+            found.append(rewards_of(reward, name, to_tensor(images[part]), prompts[part]))
+    return torch.cat(found).double().numpy()
 
 
 def draw(count: int, seed: int) -> tuple[list[Image.Image], list[str], np.ndarray]:
@@ -82,13 +93,7 @@ def main() -> None:
         "| --- | --: |" + " --- |" * len(KEPT),
     ]
     for name, (plugin, options) in REWARDS.items():
-        reward = default_registry().create("reward", plugin, **options)
-        found = []
-        for start in track(range(0, len(images), 50), description=name):
-            part = slice(start, start + 50)
-            with torch.no_grad(), seeds.seeded(arguments.seed, name, start):  # one estimator draws captions
-                found.append(rewards_of(reward, name, to_tensor(images[part]), captions[part]))
-        rewards = torch.cat(found).double().numpy()
+        rewards = rated(default_registry().create("reward", plugin, **options), name, images, captions, arguments.seed)
         cells = []
         for kept in KEPT:
             least = float(np.percentile(rewards, 100 - kept))

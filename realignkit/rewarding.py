@@ -9,12 +9,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from realignkit.contracts import Reward
+from realignkit.contracts import Options, Reward
 from realignkit.errors import ModelError
 from realignkit.steps import blame, breach
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+
+def settings_of(reward: object) -> dict[str, Any] | None:
+    """What beside its name decides what a reward says: its options as JSON, but for where it runs; None without any."""
+
+    def kept(values: dict[str, Any]) -> dict[str, Any]:
+        chosen = {name: value for name, value in values.items() if name not in ("device", "dtype")}
+        return {name: kept(value) if isinstance(value, dict) else value for name, value in chosen.items()}
+
+    options = getattr(reward, "options", None)
+    return kept(options.model_dump(mode="json")) if isinstance(options, Options) else None
 
 
 def rewards_of(

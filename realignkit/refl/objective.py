@@ -86,14 +86,14 @@ class Objective:
         self._pair_order = Order(len(pairs), config.seed, "pairs") if pairs is not None else None
         self._rated: dict[int, float] = {}
         self.draws_pairs = config.pair_sampling == "weighted" and config.reward_weight != 0
-        self._has_reward_term = config.reward_weight != 0 and not self.draws_pairs
         self._style = pairs.style() if pairs is not None and config.style_weight else None
 
     def zero(self) -> Gradients:
         """Nothing yet, and no memory for a term that there is none of."""
         parameters = list(self.trainable.parameters.values())
-        l_pre = self.pairs is not None and (self.draws_pairs or self.config.denoising_weight > 0)
-        terms = (self._has_reward_term, l_pre or self.config.kl_weight > 0)
+        config = self.config
+        l_pre = self.pairs is not None and (self.draws_pairs or config.denoising_weight > 0)
+        terms = (config.reward_weight != 0 and not self.draws_pairs, l_pre or config.kl_weight > 0)
         reward, denoising = ([torch.zeros_like(p) for p in parameters] if there else [] for there in terms)
         return Gradients(reward, denoising)
 

@@ -10,6 +10,7 @@ from realignkit.errors import OutputError
 from realignkit.refl.data import digest
 from realignkit.refl.objective import Objective
 from realignkit.refl.tracking import Processes
+from realignkit.rewarding import settings_of
 from realignkit.storage import atomic_write
 
 RATINGS = "pairs.jsonl"
@@ -40,7 +41,7 @@ def draw_by_reward(
     assert objective.pairs is not None
     pairs = objective.pairs.pairs
     # A folder without checkpoints is no run yet, so nothing else notices that the reward is another one now.
-    by = digest([objective.name, repr(getattr(objective.reward, "options", None))])
+    by = digest([objective.name, repr(settings_of(objective.reward))])
     rewards: list[float] = processes.share(_read(folder / RATINGS, pairs, by) if processes.main else None)
     size = max(BLOCK, len(pairs) // 10)
     while len(rewards) < len(pairs):

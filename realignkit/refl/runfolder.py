@@ -95,7 +95,7 @@ class RunFolder:
         different = [
             f"{name} ({old.get(name)!r} there, {new.get(name)!r} now)"
             for name in sorted(old.keys() | new.keys())
-            if name not in CHANGEABLE and old.get(name) != new.get(name) and (name in old or name != "reward_options")
+            if name not in CHANGEABLE and old.get(name) != new.get(name)
         ]
         if different:
             raise OutputError(

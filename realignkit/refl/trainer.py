@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 
 from realignkit.attention import sampler, spans
-from realignkit.contracts import Metric, Options, Reward, parse_options
+from realignkit.contracts import Metric, Reward, parse_options
 from realignkit.errors import OptionError
 from realignkit.refl import checkpoints, data
 from realignkit.refl.config import ReFLConfig
@@ -26,6 +26,7 @@ from realignkit.refl.trainable import Trainable
 from realignkit.refl.validation import Judge, best_of, hacking, without_improvement
 from realignkit.refl.validator import Validator
 from realignkit.registry import Registry, default_registry
+from realignkit.rewarding import settings_of
 from realignkit.steps import after_train_step
 
 FINISHED, EARLY, BY_PLUGIN = "finished", "stopped early", "stopped by a plugin"
@@ -147,7 +148,7 @@ class ReFLTrainer:
         return {
             "model": self.names["generator"],
             "reward": self.names["reward"],
-            "reward_options": _options_of(self.reward),
+            "reward_options": settings_of(self.reward),
             "judge": None if self.judge is None else self.judge.name,
             "algorithm": self.algorithm,
             "prompts_per_step": total,
@@ -364,14 +365,6 @@ class ReFLTrainer:
                 "the training reward was its own judge, so its exploitation could not be noticed. Give a judge."
             )
         return TrainResult(self.folder, status, done, tuple(self.history), best, tuple(self.warnings))
-
-
-def _options_of(reward: Reward) -> dict[str, Any] | None:
-    """What else decides what a reward says, beside its name; where it runs does not."""
-    options = getattr(reward, "options", None)
-    if not isinstance(options, Options):
-        return None
-    return {name: value for name, value in options.model_dump(mode="json").items() if name not in ("device", "dtype")}
 
 
 def _sampling(pipeline: Any, given: Mapping[str, Any], config: ReFLConfig) -> dict[str, Any]:

@@ -2,37 +2,20 @@
 
 from __future__ import annotations
 
-import importlib.util
-import subprocess
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "agreement.py"
-
 
 @pytest.fixture(scope="module")
-def agreement():
-    """The script as a module, found beside those that it imports."""
-    spec = importlib.util.spec_from_file_location("agreement_benchmark", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    sys.path.insert(0, str(SCRIPT.parent))
-    try:
-        spec.loader.exec_module(module)
-    finally:
-        sys.path.remove(str(SCRIPT.parent))
-    return module
+def agreement(script):
+    """The script as a module."""
+    return script("agreement")
 
 
-def test_smoke(tmp_path):
-    command = [sys.executable, str(SCRIPT), "--smoke"]
-    result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=300)
-    assert result.returncode == 0, result.stderr
-    assert "24 pictures of 6 validation prompts" in result.stdout
-    assert result.stdout.count("\n| ") == 10
-    assert not list(tmp_path.iterdir())
+def test_smoke(smoke):
+    printed = smoke("agreement")
+    assert "24 pictures of 6 validation prompts" in printed
+    assert printed.count("\n| ") == 10
 
 
 def test_interval_holds_the_area_and_shrinks_with_more_prompts(agreement):

@@ -2,33 +2,20 @@
 
 from __future__ import annotations
 
-import importlib.util
-import subprocess
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "gradients.py"
-
 
 @pytest.fixture(scope="module")
-def gradients():
+def gradients(script):
     """The script as a module."""
-    spec = importlib.util.spec_from_file_location("gradients_benchmark", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return script("gradients")
 
 
-def test_smoke(tmp_path):
-    command = [sys.executable, str(SCRIPT), "--smoke"]
-    result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=300)
-    assert result.returncode == 0, result.stderr
-    assert "3 batches of 2 own pictures" in result.stdout
-    assert "| caption, likelihood; late steps (50 to 400) |" in result.stdout
-    assert not list(tmp_path.iterdir())
+def test_smoke(smoke):
+    printed = smoke("gradients")
+    assert "3 batches of 2 own pictures" in printed
+    assert "| caption, likelihood; late steps (50 to 400) |" in printed
 
 
 def test_shares_of_known_gradients(gradients):

@@ -2,33 +2,20 @@
 
 from __future__ import annotations
 
-import importlib.util
-import subprocess
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "pairs.py"
-
 
 @pytest.fixture(scope="module")
-def pairs():
+def pairs(script):
     """The script as a module."""
-    spec = importlib.util.spec_from_file_location("pairs_benchmark", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return script("pairs")
 
 
-def test_smoke(tmp_path):
-    command = [sys.executable, str(SCRIPT), "--smoke"]
-    result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=300)
-    assert result.returncode == 0, result.stderr
-    assert "24 pairs, seed 9200" in result.stdout
-    assert result.stdout.count("\n| ") == 10
-    assert not list(tmp_path.iterdir())
+def test_smoke(smoke):
+    printed = smoke("pairs")
+    assert "24 pairs, seed 9200" in printed
+    assert printed.count("\n| ") == 10
 
 
 def test_area_is_the_share_of_pairs_in_order(pairs):

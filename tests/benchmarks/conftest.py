@@ -1,0 +1,48 @@
+"""The benchmark scripts, as modules and as commands."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from tests.conftest import ROOT
+
+FOLDER = ROOT / "benchmarks"
+
+
+@pytest.fixture(scope="session")
+def script() -> Callable[[str], ModuleType]:
+    """A script as a module, which finds those beside it."""
+
+    def load(name: str) -> ModuleType:
+        spec = importlib.util.spec_from_file_location(f"{name}_benchmark", FOLDER / f"{name}.py")
+        assert spec and spec.loader
+        module = importlib.util.module_from_spec(spec)
+        sys.path.insert(0, str(FOLDER))
+        try:
+            spec.loader.exec_module(module)
+        finally:
+            sys.path.remove(str(FOLDER))
+        return module
+
+    return load
+
+
+@pytest.fixture
+def smoke(tmp_path: Path) -> Callable[[str], str]:
+    """Runs a script with ``--smoke`` and gives what it printed; it must leave no file."""
+
+    def run(name: str) -> str:
+        command = [sys.executable, str(FOLDER / f"{name}.py"), "--smoke"]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=300)
+        assert done.returncode == 0, done.stderr
+        assert not list(tmp_path.iterdir())
+        return done.stdout
+
+    return run
