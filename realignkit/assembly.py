@@ -188,7 +188,8 @@ def effective_options(plugin: object, given: Mapping[str, Any] | None = None) ->
 def secrets_of(plugin: object, given: Mapping[str, Any] | None = None) -> tuple[str, ...]:
     """The values of a plugin's secret options, to be kept out of messages."""
     options = getattr(plugin, "options", None)
-    values = dict(options) if isinstance(options, BaseModel) else dict(given or {})
+    # Not dict(options): an option may be called 'keys'.
+    values = {**options.__dict__} if isinstance(options, BaseModel) else dict(given or {})
     found = []
     for name, value in values.items():
         if isinstance(value, SecretStr):

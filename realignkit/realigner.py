@@ -41,7 +41,9 @@ class Realigner:
     """Runs the training-free half of the method; reusable, and deterministic for a seed.
 
     Args:
-        generator, tagger, segmenter: plugins, see :mod:`realignkit.contracts`.
+        generator: a plugin, as the next three; see :mod:`realignkit.contracts`.
+        tagger: see there.
+        segmenter: see there.
         scorers: one scorer, or a fallback chain of ``(name, scorer)``, tried in order.
         modulation: how attention is re-weighted (eqs. 7-10); the paper's values by default.
         sampling: how both images are sampled.

@@ -16,6 +16,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 ROOT = Path(__file__).resolve().parents[1]
 
+HANGS = 3600
+"""Seconds after which a process that a test started is given up: no machine is that slow, however loaded."""
+
 
 @pytest.fixture
 def registry() -> Any:

@@ -14,7 +14,7 @@ from realignkit.cli.settings import parse
 from realignkit.errors import OptionError
 from realignkit.registry import default_registry
 from realignkit.types import Realignment
-from tests.conftest import ROOT
+from tests.conftest import HANGS, ROOT
 
 PROMPT = "a red book and a yellow pen"
 FILES = {"coarse.png", "layout.png", "refined.png", "sheet.png", "realignment.json", "report.html"}
@@ -294,5 +294,5 @@ def test_help_and_lists_import_no_torch(arguments: list[str]):
         f"try:\n    app({arguments!r})\nexcept SystemExit as end:\n    assert not end.code\n"
         "heavy = {'torch', 'diffusers', 'transformers'} & set(sys.modules)\nassert not heavy, heavy"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=HANGS)
     assert done.returncode == 0, done.stderr

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import HANGS
+
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("README.md"), *(ROOT / "docs").rglob("*.md")])
 FENCE = re.compile(
@@ -81,8 +83,8 @@ def runnable_python(page):
 
 def run(command, folder):
     binaries = str(Path(sys.executable).parent)
-    environment = {**os.environ, "PATH": binaries + os.pathsep + os.environ["PATH"], "OMP_NUM_THREADS": "2"}
-    result = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=600)
+    environment = {**os.environ, "PATH": binaries + os.pathsep + os.environ["PATH"], "OMP_NUM_THREADS": "1"}
+    result = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=HANGS)
     assert result.returncode == 0, f"{command[-1]}\n{result.stdout}\n{result.stderr}"
 
 

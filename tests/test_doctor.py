@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import ClassVar
 
 import pytest
 from pydantic import Field
 
-from realignkit.cli.doctor import Finding, commands, examine, hub_repository
-from realignkit.contracts import Options, Scorer
-from realignkit.registry import PluginInfo
+from realignkit import hookimpl
+from realignkit.cli.doctor import Finding, commands, examine, hub_repositories, hub_repository
+from realignkit.contracts import Generator, Options, Scorer
+from realignkit.registry import PluginInfo, Registry, default_registry
 
 SECRET = "sk-very-secret-0123456789"
 
@@ -90,21 +96,121 @@ def test_a_folder_is_no_repository(tmp_path, monkeypatch):
     assert hub_repository("owner/name") is None
 
 
-def test_only_commands_that_will_work():
-    findings = [
-        Finding("generator", "micro", "ready"),
-        Finding("generator", "anything", "ready", "needs model with each use"),
-        Finding("generator", "far", "on first use", "downloads owner/far from the hub"),
-        Finding("generator", "sick", "broken", "…"),
+class Painter(Generator):
+    """A model that names no companions."""
+
+    def __init__(self, family):
+        super().__init__()
+        self.attention_family = family
+
+    def pipeline(self):
+        raise AssertionError("the doctor does not paint")
+
+
+@pytest.fixture
+def painters():
+    """A registry with generators of both sorts, and what may go with them."""
+    registry = Registry(discover=False)
+
+    class Plugins:
+        @hookimpl
+        def register_generators(self, register):
+            register("modulated", Painter, "", options={"family": "unet"})
+            register("own_tagger", Matched, "")
+            register("draws_only", Painter, "", options={"family": None})
+
+        @hookimpl
+        def register_taggers(self, register):
+            register("ram", Fussy, "", options={"model": "owner/ram"})
+            register("small", Fussy, "")
+
+        @hookimpl
+        def register_segmenters(self, register):
+            register("clipseg", Fussy, "")
+
+    registry.register(Plugins(), "painters")
+    return registry
+
+
+class Matched(Painter):
+    companions: ClassVar = {"tagger": "small"}
+
+    def __init__(self):
+        super().__init__("unet")
+
+
+def findings(registry, **states):
+    return [
+        Finding(i.kind, i.name, *states.get(i.name, ("ready",))) for i in registry.infos() if states.get(i.name, True)
+    ]
+
+
+RUN = 'realignkit run "a red book and a yellow pen" --model'
+
+
+@pytest.mark.parametrize(
+    ("states", "expected"),
+    [
+        ({}, [f"{RUN} modulated", f"{RUN} own_tagger"]),
+        ({"ram": ("not ready", "no file")}, [f"{RUN} modulated --tagger small", f"{RUN} own_tagger"]),
+        (
+            {"ram": ("on first use", "downloads owner/ram from the hub", ("owner/ram",))},
+            [f"{RUN} own_tagger", f"{RUN} modulated   # downloads owner/ram from the hub"],
+        ),
+        ({"modulated": ("ready", "needs model with each use"), "own_tagger": ("broken", "…")}, []),
+        ({"clipseg": ("not installed", "pip install …")}, []),
+    ],
+)
+def test_only_commands_that_will_work(painters, states, expected):
+    assert commands(findings(painters, **states), painters) == expected
+
+
+def test_a_chain_of_the_scorers_that_answer(painters):
+    scorers = [
         Finding("scorer", "lexical", "ready"),
         Finding("scorer", "gpt4", "not ready", "no key"),
         Finding("scorer", "local", "ready"),
     ]
-    text = "\n".join(commands(findings))
-    assert "--model micro" in text
-    assert "--model far   # downloads owner/far" in text
-    assert "--scorer local,lexical" in text
-    assert not any(name in text for name in ("anything", "sick", "gpt4"))
+    chains = [command for command in commands([*findings(painters), *scorers], painters) if "--scorer" in command]
+    assert len(chains) == 1
+    assert chains[0].endswith("--scorer local,lexical")
+
+
+def test_every_command_that_needs_no_download_works(tmp_path):
+    def run(command):
+        environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+        return subprocess.run(command, shell=True, cwd=tmp_path, env=environment, capture_output=True, text=True)
+
+    report = json.loads(run("realignkit doctor --json").stdout)
+    able = [command for command in report["commands"] if "#" not in command and "gpt" not in command]
+    assert any("--model micro" in command for command in able)
+    for command in able:
+        done = run(command)
+        assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+
+
+def test_what_run_refuses_is_not_recommended():
+    registry = default_registry()
+    every = [Finding(info.kind, info.name, "ready") for info in registry.infos()]
+    recommended = {command.split()[-1] for command in commands(every, registry) if "--model" in command}
+    refused = {i.name for i in registry.infos("generator") if i.create().attention_family is None}
+    assert refused >= {"deepfloyd_if", "promptist", "structure_diffusion"}
+    assert recommended == {i.name for i in registry.infos("generator")} - refused
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "repositories"),
+    [
+        ("reward", "micro_clip", []),
+        ("reward", "clip", ["openai/clip-vit-large-patch14"]),
+        ("metric", "caption", ["Salesforce/blip2-opt-2.7b", "Salesforce/blip2-itm-vit-g"]),
+        ("segmenter", "grounded_sam", ["IDEA-Research/grounding-dino-tiny", "facebook/sam-vit-huge"]),
+        ("generator", "structure_diffusion", ["stable-diffusion-v1-5/stable-diffusion-v1-5"]),
+        ("scorer", "gpt4", []),
+    ],
+)
+def test_every_checkpoint_that_a_plugin_downloads_is_named(kind, name, repositories):
+    assert hub_repositories(default_registry().create(kind, name)) == repositories
 
 
 def test_the_command_tells_no_secret(cli, monkeypatch):

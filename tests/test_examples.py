@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from realignkit import Likelihood, OptionError, Realignment, Registry, Tag
+from tests.conftest import HANGS
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 PLUGIN = EXAMPLES / "realignkit-keyword-scorer"
@@ -20,9 +21,9 @@ PLUGIN = EXAMPLES / "realignkit-keyword-scorer"
 
 def run(*arguments, cwd, path=()):
     """Run Python; the output if it succeeds."""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, path)), "OMP_NUM_THREADS": "2"}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, path)), "OMP_NUM_THREADS": "1"}
     result = subprocess.run(
-        [sys.executable, *map(str, arguments)], cwd=cwd, env=environment, capture_output=True, text=True, timeout=300
+        [sys.executable, *map(str, arguments)], cwd=cwd, env=environment, capture_output=True, text=True, timeout=HANGS
     )
     assert result.returncode == 0, result.stdout + result.stderr
     return result.stdout

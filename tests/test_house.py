@@ -17,8 +17,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import realignkit
+from tests.conftest import HANGS, ROOT
 
-ROOT = Path(__file__).parent.parent
 PACKAGES = {"realignkit": ROOT / "realignkit", "realignkit_plugins": ROOT / "plugins" / "realignkit_plugins"}
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 TOOLS = ("docs", "test", "dev")  # extras for working on realignkit
@@ -28,7 +28,7 @@ HEAVY = ("torch", "diffusers", "transformers", "scipy", "jinja2", "PIL")
 
 def python(code, *arguments, cwd=ROOT):
     command = [sys.executable, "-c", code, *arguments]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=120)
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=HANGS)
 
 
 def imported_by(code):
@@ -83,7 +83,7 @@ def test_the_names_for_type_checkers_are_the_names_at_run_time():
 
 def test_the_layers_hold():
     executable = Path(sys.executable).with_name("lint-imports")
-    result = subprocess.run([executable], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    result = subprocess.run([executable], cwd=ROOT, capture_output=True, text=True, timeout=HANGS)
     assert result.returncode == 0, result.stdout
 
 
@@ -156,7 +156,7 @@ def test_the_wheel_carries_both_packages_and_their_data(tmp_path):
             (source / name).parent.mkdir(parents=True, exist_ok=True)
             (source / name).symlink_to(ROOT / name)
     options = ["--no-deps", "--no-build-isolation", "--no-index", "--quiet", "--wheel-dir", tmp_path]
-    subprocess.run([sys.executable, "-m", "pip", "wheel", *options, source], check=True, timeout=300)
+    subprocess.run([sys.executable, "-m", "pip", "wheel", *options, source], check=True, timeout=HANGS)
     (wheel,) = tmp_path.glob("*.whl")
     names = set(zipfile.ZipFile(wheel).namelist())
     data = re.compile(r".*\.(py|jinja|typed|safetensors|json|txt)$")

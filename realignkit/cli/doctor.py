@@ -5,19 +5,22 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from pydantic import BaseModel
 from rich.markup import escape
 from rich.table import Table
 
+from realignkit.assembly import LAST_SCORER, choose, companions, versions
 from realignkit.cli.console import out
-from realignkit.errors import RealignKitError
+from realignkit.errors import PluginError, RealignKitError
 
 if TYPE_CHECKING:
-    from realignkit.registry import PluginInfo
+    from realignkit.registry import PluginInfo, Registry
 
 _STYLES = {"ready": "green", "on first use": "cyan", "not ready": "yellow", "not installed": "dim", "broken": "red"}
 _GIB = 2**30
@@ -31,11 +34,16 @@ class Finding:
     name: str
     state: str
     remedy: str = ""
+    downloads: tuple[str, ...] = ()
+
+    @property
+    def usable(self) -> bool:
+        """Whether it works as it is: "ready" with a remedy is short of an option that nobody can guess."""
+        return self.state == "on first use" or (self.state == "ready" and not self.remedy)
 
 
 def doctor(as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False) -> None:
     """Check device, memory, extras, keys and checkpoints, and say which commands will work."""
-    from realignkit.assembly import versions
     from realignkit.registry import default_registry
 
     registry = default_registry()
@@ -43,7 +51,7 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="For machines.")
     findings = [examine(info, cached) for info in registry.infos()]
     findings += [Finding("plugin", source, "broken", error) for source, error in registry.broken.items()]
     machine = {**versions(), **machine_facts()}
-    working = commands(findings)
+    working = commands(findings, registry)
     if as_json:
         listing = {"machine": machine, "plugins": [asdict(finding) for finding in findings], "commands": working}
         typer.echo(json.dumps(listing, indent=2, ensure_ascii=False))
@@ -81,16 +89,24 @@ def examine(info: PluginInfo, cached: frozenset[str]) -> Finding:
         return Finding(info.kind, info.name, "broken", f"{type(error).__name__}: {error}. Tell its author.")
     if problem:
         return Finding(info.kind, info.name, "not ready", problem)
-    source = getattr(getattr(plugin, "options", None), "model", None)
-    repository = hub_repository(source) if _reads_checkpoints(plugin) else None
-    if repository is not None and repository not in cached:
-        return Finding(info.kind, info.name, "on first use", f"downloads {repository} from the hub")
+    absent = tuple(repository for repository in hub_repositories(plugin) if repository not in cached)
+    if absent:
+        return Finding(info.kind, info.name, "on first use", f"downloads {' and '.join(absent)} from the hub", absent)
     return Finding(info.kind, info.name, "ready")
 
 
-def _reads_checkpoints(plugin: Any) -> bool:
+def hub_repositories(plugin: Any) -> list[str]:
+    """The models on the hub that a plugin's options name, ``owner/name`` each."""
+    options = getattr(plugin, "options", None)
     # The model of a service is a name there, and none of a checkpoint.
-    return not hasattr(getattr(plugin, "options", None), "base_url")
+    names = type(options).model_fields if isinstance(options, BaseModel) and not hasattr(options, "base_url") else ()
+    values = {name: getattr(options, name) for name in names if not name.endswith("revision")}
+    if hub_repository(values.get("model")) is None:
+        values.pop("tokenizer", None)  # a folder brings its own
+    found = [hub_repository(value) for value in values.values()]
+    if "reward" in values:
+        found += hub_repositories(plugin.reward)  # what a metric measures with
+    return [repository for repository in dict.fromkeys(found) if repository is not None]
 
 
 def hub_repository(model: Any) -> str | None:
@@ -139,19 +155,37 @@ def _can_tell_free() -> bool:
     return "SC_AVPHYS_PAGES" in os.sysconf_names
 
 
-def commands(findings: list[Finding]) -> list[str]:
-    """Commands that can be typed as they are, those without a download first."""
-    able = [finding for finding in findings if finding.state in ("ready", "on first use")]
-    names = {kind: [f for f in able if f.kind == kind] for kind in ("generator", "scorer")}
-    scorers = ",".join([f.name for f in names["scorer"] if f.state == "ready" and f.name != "lexical"])
-    found = []
-    for finding in sorted(names["generator"], key=lambda finding: finding.state != "ready"):
-        if finding.remedy and finding.state == "ready":
-            continue  # needs an option that nobody can guess
-        note = f"   # {finding.remedy}" if finding.remedy else ""
-        found.append(f'realignkit run "a red book and a yellow pen" --model {finding.name}{note}')
+def commands(findings: list[Finding], registry: Registry) -> list[str]:
+    """Commands that work as they are printed; those that download something first come later, and say what."""
+    usable = {(finding.kind, finding.name): finding for finding in findings if finding.usable}
+    runs = [run_command(registry, info, usable) for info in registry.infos("generator")]
+    found = [command for command in runs if command and "#" not in command]
+    found += [command for command in runs if command and "#" in command]
+    scorers = [name for kind, name in usable if kind == "scorer" and name != LAST_SCORER]
     if found and scorers:
-        found.append(f'realignkit run "a red book and a yellow pen" --scorer {scorers},lexical')
-    if any(finding.kind == "generator" and finding.name == "micro" and finding.state == "ready" for finding in able):
+        found.append(f'realignkit run "a red book and a yellow pen" --scorer {",".join([*scorers, LAST_SCORER])}')
+    if ("generator", "micro") in usable:
         found.append("realignkit ablate scorers --limit 20")
     return found
+
+
+def run_command(registry: Registry, info: PluginInfo, usable: Mapping[tuple[str, str], Finding]) -> str | None:
+    """``realignkit run`` with a generator; None where it cannot be refined, or what goes with it is missing."""
+    generator = usable.get((info.kind, info.name))
+    if generator is None or getattr(info.create(), "attention_family", None) is None:
+        return None
+    parts, command = [generator], f'realignkit run "a red book and a yellow pen" --model {info.name}'
+    for kind in ("tagger", "segmenter"):
+        try:
+            name = choose(registry, kind, None, companions(info))[0].name
+        except PluginError:
+            name = ""
+        if (kind, name) not in usable:
+            others = [other for known, other in usable if known == kind]
+            if not others:
+                return None
+            name = others[0]
+            command += f" --{kind} {name}"
+        parts.append(usable[kind, name])
+    downloads = dict.fromkeys(repository for part in parts for repository in part.downloads)
+    return f"{command}   # downloads {' and '.join(downloads)} from the hub" if downloads else command

@@ -11,7 +11,7 @@ from types import ModuleType
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.conftest import HANGS, ROOT
 
 FOLDER = ROOT / "benchmarks"
 
@@ -40,7 +40,7 @@ def smoke(tmp_path: Path) -> Callable[[str], str]:
 
     def run(name: str) -> str:
         command = [sys.executable, str(FOLDER / f"{name}.py"), "--smoke"]
-        done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=300)
+        done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=HANGS)
         assert done.returncode == 0, done.stderr
         assert not list(tmp_path.iterdir())
         return done.stdout

@@ -7,12 +7,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.conftest import HANGS
+
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "alignment.py"
 
 
 def measure(*arguments):
     command = [sys.executable, str(SCRIPT), *map(str, arguments), "--smoke"]
-    return subprocess.run(command, capture_output=True, text=True, timeout=600)
+    return subprocess.run(command, capture_output=True, text=True, timeout=HANGS)
 
 
 def test_compare_resumes_and_refuses_to_mix_settings(tmp_path):

@@ -13,6 +13,7 @@ from xml.etree import ElementTree
 import pytest
 
 from realignkit.refl.state import Validation
+from tests.conftest import HANGS
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "hacking.py"
 NOISE = (-0.05, 0.05, -0.02, 0.02)
@@ -26,7 +27,7 @@ NAMESPACE = "{http://www.w3.org/2000/svg}"
 def run(*arguments):
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [sys.executable, SCRIPT, *map(str, arguments)], capture_output=True, text=True, timeout=900, env=environment
+        [sys.executable, SCRIPT, *map(str, arguments)], capture_output=True, text=True, timeout=HANGS, env=environment
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout

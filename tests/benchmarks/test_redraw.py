@@ -6,12 +6,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.conftest import HANGS
+
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "redraw.py"
 
 
 def test_smoke(tmp_path):
     command = [sys.executable, str(SCRIPT), "--smoke"]
-    result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=300)
+    result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=HANGS)
     assert result.returncode == 0, result.stderr
     assert "caption, 2 pictures, 4 steps of DPM-Solver++, the first 1 moved by 0.75" in result.stdout
     for name in ("the picture's", "purified", "noise"):

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import HANGS
+
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "refl.py"
 
 
@@ -18,7 +20,7 @@ def test_smoke(tmp_path):
     out = tmp_path / "refl.json"
     command = [sys.executable, SCRIPT, "--smoke", "--device", "cpu", "--batch", "1", "--out", out]
     done = subprocess.run(
-        command, capture_output=True, text=True, timeout=900, env={**os.environ, "OMP_NUM_THREADS": "1"}
+        command, capture_output=True, text=True, timeout=HANGS, env={**os.environ, "OMP_NUM_THREADS": "1"}
     )
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads(out.read_text())

@@ -15,6 +15,7 @@ from realignkit.errors import ModelError, OutputError, PluginError
 from realignkit.evaluation import run_many
 from realignkit.evaluation.runs import slug
 from realignkit.types import Realignment
+from tests.conftest import HANGS
 
 PROMPTS = ["a red book and a yellow pen", "a red book", "a yellow pen on the desk"]
 
@@ -161,7 +162,7 @@ def test_killed_run_resumes_to_the_same_results(tmp_path: Path, command, cli):
     arguments = ["run", "--prompts", str(prompts), "--model", "tiny", "--scorer", "wordy", "--batch-size", "1"]
 
     killed = command(*arguments, "--out", "killed", cwd=tmp_path)
-    deadline = time.monotonic() + 600  # imports take their time on a busy machine
+    deadline = time.monotonic() + HANGS  # imports take their time on a busy machine
     while not list(tmp_path.glob("killed/*/realignment.json")):
         assert killed.poll() is None, killed.communicate()
         assert time.monotonic() < deadline

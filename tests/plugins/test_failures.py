@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import HANGS
+
 EVERY = (
     *("stable_diffusion", "structure_diffusion", "deepfloyd_if", "promptist", "lora"),
     *("image_classification", "ram", "florence2", "clipseg", "grounding_dino", "sam"),
@@ -29,7 +31,7 @@ def found(tmp_path_factory):
         [sys.executable, "-m", "tests.plugins.hub", str(folder / "cache"), str(folder)],
         capture_output=True,
         text=True,
-        timeout=600,
+        timeout=HANGS,
         cwd=Path(__file__).parents[2],
     )
     assert done.returncode == 0, done.stderr[-3000:]

@@ -12,6 +12,7 @@ import pytest
 
 from realignkit.types import Realignment
 from tests import tiny
+from tests.conftest import HANGS
 from tests.refl.conftest import PROMPTS, QUICK
 
 STEPS = ("--tagger", "quadrants", "--scorer", "wordy", "--segmenter", "quadrants")
@@ -105,7 +106,7 @@ def test_killed_and_resumed_is_as_if_never_stopped(cli, command, arguments, tmp_
     arguments = [*arguments, "--set", "iterations=6", "--set", "checkpoint_every=2"]
     out = tmp_path / "killed"
     process = command(*map(str, arguments), "--out", str(out), cwd=tmp_path)
-    log, deadline = out / "log.jsonl", time.monotonic() + 500
+    log, deadline = out / "log.jsonl", time.monotonic() + HANGS
     while not (log.is_file() and len(log.read_text().splitlines()) >= 3):
         assert process.poll() is None, process.stderr.read()
         assert time.monotonic() < deadline

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from realignkit.refl import losses
 from realignkit.refl.ratings import RATINGS
-from tests.conftest import ROOT
+from tests.conftest import HANGS, ROOT
 from tests.refl.launched import drawing, trainer
 
 
@@ -34,7 +34,7 @@ def test_two_processes_equal_one_with_twice_the_batch(tmp_path):
     }
     done = subprocess.run(
         [*command, tmp_path / "two", tmp_path / "gradients"],
-        cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600,
+        cwd=ROOT, env=environment, capture_output=True, text=True, timeout=HANGS,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     found = load_file(tmp_path / "gradients")
