@@ -54,8 +54,7 @@ def generate_plainly(
     with enough_memory("drawing"):
         images = pipeline(prompt=list(prompts), output_type="np", **arguments).images
     tensor = torch.as_tensor(images).float()
-    if not torch.isfinite(tensor).all():
-        raise broken("in the image decoder")
+    check_finite(tensor, "in the image decoder")
     return to_pil(tensor.permute(0, 3, 1, 2))
 
 
@@ -63,8 +62,7 @@ def step_callback(runner: Any, progress: Progress | None) -> dict[str, Any]:
     """The pipeline's argument for a callback that checks each step's latents and reports progress."""
 
     def after_step(running: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
-        if not torch.isfinite(tensors["latents"]).all():
-            raise broken(f"after step {step + 1}")
+        check_finite(tensors["latents"], f"after step {step + 1}")
         if progress is not None:
             progress(step + 1, int(running.num_timesteps))
         return {}
@@ -94,6 +92,16 @@ def broken(where: str) -> ModelError:
         f"the model computed NaN or infinity {where}. Load it in float32 or bfloat16; if it is, its checkpoint is "
         "damaged: download or train it again."
     )
+
+
+def check_finite(values: Tensor, where: str) -> None:
+    """Refuse NaN and infinity: before clamping, which would make white or black of infinity.
+
+    Raises:
+        ModelError: there are some; it says ``where``.
+    """
+    if not torch.isfinite(values.detach()).all():
+        raise broken(where)
 
 
 def to_pil(images: Tensor) -> list[Image]:

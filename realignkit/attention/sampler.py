@@ -16,7 +16,7 @@ from torch import Tensor
 
 from realignkit.attention import families, spans
 from realignkit.attention.config import ModulationConfig
-from realignkit.attention.plain import Progress, broken, generate_plainly, step_callback, to_pil
+from realignkit.attention.plain import Progress, check_finite, generate_plainly, step_callback, to_pil
 from realignkit.attention.processor import modulate
 from realignkit.errors import ModelError, OptionError, enough_memory
 from realignkit.types import Layout
@@ -249,8 +249,7 @@ def _sample(
         )
     with enough_memory("drawing"), modulation:
         images = runner(**arguments, output_type="pt").images
-    if not torch.isfinite(images).all():
-        raise broken("in the image decoder")
+    check_finite(images, "in the image decoder")
     return to_pil(images)
 
 
