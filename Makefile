@@ -6,8 +6,8 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV   := .venv
 BIN    := $(VENV)/bin
-PROMPT ?= a red car and a blue dog
-SEED   ?= 43
+PROMPT ?= a yellow car and a blue bench
+SEED   ?= 49
 OUT    ?= demo-out
 # Two workers of one thread each: torch's own threads on top of them would fight over small machines.
 PYTEST ?= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile

@@ -3,9 +3,12 @@
     python benchmarks/segmenters.py --out benchmarks/results/segmenters                    # micro, on 300 pictures
     python benchmarks/segmenters.py --segmenter micro --segmenter grounded_sam --out …     # others beside it
     python benchmarks/segmenters.py --segmenter clipseg --set clipseg.model=path/to/model --out …
+    python benchmarks/segmenters.py --ask noun --ask exchanged --out …                     # what else may be asked for
 
 An object that is not found counts 0. Pictures in which two objects have the same phrase are left out. The world's
-renderings are new ones (seed 34), not generated pictures: the answer is about the segmenter alone.
+renderings are new ones (seed 34), not generated pictures: the answer is about the segmenter alone. "exchanged" asks for
+objects with each other's colour, as a prompt does whose colours the model has mixed up: does the segmenter follow the
+noun or the colour? "noun" and "exchanged" take pictures of two objects that differ in both.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,17 +26,31 @@ from PIL import Image
 from realignkit.registry import default_registry
 from realignkit.storage import atomic_write
 from realignkit_plugins.micro.world import phrase, render, scene
+from realignkit_plugins.micro.world.scenes import Thing
 
 SEED = 34
+ASK = ("phrase", "noun", "exchanged")
 
 
-def overlaps(segmenter: Any, count: int) -> list[float | None]:
+def asked(things: Sequence[Thing], ask: str) -> list[str] | None:
+    """What the segmenter is asked for, a text per object; None where the picture does not lend itself to that."""
+    if ask == "phrase":
+        texts = [phrase(thing) for thing in things]
+        return texts if len(set(texts)) == len(texts) else None
+    if len(things) != 2 or len({thing.noun for thing in things}) < 2 or len({thing.colour for thing in things}) < 2:
+        return None
+    if ask == "noun":
+        return [thing.noun for thing in things]
+    return [phrase(replace(thing, colour=other.colour)) for thing, other in zip(things, things[::-1], strict=True)]
+
+
+def overlaps(segmenter: Any, count: int, ask: str = "phrase") -> list[float | None]:
     """IoU of every object in the first ``count`` pictures; None where it was not found."""
     found: list[float | None] = []
     for index in range(count):
         drawn = scene(SEED, index, "all")
-        phrases = [phrase(thing) for thing in drawn.things]
-        if len(set(phrases)) < len(phrases):
+        phrases = asked(drawn.things, ask)
+        if phrases is None:
             continue
         rendering = render(drawn)
         answers = segmenter(Image.fromarray(rendering.image), phrases)
@@ -48,7 +66,7 @@ def row(name: str, found: Sequence[float | None]) -> str:
     low, high = np.quantile(draws, (0.025, 0.975))
     hits = np.mean([value is not None for value in found])
     return (
-        f"| `{name}` | {len(values)} | {100 * hits:.1f} % | {values.mean():.3f} [{low:.3f}, {high:.3f}] "
+        f"| {name} | {len(values)} | {100 * hits:.1f} % | {values.mean():.3f} [{low:.3f}, {high:.3f}] "
         f"| {100 * (values > 0.5).mean():.1f} % |"
     )
 
@@ -58,6 +76,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--segmenter", action="append", help="name of a segmenter; repeatable (default: micro)")
     parser.add_argument("--set", action="append", default=[], metavar="NAME.OPTION=VALUE", help="an option of one")
+    parser.add_argument("--ask", action="append", choices=ASK, help="what is asked for; repeatable (default: phrase)")
     parser.add_argument("--pictures", type=int, default=300)
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
@@ -66,10 +85,10 @@ def main() -> None:
         given = dict(
             item.removeprefix(f"{name}.").split("=", 1) for item in arguments.set if item.startswith(f"{name}.")
         )
-        lines.append(
-            row(name, overlaps(default_registry().create("segmenter", name, **_parsed(given)), arguments.pictures))
-        )
-        print(lines[-1], flush=True)
+        segmenter = default_registry().create("segmenter", name, **_parsed(given))
+        for ask in arguments.ask or ["phrase"]:
+            lines.append(row(f"{name}, by {ask}", overlaps(segmenter, arguments.pictures, ask)))
+            print(lines[-1], flush=True)
     atomic_write(arguments.out / "summary.md", "\n".join(lines) + "\n")
 
 

@@ -5,7 +5,7 @@ import sys
 from realignkit import Realigner
 from realignkit.report import write_report
 
-prompt = sys.argv[1] if len(sys.argv) > 1 else "a red car and a blue dog"
+prompt = sys.argv[1] if len(sys.argv) > 1 else "a yellow car and a blue bench"
 folder = sys.argv[2] if len(sys.argv) > 2 else "realignments/example"
 
 realigner = Realigner.from_pretrained("micro")

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from realignkit_plugins.micro.world import phrase, render, scene
+from realignkit_plugins.micro.world.scenes import Thing
 
 _PATH = Path(__file__).parents[2] / "benchmarks" / "segmenters.py"
 _SPEC = importlib.util.spec_from_file_location("segmenters_benchmark", _PATH)
@@ -50,5 +51,19 @@ def test_perfect_blind_and_everywhere():
 
 def test_what_is_not_found_counts_zero():
     line = benchmark.row("x", [1.0, None, 0.5, None])
-    assert line.startswith("| `x` | 4 | 50.0 % | 0.375 [")
+    assert line.startswith("| x | 4 | 50.0 % | 0.375 [")
     assert line.endswith("| 25.0 % |")
+
+
+def things(*pairs):
+    return [Thing(noun, colour, (0, 0, 0), 0, 0, 8, False) for colour, noun in pairs]
+
+
+def test_what_is_asked_for():
+    two = things(("red", "car"), ("blue", "dog"))
+    assert benchmark.asked(two, "phrase") == ["a red car", "a blue dog"]
+    assert benchmark.asked(two, "noun") == ["car", "dog"]
+    assert benchmark.asked(two, "exchanged") == ["a blue car", "a red dog"]
+    for alike in (things(("red", "car"), ("blue", "car")), things(("red", "car"), ("red", "dog")), two[:1]):
+        assert benchmark.asked(alike, "noun") is benchmark.asked(alike, "exchanged") is None
+    assert benchmark.asked(things(("red", "car"), ("red", "car")), "phrase") is None
