@@ -53,6 +53,10 @@ class OutputError(RealignKitError):
     """A result could not be written or read back."""
 
 
+class DamagedError(OutputError):
+    """What was written is cut off, incomplete or no longer what it was: only making it again helps."""
+
+
 def out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory, of whatever device, did not suffice."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":

@@ -21,6 +21,7 @@ from realignkit.attention import sampler, spans
 from realignkit.attention.modulation import ModulationConfig
 from realignkit.contracts import Generator, Reward, Scorer, Segmenter, Tagger, parse_options
 from realignkit.errors import ModelError, OptionError
+from realignkit.provenance import contents, fingerprint_of_image
 from realignkit.registry import Registry, default_registry
 from realignkit.rewards import make_reward
 from realignkit.types import Answer, Layout, Likelihood, LocalCaption, Realignment, Tag
@@ -98,6 +99,7 @@ class Realigner:
             made["reward"] = select_by
         self.names = {kind: type(plugin).__name__ for kind, plugin in made.items()} | dict(names or {})
         self._given: Mapping[tuple[str, str], Mapping[str, Any]] = {}
+        self._known: dict[str, str] = {}  # what is in local files and folders, which is read once
 
     @classmethod
     def from_pretrained(
@@ -174,16 +176,14 @@ class Realigner:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Every option that results depend on, as JSON values; secrets are redacted."""
+        """Every option that results depend on, as JSON values; secrets are redacted.
+
+        ``contents`` says what is in the local files and folders that options name.
+        """
         made: dict[str, Any] = {"generator": self.generator, "tagger": self.tagger, "segmenter": self.segmenter}
         if self.candidates > 1:
             made["reward"] = self.select_by
-        return {
-            **({"candidates": self.candidates} if self.candidates > 1 else {}),
-            "plugins": {**self.names, "scorer": ",".join(name for name, _ in self.scorers)},
-            "modulation": self.modulation.model_dump(mode="json"),
-            "sampling": self.sampling.model_dump(mode="json"),
-            "segment_unlikely": self.segment_unlikely,
+        options = {
             **{
                 kind: effective_options(plugin, self._given.get((kind, self.names[kind])))
                 for kind, plugin in made.items()
@@ -192,6 +192,23 @@ class Realigner:
                 name: effective_options(plugin, self._given.get(("scorer", name))) for name, plugin in self.scorers
             },
         }
+        return {
+            **({"candidates": self.candidates} if self.candidates > 1 else {}),
+            "plugins": {**self.names, "scorer": ",".join(name for name, _ in self.scorers)},
+            "modulation": self.modulation.model_dump(mode="json"),
+            "sampling": self.sampling.model_dump(mode="json"),
+            "segment_unlikely": self.segment_unlikely,
+            **options,
+            "contents": contents(options, self._known),
+        }
+
+    def settings_for(self, coarse: PILImage | None) -> dict[str, Any]:
+        """The settings of one realignment: :attr:`settings`, and which coarse image was given, if one was."""
+        settings = self.settings
+        if coarse is None:
+            return {**settings, "coarse": "generated"}
+        inside = {**settings["contents"], "coarse": fingerprint_of_image(coarse)}
+        return {**settings, "coarse": "given", "contents": inside}
 
     def __call__(
         self,
@@ -312,7 +329,7 @@ class Realigner:
                 plugins={**self.names, "scorer": answers[i].scorer},
                 notes=tuple(notes[i]),
                 timings=timings[i],
-                settings={**self.settings, "coarse": "generated" if given[i] is None else "given"},
+                settings=self.settings_for(given[i]),
                 versions=versions(),
                 accepted=i not in rejected,
             )

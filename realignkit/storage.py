@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from realignkit.errors import OutputError
+from realignkit.errors import DamagedError, OutputError
 from realignkit.types import Layout, Likelihood, LocalCaption, Mask, Realignment, Segment, Tag
 
 if TYPE_CHECKING:
@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 RECORD = "realignment.json"
 FORMAT = "realignkit.realignment"
 VERSION = 1
+
+_DEBRIS = re.compile(r"\.(.+)\.(old|[a-z0-9_]{8})\.tmp")
+"""What atomic writers name what they have not finished, and the folder that they are about to replace."""
 
 _REMEDIES = {
     errno.ENOSPC: "The disk is full: free some space and run the same command again.",
@@ -121,6 +124,23 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
         except BaseException:
             shutil.rmtree(new, ignore_errors=True)
             raise
+
+
+def sweep(folder: Path) -> None:
+    """Remove what killed atomic writers left directly in ``folder``; nobody else may be writing there.
+
+    A folder that was moved aside when its replacement never came is put back.
+    """
+    for path in folder.iterdir():
+        if found := _DEBRIS.fullmatch(path.name):
+            place = folder / found[1]
+            with contextlib.suppress(OSError):
+                if found[2] == "old" and not place.exists():
+                    os.replace(path, place)
+                elif path.is_dir():
+                    shutil.rmtree(path)
+                else:
+                    path.unlink()
 
 
 def _os_error_number(error: Exception) -> int | None:
@@ -227,7 +247,8 @@ def read_record(folder: Path) -> dict[str, Any]:
     """The JSON of a finished realignment, checked for format and version, images left alone.
 
     Raises:
-        OutputError: there is none, it is damaged, or another version of realignkit wrote it.
+        DamagedError: it cannot be read, or is no realignment's.
+        OutputError: there is none, or another version of realignkit wrote it.
     """
     path = folder / RECORD
     try:
@@ -237,10 +258,10 @@ def read_record(folder: Path) -> dict[str, Any]:
             f"{folder} holds no complete realignment ({RECORD} is missing). "
             f"Give a folder that 'realignkit run' has written, or run it again."
         ) from error
-    except (OSError, ValueError) as error:
-        raise OutputError(f"{path} cannot be read: {error}. Make it again with 'realignkit run'.") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise DamagedError(f"{path} cannot be read: {error}. Make it again with 'realignkit run'.") from error
     if not isinstance(record, dict) or record.get("format") != FORMAT:
-        raise OutputError(f"{path} is no realignment. Give a folder that 'realignkit run' has written.")
+        raise DamagedError(f"{path} is no realignment. Give a folder that 'realignkit run' has written.")
     if record.get("version") != VERSION:
         raise OutputError(
             f"{path} has format version {record.get('version')!r}; this realignkit reads version {VERSION}. "
@@ -258,7 +279,8 @@ def load_realignment(folder: Path) -> Realignment:
     """Read a realignment back; see :meth:`realignkit.types.Realignment.load`.
 
     Raises:
-        OutputError: the folder is incomplete or damaged.
+        DamagedError: the folder is damaged.
+        OutputError: it is incomplete, or another version of realignkit wrote it.
     """
     record = read_record(folder)
     coarse, refined = _read_image(folder / "coarse.png", "RGB"), _read_image(folder / "refined.png", "RGB")
@@ -287,7 +309,7 @@ def load_realignment(folder: Path) -> Realignment:
             accepted=bool(record.get("accepted", True)),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise OutputError(
+        raise DamagedError(
             f"{folder / RECORD} is damaged ({type(error).__name__}: {error}). Make it again with 'realignkit run'."
         ) from error
 
@@ -305,4 +327,4 @@ def _read_image(path: Path, mode: str) -> PILImage:
         with Image.open(path) as image:
             return image.convert(mode)
     except Exception as error:  # Pillow raises many kinds for damaged files (also SyntaxError, struct.error)
-        raise OutputError(f"{path} is missing or damaged ({error}). Make it again with 'realignkit run'.") from error
+        raise DamagedError(f"{path} is missing or damaged ({error}). Make it again with 'realignkit run'.") from error

@@ -34,6 +34,11 @@ def err() -> Console:
     return Console(stderr=True, highlight=False, soft_wrap=True)
 
 
+def note(text: str) -> None:
+    """Say what the user should know, beside the results."""
+    err().print(f"[yellow]note:[/] {escape(text)}")
+
+
 class Commands(TyperGroup):
     """Shows our errors as one line, without a traceback unless asked for."""
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from realignkit.cli.console import EXIT_SOME_FAILED, err, out, print_realignment, set_verbosity
-from realignkit.cli.show import print_files, write_extras
+from realignkit.cli.console import EXIT_SOME_FAILED, err, note, out, print_realignment, set_verbosity
+from realignkit.cli.show import EXTRA_FILES, print_files, write_extras
 from realignkit.errors import OptionError, PromptError
 
 if TYPE_CHECKING:
@@ -69,31 +69,38 @@ def run(
     image = _read_image(coarse) if coarse is not None else None
 
     from realignkit.evaluation.runs import slug
+    from realignkit.locking import only_writer
 
     single = prompts is None and len(seeds) == 1
     if folder is None:
         stem = prompts.stem if prompts is not None else slug(texts[0])
         folder = DEFAULT_ROOT / (f"{stem}-s{seeds[0]}" if single else stem)
-    with _fresh_folder(folder), err().status("loading …"):  # an unwritable folder shows before minutes of work
-        specs = {"tagger": tagger, "scorer": scorer, "segmenter": segmenter}
-        extra = [] if lora is None else [f"generator.lora={json.dumps(lora)}"]
-        realigner = _realigner(model, specs, [*extra, *(assignments or [])], candidates, select_by)
-        realigner.batch_size = batch_size
-        realigner.check_model()
+    # An unwritable folder, or one that is in use, shows before minutes of work.
+    with _fresh_folder(folder), only_writer(folder):
+        with err().status("loading …"):
+            specs = {"tagger": tagger, "scorer": scorer, "segmenter": segmenter}
+            extra = [] if lora is None else [f"generator.lora={json.dumps(lora)}"]
+            realigner = _realigner(model, specs, [*extra, *(assignments or [])], candidates, select_by)
+            realigner.batch_size = batch_size
+            realigner.check_model()
+            if single:
+                realigner.check_prompt(texts[0])
         if single:
-            realigner.check_prompt(texts[0])
-    if single:
-        _run_one(realigner, texts[0], seeds[0], folder, image, overwrite)
-    elif _run_many(realigner, texts, seeds, folder, overwrite).failures:
-        raise typer.Exit(EXIT_SOME_FAILED)
+            _run_one(realigner, texts[0], seeds[0], folder, image, overwrite)
+        elif _run_many(realigner, texts, seeds, folder, overwrite).failures:
+            raise typer.Exit(EXIT_SOME_FAILED)
 
 
 def _run_one(realigner: Realigner, prompt: str, seed: int, folder: Path, coarse: Image | None, overwrite: bool) -> None:
+    from realignkit.errors import DamagedError
     from realignkit.evaluation.runs import check_matches
     from realignkit.storage import discard, is_complete
 
     if is_complete(folder) and not overwrite:
-        check_matches(folder, prompt, seed, realigner.settings)  # the same again is welcome
+        try:
+            check_matches(folder, prompt, seed, realigner.settings_for(coarse))
+        except DamagedError as error:
+            note(f"{folder} is damaged and is made again: {error}")
     with _progress() as (report, _):
         realignment = cast("Realignment", realigner(prompt, seed, coarse=coarse, progress=report))
     discard(folder)
@@ -106,8 +113,6 @@ def _run_one(realigner: Realigner, prompt: str, seed: int, folder: Path, coarse:
 def _run_many(realigner: Realigner, prompts: list[str], seeds: list[int], folder: Path, overwrite: bool) -> RunSummary:
     from realignkit.evaluation import run_many
     from realignkit.report import write_index
-    from realignkit.storage import is_complete
-    from realignkit.types import Realignment
 
     with _progress() as (report, overall):
         summary = run_many(
@@ -117,11 +122,12 @@ def _run_many(realigner: Realigner, prompts: list[str], seeds: list[int], folder
             seeds,
             overwrite=overwrite,
             extras=write_extras,
+            extra_files=EXTRA_FILES,
+            say=note,
             on_done=overall,
             progress=report,
         )
-    complete = (path for path in sorted(folder.iterdir()) if path.is_dir() and is_complete(path))
-    index = write_index(folder, ((path.name, Realignment.load(path)) for path in complete))
+    index = write_index(folder, _finished(folder))
     for failure in summary.failures[:5]:
         err().print(
             f"failed: prompt {failure.index}, seed {failure.seed}: {failure.message}", markup=False, style="red"
@@ -131,6 +137,20 @@ def _run_many(realigner: Realigner, prompts: list[str], seeds: list[int], folder
     out().print(f"{summary.made} made, {summary.skipped} there already, {len(summary.failures)} failed", markup=False)
     out().print(f"  {index}\n  {folder / 'index.jsonl'}", markup=False)
     return summary
+
+
+def _finished(folder: Path) -> Iterator[tuple[str, Realignment]]:
+    """The finished realignments below a folder, those of earlier, longer lists too."""
+    from realignkit.errors import OutputError
+    from realignkit.storage import is_complete
+    from realignkit.types import Realignment
+
+    for path in sorted(folder.iterdir()):
+        if path.is_dir() and is_complete(path):
+            try:
+                yield path.name, Realignment.load(path)
+            except OutputError as error:
+                note(f"{path.name} is left out of the index: {error}")
 
 
 def _realigner(

@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from realignkit.types import Realignment
 
 
+EXTRA_FILES = ("layout.png", "sheet.png", "report.html")
+"""What :func:`write_extras` writes."""
+
+
 def show(
     ctx: typer.Context,
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder that 'realignkit run' has written.")],

@@ -1,12 +1,14 @@
 """Run folders: one sub-folder per prompt and seed, resumed where they were cut off.
 
-A sub-folder with ``realignment.json`` is complete and is never made again; any other is started over.
+A sub-folder with ``realignment.json`` is complete and is made again only if it is damaged; any other is started over.
 ``index.jsonl`` (one line per finished realignment) and ``errors.jsonl`` are rewritten by every run.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
 import re
 import shutil
 import unicodedata
@@ -15,12 +17,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from realignkit.errors import OutputError, RealignKitError
-from realignkit.storage import atomic_write, discard, is_complete, make_folder, read_record
+from realignkit import provenance
+from realignkit.errors import DamagedError, OutputError, RealignKitError
+from realignkit.integrity import check_file
+from realignkit.locking import only_writer
+from realignkit.storage import atomic_write, discard, is_complete, load_realignment, make_folder, read_record
 
 if TYPE_CHECKING:
     from realignkit.realigner import Progress, Realigner
     from realignkit.types import Realignment
+
+logger = logging.getLogger(__name__)
 
 Extras = Callable[["Realignment", Path], None]
 """Writes more files (a report, say) into the folder of a realignment before it counts as complete."""
@@ -73,25 +80,54 @@ def check_matches(folder: Path, prompt: str, seed: int, settings: Mapping[str, A
     """Make sure that a complete folder holds what would be made now.
 
     Raises:
+        DamagedError: what it holds cannot be read.
         OutputError: it holds something else; the message says what differs.
     """
     record = read_record(folder)
-    different = [
-        f"{name} ({_brief(there)} there, {_brief(wanted)} now)"
-        for name, there, wanted in (("prompt", record["prompt"], prompt), ("seed", record["seed"], seed))
-        if there != wanted
-    ]
-    there, wanted = _flat(record.get("settings", {})), _flat(json.loads(json.dumps(settings)))
-    different += [
-        f"{name} ({_brief(there.get(name))} there, {_brief(wanted.get(name))} now)"
-        for name in sorted(there.keys() | wanted.keys())
-        if name != "coarse" and there.get(name) != wanted.get(name)
-    ]
-    if different:
+    there = {"prompt": record.get("prompt"), "seed": record.get("seed"), **_settings(record)}
+    now = {"prompt": prompt, "seed": seed, **json.loads(json.dumps(settings))}
+    if different := provenance.differences(there, now):
         raise OutputError(
-            f"{folder} holds another realignment; different: {', '.join(different[:3])}"
-            f"{f' and {len(different) - 3} more' if len(different) > 3 else ''}. Use another --out, or --overwrite."
+            f"{folder} holds another realignment; different: {provenance.listed(different)}. Use another --out, or "
+            f"--overwrite."
         )
+
+
+def _settings(record: Mapping[str, Any]) -> dict[str, Any]:
+    found = record.get("settings")
+    if not isinstance(found, dict):
+        raise DamagedError("its settings are no object")
+    return found
+
+
+def is_intact(folder: Path, extras: Extras | None, extra_files: Sequence[str], say: Callable[[str], None]) -> bool:
+    """Whether a complete folder can be read back, after making again what can be made from what it holds.
+
+    What cannot be mended is marked incomplete. Either is said.
+
+    Args:
+        folder: with a record.
+        extras: makes ``extra_files``.
+        extra_files: what else must be there.
+        say: is told what was wrong.
+
+    Raises:
+        OutputError: another version of realignkit wrote it.
+    """
+    try:
+        realignment = load_realignment(folder)
+    except DamagedError as error:
+        say(f"{folder.name} is damaged and is made again: {error}")
+        discard(folder)
+        return False
+    try:
+        for name in extra_files:
+            check_file(folder / name)
+    except DamagedError as error:
+        say(f"{folder.name} is completed: {error}")
+        if extras is not None:
+            extras(realignment, folder)
+    return True
 
 
 def run_many(
@@ -102,6 +138,8 @@ def run_many(
     *,
     overwrite: bool = False,
     extras: Extras | None = None,
+    extra_files: Sequence[str] = (),
+    say: Callable[[str], None] | None = None,
     on_done: Callable[[int, int], None] | None = None,
     progress: Progress | None = None,
 ) -> RunSummary:
@@ -114,41 +152,68 @@ def run_many(
         seeds: each prompt is realigned with each of them.
         overwrite: make everything again, whatever is there.
         extras: see :data:`Extras`.
+        extra_files: the files that ``extras`` makes; where one is missing or damaged, they are made again.
+        say: is told of each folder that was damaged and is made again; by default a warning in the log.
         on_done: called with (finished or failed, all) after each batch.
         progress: the realigner's own, for the steps of the current batch.
 
     Returns:
-        What was made, skipped and what failed: one bad prompt does not stop the others.
+        What was made, skipped and what failed: one bad prompt does not stop the others. Only what can be read back
+        from the disk counts as made.
 
     Raises:
-        OutputError: ``out`` cannot be written, or holds results of other prompts or settings.
+        OutputError: ``out`` cannot be written, is being written by somebody else, or holds results of other prompts or
+            settings.
         ModelError: the model cannot be used for any prompt.
     """
-    out = make_folder(Path(out))
     jobs = [Job(index, prompt, seed) for index, prompt in enumerate(prompts, start=1) for seed in seeds]
     if len(set(jobs)) < len(jobs):
         raise OutputError("a seed is given twice, which would be written to one folder. Give each seed once.")
-    _clear_the_way(out, jobs, realigner.settings, overwrite)
-    todo = [job for job in jobs if not is_complete(out / job.name)]
-    skipped, failures = len(jobs) - len(todo), list[Failure]()
-    if todo:
-        realigner.check_model()  # fails for all prompts or for none
+    with only_writer(out) as out:
+        _clear_the_way(out, jobs, realigner.settings_for(None), overwrite)
+        heard = say or logger.warning
+        todo = [
+            job
+            for job in jobs
+            if not (is_complete(out / job.name) and is_intact(out / job.name, extras, extra_files, heard))
+        ]
+        skipped, failures = len(jobs) - len(todo), list[Failure]()
+        if todo:
+            realigner.check_model()  # fails for all prompts or for none
+        try:
+            for start in range(0, len(todo), realigner.batch_size):
+                for job, result in _attempt(realigner, todo[start : start + realigner.batch_size], progress):
+                    if isinstance(result, RealignKitError):
+                        failures.append(_failure(job, result))
+                        continue
+                    folder = make_folder(out / job.name)
+                    discard(folder)  # before the extras: they are not made from what was there
+                    if extras is not None:
+                        extras(result, folder)
+                    result.save(folder)
+                if on_done is not None:
+                    on_done(skipped + min(start + realigner.batch_size, len(todo)), len(jobs))
+            failed = {(failure.index, failure.seed) for failure in failures}
+            for job in todo:
+                if (job.index, job.seed) not in failed and (error := _missing(out / job.name)) is not None:
+                    failures.append(_failure(job, error))
+        finally:  # also when interrupted: the summary tells what there is
+            _write_lines(out / "errors.jsonl", [asdict(failure) for failure in failures])
+            _write_lines(out / "index.jsonl", [_summary(out, job) for job in jobs if is_complete(out / job.name)])
+        return RunSummary(out, len(todo) - len(failures), skipped, tuple(failures))
+
+
+def _failure(job: Job, error: RealignKitError) -> Failure:
+    return Failure(**asdict(job), error=type(error).__name__, message=str(error))
+
+
+def _missing(folder: Path) -> OutputError | None:
+    """Why what was just written cannot be read back; None if it can."""
     try:
-        for start in range(0, len(todo), realigner.batch_size):
-            for job, result in _attempt(realigner, todo[start : start + realigner.batch_size], progress):
-                if isinstance(result, RealignKitError):
-                    failures.append(Failure(**asdict(job), error=type(result).__name__, message=str(result)))
-                    continue
-                folder = make_folder(out / job.name)
-                if extras is not None:
-                    extras(result, folder)
-                result.save(folder)
-            if on_done is not None:
-                on_done(skipped + min(start + realigner.batch_size, len(todo)), len(jobs))
-    finally:  # also when interrupted: the summary tells what there is
-        _write_lines(out / "errors.jsonl", [asdict(failure) for failure in failures])
-        _write_lines(out / "index.jsonl", [_summary(out, job) for job in jobs if is_complete(out / job.name)])
-    return RunSummary(out, len(todo) - len(failures), skipped, tuple(failures))
+        load_realignment(folder)
+    except OutputError as error:
+        return error
+    return None
 
 
 def _clear_the_way(out: Path, jobs: Sequence[Job], settings: Mapping[str, Any], overwrite: bool) -> None:
@@ -162,13 +227,11 @@ def _clear_the_way(out: Path, jobs: Sequence[Job], settings: Mapping[str, Any], 
         if overwrite and job is not None:
             discard(folder)
         elif job is not None:
-            check_matches(folder, job.prompt, job.seed, settings)
+            with contextlib.suppress(DamagedError):  # it is made again
+                check_matches(folder, job.prompt, job.seed, settings)
         elif match.groups() in places:  # same number and seed, another prompt: the list has changed
             if not overwrite:
-                raise OutputError(
-                    f"{folder} is of another list of prompts ({_brief(read_record(folder)['prompt'])}). "
-                    f"Use another --out, or --overwrite."
-                )
+                raise OutputError(f"{folder} is of another list of prompts. Use another --out, or --overwrite.")
             shutil.rmtree(folder)
 
 
@@ -205,14 +268,3 @@ def _summary(out: Path, job: Job) -> dict[str, Any]:
 def _write_lines(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     atomic_write(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
-    return flat
-
-
-def _brief(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 60 else text[:59] + "…"

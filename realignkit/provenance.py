@@ -1,0 +1,175 @@
+"""What results were made from: files by what is in them, not by where they lie; and how two records differ."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as PILImage
+
+READ_UP_TO = 2**30
+"""Bytes: of more than that in all, sizes and dates stand for the contents, as reading would take minutes."""
+
+_PLACES = frozenset({"cache_dir", "companions", "refine_defaults", "device"})
+"""Options that name a place to write to, or other plugins: what is there makes no difference."""
+
+
+def digest_of(texts: Iterable[str]) -> str:
+    """A short name for texts in their order."""
+    found = hashlib.sha256()
+    for text in texts:
+        data = text.encode("utf-8", "surrogatepass")
+        found.update(len(data).to_bytes(8, "little") + data)
+    return found.hexdigest()[:16]
+
+
+def stamps(files: Iterable[Path], content: bool = False) -> list[str]:
+    """What stands for each file: the digest of its content, or its size and date where all are over a GiB.
+
+    Args:
+        files: any number.
+        content: read them however large they are.
+
+    Raises:
+        OSError: a file cannot be read.
+    """
+    files = list(files)
+    states = [path.stat() for path in files]
+    if content or sum(state.st_size for state in states) <= READ_UP_TO:
+        found = []
+        for path in files:
+            with path.open("rb") as file:
+                found.append(hashlib.file_digest(file, "sha256").hexdigest()[:16])
+        return found
+    return [f"{state.st_size} bytes of {state.st_mtime_ns}" for state in states]
+
+
+def fingerprint(path: Path) -> str:
+    """What is in a file or folder, in words and a digest, wherever it lies.
+
+    Of a folder that ``realignkit train`` wrote, the weights count, and not the log beside them. Hidden files and
+    Markdown are nobody's input.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    if path.is_file():
+        files, names = [path], [""]
+    else:
+        below = path.glob("*.safetensors") if (path / "training.json").is_file() else _below(path)
+        files = sorted(below)
+        names = [file.relative_to(path).as_posix() for file in files]
+    size = sum(file.stat().st_size for file in files)
+    digest = digest_of(text for pair in zip(names, stamps(files), strict=True) for text in pair)
+    return f"{len(files)} file{'s' if len(files) != 1 else ''}, {size} bytes, {digest}"
+
+
+def _below(folder: Path) -> Iterable[Path]:
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        folders[:] = sorted(name for name in folders if not name.startswith((".", "__pycache__")))
+        yield from (Path(parent) / name for name in names if not name.startswith(".") and not name.endswith(".md"))
+
+
+def fingerprint_of_image(image: PILImage) -> str:
+    """What is to be seen in an image that is in memory."""
+    pixels = hashlib.sha256(f"{image.mode} {image.size}".encode() + image.tobytes())
+    return f"{image.width} x {image.height}, {pixels.hexdigest()[:16]}"
+
+
+def contents(options: Mapping[str, Any], known: dict[str, str] | None = None, prefix: str = "") -> dict[str, str]:
+    """The :func:`fingerprint` of every file and folder that options name, by the option's dotted name.
+
+    Args:
+        options: JSON values, nested; text that is the path of something is taken for one.
+        known: path -> fingerprint of what has been read already; added to.
+        prefix: of the names.
+    """
+    found: dict[str, str] = {}
+    known = {} if known is None else known
+    for name, value in options.items():
+        if name in _PLACES:
+            continue
+        if isinstance(value, Mapping):
+            found |= contents(value, known, f"{prefix}{name}.")
+        elif isinstance(value, str) and value:
+            if value not in known:
+                known[value] = _fingerprint_of_path(value)
+            if known[value]:
+                found[f"{prefix}{name}"] = known[value]
+    return found
+
+
+def _fingerprint_of_path(text: str) -> str:
+    try:
+        path = Path(text).expanduser()
+        return fingerprint(path) if path.exists() else ""
+    except (OSError, ValueError, RuntimeError):  # too long for a path, a NUL, an unknown home, unreadable
+        return ""
+
+
+def placeless(options: Mapping[str, Any], known: dict[str, str] | None = None) -> dict[str, Any]:
+    """Options with the :func:`fingerprint` of what is there in the place of each path."""
+    inside = contents(options, known)
+
+    def replaced(values: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+        return {
+            name: replaced(value, f"{prefix}{name}.")
+            if isinstance(value, Mapping)
+            else inside.get(f"{prefix}{name}", value)
+            for name, value in values.items()
+        }
+
+    return replaced(options, "")
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested values by dotted name."""
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        nested = isinstance(value, dict) and value  # that something is empty is a value too
+        found |= flat(value, f"{prefix}{name}.") if nested else {f"{prefix}{name}": value}
+    return found
+
+
+def differences(there: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """How two records differ, a phrase for each value: ``share (0.5 there, 0.9 now)``.
+
+    Where both know what was in a file or folder (``contents``, see :func:`contents`), its path does not matter.
+
+    Args:
+        there, now: JSON values, nested.
+    """
+    inside = [there.get("contents") or {}, now.get("contents") or {}]
+    both = inside[0].keys() & inside[1].keys()
+    before, after = (
+        flat({name: value for name, value in record.items() if name != "contents"})
+        for record in (there, now)
+    )
+    found = [
+        f"{name} ({brief(before.get(name))} there, {brief(after.get(name))} now)"
+        for name in sorted(before.keys() | after.keys())
+        if name not in both and before.get(name) != after.get(name)
+    ]
+    names = inside[0].keys() | inside[1].keys() if "contents" in there else both  # earlier records say nothing of it
+    for name in sorted(names):
+        if inside[0].get(name) != inside[1].get(name):
+            there_, now_ = (values.get(name, "nothing known") for values in inside)
+            found.append(f"what is in {name} ({there_} there, {now_} now)")
+    return found
+
+
+def brief(value: Any) -> str:
+    """A JSON value, cut where it is long."""
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else text[:59] + "…"
+
+
+def listed(different: list[str]) -> str:
+    """The first differences, and how many more there are."""
+    more = f" and {len(different) - 3} more" if len(different) > 3 else ""
+    return f"{'; '.join(different[:3])}{more}"
