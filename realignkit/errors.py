@@ -54,7 +54,15 @@ class OutputError(RealignKitError):
 
 
 class DamagedError(OutputError):
-    """What was written is cut off, incomplete or no longer what it was: only making it again helps."""
+    """What was written is cut off, incomplete or no longer what it was: only making it again helps.
+
+    Attributes:
+        reason: what is wrong, without the advice.
+    """
+
+    def __init__(self, reason: str, advice: str = "Make it again.") -> None:
+        super().__init__(f"{reason}. {advice}")
+        self.reason = reason
 
 
 def out_of_memory(error: BaseException) -> bool:

@@ -29,7 +29,7 @@ def check_file(path: Path) -> None:
             if not content or (path.suffix == ".html" and not content.endswith(b"</html>")):
                 raise ValueError("it is cut off")
     except Exception as error:  # Pillow raises many kinds for damaged files
-        raise DamagedError(f"{path} is missing or damaged ({error}). It has to be made again.") from error
+        raise DamagedError(f"{path} is missing or damaged ({error})") from error
 
 
 def read_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
@@ -46,7 +46,7 @@ def read_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
     except FileNotFoundError:
         return [], 0
     except OSError as error:
-        raise DamagedError(f"{path} cannot be read: {error.strerror or error}.") from error
+        raise DamagedError(f"{path} cannot be read: {error.strerror or error}") from error
     found, torn = [], int(bool(lines.pop()))  # what follows the last line end was never finished
     for line in lines:
         try:
@@ -90,7 +90,7 @@ def check_manifest(folder: Path) -> None:
             if checksum(folder / name) != told["sha256"]:
                 raise ValueError(f"the content of {name} is not what was written")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DamagedError(f"{folder} is damaged: {error}.") from error
+        raise DamagedError(f"{folder} is damaged: {error}") from error
 
 
 def seal(data: bytes, notes: dict[str, str]) -> bytes:
@@ -120,7 +120,7 @@ def sealed_notes(path: Path) -> dict[str, str]:
         if "sha256" in notes and hashlib.sha256(data[start:]).hexdigest() != notes["sha256"]:
             raise ValueError("its content is not what was written")
     except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
-        raise DamagedError(f"{path} is missing or damaged ({error}).") from error
+        raise DamagedError(f"{path} is missing or damaged ({error})") from error
     return notes
 
 

@@ -26,13 +26,15 @@ _held: set[tuple[int, int, str]] = set()
 
 @contextlib.contextmanager
 def only_writer(folder: str | Path) -> Iterator[Path]:
-    """Be the only one that writes into ``folder``, for the while; it is made where missing.
+    """Be the only one that writes into ``folder``, for the while.
 
-    The same thread may nest this. What killed writers left half-written is removed first.
+    The folder is made where missing, and gone again if nothing came of it. The same thread may nest this. What killed
+    writers left half-written is removed first.
 
     Raises:
         OutputError: somebody else writes there (the message says who), or the folder cannot be written.
     """
+    existed = Path(folder).exists()
     folder = make_folder(Path(folder))
     key = (os.getpid(), threading.get_ident(), os.path.realpath(folder))
     if key in _held:
@@ -70,6 +72,9 @@ def only_writer(folder: str | Path) -> Iterator[Path]:
         lock.release()
         if os.name == "nt":
             _remove(folder / LOCK)
+        if not existed:
+            with contextlib.suppress(OSError):  # as a rule, it is not empty
+                folder.rmdir()
 
 
 def _remove(path: Path) -> None:

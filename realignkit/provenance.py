@@ -142,13 +142,13 @@ def differences(there: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     Where both know what was in a file or folder (``contents``, see :func:`contents`), its path does not matter.
 
     Args:
-        there, now: JSON values, nested.
+        there: JSON values, nested.
+        now: likewise.
     """
     inside = [there.get("contents") or {}, now.get("contents") or {}]
     both = inside[0].keys() & inside[1].keys()
     before, after = (
-        flat({name: value for name, value in record.items() if name != "contents"})
-        for record in (there, now)
+        flat({name: value for name, value in record.items() if name != "contents"}) for record in (there, now)
     )
     found = [
         f"{name} ({brief(before.get(name))} there, {brief(after.get(name))} now)"

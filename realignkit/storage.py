@@ -31,6 +31,7 @@ RECORD = "realignment.json"
 FORMAT = "realignkit.realignment"
 VERSION = 1
 
+_AGAIN = "Make it again with 'realignkit run'."
 _DEBRIS = re.compile(r"\.(.+)\.(old|[a-z0-9_]{8})\.tmp")
 """What atomic writers name what they have not finished, and the folder that they are about to replace."""
 
@@ -259,9 +260,9 @@ def read_record(folder: Path) -> dict[str, Any]:
             f"Give a folder that 'realignkit run' has written, or run it again."
         ) from error
     except (OSError, ValueError, RecursionError) as error:
-        raise DamagedError(f"{path} cannot be read: {error}. Make it again with 'realignkit run'.") from error
+        raise DamagedError(f"{path} cannot be read: {error}", _AGAIN) from error
     if not isinstance(record, dict) or record.get("format") != FORMAT:
-        raise DamagedError(f"{path} is no realignment. Give a folder that 'realignkit run' has written.")
+        raise DamagedError(f"{path} is no realignment", "Give a folder that 'realignkit run' has written.")
     if record.get("version") != VERSION:
         raise OutputError(
             f"{path} has format version {record.get('version')!r}; this realignkit reads version {VERSION}. "
@@ -309,9 +310,7 @@ def load_realignment(folder: Path) -> Realignment:
             accepted=bool(record.get("accepted", True)),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise DamagedError(
-            f"{folder / RECORD} is damaged ({type(error).__name__}: {error}). Make it again with 'realignkit run'."
-        ) from error
+        raise DamagedError(f"{folder / RECORD} is damaged ({type(error).__name__}: {error})", _AGAIN) from error
 
 
 def _caption(record: Mapping[str, str]) -> LocalCaption:
@@ -327,4 +326,4 @@ def _read_image(path: Path, mode: str) -> PILImage:
         with Image.open(path) as image:
             return image.convert(mode)
     except Exception as error:  # Pillow raises many kinds for damaged files (also SyntaxError, struct.error)
-        raise DamagedError(f"{path} is missing or damaged ({error}). Make it again with 'realignkit run'.") from error
+        raise DamagedError(f"{path} is missing or damaged ({error})", _AGAIN) from error

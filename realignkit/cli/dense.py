@@ -50,6 +50,7 @@ def dense(
     from realignkit.cli.settings import parse
     from realignkit.contracts import parse_options
     from realignkit.evaluation.runs import slug
+    from realignkit.locking import only_writer
     from realignkit.registry import default_registry
     from realignkit.report import overlay
     from realignkit.storage import atomic_write, png
@@ -63,26 +64,28 @@ def dense(
     sampling: Any = parse_options(assembly.SamplingOptions, chosen, owner="sampling")
     if generator.attention_family is None:  # before minutes of loading
         raise ModelError(f"the attention of generator '{info.name}' cannot be re-weighted. Choose another model.")
-    with err().status("drawing …"):
-        pipeline = generator.pipeline()
-        layout = dense_layout(regions, inputs.image_size(pipeline, sampling.width, sampling.height))
-        result = dense_diffusion(pipeline, [prompt], [layout], [seed], **sampling.model_dump())
-    record = {
-        "prompt": prompt,
-        "seed": seed,
-        "phrases": [segment.caption.caption for segment in layout],
-        "model": info.name,
-        "generator": assembly.effective_options(generator, settings.options["generator"]),
-        "sampling": sampling.model_dump(mode="json"),
-        "modulation": DENSE_DIFFUSION.model_dump(mode="json"),
-        "notes": list(result.notes[0]),
-        "versions": assembly.versions(),
-    }
     folder = folder or Path("realignments") / f"{slug(prompt)}-dense-s{seed}"
-    (image,) = result.images
-    atomic_write(folder / FILES[0], png(image))
-    atomic_write(folder / FILES[1], png(overlay(image, layout)))
-    atomic_write(folder / FILES[2], json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+    with only_writer(folder):
+        with err().status("drawing …"):
+            pipeline = generator.pipeline()
+            layout = dense_layout(regions, inputs.image_size(pipeline, sampling.width, sampling.height))
+            result = dense_diffusion(pipeline, [prompt], [layout], [seed], **sampling.model_dump())
+        record = {
+            "prompt": prompt,
+            "seed": seed,
+            "phrases": [segment.caption.caption for segment in layout],
+            "model": info.name,
+            "generator": assembly.effective_options(generator, settings.options["generator"]),
+            "sampling": sampling.model_dump(mode="json"),
+            "modulation": DENSE_DIFFUSION.model_dump(mode="json"),
+            "notes": list(result.notes[0]),
+            "versions": assembly.versions(),
+        }
+        (image,) = result.images
+        (folder / FILES[2]).unlink(missing_ok=True)  # the record of other pictures must not stand beside these
+        atomic_write(folder / FILES[0], png(image))
+        atomic_write(folder / FILES[1], png(overlay(image, layout)))
+        atomic_write(folder / FILES[2], json.dumps(record, indent=2, ensure_ascii=False) + "\n")
     for note in result.notes[0]:
         out().print(f"note: {note}", markup=False)
     for name in FILES:

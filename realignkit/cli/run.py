@@ -76,7 +76,7 @@ def run(
         stem = prompts.stem if prompts is not None else slug(texts[0])
         folder = DEFAULT_ROOT / (f"{stem}-s{seeds[0]}" if single else stem)
     # An unwritable folder, or one that is in use, shows before minutes of work.
-    with _fresh_folder(folder), only_writer(folder):
+    with only_writer(folder):
         with err().status("loading …"):
             specs = {"tagger": tagger, "scorer": scorer, "segmenter": segmenter}
             extra = [] if lora is None else [f"generator.lora={json.dumps(lora)}"]
@@ -100,7 +100,7 @@ def _run_one(realigner: Realigner, prompt: str, seed: int, folder: Path, coarse:
         try:
             check_matches(folder, prompt, seed, realigner.settings_for(coarse))
         except DamagedError as error:
-            note(f"{folder} is damaged and is made again: {error}")
+            note(f"{folder} is damaged and is made again: {error.reason}")
     with _progress() as (report, _):
         realignment = cast("Realignment", realigner(prompt, seed, coarse=coarse, progress=report))
     discard(folder)
@@ -176,22 +176,6 @@ def _realigner(
         select_by=select_by,
         **own.model_dump(),
     )
-
-
-@contextlib.contextmanager
-def _fresh_folder(folder: Path) -> Iterator[None]:
-    # Made first, to fail early where it cannot be written; gone again if nothing else comes of it.
-    from realignkit.storage import make_folder
-
-    existed = folder.exists()
-    make_folder(folder)
-    try:
-        yield
-    except BaseException:
-        if not existed:
-            with contextlib.suppress(OSError):
-                folder.rmdir()
-        raise
 
 
 def _read_prompts(path: Path) -> list[str]:

@@ -117,14 +117,14 @@ def is_intact(folder: Path, extras: Extras | None, extra_files: Sequence[str], s
     try:
         realignment = load_realignment(folder)
     except DamagedError as error:
-        say(f"{folder.name} is damaged and is made again: {error}")
+        say(f"{folder.name} is damaged and is made again: {error.reason}")
         discard(folder)
         return False
     try:
         for name in extra_files:
             check_file(folder / name)
     except DamagedError as error:
-        say(f"{folder.name} is completed: {error}")
+        say(f"{folder.name} is completed: {error.reason}")
         if extras is not None:
             extras(realignment, folder)
     return True
@@ -267,4 +267,3 @@ def _summary(out: Path, job: Job) -> dict[str, Any]:
 
 def _write_lines(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     atomic_write(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-

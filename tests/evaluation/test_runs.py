@@ -3,18 +3,23 @@ from __future__ import annotations
 import json
 import os
 import signal
+import threading
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import realignkit
+from realignkit.contracts import Options
 from realignkit.errors import ModelError, OutputError, PluginError
 from realignkit.evaluation import run_many
 from realignkit.evaluation.runs import slug
+from realignkit.locking import only_writer
 from realignkit.types import Realignment
+from tests import tiny
 from tests.conftest import HANGS
 
 PROMPTS = ["a red book and a yellow pen", "a red book", "a yellow pen on the desk"]
@@ -75,14 +80,15 @@ def test_folders_hold_what_the_realigner_makes(tmp_path: Path, realigner):
 def test_second_run_makes_only_what_is_missing(tmp_path: Path, realigner):
     run_many(realigner, PROMPTS[:2], tmp_path)
     marked = tmp_path / "0001-a-red-book-and-a-yellow-pen-s42" / "refined.png"
-    marked.write_bytes(b"not touched")
+    Image.new("RGB", Image.open(marked).size, "red").save(marked)
+    kept = marked.read_bytes()
     (tmp_path / "0002-a-red-book-s42" / "realignment.json").unlink()  # as if killed before its end
     summary = run_many(realigner, PROMPTS, tmp_path)
     assert (summary.made, summary.skipped) == (2, 1)
-    assert marked.read_bytes() == b"not touched"
+    assert marked.read_bytes() == kept
     assert len(lines(tmp_path / "index.jsonl")) == 3
     assert run_many(realigner, PROMPTS, tmp_path, overwrite=True).made == 3
-    assert marked.read_bytes() != b"not touched"
+    assert marked.read_bytes() != kept
 
 
 def test_results_of_other_settings_or_prompts_are_not_mixed_up(tmp_path: Path, realigner, make_realigner):
@@ -153,6 +159,134 @@ def test_interruption_loses_nothing_that_is_finished(tmp_path: Path, make_realig
         run_many(make_realigner(batch_size=1), PROMPTS, tmp_path, on_done=interrupt)
     assert len(lines(tmp_path / "index.jsonl")) == 2
     assert run_many(make_realigner(batch_size=1), PROMPTS, tmp_path).skipped == 2
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+DAMAGES = {
+    "empty record": lambda folder: (folder / "realignment.json").write_bytes(b""),
+    "cut record": lambda folder: truncate(folder / "realignment.json"),
+    "deep record": lambda folder: (folder / "realignment.json").write_text("[" * 100_000),
+    "no object": lambda folder: (folder / "realignment.json").write_text("[]"),
+    "cut picture": lambda folder: truncate(folder / "refined.png"),
+    "empty picture": lambda folder: (folder / "coarse.png").write_bytes(b""),
+    "no mask": lambda folder: (folder / "masks" / "00.png").unlink(),
+    "mask of another size": lambda folder: Image.new("1", (3, 3)).save(folder / "masks" / "00.png"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+def test_a_damaged_folder_is_made_again_and_blocks_no_other(tmp_path: Path, make_realigner, damage):
+    realigner, prompts = make_realigner(batch_size=1), PROMPTS[:2]  # rounding depends on what shares a batch
+    run_many(realigner, prompts, tmp_path)
+    before = contents(tmp_path)
+    damage(tmp_path / "0001-a-red-book-and-a-yellow-pen-s42")
+    said: list[str] = []
+    summary = run_many(realigner, prompts, tmp_path, say=said.append)
+    assert (summary.made, summary.skipped, summary.failures) == (1, 1, ())
+    assert contents(tmp_path) == before
+    (text,) = said
+    assert text.startswith("0001-a-red-book-and-a-yellow-pen-s42 is damaged and is made again: ")
+    assert run_many(realigner, prompts, tmp_path, say=said.append).skipped == 2
+    assert len(said) == 1
+
+
+def test_a_damaged_folder_of_other_settings_is_not_replaced(tmp_path: Path, realigner, make_realigner):
+    run_many(realigner, PROMPTS[:1], tmp_path)
+    truncate(tmp_path / "0001-a-red-book-and-a-yellow-pen-s42" / "refined.png")
+    with pytest.raises(OutputError, match=r"modulation\.share"):
+        run_many(make_realigner(modulation={"share": 0.9}), PROMPTS[:1], tmp_path)
+    record = tmp_path / "0001-a-red-book-and-a-yellow-pen-s42" / "realignment.json"
+    record.write_text(json.dumps({**json.loads(record.read_text()), "version": 99}))
+    with pytest.raises(OutputError, match="version 99"):  # a newer realignkit's is no damage
+        run_many(realigner, PROMPTS[:1], tmp_path)
+
+
+def test_what_can_be_made_from_the_folder_itself_is(tmp_path: Path, realigner):
+    """A report that is gone costs no new picture."""
+    made: list[str] = []
+
+    def extras(realignment: Realignment, folder: Path) -> None:
+        made.append(folder.name)
+        (folder / "report.html").write_text(f"<html>{realignment.prompt}</html>")
+
+    run_many(realigner, PROMPTS[:2], tmp_path, extras=extras, extra_files=["report.html"])
+    before = contents(tmp_path)
+    record = tmp_path / "0002-a-red-book-s42" / "realignment.json"
+    when = record.stat().st_mtime_ns
+    for content in (None, "", "<html>cut"):
+        report = record.with_name("report.html")
+        report.unlink() if content is None else report.write_text(content)
+        said: list[str] = []
+        summary = run_many(
+            realigner, PROMPTS[:2], tmp_path, extras=extras, extra_files=["report.html"], say=said.append
+        )
+        assert (summary.made, summary.skipped) == (0, 2)
+        assert len(said) == 1
+        assert "0002-a-red-book-s42 is completed" in said[0]
+        assert report.read_text() == "<html>a red book</html>"
+    assert made[2:] == ["0002-a-red-book-s42"] * 3
+    assert record.stat().st_mtime_ns == when
+    assert contents(tmp_path) == before
+
+
+def test_only_what_is_on_the_disk_counts_as_made(tmp_path: Path, make_realigner):
+    def lose(finished: int, total: int) -> None:
+        if finished == 2:
+            (tmp_path / "0001-a-red-book-and-a-yellow-pen-s42" / "realignment.json").unlink()
+
+    summary = run_many(make_realigner(batch_size=1), PROMPTS, tmp_path, on_done=lose)
+    assert summary.made == 2 == len(lines(tmp_path / "index.jsonl"))
+    assert [(f.index, f.error) for f in summary.failures] == [(1, "OutputError")]
+    assert [row["index"] for row in lines(tmp_path / "errors.jsonl")] == [1]
+
+
+def test_a_run_goes_on_only_with_the_adapters_it_began_with(tmp_path: Path, registry, make_realigner):
+    """By what is in the file, not by its path."""
+
+    class Adapted(tiny.TinyGenerator):
+        class Options(Options):
+            lora: str | None = None
+
+    class More:
+        @realignkit.hookimpl
+        def register_generators(self, register: Any) -> None:
+            register("adapted", Adapted, "takes adapters")
+
+    registry.register(More(), "more")
+    lora = tmp_path / "first" / "lora.safetensors"
+    lora.parent.mkdir()
+    lora.write_bytes(b"one")
+
+    def run(path: Path) -> int:
+        realigner = make_realigner("adapted", options={"generator": {"lora": str(path)}})
+        return run_many(realigner, PROMPTS[:1], tmp_path / "run").made
+
+    assert run(lora) == 1
+    moved = lora.rename(tmp_path / "lora.safetensors")
+    assert run(moved) == 0
+    moved.write_bytes(b"two")
+    with pytest.raises(OutputError, match=r"what is in generator\.lora"):
+        run(moved)
+
+
+def test_a_second_writer_is_told_and_stops(tmp_path: Path, realigner):
+    found: list[Exception] = []
+
+    def second() -> None:
+        try:
+            run_many(realigner, PROMPTS[:1], tmp_path)
+        except OutputError as error:
+            found.append(error)
+
+    with only_writer(tmp_path):
+        thread = threading.Thread(target=second)
+        thread.start()
+        thread.join()
+    assert "is in use" in str(found[0])
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.slow

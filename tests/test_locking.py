@@ -1,0 +1,113 @@
+"""A folder has one writer: the second is told who, and a killed one leaves nothing behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from realignkit.errors import OutputError
+from realignkit.locking import LOCK, only_writer
+
+HOLD = """
+import sys, time
+from realignkit.locking import only_writer
+with only_writer(sys.argv[1]):
+    print("held", flush=True)
+    sys.stdin.readline()
+"""
+
+
+@pytest.fixture
+def holder(tmp_path: Path):
+    """Another process that writes into ``tmp_path / 'run'`` until its standard input ends."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(tmp_path / "run")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == "held\n"
+    yield process
+    process.kill()
+    process.communicate()
+
+
+def test_the_second_process_is_told_who_is_there(tmp_path: Path, holder):
+    with pytest.raises(OutputError, match="is in use") as caught, only_writer(tmp_path / "run"):
+        pass
+    text = str(caught.value)
+    assert f"process {holder.pid} on {socket.gethostname()} (since 2" in text
+    assert "another folder" in text
+    with only_writer(tmp_path / "another"):
+        pass
+    holder.communicate("\n")
+    with only_writer(tmp_path / "run"):
+        pass
+
+
+def test_a_killed_process_leaves_no_lock(tmp_path: Path, holder):
+    os.kill(holder.pid, signal.SIGKILL)
+    holder.wait()
+    assert (tmp_path / "run" / LOCK).exists()
+    with only_writer(tmp_path / "run"):
+        pass
+    assert os.listdir(tmp_path / "run") == []  # the killed one had made it
+
+
+def test_a_thread_may_nest_and_another_may_not_join(tmp_path: Path):
+    found: list[BaseException] = []
+
+    def other():
+        try:
+            with only_writer(tmp_path):
+                pass
+        except OutputError as error:
+            found.append(error)
+
+    with only_writer(tmp_path), only_writer(str(tmp_path) + "/"):
+        thread = threading.Thread(target=other)
+        thread.start()
+        thread.join()
+    assert f"process {os.getpid()}" in str(found[0])
+    with only_writer(tmp_path):
+        pass
+
+
+def test_a_writer_that_fails_leaves_no_lock(tmp_path: Path):
+    with pytest.raises(KeyError), only_writer(tmp_path / "run"):
+        raise KeyError
+    assert os.listdir(tmp_path) == []
+    (tmp_path / "run").mkdir()
+    with pytest.raises(KeyError), only_writer(tmp_path / "run"):
+        raise KeyError
+    assert os.listdir(tmp_path / "run") == []
+
+
+def test_what_killed_writers_left_is_removed_and_a_moved_folder_put_back(tmp_path: Path):
+    (tmp_path / ".index.jsonl.a1b2c3d4.tmp").write_text("half")
+    (tmp_path / ".model.x_9a8b7c.tmp").mkdir()
+    (tmp_path / ".model.old.tmp").mkdir()  # killed between moving the old one aside and the new one in
+    (tmp_path / ".model.old.tmp" / "weights").write_text("w")
+    (tmp_path / ".mine.tmp").write_text("somebody's")
+    (tmp_path / "notes.tmp").write_text("somebody's")
+    with only_writer(tmp_path):
+        pass
+    assert sorted(os.listdir(tmp_path)) == [".mine.tmp", "model", "notes.tmp"]
+    assert (tmp_path / "model" / "weights").read_text() == "w"
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(OutputError, match="choose another folder"), only_writer(tmp_path / "file"):
+        pass
+
+
+@pytest.mark.parametrize("damage", ["", "{", "[]", '{"pid": "x"}'])
+def test_a_damaged_note_of_the_holder_is_no_obstacle(tmp_path: Path, holder, damage: str):
+    (tmp_path / "run" / ".realignkit.lock.json").write_text(damage)
+    with pytest.raises(OutputError, match="another process writes there"), only_writer(tmp_path / "run"):
+        pass
