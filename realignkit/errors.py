@@ -16,6 +16,10 @@ _NO_MEMORY = re.compile(
 )
 
 
+FOREIGN = (Exception, SystemExit, GeneratorExit)
+"""What somebody else's code may raise that is not the user's wish: KeyboardInterrupt is, ``sys.exit`` is not."""
+
+
 class RealignKitError(Exception):
     """Base class: anything realignkit raises on purpose."""
 

@@ -16,7 +16,8 @@ import pluggy
 
 from realignkit import hookspecs
 from realignkit.contracts import KINDS, Options
-from realignkit.errors import PluginError, RealignKitError
+from realignkit.discovery import bounded, load_plugin
+from realignkit.errors import FOREIGN, PluginError, RealignKitError
 
 ENTRY_POINT_GROUP = "realignkit"
 logger = logging.getLogger(__name__)
@@ -73,7 +74,7 @@ class PluginInfo:
         module, _, attribute = self.factory.partition(":")
         try:
             factory: Factory = getattr(importlib.import_module(module), attribute)
-        except Exception as error:  # any plugin's import can fail in any way; the user must learn whose it was
+        except FOREIGN as error:  # any plugin's import can fail in any way; the user must learn whose it was
             raise PluginError(
                 f"{self.kind} '{self.name}' (from {self.source or module}) cannot be imported: "
                 f"{type(error).__name__}: {error}. Update or uninstall the package that provides it."
@@ -97,7 +98,7 @@ class PluginInfo:
             return factory(**{**self.options, **options})
         except RealignKitError:
             raise
-        except Exception as error:  # as above: name the culprit, keep the cause
+        except FOREIGN as error:  # as above: name the culprit, keep the cause
             raise PluginError(
                 f"{self.kind} '{self.name}' could not be made: {type(error).__name__}: {error}. "
                 f"Check its options ({', '.join(options) or 'none given'})."
@@ -160,9 +161,10 @@ class Registry:
         distribution = entry_point.dist.name if entry_point.dist else ""
         source = f"{distribution}:{entry_point.name}" if distribution else entry_point.name
         try:
-            self.register(entry_point.load(), source)
+            self.register(load_plugin(entry_point), source)
         except Exception as error:  # somebody else's code; named, recorded, skipped
-            self.broken[source] = f"{type(error).__name__}: {error}"
+            told = isinstance(error, RealignKitError)
+            self.broken[source] = str(error) if told else f"{type(error).__name__}: {error}"
             logger.warning("plugin %s is broken and was skipped: %s", source, self.broken[source])
 
     def register(self, plugin: object, name: str | None = None) -> None:
@@ -176,6 +178,7 @@ class Registry:
         except (ValueError, pluggy.PluginValidationError) as error:
             raise PluginError(f"{name or plugin!r}: {error}") from error
         try:
+            _check_hooks(self.manager, plugin)
             found = self._collect(plugin, source)
         except Exception:
             self.manager.unregister(plugin)
@@ -188,7 +191,8 @@ class Registry:
         for kind in KINDS:
             register = Register(kind, source)
             hook = self.manager.subset_hook_caller(hook_name(kind), remove_plugins=others)
-            hook(register=register)
+            if hook.get_hookimpls():
+                bounded(functools.partial(hook, register=register))
             for info in register.found:
                 key = (kind, info.name)
                 taken = self._infos.get(key) or found.get(key)
@@ -239,6 +243,23 @@ class Registry:
     def hook(self) -> pluggy.HookRelay:
         """The lifecycle hooks of all plugins, to be called."""
         return self.manager.hook
+
+
+def _check_hooks(manager: pluggy.PluginManager, plugin: object) -> None:
+    """Refuse a plugin with a hook that would be passed over: unknown, or not marked as one."""
+    known = [name for name, value in vars(hookspecs).items() if hasattr(value, "realignkit_spec")]
+    marked = {name for name in dir(plugin) if manager.parse_hookimpl_opts(plugin, name) is not None}
+    for name in marked - set(known):
+        if not (manager.parse_hookimpl_opts(plugin, name) or {}).get("optionalhook"):
+            near = get_close_matches(name, known, n=1)
+            hint = f"Did you mean '{near[0]}'?" if near else f"Hooks: {', '.join(known)}."
+            raise PluginError(f"it implements '{name}', which is no hook. {hint}")
+    if unmarked := [name for name in known if name not in marked and callable(getattr(plugin, name, None))]:
+        raise PluginError(f"its '{unmarked[0]}' is not marked as a hook: write @realignkit.hookimpl above it.")
+    if not marked:
+        near = [name for name in dir(plugin) if get_close_matches(name, known, n=1)]
+        hint = f" Did you mean '{get_close_matches(near[0], known, n=1)[0]}' by '{near[0]}'?" if near else ""
+        raise PluginError(f"it implements no hook of realignkit.{hint} Hooks: {', '.join(known)}.")
 
 
 def hook_name(kind: str) -> str:

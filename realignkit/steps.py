@@ -14,7 +14,7 @@ import numpy as np
 
 from realignkit.assembly import REDACTED, secrets_of
 from realignkit.contracts import Scorer, Segmenter, Tagger
-from realignkit.errors import PluginError, RealignKitError, ScorerError, enough_memory
+from realignkit.errors import FOREIGN, PluginError, RealignKitError, ScorerError, enough_memory
 from realignkit.registry import Registry
 from realignkit.types import Answer, Layout, Likelihood, LocalCaption, Realignment, Segment, Tag
 
@@ -38,7 +38,7 @@ def blame(what: str, name: str) -> Iterator[None]:
             yield
     except RealignKitError:
         raise
-    except Exception as error:  # somebody else's code can raise anything
+    except FOREIGN as error:  # somebody else's code can raise anything
         raise PluginError(
             f"{what} '{name}' failed: {type(error).__name__}: {error}. Choose another one, or tell its author."
         ) from error
@@ -101,7 +101,7 @@ def attempt(scorer: Scorer, prompt: str, tags: Sequence[Tag]) -> Attempt:
     try:
         captions = tuple(scorer(prompt, tuple(tags)))
         problem = _answer_problem(captions, tags)
-    except Exception as error:  # a contract of the chain: any failure hands over to the next one
+    except FOREIGN as error:  # a contract of the chain: any failure hands over to the next one
         message = _without_secrets(f"{type(error).__name__}: {error}", scorer)
         if isinstance(error, ScorerError):
             return Attempt(None, error.reason, message, error.final)

@@ -32,6 +32,22 @@ def registry() -> Any:
 
 
 @pytest.fixture
+def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Install a distribution with one module and one entry point, the way pip lays it down."""
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def install(name: str, code: str, value: str | None = None) -> None:
+        (tmp_path / f"{name}.py").write_text(code)
+        info = tmp_path / f"{name}-1.0.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+        (info / "entry_points.txt").write_text(f"[realignkit]\n{name}_entry = {value or name}\n")
+        monkeypatch.delitem(sys.modules, name, raising=False)
+
+    return install
+
+
+@pytest.fixture
 def make_realigner(registry: Any) -> Callable[..., Any]:
     """``Realigner.from_pretrained`` with the tiny plugins."""
     from realignkit.realigner import Realigner

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import logging
-import sys
 from types import ModuleType
 
 import pytest
@@ -39,22 +38,6 @@ def plugin(kind="scorer", name="parrot", factory=Parrot, description="says it ag
 @pytest.fixture
 def registry():
     return Registry(discover=False)
-
-
-@pytest.fixture
-def installed(tmp_path, monkeypatch):
-    """Install a distribution with one module and one entry point, the way pip lays it down."""
-    monkeypatch.syspath_prepend(tmp_path)
-
-    def install(name, code, value=None):
-        (tmp_path / f"{name}.py").write_text(code)
-        info = tmp_path / f"{name}-1.0.dist-info"
-        info.mkdir()
-        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
-        (info / "entry_points.txt").write_text(f"[realignkit]\n{name}_entry = {value or name}\n")
-        monkeypatch.delitem(sys.modules, name, raising=False)
-
-    return install
 
 
 GOOD = """
@@ -227,6 +210,54 @@ def test_hooks_that_do_not_fit_are_refused(registry):
     with pytest.raises(PluginError, match="misfit"):
         registry.register(module, "misfit")
     assert registry.infos() == []
+
+
+@pytest.mark.parametrize(
+    ("name", "marked", "message"),
+    [
+        ("register_scorer", True, r"implements 'register_scorer', which is no hook\. Did you mean 'register_scorers'"),
+        ("before_refining", True, r"Did you mean 'before_refine'"),
+        ("entirely_else", True, r"which is no hook\. Hooks: register_generators"),
+        ("register_scorers", False, r"'register_scorers' is not marked as a hook: write @realignkit\.hookimpl"),
+        ("register_scorer", False, r"implements no hook.*Did you mean 'register_scorers' by 'register_scorer'"),
+        ("helper", False, r"implements no hook of realignkit\. Hooks: "),
+    ],
+)
+def test_a_hook_that_nobody_would_call_is_refused(registry, name, marked, message):
+    module = ModuleType("misspelt")
+
+    def hook(register):
+        raise AssertionError("never called")
+
+    setattr(module, name, hookimpl(hook) if marked else hook)
+    with pytest.raises(PluginError, match=message):
+        registry.register(module, "misspelt")
+    assert registry.infos() == []
+    assert not registry.manager.has_plugin("misspelt")
+
+
+def test_an_unmarked_hook_beside_a_marked_one_is_refused(registry):
+    module = plugin()
+    module.register_taggers = lambda register: None
+    with pytest.raises(PluginError, match="'register_taggers' is not marked"):
+        registry.register(module)
+
+
+def test_a_hook_may_be_optional(registry):
+    module = plugin()
+    module.of_a_later_version = hookimpl(optionalhook=True)(lambda register: None)
+    registry.register(module)
+    assert registry.info("scorer", "parrot")
+
+
+@pytest.mark.parametrize("stop", [SystemExit(0), SystemExit("bye"), GeneratorExit()])
+def test_a_factory_that_ends_the_program_is_named(registry, stop):
+    def factory(**options):
+        raise stop
+
+    registry.register(plugin(name="quitter", factory=factory))
+    with pytest.raises(PluginError, match="scorer 'quitter' could not be made"):
+        registry.create("scorer", "quitter")
 
 
 def test_unregistering_takes_everything_away(registry):

@@ -13,7 +13,7 @@ from realignkit._version import __version__
 from realignkit.cli.ablate import ablate_app
 from realignkit.cli.ablate_results import join, pair
 from realignkit.cli.ablate_rows import rewards, stages
-from realignkit.cli.console import Commands
+from realignkit.cli.console import Command, Commands, exit_now
 from realignkit.cli.dense import dense
 from realignkit.cli.doctor import doctor
 from realignkit.cli.plugins import plugins_app
@@ -46,17 +46,18 @@ def _root(
     """Make text-to-image diffusion models draw what the prompt says (RealignDiff)."""
 
 
-app.command()(run)
-app.command()(dense)
-app.command()(train)
-app.command()(show)
-app.command()(doctor)
+for command in (run, dense, train, show, doctor):
+    app.command(cls=Command)(command)
 app.add_typer(plugins_app, name="plugins")
-for command in (rewards, stages, join, pair):
-    ablate_app.command()(command)
+for measurement in (rewards, stages, join, pair):
+    ablate_app.command(cls=Command)(measurement)
 app.add_typer(ablate_app, name="ablate")
 
 
 def main() -> None:
     """The ``realignkit`` command."""
-    app()
+    try:
+        app()
+    except SystemExit as stop:
+        exit_now(stop.code if isinstance(stop.code, int) else int(stop.code is not None))
+        raise

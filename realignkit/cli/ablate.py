@@ -28,7 +28,7 @@ def ablate() -> None:
     """Measure what a part of the method is worth."""
 
 
-@ablate_app.command()
+@ablate_app.command(cls=Command)
 def scorers(
     ctx: typer.Context,
     model: Annotated[str, typer.Option(help="Draws the images: a generator's name, a folder or a hub id.")] = "micro",

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import logging
 import os
-from typing import TYPE_CHECKING, Any
+import sys
+import threading
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, TextIO
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from realignkit.errors import RealignKitError
 
@@ -20,13 +25,58 @@ if TYPE_CHECKING:
 EXIT_SOME_FAILED = 1
 EXIT_ERROR = 2
 EXIT_INTERRUPTED = 130
+GRACE = 5.0
+"""Seconds that threads of others have to end when the program does."""
 
 _STYLES = {"certain": "green", "possible": "yellow", "unlikely": "dim"}
 
 
+_results: TextIO | None = None
+
+
+@contextlib.contextmanager
+def results_only() -> Iterator[None]:
+    """Keep standard output for results: what plugins and libraries print meanwhile goes to standard error."""
+    global _results
+    before = _results
+    with _descriptor_kept(sys.stdout) as _results:
+        try:
+            with contextlib.redirect_stdout(sys.stderr):
+                yield
+        finally:
+            _results = before
+
+
+@contextlib.contextmanager
+def _descriptor_kept(stream: TextIO) -> Iterator[TextIO]:
+    """The stream, on a file descriptor of its own while number 1, which child processes inherit, is standard error."""
+    try:
+        is_process_output = stream.fileno() == 1
+    except (OSError, ValueError, AttributeError):  # none: captured by a test or a notebook
+        is_process_output = False
+    if not is_process_output:
+        yield stream
+        return
+    stream.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        with open(kept, "w", encoding=stream.encoding, errors=stream.errors, closefd=False) as own:
+            yield own
+    finally:
+        stream.flush()  # what was written past the redirection
+        os.dup2(kept, 1)
+        os.close(kept)
+
+
 def out() -> Console:
     """Where results go. Made anew each time, so that it follows a redirected ``sys.stdout``."""
-    return Console(highlight=False, soft_wrap=True)
+    return Console(file=_results, highlight=False, soft_wrap=True)
+
+
+def print_json(values: Any) -> None:
+    """Print a result for machines."""
+    typer.echo(json.dumps(values, indent=2, ensure_ascii=False), file=_results)
 
 
 def err() -> Console:
@@ -55,6 +105,35 @@ class Commands(TyperGroup):
         except KeyboardInterrupt:
             err().print("[yellow]Interrupted.[/] What is finished is saved; resume with the same command.")
             raise typer.Exit(EXIT_INTERRUPTED) from None
+
+
+class Command(TyperCommand):
+    """A command whose standard output holds its results alone."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command; see the class."""
+        with results_only():
+            return super().invoke(ctx)
+
+
+def exit_now(code: int) -> None:
+    """Leave although threads of plugins or libraries would keep Python waiting, and say whose they are.
+
+    Args:
+        code: the exit code. Returns where nothing would be waited for.
+    """
+    for thread in _waited_for():
+        thread.join(GRACE / max(1, len(_waited_for())))  # what is about to end may do so in peace
+    if names := [thread.name for thread in _waited_for()]:
+        shown = ", ".join(names[:5]) + (" …" if len(names) > 5 else "")
+        err().print(f"{len(names)} threads that plugins have started are not waited for: {shown}", markup=False)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def _waited_for() -> list[threading.Thread]:
+    return [t for t in threading.enumerate() if not t.daemon and t is not threading.main_thread()]
 
 
 def debugging(ctx: typer.Context) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Mapping
@@ -16,8 +15,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from realignkit.assembly import LAST_SCORER, choose, companions, versions
-from realignkit.cli.console import out
-from realignkit.errors import PluginError, RealignKitError
+from realignkit.cli.console import out, print_json
+from realignkit.errors import FOREIGN, PluginError, RealignKitError
 
 if TYPE_CHECKING:
     from realignkit.registry import PluginInfo, Registry
@@ -54,7 +53,7 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="For machines.")
     working = commands(findings, registry)
     if as_json:
         listing = {"machine": machine, "plugins": [asdict(finding) for finding in findings], "commands": working}
-        typer.echo(json.dumps(listing, indent=2, ensure_ascii=False))
+        print_json(listing)
         return
     console = out()
     for name, value in machine.items():
@@ -85,7 +84,7 @@ def examine(info: PluginInfo, cached: frozenset[str]) -> Finding:
         problem = plugin.check() if hasattr(plugin, "check") else ""
     except RealignKitError as error:
         return Finding(info.kind, info.name, "broken", " ".join(str(error).split()))
-    except Exception as error:  # somebody else's code; the doctor must reach the next patient
+    except FOREIGN as error:  # somebody else's code; the doctor must reach the next patient
         return Finding(info.kind, info.name, "broken", f"{type(error).__name__}: {error}. Tell its author.")
     if problem:
         return Finding(info.kind, info.name, "not ready", problem)

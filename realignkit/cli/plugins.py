@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import typing
 from typing import Annotated, Any
 
@@ -10,7 +9,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from realignkit.cli.console import err, out
+from realignkit.cli.console import Command, err, out, print_json, results_only
 from realignkit.contracts import KINDS
 from realignkit.errors import PluginError
 
@@ -27,8 +26,12 @@ def plugins(
     as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
 ) -> None:
     """List plugins: kind, name, what each does, and what to install where something is missing."""
-    if ctx.invoked_subcommand is not None:
-        return
+    if ctx.invoked_subcommand is None:
+        with results_only():
+            _list(kind, as_json)
+
+
+def _list(kind: str | None, as_json: bool) -> None:
     from realignkit.registry import default_registry
 
     if kind is not None and kind not in KINDS:
@@ -37,7 +40,7 @@ def plugins(
     infos = registry.infos(kind)
     if as_json:
         listing = {"plugins": [_record(info) for info in infos], "broken": registry.broken}
-        typer.echo(json.dumps(listing, indent=2, ensure_ascii=False))
+        print_json(listing)
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in ("kind", "name", "what it does", "available"):
@@ -50,7 +53,7 @@ def plugins(
         err().print(f"[red]broken, skipped:[/] {escape(source)}: {escape(error)}")
 
 
-@plugins_app.command("show")
+@plugins_app.command("show", cls=Command)
 def show_plugin(
     kind: Annotated[str, typer.Argument(help="generator, tagger, scorer …")],
     name: Annotated[str, typer.Argument(help="As 'realignkit plugins' lists it.")],
