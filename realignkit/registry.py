@@ -248,9 +248,10 @@ class Registry:
 def _check_hooks(manager: pluggy.PluginManager, plugin: object) -> None:
     """Refuse a plugin with a hook that would be passed over: unknown, or not marked as one."""
     known = [name for name, value in vars(hookspecs).items() if hasattr(value, "realignkit_spec")]
-    marked = {name for name in dir(plugin) if manager.parse_hookimpl_opts(plugin, name) is not None}
-    for name in marked - set(known):
-        if not (manager.parse_hookimpl_opts(plugin, name) or {}).get("optionalhook"):
+    options: dict[str, Any] = {name: manager.parse_hookimpl_opts(plugin, name) for name in dir(plugin)}
+    marked = {name: given for name, given in options.items() if given is not None}
+    for name, given in marked.items():
+        if name not in known and not given["optionalhook"]:
             near = get_close_matches(name, known, n=1)
             hint = f"Did you mean '{near[0]}'?" if near else f"Hooks: {', '.join(known)}."
             raise PluginError(f"it implements '{name}', which is no hook. {hint}")

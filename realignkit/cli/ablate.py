@@ -10,7 +10,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from realignkit.cli.console import EXIT_SOME_FAILED, err, out, set_verbosity
+from realignkit.cli.console import EXIT_SOME_FAILED, Command, err, out, set_verbosity
 from realignkit.errors import OptionError
 
 if TYPE_CHECKING:
