@@ -39,9 +39,17 @@ def pair(
 
 
 def image_size(pipeline: DiffusionPipeline, width: int | None = None, height: int | None = None) -> tuple[int, int]:
-    """(width, height) in pixels of the images that the pipeline makes, where not given."""
+    """(width, height) in pixels of the images that the pipeline makes, where not given.
+
+    Raises:
+        OptionError: it states none.
+    """
     network = getattr(pipeline, "unet", None) or pipeline.transformer
     sample = network.config.sample_size
+    if width and height:
+        return width, height
+    if sample is None:
+        raise OptionError("the model states no size of its images: give height and width.")
     rows, columns = sample if isinstance(sample, list | tuple) else (sample, sample)
     return width or columns * pipeline.vae_scale_factor, height or rows * pipeline.vae_scale_factor
 

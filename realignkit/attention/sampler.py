@@ -185,10 +185,7 @@ def _sampling(
     most = int(pipeline.scheduler.config.num_train_timesteps)
     if not 1 <= steps <= most:
         raise OptionError(f"num_inference_steps must be at least 1 and at most {most}, got {steps}.")
-    family = families.family_of(pipeline)
-    unit = 8 * (family.patch if family is not None else 1)
-    if any(size is not None and (size < unit or size % unit) for size in (height, width)):
-        raise OptionError(f"height and width must be multiples of {unit}, got {height} x {width}.")
+    check_size(pipeline, height, width)
     wishes = {
         "guidance_scale": guidance_scale,
         "height": height,
@@ -196,6 +193,18 @@ def _sampling(
         "negative_prompt": negative_prompt,
     }
     return {"num_inference_steps": steps, **{name: wish for name, wish in wishes.items() if wish is not None}}
+
+
+def check_size(pipeline: Any, height: int | None, width: int | None) -> None:
+    """Refuse sizes in pixels that the pipeline's networks cannot draw; None, its own, is fine.
+
+    Raises:
+        OptionError: they are no multiples of its unit.
+    """
+    family = families.family_of(pipeline)
+    unit = 8 * (family.patch if family is not None else 1)
+    if any(size is not None and (size < unit or size % unit) for size in (height, width)):
+        raise OptionError(f"height and width must be multiples of {unit}, got {height} x {width}.")
 
 
 def _sample(

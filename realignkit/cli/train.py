@@ -164,6 +164,7 @@ class TrainingJob:
 
         from realignkit.refl import ReFLTrainer
         from realignkit.refl.runfolder import read_record
+        from realignkit.refl.trainability import check_trainable
         from realignkit.rewards import make_reward
         from realignkit.steps import blame
 
@@ -171,9 +172,10 @@ class TrainingJob:
             raise OptionError(f"{folder} holds a training run. Resume it with --resume, or use another --out.")
         PartialState()  # under a launcher, each process loads onto a GPU of its own
         with err().status("loading …"):
-            generator = self.generator.create(**self.settings.options["generator"])
+            generator = self.generator.create(**self._generator_options())
             with blame("generator", self.generator.name):
                 pipeline = generator.pipeline()
+            check_trainable(pipeline)  # before the reward is loaded, or downloaded
             reward = make_reward(
                 self.registry, str(self.wanted["reward"]), self.settings.options["reward"], self.beside
             )
@@ -207,6 +209,16 @@ class TrainingJob:
                     again = "" if resume else " and --resume"
                     err().print(f"[yellow]Interrupted.[/] Saved in {folder}; go on with the same command{again}.")
                 raise typer.Exit(EXIT_INTERRUPTED) from None
+
+    def _generator_options(self) -> dict[str, Any]:
+        """Whole networks learn from weights as they are stored: "auto" would round them on a GPU."""
+        from realignkit.assembly import option_names
+
+        given = dict(self.settings.options["generator"])
+        rounds = self.config.trainable == "unet" and "dtype" in (option_names(self.generator) or ())
+        if rounds and given.get("dtype", "auto") == "auto":
+            given["dtype"] = "fp32"
+        return given
 
     def _make_judge(self) -> Any:
         from realignkit.refl import Judge

@@ -160,11 +160,10 @@ class Pairs:
         Raises:
             OptionError: it cannot be read.
         """
-        rows, columns = (side * self.networks.pipeline.vae_scale_factor for side in self.networks.latent_shape[1:])
         path = self.folder / self.pairs[index][0]
         try:
             with Image.open(path) as image:
-                return to_tensor([fit_image(image, (columns, rows))[0]])
+                return to_tensor([fit_image(image, self.networks.image_size)[0]])
         except Exception as error:  # Pillow raises many kinds for damaged files
             raise OptionError(f"{path} cannot be read as an image ({error}). Replace or remove it.") from error
 

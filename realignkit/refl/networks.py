@@ -1,4 +1,4 @@
-"""A pipeline's networks as functions of tensors: read a prompt, predict noise, decode and encode images.
+"""A pipeline's networks as functions of tensors: read a prompt, predict noise, decode and encode images, and draw.
 
 SD-1.x, SD-2.x and SDXL text-to-image pipelines; everything is differentiable unless its caller switches that off.
 """
@@ -6,21 +6,23 @@ SD-1.x, SD-2.x and SDXL text-to-image pipelines; everything is differentiable un
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from realignkit.attention import spans
-from realignkit.attention.sampler import attention_family
-from realignkit.errors import ModelError
+from realignkit.attention import sampler, spans
+from realignkit.attention.sampler import check_size
+from realignkit.errors import OptionError
 from realignkit.inputs import image_size
 from realignkit.refl import losses
+from realignkit.refl.autoencoder import Autoencoder, place
+from realignkit.refl.trainability import TEXT_ENCODERS, check_trainable
 
-TEXT_ENCODERS = ("text_encoder", "text_encoder_2")
-"""A pipeline's own names for them; SDXL has both."""
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,17 +45,21 @@ class Networks:
         pipeline: SD-1.x/2.x or SDXL; it is changed: moved, frozen, cast.
         device: where to compute.
         precision: ``no``, ``fp16`` or ``bf16``.
-        train_unet: the U-Net itself will learn, so it stays in float32 (and runs in ``precision`` all the same).
+        height, width: of the images, in pixels; None: the model's own.
+        train_unet: the U-Net itself will learn and the pipeline be saved, so nothing is rounded (and all of it runs in
+            ``precision`` all the same).
         train_text_encoder: so will the text encoders; :meth:`text` is differentiable then.
 
     Attributes:
         unet: what :meth:`predict` runs; may be exchanged.
         latent_shape: (C, h, w).
+        image_size: (width, height) in pixels.
         kind: what the U-Net predicts: ``epsilon``, ``v_prediction`` or ``sample``.
         alphas_cumprod: ``abar`` by training timestep, float32 (T_train,).
 
     Raises:
-        ModelError: another kind of pipeline.
+        ModelError: a pipeline that cannot learn here.
+        OptionError: ``height`` or ``width`` do not suit the model, or its own weights have been rounded.
     """
 
     def __init__(
@@ -62,32 +68,38 @@ class Networks:
         device: torch.device,
         precision: str,
         *,
+        height: int | None = None,
+        width: int | None = None,
         train_unet: bool = False,
         train_text_encoder: bool = False,
     ) -> None:
-        if attention_family(pipeline) is None:
-            raise ModelError(
-                f"a {type(pipeline).__name__} cannot be fine-tuned here. Use a Stable Diffusion 1.x, 2.x or XL "
-                f"text-to-image pipeline."
-            )
+        check_trainable(pipeline)
+        check_size(pipeline, height, width)
+        if train_unet:
+            check_full_precision(pipeline, train_text_encoder)
         from diffusers import DDIMScheduler
 
         self.pipeline, self.device = pipeline, device
         self.dtype = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[precision]
-        self._upcast_vae = self.dtype == torch.float16 and bool(getattr(pipeline.vae.config, "force_upcast", False))
-        modules = {name: part for name, part in pipeline.components.items() if isinstance(part, torch.nn.Module)}
-        for name, module in modules.items():
-            keep = (name == "vae" and self._upcast_vae) or (name == "unet" and train_unet)
-            keep = keep or (name in TEXT_ENCODERS and train_text_encoder)
-            module.requires_grad_(False).eval()
-            dtype = torch.float32 if keep else self.dtype
-            if next(module.parameters()).dtype != dtype or next(module.parameters()).device != device:
-                module.to(device, dtype)
+        vae = pipeline.vae
+        overflows = self.dtype == torch.float16 and bool(getattr(vae.config, "force_upcast", False))
+        kept = vae.dtype == torch.float32 != pipeline.unet.dtype  # by whoever loaded the rest in half precision
+        upcast = self.dtype != torch.float32 and (overflows or kept)
+        for name, part in pipeline.components.items():
+            if isinstance(part, torch.nn.Module):
+                full = train_unet or (name == "vae" and upcast)
+                place(part.requires_grad_(False).eval(), device, torch.float32 if full else self.dtype)
         self.unet: Any = pipeline.unet
+        self.autoencoder = Autoencoder(vae, self.dtype, upcast=upcast)
+        self.decode, self.encode = self.autoencoder.decode, self.autoencoder.encode
         self._learns_text = train_text_encoder
-        size = image_size(pipeline)
+        self.image_size = image_size(pipeline, width, height)
         scale = pipeline.vae_scale_factor
-        self.latent_shape = (int(self.unet.config.in_channels), size[1] // scale, size[0] // scale)
+        self.latent_shape = (
+            int(self.unet.config.in_channels),
+            self.image_size[1] // scale,
+            self.image_size[0] // scale,
+        )
         self.kind = str(pipeline.scheduler.config.get("prediction_type", "epsilon"))
         schedule = DDIMScheduler.from_config(pipeline.scheduler.config)
         self.alphas_cumprod: Tensor = schedule.alphas_cumprod.to(device, torch.float32)
@@ -144,7 +156,7 @@ class Networks:
         """The U-Net's prediction for latents (B, C, h, w) at a timestep () or (B,); float32."""
         extra: dict[str, Any] = {}
         if text.pooled is not None:
-            rows, columns = (side * self.pipeline.vae_scale_factor for side in self.latent_shape[1:])
+            columns, rows = self.image_size
             sizes = torch.tensor([[rows, columns, 0, 0, rows, columns]], device=self.device, dtype=text.pooled.dtype)
             extra["added_cond_kwargs"] = {"text_embeds": text.pooled, "time_ids": sizes.expand(len(latents), -1)}
         with self.autocast():
@@ -172,36 +184,52 @@ class Networks:
         noisy = losses.add_noise(latents, noise, alpha_bar)
         return losses.predict_x0(noisy, self.predict(noisy, timestep, text), alpha_bar, self.kind)
 
-    def decode(self, latents: Tensor) -> Tensor:
-        """Images, float32 (B, 3, H, W) in [0, 1], of clean latents; differentiable."""
-        shift, scale = self._latent_statistics(latents)
-        with self._vae_precision() as dtype:
-            images: Tensor = self.pipeline.vae.decode((latents * scale + shift).to(dtype), return_dict=False)[0]
-        return (images.float() / 2 + 0.5).clamp(0, 1)
-
     @torch.no_grad()
-    def encode(self, images: Tensor) -> Tensor:
-        """Clean latents, float32, of images (B, 3, H, W) in [0, 1]: the posterior's mode."""
-        with self._vae_precision() as dtype:
-            pixels = (images.to(self.device) * 2 - 1).to(dtype)
-            latents: Tensor = self.pipeline.vae.encode(pixels).latent_dist.mode().float()
-        shift, scale = self._latent_statistics(latents)
-        return (latents - shift) / scale
+    def draw(self, prompts: Sequence[str], seeds: Sequence[int], sampling: Mapping[str, Any]) -> list[Image]:
+        """Pictures (RGB) of prompts as the pipeline itself draws them, by its own scheduler; seeds decide alone.
 
-    def _latent_statistics(self, like: Tensor) -> tuple[Tensor, Tensor]:
-        """What to add to, and multiply with, normalised latents: ``raw = normalised * scale + shift``."""
-        config = self.pipeline.vae.config
-        mean, std = getattr(config, "latents_mean", None), getattr(config, "latents_std", None)
-        if mean is None or std is None:
-            return like.new_zeros(()), like.new_tensor(1 / config.scaling_factor)
-        shape = (1, -1, 1, 1)
-        return like.new_tensor(mean).view(shape), like.new_tensor(std).view(shape) / config.scaling_factor
+        The U-Net runs in the training's precision, text encoders in their own, and the VAE as in :attr:`decode`.
 
-    @contextlib.contextmanager
-    def _vae_precision(self) -> Iterator[torch.dtype]:
-        if self._upcast_vae:  # a decoder that overflows in half precision
-            with torch.autocast(self.device.type, enabled=False):
-                yield torch.float32
-        else:
+        Args:
+            prompts: one per picture.
+            seeds: one per picture.
+            sampling: of :func:`realignkit.attention.sampler.generate`.
+
+        Raises:
+            ModelError: the model computed NaN or infinity.
+        """
+        unet = self.pipeline.unet
+        forward, before = unet.forward, vars(unet).get("forward")
+
+        def predict(*arguments: Any, **options: Any) -> Any:
             with self.autocast():
-                yield self.dtype
+                return forward(*arguments, **options)
+
+        unet.forward = predict
+        try:
+            return sampler.generate(self.pipeline, list(prompts), list(seeds), **sampling)
+        finally:
+            del unet.forward
+            if before is not None:  # a hook's
+                unet.forward = before
+
+
+def check_full_precision(pipeline: Any, text_encoder: bool) -> None:
+    """Refuse to let whole networks learn from weights that have been rounded while they were loaded.
+
+    Args:
+        pipeline: to be trained.
+        text_encoder: whether its text encoders learn as well as the U-Net.
+
+    Raises:
+        OptionError: they are in half precision.
+    """
+    for name in ("unet", *(TEXT_ENCODERS if text_encoder else ())):
+        part = getattr(pipeline, name, None)
+        dtypes = set() if part is None else {p.dtype for p in part.parameters()} - {torch.float32, torch.float64}
+        if dtypes:
+            rounded = str(dtypes.pop()).removeprefix("torch.")
+            raise OptionError(
+                f"trainable=unet would start from weights of the {name} that were rounded to {rounded}. Load the model "
+                f"in float32 (generator.dtype=fp32); training still computes as mixed_precision says."
+            )

@@ -14,12 +14,19 @@ from realignkit.errors import ModelError
 from realignkit.refl import losses
 from realignkit.refl.networks import Networks, Text
 
+# All of them work on x_t = sqrt(abar) x_0 + sqrt(1 - abar) eps at whole timesteps, so that one formula gives x0'. Other
+# spacings of the noise levels, between timesteps, and clipping of x_0 are the pipeline's own affair.
+_WHOLE = dict.fromkeys(
+    ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "use_lu_lambdas", "use_flow_sigmas"), False
+)
 _SOLVERS: dict[str, tuple[str, dict[str, Any]]] = {
-    "ddim": ("DDIMScheduler", {"clip_sample": False}),
-    "dpmpp": ("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver++", "use_karras_sigmas": False}),
-    "unipc": ("UniPCMultistepScheduler", {"use_karras_sigmas": False}),
+    "ddim": ("DDIMScheduler", {"clip_sample": False, "thresholding": False}),
+    "dpmpp": (
+        "DPMSolverMultistepScheduler",
+        {"algorithm_type": "dpmsolver++", "variance_type": None, "thresholding": False, **_WHOLE},
+    ),
+    "unipc": ("UniPCMultistepScheduler", {"thresholding": False, **_WHOLE}),
 }
-# All of them work on x_t = sqrt(abar) x_0 + sqrt(1 - abar) eps at whole timesteps, so that one formula gives x0'.
 
 
 @dataclass(frozen=True, eq=False)

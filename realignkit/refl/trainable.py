@@ -12,12 +12,13 @@ import torch
 from torch import Tensor
 
 from realignkit.errors import ModelError, OptionError, OutputError
+from realignkit.refl.autoencoder import place
 from realignkit.refl.config import ReFLConfig
-from realignkit.refl.networks import TEXT_ENCODERS, Networks
+from realignkit.refl.networks import Networks
 from realignkit.refl.seeds import seeded
+from realignkit.refl.trainability import ADAPTER, TEXT_ENCODERS
 from realignkit.storage import atomic_folder, atomic_write
 
-ADAPTER = "realignkit"
 LORA_FILE = "pytorch_lora_weights.safetensors"
 """Where diffusers looks for adapters in a folder."""
 MODEL_FOLDER = "model"
@@ -36,12 +37,14 @@ class Trainable:
         average: their moving average, same order; None without.
 
     Raises:
-        OptionError: no layer of the U-Net has a name in ``lora_targets``, or it has other adapters already.
+        OptionError: no layer of the U-Net has a name in ``lora_targets``.
     """
 
     def __init__(self, networks: Networks, config: ReFLConfig) -> None:
         self.networks, self.config = networks, config
         unet = networks.unet
+        if ADAPTER in getattr(unet, "peft_config", {}):  # of an earlier training
+            unet.unload_lora()
         self._frozen: dict[str, Any] = {}
         learning = {"unet": unet}
         if config.train_text_encoder:
@@ -50,7 +53,9 @@ class Trainable:
             self._add_adapters(unet)
         else:
             if config.kl_weight or config.purify:
-                self._frozen = {name: copy.deepcopy(part).to(networks.dtype) for name, part in learning.items()}
+                self._frozen = {name: copy.deepcopy(part) for name, part in learning.items()}
+                for part in self._frozen.values():
+                    place(part, networks.device, networks.dtype)
             for part in learning.values():
                 part.requires_grad_(True)
         self.parameters = {
@@ -68,13 +73,6 @@ class Trainable:
     def _add_adapters(self, unet: Any) -> None:
         from peft import LoraConfig
 
-        if ADAPTER in getattr(unet, "peft_config", {}):
-            unet.delete_adapters(ADAPTER)
-        if getattr(unet, "peft_config", {}):
-            raise OptionError(
-                "this pipeline has LoRA adapters already: make them part of the model first, with "
-                "pipeline.fuse_lora() and pipeline.unload_lora_weights()."
-            )
         rank = self.config.lora_rank
         lora = LoraConfig(
             r=rank, lora_alpha=self.config.lora_alpha or rank, target_modules=list(self.config.lora_targets)
@@ -169,13 +167,13 @@ class Trainable:
         from safetensors.torch import load_file
 
         lora = self.config.trainable == "lora"
-        path = folder / (LORA_FILE if lora else f"{MODEL_FOLDER}/unet/diffusion_pytorch_model.safetensors")
+        path = folder / (LORA_FILE if lora else f"{MODEL_FOLDER}/unet")
         try:
-            found = load_file(path)
+            found = load_file(path) if lora else _weights_in(path)
             for component in TEXT_ENCODERS if self.config.train_text_encoder else ():
-                path = folder / MODEL_FOLDER / component / "model.safetensors"
+                path = folder / MODEL_FOLDER / component
                 if getattr(self.networks.pipeline, component, None) is not None:
-                    found |= {f"{component}.{name}": tensor for name, tensor in load_file(path).items()}
+                    found |= {f"{component}.{name}": tensor for name, tensor in _weights_in(path).items()}
             for name, parameter in self.parameters.items():
                 key = _exported_name(name) if lora else name
                 scale = 1 / self._lora_scale if lora and "lora_B" in name else 1.0
@@ -195,6 +193,13 @@ class Trainable:
                 raise ModelError(
                     f"weight {name} became NaN or infinite. Resume from the last checkpoint with a lower learning rate."
                 )
+
+
+def _weights_in(folder: Path) -> dict[str, Tensor]:
+    """All weights in a component's folder; large ones (SDXL's U-Net) are saved in several files."""
+    from safetensors.torch import load_file
+
+    return {name: tensor for file in sorted(folder.glob("*.safetensors")) for name, tensor in load_file(file).items()}
 
 
 def _exported_name(name: str) -> str:

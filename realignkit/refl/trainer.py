@@ -8,20 +8,19 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
-
-from realignkit.attention import sampler, spans
+from realignkit.attention import spans
 from realignkit.contracts import Metric, Reward, parse_options
 from realignkit.errors import OptionError
 from realignkit.refl import checkpoints, data
 from realignkit.refl.config import ReFLConfig
 from realignkit.refl.learner import Learner
-from realignkit.refl.networks import TEXT_ENCODERS, Networks
+from realignkit.refl.networks import Networks
 from realignkit.refl.objective import Gradients, Objective
 from realignkit.refl.ratings import draw_by_reward
 from realignkit.refl.runfolder import LOG, RunFolder, grid, validation_from
 from realignkit.refl.state import TrainResult, TrainState, Validation
 from realignkit.refl.tracking import Interruption, LossScale, Processes, memory_errors, precision_of
+from realignkit.refl.trainability import check_trainable
 from realignkit.refl.trainable import Trainable
 from realignkit.refl.validation import Judge, best_of, hacking, without_improvement
 from realignkit.refl.validator import Validator
@@ -49,7 +48,8 @@ class ReFLTrainer:
         judge: a reward or metric that is not the training reward; decides which weights are best. None: the
             training reward decides, and its exploitation cannot be noticed.
         names: what to call ``reward``, ``judge`` and ``generator`` on record and in messages.
-        sampling: ``num_inference_steps`` and ``guidance_scale`` with which the model is used.
+        sampling: ``num_inference_steps``, ``guidance_scale``, ``height`` and ``width`` with which the model is used;
+            training, L_pre's images and validation all have that size. None of them: the model's own.
         prior: where the frozen model's images for L_pre are kept; None: in the run's folder.
         registry: whose hook ``after_train_step`` to call.
         on_step: called after each optimizer step, in the main process.
@@ -58,7 +58,7 @@ class ReFLTrainer:
     Raises:
         OptionError: an option is unknown or bad, or the judge is the training reward.
         PromptError: there are no prompts, or one is too long for the model.
-        ModelError: the pipeline is of another kind.
+        ModelError: the pipeline is of a kind that cannot learn here.
     """
 
     def __init__(
@@ -80,6 +80,7 @@ class ReFLTrainer:
     ) -> None:
         if not isinstance(config, ReFLConfig):
             config = parse_options(ReFLConfig, config or {}, owner="training")
+        check_trainable(pipeline)
         self.config, self.reward, self.folder = config, reward, Path(out)
         self.names = {"reward": type(reward).__name__, "generator": type(pipeline).__name__, **(names or {})}
         self.registry = registry or default_registry()
@@ -101,10 +102,16 @@ class ReFLTrainer:
             pipeline,
             device,
             precision,
+            height=self.sampling.get("height"),
+            width=self.sampling.get("width"),
             train_unet=config.trainable == "unet",
             train_text_encoder=config.train_text_encoder,
         )
         timesteps = len(self.networks.alphas_cumprod)
+        if config.num_inference_steps > timesteps:
+            raise OptionError(
+                f"the rollout has {config.num_inference_steps} steps; the model has {timesteps} timesteps."
+            )
         if self.config.purify and self.config.purify[1] >= timesteps:
             raise OptionError(f"purify goes to timestep {self.config.purify[1]}; the model has {timesteps} of them.")
         self._scale = LossScale(precision)
@@ -213,8 +220,7 @@ class ReFLTrainer:
         def draw(prompts: list[str], seeds: list[int]) -> list[Any]:
             if self._interruption.wanted:  # what has been drawn is kept
                 raise KeyboardInterrupt
-            with self.networks.autocast():
-                return sampler.generate(self.networks.pipeline, prompts, seeds, **self.sampling)
+            return self.networks.draw(prompts, seeds, self.sampling)
 
         self.processes.wait()
         share = slice(self.processes.rank, None, self.processes.count)
@@ -350,10 +356,7 @@ class ReFLTrainer:
         best = best_of(self.history)
         self.processes.wait()
         self.trainable.load_exported(self.folder)
-        if self.config.trainable == "unet" and self.networks.dtype != torch.float32:
-            for name in ("unet", *TEXT_ENCODERS):  # as the pipeline's other parts are
-                if (part := getattr(self.networks.pipeline, name, None)) is not None:
-                    part.to(self.networks.dtype)
+        self.networks.autoencoder.give_back()
         if best is not None and best.score <= self.history[0].score:
             self.warnings.append(
                 f"no weights were judged better than the model as it came ({self.history[0].judgement:.4g}; best "
@@ -372,4 +375,5 @@ def _sampling(pipeline: Any, given: Mapping[str, Any], config: ReFLConfig) -> di
     defaults = inspect.signature(type(pipeline).__call__).parameters
     names = ("num_inference_steps", "guidance_scale")
     found = {name: given[name] if given.get(name) is not None else defaults[name].default for name in names}
+    found |= {name: given[name] for name in ("height", "width") if given.get(name) is not None}
     return {**found, **({} if config.validation_steps is None else {"num_inference_steps": config.validation_steps})}

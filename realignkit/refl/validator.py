@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from realignkit.attention import sampler
 from realignkit.contracts import Reward
 from realignkit.refl.config import ReFLConfig
 from realignkit.refl.networks import Networks
@@ -65,12 +64,10 @@ class Validator:
     def _draw(self, prompts: Sequence[str], places: Sequence[int], sampling: Mapping[str, Any]) -> list[Image]:
         images: list[Image] = []
         batch = self.config.batch_size
-        with self.trainable.averaged(), self.networks.autocast():
+        with self.trainable.averaged():
             for start in range(0, len(prompts), batch):
                 seeds = [self.config.validation_seed + place for place in places[start : start + batch]]
-                images += sampler.generate(
-                    self.networks.pipeline, list(prompts[start : start + batch]), seeds, **sampling
-                )
+                images += self.networks.draw(prompts[start : start + batch], seeds, sampling)
         return images
 
     def _rate(self, reward: Any, name: str, images: Sequence[Image], prompts: Sequence[str]) -> list[float]:

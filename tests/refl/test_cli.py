@@ -9,6 +9,7 @@ import time
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from realignkit.types import Realignment
 from tests import tiny
@@ -198,3 +199,35 @@ def test_pairs_of_the_embedded_world_then_a_whole_model(cli, tmp_path):
         return np.asarray(Realignment.load(tmp_path / folder).coarse, dtype=int)
 
     assert abs(coarse("plain") - coarse("tuned", "--set", f"generator.model={tmp_path / 'run' / 'model'}")).max() > 5
+
+
+def test_a_model_that_cannot_learn_is_refused_before_anything_else_is_loaded(cli, arguments, tmp_path):
+    from tests.attention.pixart import pixart_pipeline
+
+    pixart_pipeline().save_pretrained(tmp_path / "pixart")
+    changed = ["--model", tmp_path / "pixart", "--reward", "clip", "--set", "reward.model=/no/such/clip"]
+    result = cli(*arguments, *changed, "--out", tmp_path / "run")
+    assert result.exit_code == 2
+    assert "PixArtAlphaPipeline cannot be fine-tuned here" in " ".join(result.stderr.split())
+    assert not (tmp_path / "run").exists()
+
+
+def test_whole_networks_are_loaded_as_they_are_stored(registry, model):
+    from realignkit.cli.train import TrainingJob
+
+    wanted = {"reward": "micro_clip", "prompts": "micro:train,size=9", "model": model, "out": "run", "judge": None}
+    wanted |= {"validation_prompts": None, "preset": None}
+
+    def dtype(*assignments):
+        return TrainingJob(wanted, assignments)._generator_options().get("dtype")
+
+    assert dtype() is None  # as the device likes it
+    assert dtype("trainable=unet") == dtype("trainable=unet", "generator.dtype=auto") == "fp32"
+    assert dtype("trainable=unet", "generator.dtype=fp16") == "fp16"  # which the trainer refuses
+
+
+def test_images_are_as_large_as_the_generator_says(cli, arguments, tmp_path):
+    result = cli(*arguments, "--out", tmp_path / "run", "--set", "generator.height=48", "--set", "generator.width=24")
+    assert result.exit_code == 0, result.output + result.stderr
+    sizes = {Image.open(file).size for file in (tmp_path / "run" / "prior").glob("*.png")}
+    assert sizes == {(24, 48)}

@@ -1,0 +1,175 @@
+"""Which pipelines can learn here, and why another one cannot: one place that says so, before any work."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from realignkit.attention import families
+from realignkit.attention.sampler import attention_family
+from realignkit.errors import ModelError
+
+ADAPTER = "realignkit"
+"""The name of the adapters that training adds."""
+TEXT_ENCODERS = ("text_encoder", "text_encoder_2")
+"""A pipeline's own names for them; SDXL has both."""
+PREDICTIONS = ("epsilon", "v_prediction", "sample")
+"""What a U-Net may predict, by diffusers' names (Salimans & Ho, 2022, for v)."""
+_AUTOENCODERS = ("AutoencoderKL", "AutoencoderTiny", "AsymmetricAutoencoderKL")
+_FEW_STEPS = ("LCMScheduler", "TCDScheduler")
+_USE = "Use a Stable Diffusion 1.x, 2.x or XL text-to-image pipeline."
+
+
+def check_trainable(pipeline: Any) -> None:
+    """Refuse a pipeline that cannot learn here; it is not changed.
+
+    Raises:
+        ModelError: it is of another kind; the message says which.
+    """
+    reason = why_not_trainable(pipeline)
+    if reason is not None:
+        raise ModelError(f"a {type(pipeline).__name__} {reason}")
+
+
+def why_not_trainable(pipeline: Any) -> str | None:
+    """The rest of a sentence that begins with the pipeline's name, with what to do; None where it can learn."""
+    checks: tuple[Callable[[Any], str | None], ...] = (_compiled, _kind, _parts, _unet, _schedule, _weights)
+    return next((reason for check in checks if (reason := check(pipeline)) is not None), None)
+
+
+def _compiled(pipeline: Any) -> str | None:
+    parts = ("unet", "vae", *TEXT_ENCODERS)
+    name = next((name for name in parts if hasattr(getattr(pipeline, name, None), "_orig_mod")), None)
+    return None if name is None else f"whose {name} is compiled cannot be fine-tuned here: give it uncompiled."
+
+
+def _kind(pipeline: Any) -> str | None:
+    family = attention_family(pipeline)
+    if family == families.UNET:
+        return None
+    name = type(pipeline).__name__
+    if family == families.PIXART:
+        return f"cannot be fine-tuned here: its transformer can be sampled and refined, but not trained. {_USE}"
+    kinds = {
+        "ControlNet": "it needs a control image beside the prompt",
+        "Adapter": "it needs a control image beside the prompt",
+        "Inpaint": "it fills a hole in an image that it is given",
+        "Img2Img": "it starts from an image that it is given",
+        "Pix2Pix": "it edits an image that it is given",
+        "Upscale": "it enlarges an image that it is given",
+        "Animate": "it makes videos",
+        "Video": "it makes videos",
+        "LatentConsistency": "it is distilled for a few steps",
+        "IF": "it works on pixels, not on latents",
+    }
+    why = next((text for part, text in kinds.items() if part in name), "it is no U-Net of that kind")
+    return f"cannot be fine-tuned here: {why}. {_USE}"
+
+
+def _parts(pipeline: Any) -> str | None:
+    import diffusers
+
+    vae = getattr(pipeline, "vae", None)
+    if not isinstance(vae, tuple(getattr(diffusers, name) for name in _AUTOENCODERS)):
+        found = "no image decoder" if vae is None else f"a decoder of the kind {type(vae).__name__}"
+        return f"with {found} cannot be fine-tuned here. Load it with its AutoencoderKL."
+    second = type(pipeline).__name__.startswith("StableDiffusionXL")
+    if second and getattr(pipeline, "text_encoder_2", None) is not None and pipeline.text_encoder is None:
+        return "without its first text encoder, as SDXL's refiner is, cannot be fine-tuned here. Use SDXL's base model."
+    for name in TEXT_ENCODERS[: 2 if second else 1]:
+        tokenizer = name.replace("text_encoder", "tokenizer")
+        if getattr(pipeline, name, None) is None or getattr(pipeline, tokenizer, None) is None:
+            return f"without its {name} or {tokenizer} cannot be fine-tuned here: load it with all of its parts."
+    return None
+
+
+def _unet(pipeline: Any) -> str | None:
+    config, latents = pipeline.unet.config, int(pipeline.vae.config.latent_channels)
+    if config.in_channels != latents:
+        return (
+            f"whose U-Net reads {config.in_channels} channels for {latents} of latents is an inpainting, editing or "
+            f"upscaling model and cannot be fine-tuned here. {_USE}"
+        )
+    if config.out_channels != latents:
+        return f"whose U-Net predicts {config.out_channels} channels for {latents} cannot be fine-tuned here. {_USE}"
+    if getattr(config, "time_cond_proj_dim", None) is not None:
+        return (
+            "whose U-Net is told the guidance scale (time_cond_proj_dim) is a latent consistency model, distilled for "
+            "a few steps, and cannot be fine-tuned here. Fine-tune the model that it was distilled from."
+        )
+    if config.class_embed_type is not None or config.num_class_embeds is not None:
+        return f"whose U-Net needs a class or noise level beside the prompt cannot be fine-tuned here. {_USE}"
+    if config.encoder_hid_dim_type is not None:
+        return (
+            f"whose U-Net reads '{config.encoder_hid_dim_type}' beside the text cannot be fine-tuned here. Without it, "
+            f"after unload_ip_adapter() say, it can."
+        )
+    wanted = "text_time" if type(pipeline).__name__.startswith("StableDiffusionXL") else None
+    if config.addition_embed_type != wanted:
+        return f"whose U-Net reads '{config.addition_embed_type}', not '{wanted}', cannot be fine-tuned here. {_USE}"
+    if wanted is not None:
+        width = int(pipeline.unet.add_embedding.linear_1.in_features)
+        known = 6 * int(config.addition_time_embed_dim) + int(pipeline.text_encoder_2.config.projection_dim)
+        if width != known or getattr(pipeline.config, "requires_aesthetics_score", False):
+            return "whose U-Net needs an aesthetic score is SDXL's refiner and cannot be fine-tuned here. Use its base."
+    return None
+
+
+def _schedule(pipeline: Any) -> str | None:
+    """The loss and the rollouts compute with ``abar`` at whole timesteps: the model's own noise must be that."""
+    from diffusers import DDIMScheduler
+
+    scheduler = pipeline.scheduler
+    name, config = type(scheduler).__name__, scheduler.config
+    kind = config.get("prediction_type", "epsilon")
+    if kind not in PREDICTIONS or config.get("use_flow_sigmas", False) or "FlowMatch" in name:
+        return (
+            f"that predicts '{kind}' on the path of flow matching ({name}) cannot be fine-tuned here, where noise is "
+            f"added by the diffusion formula. {_USE}"
+        )
+    if name in _FEW_STEPS:
+        return (
+            f"with {name} is distilled for a few steps and cannot be fine-tuned here. If its U-Net is not, load it "
+            f"with another scheduler (scheduler=ddim)."
+        )
+    own = getattr(scheduler, "alphas_cumprod", None)
+    try:
+        rolled = DDIMScheduler.from_config(config).alphas_cumprod if own is not None else None
+    except (NotImplementedError, ValueError):
+        rolled = None
+    continuous = config.get("timestep_type", "discrete") == "continuous"
+    if own is None or rolled is None or continuous or own.shape != rolled.shape:
+        return (
+            f"with {name} cannot be fine-tuned here: its noise levels are no schedule of training timesteps "
+            f"(alphas_cumprod). Use a model with one, or the scheduler that it was trained with."
+        )
+    if not torch.allclose(own.float().cpu(), rolled.float(), atol=1e-5):
+        return (
+            f"with {name} cannot be fine-tuned here: its noise levels are not those that its configuration states "
+            f"for the training rollouts. Load it with scheduler=ddim."
+        )
+    if kind == "epsilon" and float(rolled[-1]) == 0:
+        return (
+            "that predicts 'epsilon' at zero signal (rescale_betas_zero_snr) cannot be fine-tuned here: noise alone "
+            "says nothing of the image. Use prediction_type=v_prediction, which such models are trained with."
+        )
+    return None
+
+
+def _weights(pipeline: Any) -> str | None:
+    if getattr(pipeline.unet, "_hf_hook", None) is not None or getattr(pipeline, "hf_device_map", None):
+        return "whose parts are offloaded cannot be fine-tuned. Load it with offload=none."
+    for name in ("unet", *TEXT_ENCODERS):
+        part = getattr(pipeline, name, None)
+        if part is None:
+            continue
+        if set(getattr(part, "peft_config", {})) - {ADAPTER}:
+            return (
+                f"has LoRA adapters in its {name} already, which would be lost: make them part of the model first, "
+                f"with pipeline.fuse_lora() and pipeline.unload_lora_weights()."
+            )
+        if getattr(part, "is_quantized", False) or not all(p.is_floating_point() for p in part.parameters()):
+            return f"whose {name} is quantized cannot be fine-tuned here. Load it in float32, bf16 or fp16."
+    return None
