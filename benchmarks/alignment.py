@@ -25,7 +25,7 @@ import numpy as np
 from rich.progress import track
 
 from realignkit import Layout, Likelihood, LocalCaption, ModulationConfig, Realigner, Segment, Tag
-from realignkit.evaluation.paired import HEADER, compare
+from realignkit.evaluation.paired import HEADER, HOW, compare
 from realignkit.storage import atomic_write
 from realignkit_plugins.micro.oracle import Oracle, expected, fully_right, in_vocabulary, share_right
 from realignkit_plugins.micro.prompts import WorldPrompts
@@ -250,8 +250,10 @@ def summary(rows: list[dict[str, Any]]) -> str:
         some = [row for row in rows if group in (None, row["group"])]
         flags = ([bool(row[key]) for row in some] for key in ("base", "fine"))
         lines.append(compare(*flags, clusters=[row["prompt"] for row in some]).row(group or "all"))
-    shares = [100 * np.mean([row[key] for row in rows]) for key in ("base_share", "fine_share")]
-    lines.append(f"\nObjects right: {shares[0]:.1f} % before, {shares[1]:.1f} % after.")
+    if rows:
+        shares = [100 * np.mean([row[key] for row in rows]) for key in ("base_share", "fine_share")]
+        lines.append(f"\nObjects right: {shares[0]:.1f} % before, {shares[1]:.1f} % after.")
+    lines.append(f"\n{HOW}")
     return "\n".join(lines) + "\n"
 
 
@@ -266,10 +268,10 @@ def run_sweep(arguments: argparse.Namespace) -> None:
     atomic_write(arguments.out / "settings.json", json.dumps(settings, indent=1))
     before: list[bool] = []
     after: dict[str, list[bool]] = {name: [] for name in wanted}
-    groups: list[str] = []
+    drawn_for: list[tuple[str, str]] = []  # group, prompt
     for part in track(list(chunks(todo)), description="sweeping", disable=not sys.stderr.isatty()):
         prompts, seeds = [prompt for _, prompt, _ in part], [seed for *_, seed in part]
-        groups += [group for group, *_ in part]
+        drawn_for += [(group, digest(prompt)) for group, prompt, _ in part]
         coarse = realigner.generate(prompts, seeds)
         before += judge(oracle, prompts, coarse)
         found: dict[str, tuple[list[Layout], list[tuple[LocalCaption, ...]]]] = {}
@@ -285,8 +287,8 @@ def run_sweep(arguments: argparse.Namespace) -> None:
             refined = verified(variant, captions, coarse, drawn[key])
             after[name] += judge(oracle, prompts, refined)
         rows = [
-            {"group": g, "base": b, **{n: after[n][i] for n in wanted}}
-            for i, (g, b) in enumerate(zip(groups, before, strict=True))
+            {"group": group, "prompt": prompt, "base": b, **{n: after[n][i] for n in wanted}}
+            for i, ((group, prompt), b) in enumerate(zip(drawn_for, before, strict=True))
         ]
         atomic_write(arguments.out / "rows.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
         atomic_write(arguments.out / "summary.md", sweep_summary(rows))
@@ -298,11 +300,12 @@ def sweep_summary(rows: list[dict[str, Any]]) -> str:
     tables = []
     for title, some in (("all", rows), ("two objects", [row for row in rows if row["group"] != "three objects"])):
         base = [bool(row["base"]) for row in some]
+        prompts = [row["prompt"] for row in some]
         lines = [HEADER.replace("prompts", f"setting ({title})", 1)]
         for name in [name for name in SWEEP if some and name in some[0]]:
-            lines.append(compare(base, [bool(row[name]) for row in some], range(len(some))).row(name))
+            lines.append(compare(base, [bool(row[name]) for row in some], prompts).row(name))
         tables.append("\n".join(lines))
-    return "\n\n".join(tables) + "\n"
+    return "\n\n".join([*tables, HOW]) + "\n"
 
 
 def judge(oracle: Oracle, prompts: list[str], images: list[Any]) -> list[bool]:

@@ -157,16 +157,14 @@ def with_progress(work: Callable[[Callable[[str, int, int], None]], T]) -> T:
 
 
 def _print(cells: list[Cell]) -> None:
-    from realignkit.evaluation.success import wilson
-
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("tagger", "scorer", "success", "95 %", "answers", "objects seen", "why not"):
+    for heading in ("tagger", "scorer", "success", "95 %", "answers", "prompts", "objects seen", "why not"):
         table.add_column(heading)
     for cell in cells:
-        low, high = wilson(cell.successes, cell.asked)
         why = ", ".join(f"{reason}: {count}" for reason, count in cell.reasons.items())
         rate = "-" if cell.rate is None else f"{cell.rate:.1%}"
-        interval = "-" if cell.rate is None else f"{low:.1%} - {high:.1%}"
+        interval = "-" if cell.interval is None else f"{cell.interval[0]:.1%} - {cell.interval[1]:.1%}"
         seen = f"{cell.found} of {cell.objects}"
-        table.add_row(cell.tagger, cell.scorer, rate, interval, str(cell.asked), seen, escape(cell.problem or why))
+        counts = str(cell.asked), str(cell.prompts)
+        table.add_row(cell.tagger, cell.scorer, rate, interval, *counts, seen, escape(cell.problem or why))
     out().print(table)

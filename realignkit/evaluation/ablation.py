@@ -18,6 +18,7 @@ from realignkit import steps
 from realignkit.assembly import assign_options, effective_options
 from realignkit.contracts import Plugin, PromptSet, Scorer, Tagger
 from realignkit.errors import OptionError, OutputError, PluginError, RealignKitError
+from realignkit.evaluation.paired import share_interval
 from realignkit.evaluation.runs import Job
 from realignkit.evaluation.success import problems
 from realignkit.evaluation.tables import Cell, markdown, row
@@ -180,22 +181,25 @@ class ScorerAblation:
             lambda done: report(f"{tagger} x {name}", done, len(questions)),
         )
         reasons: Counter[str] = Counter()
-        successes = 0
+        verdicts: list[bool] = []
         for i, record in zip(questions, answers, strict=True):
             truth = truths[i]
             assert truth is not None
             wrong: tuple[str, ...] = (f"no answer: {record['reason']}",)
             if record["captions"] is not None:
                 wrong = problems([_caption(caption) for caption in record["captions"]], truth)
-            successes += not wrong
+            verdicts.append(not wrong)
             reasons.update(wrong)
+        asked = [self.jobs[i].prompt for i in questions]
         known = [truth for truth in truths if truth is not None]
         return Cell(
             tagger,
             name,
             images=len(tags),
             asked=len(questions),
-            successes=successes,
+            prompts=len(set(asked)),
+            successes=sum(verdicts),
+            interval=share_interval(verdicts, asked),
             reasons=dict(sorted(reasons.items())),
             objects=sum(truth.objects for truth in known),
             found=sum(truth.found for truth in known),

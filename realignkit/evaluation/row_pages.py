@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from realignkit.evaluation.measurements import AblationFolder
+from realignkit.evaluation.paired import HOW, shown_gain, shown_p
 from realignkit.evaluation.row_plot import svg
 from realignkit.evaluation.row_tables import CONTROL, Difference, Pair, RowResult, RowTable, tabulate
 from realignkit.storage import atomic_write
@@ -43,11 +44,11 @@ def write_tables(folder: str | Path, control: str = CONTROL) -> RowTable:
 def columns(table: RowTable) -> list[str]:
     """The headings of the table as it is shown."""
     percent = " %" if table.binary else ""
-    found = ["row", "n", f"{table.value.replace('_', ' ')}{percent} [95 %]"]
+    found = ["row", "pictures", "prompts", f"{table.value.replace('_', ' ')}{percent} [95 %]"]
     for name in ("base", "control"):
         if any(getattr(row, name) for row in table.rows):
             found.append(f"vs {_against(table, name)} [95 %]")
-            found += ["fixed / broken", "p"] if table.binary else []
+            found += ["fixed / broken", "sign-flip p"] if table.binary else []
     found += table.scores
     if any(row.frechet is not None for row in table.rows):
         found += ["Fréchet", "/ base's [95 %]"]
@@ -61,10 +62,12 @@ def cells(table: RowTable) -> list[list[str]]:
 
 def _cells(table: RowTable, row: RowResult) -> list[str]:
     digits = 1 if table.binary else 3
-    found = [row.name, str(row.n), f"{row.value:.{digits}f} [{row.low:.{digits}f}, {row.high:.{digits}f}]"]
+    known = row.low is not None and row.high is not None
+    interval = f"{row.low:.{digits}f}, {row.high:.{digits}f}" if known else "-"
+    found = [row.name, str(row.n), str(row.prompts), f"{row.value:.{digits}f} [{interval}]"]
     for name in ("base", "control"):
         if any(getattr(other, name) for other in table.rows):
-            found += _difference(getattr(row, name), table.binary)
+            found += _difference(getattr(row, name), table.binary, _shown(table, row, getattr(row, name)))
     for name in table.scores:
         score = row.scores.get(name)
         found.append("-" if score is None else f"{score.mean:.4f}{'*' if score.raised else ''}")
@@ -74,14 +77,19 @@ def _cells(table: RowTable, row: RowResult) -> list[str]:
     return found
 
 
-def _difference(found: Difference | None, binary: bool) -> list[str]:
+def _shown(table: RowTable, row: RowResult, found: Difference | None) -> bool:
+    """Whether a difference is that of the values which the two rows show: both have the same pictures."""
+    return found is None or all(other.n == found.n for other in table.rows if other.name in (row.name, found.against))
+
+
+def _difference(found: Difference | None, binary: bool, shown: bool = True) -> list[str]:
     if found is None:
         return ["-"] * (3 if binary else 1)
     digits = 1 if binary else 3
-    gain = f"{found.gain:+.{digits}f} [{found.low:+.{digits}f}, {found.high:+.{digits}f}]"
-    if found.p is None:
-        return [gain]
-    return [gain, f"{found.fixed} / {found.broken}", f"{found.p:.2g}"]
+    gain = shown_gain(found.gain, found.low, found.high, digits)
+    if not shown:
+        gain += f" ({found.n} pairs: {found.before:.{digits}f} to {found.after:.{digits}f})"
+    return [gain, f"{found.fixed} / {found.broken}", shown_p(found.p)] if binary else [gain]
 
 
 def _ratio(row: RowResult) -> str:
@@ -112,9 +120,11 @@ def markdown(table: RowTable) -> str:
     models = [[row.name, *_model_cells(table, model)] for row in table.rows for model in row.models]
     if models:
         percent = " %" if table.binary else ""
-        headings = ["row", "training seed", "reward", "iteration", "n", f"{table.value}{percent}", "vs base [95 %]"]
-        headings += ["fixed / broken", "p"] if table.binary else []
-        lines += ["", "Each trained model on the seeds that were dealt to it:", "", *_markdown_table(headings, models)]
+        headings = ["row", "training seed", "reward", "iteration", "pictures", "prompts", f"base{percent}"]
+        headings += [f"{table.value.replace('_', ' ')}{percent}", "vs base [95 %]"]
+        headings += ["fixed / broken", "sign-flip p"] if table.binary else []
+        lines += ["", "Each trained model, and the base, on the seeds that were dealt to it:", ""]
+        lines += _markdown_table(headings, models)
     return "\n".join(lines) + "\n"
 
 
@@ -122,13 +132,17 @@ def notes(table: RowTable) -> list[str]:
     """How to read the table, a text per line."""
     found = []
     if table.binary:
-        found.append(
-            "Intervals of shares are Wilson's. Differences are in points, over the same prompts and seeds; fixed "
-            "pictures became right, broken ones wrong; p is McNemar's, exact and two-sided; the intervals resample "
-            "prompts."
-        )
+        found.append(f"Intervals of shares are Wilson's, widened as far as the pictures of a prompt are alike. {HOW}")
     else:
-        found.append("Intervals resample prompts; differences are over the same prompts and seeds.")
+        found.append(
+            "Intervals of means resample prompts; those of differences, which are over the same prompts and seeds, "
+            "hold what a sign-flip test by prompt does not reject."
+        )
+    if any(row.models for row in table.rows):
+        found.append(
+            "Intervals and p are about prompts and noise, for the models as they are: all pictures of a training share "
+            "its luck. Compare the training seeds."
+        )
     if table.scores:
         found.append(f"{', '.join(table.scores)}: mean of the reward.")
     if any(score.raised for row in table.rows for score in row.scores.values()):
@@ -146,12 +160,13 @@ def _model_cells(table: RowTable, model: Any) -> list[str]:
     record: Mapping[str, Any] = model.record
     reward = "none" if record.get("reward_weight") == 0 else record.get("reward")
     digits = 1 if table.binary else 3
-    facts = [record.get("seed"), reward, record.get("iteration")]
+    base = model.base
+    facts = [record.get("seed"), reward, record.get("iteration"), model.n, model.prompts]
     return [
         *("-" if fact is None else str(fact) for fact in facts),
-        str(model.n),
+        "-" if base is None else f"{base.before:.{digits}f}",
         f"{model.value:.{digits}f}",
-        *_difference(model.base, table.binary),
+        *_difference(base, table.binary, base is None or base.n == model.n),
     ]
 
 
@@ -162,16 +177,18 @@ def _markdown_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> l
 
 def pair_columns(pair: Pair) -> list[str]:
     """The headings of a comparison of two rows."""
-    binary = pair.difference.p is not None
+    binary = pair.difference.fixed is not None
     value = f"{pair.value.replace('_', ' ')}{' %' if binary else ''}"
-    return ["pairs", f"{value} before", "after", "difference [95 %]", *(["fixed / broken", "p"] if binary else [])]
+    found = ["pairs", "prompts", f"{value} before", "after", "difference [95 %]"]
+    return found + (["fixed / broken", "sign-flip p"] if binary else [])
 
 
 def pair_cells(pair: Pair) -> list[str]:
     """Its values as they are shown."""
-    binary = pair.difference.p is not None
-    means = [f"{mean:.{1 if binary else 3}f}" for mean in (pair.before, pair.after)]
-    return [str(pair.difference.n), *means, *_difference(pair.difference, binary)]
+    found = pair.difference
+    binary = found.fixed is not None
+    means = [f"{mean:.{1 if binary else 3}f}" for mean in (found.before, found.after)]
+    return [str(found.n), str(found.prompts), *means, *_difference(found, binary)]
 
 
 def comma_separated(table: RowTable) -> str:

@@ -18,8 +18,8 @@ _INK, _FAINT, _MARK = "#333", "#ccc", "#2a6f97"
 @dataclass(frozen=True)
 class _Point:
     value: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
 
 
 def svg(table: RowTable) -> str:
@@ -38,7 +38,7 @@ def svg(table: RowTable) -> str:
             against = next(item.against for item in found if item)
             points = [None if item is None else _Point(item.gain, item.low, item.high) for item in found]
             panels.append((f"difference to {against}{', points' if table.binary else ''}", points, True))
-    names = [f"{row.name} (n={row.n})" for row in table.rows]
+    names = [f"{row.name} (n={row.n}, {row.prompts} prompts)" for row in table.rows]
     left = 16 + _CHARACTER * max((len(name) for name in names), default=0)
     width = left + len(panels) * (_PANEL + _GAP)
     height = _TOP + _LINE * len(names) + _BOTTOM
@@ -57,7 +57,8 @@ def svg(table: RowTable) -> str:
 
 def _panel(left: float, title: str, points: Sequence[_Point | None], zero: bool) -> list[str]:
     known = [point for point in points if point is not None]
-    ends = [end for point in known for end in (point.low, point.high)] + ([0.0] if zero else [])
+    ends = [end for point in known for end in (point.low, point.high, point.value) if end is not None]
+    ends += [0.0] if zero else []
     marks = ticks(min(ends), max(ends)) if ends else [0.0, 1.0]
     low, high = marks[0], marks[-1]
 
@@ -74,8 +75,9 @@ def _panel(left: float, title: str, points: Sequence[_Point | None], zero: bool)
         if point is None:
             continue
         y = _row(place)
-        parts.append(_line(x(point.low), y, x(point.high), y, _MARK, 2))
-        parts += [_line(x(end), y - 4, x(end), y + 4, _MARK, 2) for end in (point.low, point.high)]
+        if point.low is not None and point.high is not None:
+            parts.append(_line(x(point.low), y, x(point.high), y, _MARK, 2))
+            parts += [_line(x(end), y - 4, x(end), y + 4, _MARK, 2) for end in (point.low, point.high)]
         parts.append(f'<circle cx="{x(point.value):.1f}" cy="{y}" r="4" fill="{_MARK}"/>')
     return parts
 

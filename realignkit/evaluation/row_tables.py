@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -12,8 +11,14 @@ import numpy as np
 from realignkit.errors import OptionError
 from realignkit.evaluation.frechet import Ratio, Reference, ratio
 from realignkit.evaluation.measurements import Features, Measurement
-from realignkit.evaluation.paired import compare, mean_interval
-from realignkit.evaluation.success import wilson
+from realignkit.evaluation.paired import (
+    Interval,
+    compare,
+    difference_interval,
+    mean_interval,
+    share_interval,
+    standard_error,
+)
 
 BASE, CONTROL = "base", "control"
 
@@ -24,16 +29,22 @@ class Difference:
 
     Attributes:
         against: the other row.
-        n: pairs.
-        gain, low, high: difference and its 95 % bootstrap interval over prompts; in points where verdicts are yes/no.
-        fixed, broken, p: discordant pairs and McNemar's exact two-sided p; None where verdicts are numbers.
+        n, prompts: pairs, and of how many different prompts.
+        before, after: the other row and this one on these pictures alone; in percent where verdicts are yes/no.
+        gain: after minus before.
+        low, high: its 95 % interval, see :func:`realignkit.evaluation.paired.difference_interval`; None without one.
+        fixed, broken: discordant pairs; None where verdicts are numbers.
+        p: of a sign-flip test by prompt, exact and two-sided; None also of fewer than two prompts.
     """
 
     against: str
     n: int
+    prompts: int
+    before: float
+    after: float
     gain: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
     fixed: int | None = None
     broken: int | None = None
     p: float | None = None
@@ -41,22 +52,23 @@ class Difference:
 
 @dataclass(frozen=True)
 class Score:
-    """The mean of a reward over a row's pictures, and its standard error.
+    """The mean of a reward over a row's pictures, and its standard error over prompts (None of fewer than two).
 
     ``raised``: a model of the row was trained to raise it, or its pictures were chosen by it.
     """
 
     mean: float
-    error: float
+    error: float | None
     raised: bool = False
 
 
 @dataclass(frozen=True)
 class ModelResult:
-    """One of the models (training seeds) of a row: its record, how many pictures, their value, against the base."""
+    """One of the models (training seeds) of a row: its record, pictures, different prompts, value, against the base."""
 
     record: Mapping[str, Any]
     n: int
+    prompts: int
     value: float
     base: Difference | None
 
@@ -68,8 +80,8 @@ class RowResult:
     Attributes:
         name: the row's.
         n, prompts, seeds: pictures, different prompts, seeds.
-        value, low, high: of the metric, with its 95 % interval: Wilson's, in percent, where verdicts are yes/no, else
-            a bootstrap over prompts.
+        value, low, high: of the metric, with its 95 % interval, None without one: in percent and Wilson's for
+            prompts of several pictures where verdicts are yes/no, else a bootstrap over prompts.
         base, control: differences to those rows, where they are there.
         scores: means of rewards.
         frechet: distance to the reference pictures; None without features.
@@ -82,8 +94,8 @@ class RowResult:
     prompts: int
     seeds: tuple[int, ...]
     value: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
     base: Difference | None = None
     control: Difference | None = None
     scores: Mapping[str, Score] = field(default_factory=dict)
@@ -139,17 +151,16 @@ def tabulate(
     rows = []
     for name, own in by_row.items():
         verdicts = [m.values[value] for m in own.values()]
-        if binary:
-            low, high = (100 * bound for bound in wilson(int(sum(verdicts)), len(verdicts)))
-        else:
-            low, high = mean_interval(verdicts, [m.prompt for m in own.values()])
+        clusters = [m.prompt for m in own.values()]
+        interval = share_interval(verdicts, clusters) if binary else mean_interval(verdicts, clusters)
+        low, high = _ends(interval, _scale(binary))
         base = {} if name == BASE else by_row.get(BASE, {})
         other = {} if name in (BASE, control) else by_row.get(control, {})
         rows.append(
             RowResult(
                 name=name,
                 n=len(own),
-                prompts=len({m.prompt for m in own.values()}),
+                prompts=len(set(clusters)),
                 seeds=tuple(sorted({m.seed for m in own.values()})),
                 value=_scale(binary) * float(np.mean(verdicts)),
                 low=low,
@@ -187,21 +198,23 @@ def difference(
     if not both:
         return None
     was, now = ([row[pair].values[value] for pair in both] for row in (before, after))
-    clusters = [after[pair].prompt for pair in both]
-    if binary:
-        found = compare([bool(v) for v in was], [bool(v) for v in now], clusters)
-        return Difference(against, found.n, found.gain, found.low, found.high, found.fixed, found.broken, found.p)
+    prompts = [after[pair].prompt for pair in both]
     changes = np.subtract(now, was)
-    return Difference(against, len(both), float(changes.mean()), *mean_interval(changes, clusters))
+    found: dict[str, Any] = {"low": None, "high": None}
+    if binary:
+        paired = compare([bool(v) for v in was], [bool(v) for v in now], prompts)
+        found = {name: getattr(paired, name) for name in ("low", "high", "fixed", "broken", "p")}
+    elif interval := difference_interval(changes, prompts):
+        found["low"], found["high"] = interval
+    means = (_scale(binary) * float(np.mean(values)) for values in (was, now, changes))
+    return Difference(against, len(both), len(set(prompts)), *means, **found)
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Two rows on the pictures that both have; values as in :class:`RowResult`."""
+    """Two rows on the pictures that both have; ``value`` is the metric's deciding value."""
 
     value: str
-    before: float
-    after: float
     difference: Difference
 
 
@@ -224,8 +237,7 @@ def pair_rows(measurements: Sequence[Measurement], before: str, after: str) -> P
     found = difference(was, now, value, binary, before)
     if found is None:
         raise OptionError(f"rows '{before}' and '{after}' share no prompt and seed: there is nothing to pair.")
-    first, second = (_scale(binary) * float(np.mean([row[pair].values[value] for pair in both])) for row in (was, now))
-    return Pair(value, first, second, found)
+    return Pair(value, found)
 
 
 def _place(name: str, control: str) -> tuple[int, str]:
@@ -237,13 +249,18 @@ def _scale(binary: bool) -> float:
     return 100.0 if binary else 1.0
 
 
+def _ends(interval: Interval, scale: float = 1.0) -> tuple[float, float] | tuple[None, None]:
+    return (None, None) if interval is None else (scale * interval[0], scale * interval[1])
+
+
 def _scores(own: Sequence[Measurement], models: Sequence[Mapping[str, Any]]) -> dict[str, Score]:
     trained = {name for model in models for name in model.get("raised", ())}
     found = {}
     for name in dict.fromkeys(name for m in own for name in m.scores):
-        values = np.array([m.scores[name] for m in own if name in m.scores])
-        error = float(values.std(ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else 0.0
-        found[name] = Score(float(values.mean()), error, name in trained)
+        scored = [m for m in own if name in m.scores]
+        values = [m.scores[name] for m in scored]
+        error = standard_error(values, [m.prompt for m in scored])
+        found[name] = Score(float(np.mean(values)), error, name in trained)
     return found
 
 
@@ -282,5 +299,6 @@ def _models(
         mine = {pair: m for pair, m in own.items() if m.run == run}
         if mine and record.get("weights") is not None:
             mean = _scale(binary) * float(np.mean([m.values[value] for m in mine.values()]))
-            found.append(ModelResult(record, len(mine), mean, difference(base, mine, value, binary, BASE)))
+            prompts = len({m.prompt for m in mine.values()})
+            found.append(ModelResult(record, len(mine), prompts, mean, difference(base, mine, value, binary, BASE)))
     return tuple(found)

@@ -74,8 +74,12 @@ def _plain(text: str) -> str:
     return " ".join(_WORD.findall(text.lower()))
 
 
-def wilson(successes: int, count: int, z: float = 1.959964) -> tuple[float, float]:
-    """Wilson's score interval of a proportion, 95 % by default; (0, 1) without observations."""
+def wilson(successes: float, count: float, z: float = 1.959964) -> tuple[float, float]:
+    """Wilson's score interval of a proportion of independent trials, 95 % by default; (0, 1) without observations.
+
+    Pictures of which several have the same prompt are not independent: see
+    :func:`realignkit.evaluation.paired.share_interval`.
+    """
     if count == 0:
         return 0.0, 1.0
     share, square = successes / count, z * z

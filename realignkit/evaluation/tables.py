@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from realignkit.evaluation.success import wilson
+from realignkit.evaluation.paired import Interval
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,9 @@ class Cell:
     Attributes:
         images: how many were tagged.
         asked: those with at least one tag, whose prompt the truth is known for; the others are no question.
+        prompts: of how many different prompts those are.
         successes: answers that are right, see :mod:`realignkit.evaluation.success`.
+        interval: 95 % of the success rate, see :func:`realignkit.evaluation.paired.share_interval`.
         reasons: what the others lack, reason -> answers; an answer may lack several things.
         objects, found: objects that the prompts name, and how many of them the tagger saw.
         seconds: spent on asking, all together.
@@ -27,7 +29,9 @@ class Cell:
     scorer: str
     images: int = 0
     asked: int = 0
+    prompts: int = 0
     successes: int = 0
+    interval: Interval = None
     reasons: Mapping[str, int] = field(default_factory=dict)
     objects: int = 0
     found: int = 0
@@ -41,24 +45,25 @@ class Cell:
 
 
 def markdown(cells: Sequence[Cell], source: str) -> str:
-    """Cells as a Markdown page: rates with 95 % Wilson intervals, and reasons."""
+    """Cells as a Markdown page: rates with their intervals, and reasons."""
     lines = [
         f"Prompts: {source or 'unknown source'}. Success: the answer parses, (a) every tag that the prompt names is",
         "certain, (b) its caption has all of that object's attributes and none of another's, (c) no other tag is",
         "certain, (d) no caption names another object. Reasons count answers; one answer may have several.",
+        "Intervals are Wilson's, widened as far as the answers of a prompt are alike.",
         "",
-        "| tagger | scorer | success | 95 % | answers | objects seen | why not |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
+        "| tagger | scorer | success | 95 % | answers | prompts | objects seen | why not |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for cell in cells:
         if cell.rate is None:
             why = cell.problem or "no image had a tag"
-            lines.append(f"| {cell.tagger} | {cell.scorer} | - | - | 0 | - | {' '.join(why.split())} |")
+            lines.append(f"| {cell.tagger} | {cell.scorer} | - | - | 0 | 0 | - | {' '.join(why.split())} |")
             continue
-        low, high = wilson(cell.successes, cell.asked)
+        interval = "-" if cell.interval is None else f"{cell.interval[0]:.3f} - {cell.interval[1]:.3f}"
         why = ", ".join(f"{reason}: {count}" for reason, count in cell.reasons.items()) or "-"
         lines.append(
-            f"| {cell.tagger} | {cell.scorer} | {cell.rate:.3f} | {low:.3f} - {high:.3f} | {cell.asked} "
+            f"| {cell.tagger} | {cell.scorer} | {cell.rate:.3f} | {interval} | {cell.asked} | {cell.prompts} "
             f"| {cell.found} of {cell.objects} | {why} |"
         )
     return "\n".join(lines) + "\n"
@@ -66,4 +71,4 @@ def markdown(cells: Sequence[Cell], source: str) -> str:
 
 def row(cell: Cell) -> dict[str, Any]:
     """A cell as JSON values."""
-    return {**asdict(cell), "rate": cell.rate, "interval": wilson(cell.successes, cell.asked)}
+    return {**asdict(cell), "rate": cell.rate}

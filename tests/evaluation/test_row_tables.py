@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from dataclasses import replace
 from xml.etree import ElementTree
 
 import numpy as np
@@ -72,24 +73,26 @@ def test_shares_and_differences_are_counts(table):
     base, control, clip = table.rows
     assert (base.n, base.prompts, base.seeds) == (60, 30, (0, 1))
     assert base.value == pytest.approx(100 * 20 / 60)
-    assert (base.low, base.high) == pytest.approx(tuple(100 * bound for bound in wilson(20, 60)))
+    # Both seeds of a prompt are right, or neither: they tell as much as 30 pictures.
+    assert (base.low, base.high) == pytest.approx(tuple(100 * bound for bound in wilson(10, 30)))
     # Multiples of 5 up to 30 that are none of 3: 5, 10, 20, 25; with seed 1 only.
     assert (clip.base.fixed, clip.base.broken, clip.base.n) == (4, 0, 60)
     assert clip.base.gain == pytest.approx(100 * 4 / 60)
     assert clip.base.p == pytest.approx(2 / 2**4)
-    assert clip.base.low <= clip.base.gain <= clip.base.high
+    assert clip.base.low <= 0 < clip.base.gain <= clip.base.high
+    assert (clip.base.prompts, clip.base.before, clip.base.after) == pytest.approx((30, 100 / 3, 40))
     assert (clip.control.fixed, clip.control.broken) == (4, 2)
     assert control.control is None
     assert base.base is None
     # Each training seed on the image seeds that it drew.
-    assert [(model.n, model.base.fixed) for model in clip.models] == [(30, 0), (30, 4)]
+    assert [(model.n, model.prompts, model.base.fixed) for model in clip.models] == [(30, 30, 0), (30, 30, 4)]
     assert base.models == ()
 
 
 def test_scores_and_distances(table):
     base, _, clip = table.rows
     assert clip.scores["clip"].mean == pytest.approx(0.105)
-    assert clip.scores["clip"].error == pytest.approx(np.std([0.1, 0.11] * 30, ddof=1) / np.sqrt(60))
+    assert clip.scores["clip"].error == pytest.approx(0)  # every prompt has the same mean, whatever its seeds do
     assert clip.scores["clip"].raised
     assert not base.scores["clip"].raised
     reference = np.random.default_rng(1).normal(size=(200, 3))
@@ -109,7 +112,45 @@ def test_only_pairs_are_compared():
     assert alone.base is alone.control is None
 
 
-def test_verdicts_that_are_numbers_have_no_mcnemar():
+def test_differences_of_some_pictures_say_which_shares_they_are_of():
+    some = [m for m in measurements(features=False) if m.row != "clip" or m.seed == 1]
+    line = next(line for line in markdown(tabulate(RECORD, some)).splitlines() if line.startswith("| clip"))
+    assert "+13.3 [" in line
+    assert "(30 pairs: 33.3 to 46.7) | 4 / 0 |" in line
+
+
+def test_a_prompt_under_two_numbers_is_one():
+    twice = [replace(m, prompt=f"p{m.index % 15}") for m in measurements(features=False)]
+    base, _, clip = tabulate(RECORD, twice).rows
+    assert (base.n, base.prompts, clip.base.prompts) == (60, 15, 15)
+    # 5 and 20, 10 and 25 are the same prompts: two of them moved, by two pictures each.
+    assert clip.base.p == pytest.approx(2 / 2**2)
+
+
+def test_too_few_prompts_have_no_interval_and_the_page_says_so():
+    few = [m for m in measurements(features=False) if m.index < 5]
+    table = tabulate(RECORD, few)
+    page = markdown(table)
+    assert "| control | 8 | 4 |" in page
+    assert "| +25.0 [-] | 2 / 0 | 1 |" in page
+    assert "nan" not in page + comma_separated(table) + svg(table)
+    ElementTree.fromstring(svg(table))
+    lone = tabulate(RECORD, [m for m in few if m.index == 1])
+    assert "| +100.0 [-] | 2 / 0 | - |" in markdown(lone)
+    numbers = tabulate(RECORD, measurements(features=False, value=lambda row, i, s: 0.5 + (row == "clip")))
+    assert "| +1.000 [-] |" in markdown(numbers)
+
+
+def test_the_page_names_the_test_and_what_is_counted(table):
+    page = markdown(table)
+    assert "| row | pictures | prompts | fully right % [95 %] | vs base [95 %] | fixed / broken | sign-flip p |" in page
+    assert "sign-flip test by prompt" in page
+    assert "all pictures of a training share its luck" in page
+    alone = markdown(tabulate(RECORD, measurements(("base", "control"), features=False)))
+    assert "| control | 42 | none | 100 | 60 | 30 | 33.3 | 36.7 | +3.3 [" in alone
+
+
+def test_verdicts_that_are_numbers_have_no_p():
     table = tabulate(RECORD, measurements(features=False, value=lambda row, i, s: i / 40 + 0.1 * (row == "clip")))
     base, _, clip = table.rows
     assert not table.binary
@@ -117,18 +158,18 @@ def test_verdicts_that_are_numbers_have_no_mcnemar():
     assert clip.base.gain == pytest.approx(0.1)
     assert (clip.base.low, clip.base.high) == pytest.approx((0.1, 0.1))
     assert clip.base.p is None
-    assert "McNemar" not in markdown(table)
+    assert "sign-flip p" not in markdown(table)
     assert "| +0.100 [+0.100, +0.100] |" in markdown(table)
 
 
 def test_markdown_and_csv_say_the_same(table):
     page = markdown(table)
     line = next(line for line in page.splitlines() if line.startswith("| clip"))
-    assert "| 60 | 40.0 [" in line
+    assert "| 60 | 30 | 40.0 [" in line
     assert "| 4 / 0 |" in line
     assert "| 0.1050* |" in line
     assert "made up" in page
-    assert "| clip | 43 | clip | 250 | 30 | 46.7 |" in page
+    assert "| clip | 43 | clip | 250 | 30 | 30 | 33.3 | 46.7 |" in page
     assert "| control | 42 | none | 100 |" in page
     rows = {row["row"]: row for row in csv.DictReader(io.StringIO(comma_separated(table)))}
     assert float(rows["clip"]["fully_right"]) == pytest.approx(40.0)
@@ -166,7 +207,7 @@ def test_ticks_are_even_round_and_cover(low, span):
 def test_any_two_rows_can_be_paired():
     found = pair_rows(measurements(), "control", "clip")
     assert (found.difference.fixed, found.difference.broken, found.difference.n) == (4, 2, 60)
-    assert found.after - found.before == pytest.approx(found.difference.gain)
+    assert found.difference.after - found.difference.before == pytest.approx(found.difference.gain)
     with pytest.raises(OptionError, match=r"no row 'blip'\. Rows: base, control, clip"):
         pair_rows(measurements(), "base", "blip")
     lonely = [m for m in measurements() if (m.row == "base") == (m.seed == 0)]

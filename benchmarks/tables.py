@@ -1,0 +1,78 @@
+"""The published tables, counted again from the verdicts that are kept of every picture.
+
+    python benchmarks/tables.py            # writes the tables beside the rows, and the pictures of docs/images
+    python benchmarks/tables.py --check    # says what is not as the rows say, and writes nothing
+
+So a mistake in the statistics is mended without drawing anything. A folder has ``rows.jsonl``. Those of ``realignkit
+ablate`` have ``ablation.json``, and ``distances.json`` with the Fréchet distances, whose features are too big to keep.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from alignment import summary, sweep_summary
+
+from realignkit.evaluation.frechet import Ratio
+from realignkit.evaluation.measurements import RECORD, AblationFolder
+from realignkit.evaluation.row_pages import comma_separated, markdown
+from realignkit.evaluation.row_plot import svg
+from realignkit.evaluation.row_tables import CONTROL, RowTable, tabulate
+from realignkit.storage import atomic_write
+
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+PICTURES = {"cc500-rewards": "cc500-rewards.svg", "cc500-stages": "cc500-stages.svg", "stages-validation": "stages.svg"}
+
+
+def tables() -> dict[Path, str]:
+    """Every file that rows decide, and what it should hold."""
+    found = {}
+    for rows in sorted(RESULTS.rglob("rows.jsonl")):
+        folder = rows.parent
+        if (folder / RECORD).exists():
+            table = ablation(folder)
+            found[folder / "table.md"], found[folder / "table.csv"] = markdown(table), comma_separated(table)
+            if folder.name in PICTURES:
+                found[ROOT / "docs" / "images" / PICTURES[folder.name]] = svg(table)
+        else:
+            lines = [json.loads(line) for line in rows.read_text(encoding="utf-8").splitlines()]
+            found[folder / "summary.md"] = summary(lines) if "fine" in lines[0] else sweep_summary(lines)
+    return found
+
+
+def ablation(folder: Path) -> RowTable:
+    """The table of an ablation's folder, with the distances that were kept."""
+    results = AblationFolder(folder)
+    record = results.existing()
+    table = tabulate(record, results.read(), control=record.get("control", CONTROL))
+    kept = json.loads((folder / "distances.json").read_text(encoding="utf-8"))
+    rows = []
+    for row in table.rows:
+        far = kept["rows"][row.name]
+        relative = None if far["ratio"] is None else Ratio(far["ratio"], far["low"], far["high"])
+        rows.append(replace(row, frechet=far["frechet"], relative=relative))
+    return replace(table, rows=tuple(rows), reference=kept["reference"])
+
+
+def main() -> int:
+    """Parse and run; 1 where something is stale."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true")
+    arguments = parser.parse_args()
+    stale = {
+        path: text for path, text in tables().items() if not path.exists() or path.read_text(encoding="utf-8") != text
+    }
+    for path, text in stale.items():
+        print(path.relative_to(ROOT), "is stale" if arguments.check else "written")
+        if not arguments.check:
+            atomic_write(path, text)
+    return int(arguments.check and bool(stale))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
