@@ -4,15 +4,16 @@
     python benchmarks/agreement.py --smoke    # seconds; checks that it runs
 
 For each embedded reward: the area under the ROC curve of "fully right" by the oracle over all pictures, with a 95 %
-interval (bootstrap over prompts); the same over the labelled pictures of ``benchmarks/results/oracle``, by the person
-who labelled them; and how often the best of four pictures is fully right. Rewards and oracle share no weights and no
-training scenes. Prints a Markdown table and writes ``benchmarks/results/agreement.md``.
+interval (bootstrap over different prompts); the same over the labelled pictures of ``benchmarks/results/oracle``, by
+the person who labelled them; and how often the best of four pictures is fully right. Rewards and oracle share no
+weights and no training scenes. Prints a Markdown table and writes ``benchmarks/results/agreement.md``.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 
 import numpy as np
 from oracle import COLUMNS, SIZE
@@ -31,14 +32,28 @@ EACH = 4
 SEED = 5_000
 
 
-def interval(rewards: np.ndarray, right: np.ndarray, draws: int = 1000) -> tuple[float, float]:
-    """95 % interval of :func:`area`, prompts (rows) drawn with replacement."""
+def interval(rewards: np.ndarray, right: np.ndarray, prompts: Sequence[str], draws: int = 1000) -> tuple[float, float]:
+    """95 % interval of :func:`area`, different prompts drawn with replacement, each with all of its pictures.
+
+    Args:
+        rewards: of pictures (B,).
+        right: whether they are (B,).
+        prompts: of each.
+        draws: of the bootstrap; those in which all are right, or none, are left out.
+
+    Returns:
+        (nan, nan) where every draw is left out.
+    """
     rng, areas = np.random.default_rng(0), []
+    of: dict[str, list[int]] = {}
+    for picture, prompt in enumerate(prompts):
+        of.setdefault(prompt, []).append(picture)
+    pictures = list(of.values())
     for _ in range(draws):
-        rows = rng.integers(len(right), size=len(right))
-        if 0 < right[rows].sum() < right.size:
-            areas.append(area(rewards[rows].ravel(), right[rows].ravel()))
-    low, high = np.percentile(areas, [2.5, 97.5])
+        drawn = np.concatenate([pictures[i] for i in rng.integers(len(pictures), size=len(pictures))])
+        if 0 < right[drawn].sum() < len(drawn):
+            areas.append(area(rewards[drawn], right[drawn]))
+    low, high = np.percentile(areas, [2.5, 97.5]) if areas else (np.nan, np.nan)
     return float(low), float(high)
 
 
@@ -74,9 +89,9 @@ def main() -> None:
     right = np.array(verdicts).reshape(count, EACH)
     judged, told, by_person = labelled()
     lines = [
-        f"{right.size} pictures of {count} validation prompts (seed {SEED} on), {100 * right.mean():.1f} % fully right "
-        f"by the oracle, {100 * right.any(1).mean():.1f} % if it chose the best of {EACH}. {len(told)} labelled "
-        f"pictures, {100 * by_person.mean():.1f} % fully right by the person.",
+        f"{right.size} pictures of {count} validation prompts, {len(set(prompts))} different ones (seed {SEED} on), "
+        f"{100 * right.mean():.1f} % fully right by the oracle, {100 * right.any(1).mean():.1f} % if it chose the best "
+        f"of {EACH}. {len(told)} labelled pictures, {100 * by_person.mean():.1f} % fully right by the person.",
         "",
         f"| reward | area under the ROC, oracle [95 %] | the same, person [95 %] | best of {EACH}: fully right |",
         "| --- | --- | --- | --: |",
@@ -86,9 +101,9 @@ def main() -> None:
         rewards = rated(reward, name, images, asked, SEED).reshape(right.shape)
         person = rated(reward, name, judged, told, SEED)
         cells = []
-        for found, truth in ((rewards, right), (person[:, None], by_person[:, None])):
-            low, high = interval(found, truth, 50 if arguments.smoke else 1000)
-            cells.append(f"{area(found.ravel(), truth.ravel()):.3f} [{low:.3f}, {high:.3f}]")
+        for found, truth, of in ((rewards.ravel(), right.ravel(), asked), (person, by_person, told)):
+            low, high = interval(found, truth, of, 50 if arguments.smoke else 1000)
+            cells.append(f"{area(found, truth):.3f} [{low:.3f}, {high:.3f}]")
         best = right[np.arange(count), rewards.argmax(1)].mean()
         lines.append(f"| {name} | {cells[0]} | {cells[1]} | {100 * best:.1f} % |")
     text = "\n".join(lines) + "\n"

@@ -25,7 +25,7 @@ from rich.progress import track
 
 from realignkit.attention import sampler
 from realignkit.cli.settings import value_of
-from realignkit.evaluation.success import wilson
+from realignkit.evaluation.paired import share_interval
 from realignkit.registry import default_registry
 from realignkit.rewarding import to_tensor
 from realignkit.storage import atomic_write
@@ -91,7 +91,7 @@ def measure(arguments: argparse.Namespace, options: dict[str, Any]) -> str:
             images = (pipeline.vae.decode(latents).sample / 2 + 0.5).clamp(0, 1)
             rewards.append(float(reward(images, prompts).mean()))
         verdicts = [fully_right(text, seen) for text, seen in zip(prompts, oracle.detect(pil(images)), strict=True)]
-        low, top = wilson(sum(verdicts), len(verdicts))
+        low, top = share_interval(verdicts, prompts) or (0.0, 1.0)
         lines.append(
             f"| {rate} | {rewards[0]:.2f} | {rewards[-1]:.2f} | {100 * np.mean(verdicts):.1f} % "
             f"| {100 * low:.1f} - {100 * top:.1f} |"

@@ -22,7 +22,7 @@ from rich.progress import track
 from torch import Tensor
 
 from realignkit.attention.plain import to_pil
-from realignkit.evaluation.paired import compare
+from realignkit.evaluation.paired import HOW, compare
 from realignkit.refl.networks import Networks
 from realignkit.refl.sampling import Rollout
 from realignkit.registry import default_registry
@@ -104,13 +104,14 @@ def measure(arguments: argparse.Namespace) -> str:
         f"{arguments.reward}, {arguments.count} pictures, {arguments.steps} steps of DPM-Solver++, the first "
         f"{len(moved)} moved by {arguments.length:g} (root mean square), guidance {guidance:g}, {arguments.precision}. "
         f"As drawn, the mean reward is {mean(rewards['as drawn']):.3f}.\n",
-        "| moved along | n | as drawn % | redrawn % | gain [95 %] | fixed / broken | McNemar p | reward after |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| moved along | pictures | prompts | as drawn % | redrawn % | gain [95 %] | fixed / broken | sign-flip p "
+        "| reward after |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for name in ("the picture's", "purified", "noise"):
-        row = compare(verdicts["as drawn"], verdicts[name], clusters=range(arguments.count)).row(name)
+        row = compare(verdicts["as drawn"], verdicts[name], clusters=prompts).row(name)
         lines.append(f"{row} {mean(rewards[name]):.3f} |")
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, "", HOW]) + "\n"
 
 
 def gradient(way: Callable[[Tensor], Tensor], latents: Tensor) -> Tensor:

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from realignkit.evaluation.paired import mean_interval
 from realignkit.registry import default_registry
 from realignkit.storage import atomic_write
 from realignkit_plugins.micro.world import phrase, render, scene
@@ -44,9 +45,9 @@ def asked(things: Sequence[Thing], ask: str) -> list[str] | None:
     return [phrase(replace(thing, colour=other.colour)) for thing, other in zip(things, things[::-1], strict=True)]
 
 
-def overlaps(segmenter: Any, count: int, ask: str = "phrase") -> list[float | None]:
-    """IoU of every object in the first ``count`` pictures; None where it was not found."""
-    found: list[float | None] = []
+def overlaps(segmenter: Any, count: int, ask: str = "phrase") -> list[list[float | None]]:
+    """IoU of every object in the first ``count`` pictures, a list per picture; None where it was not found."""
+    found: list[list[float | None]] = []
     for index in range(count):
         drawn = scene(SEED, index, "all")
         phrases = asked(drawn.things, ask)
@@ -54,19 +55,30 @@ def overlaps(segmenter: Any, count: int, ask: str = "phrase") -> list[float | No
             continue
         rendering = render(drawn)
         answers = segmenter(Image.fromarray(rendering.image), phrases)
-        for mask, answer in zip(rendering.masks, answers, strict=False):  # masks of extras come last
-            found.append(None if answer is None else float((answer[0] & mask).sum() / (answer[0] | mask).sum()))
+        found.append(
+            [
+                None if answer is None else float((answer[0] & mask).sum() / (answer[0] | mask).sum())
+                for mask, answer in zip(rendering.masks, answers, strict=False)  # masks of extras come last
+            ]
+        )
     return found
 
 
-def row(name: str, found: Sequence[float | None]) -> str:
-    """A line of the table: objects, share found, mean IoU with a bootstrap interval, share above one half."""
-    values = np.array([0.0 if value is None else value for value in found])
-    draws = np.random.default_rng(0).choice(values, (2000, len(values))).mean(1)
-    low, high = np.quantile(draws, (0.025, 0.975))
-    hits = np.mean([value is not None for value in found])
+def row(name: str, found: Sequence[Sequence[float | None]]) -> str:
+    """A line of the table: objects, pictures, share found, mean IoU with its interval, share above one half.
+
+    The objects of a picture are found or missed together: the bootstrap draws pictures.
+    """
+    objects = [value for picture in found for value in picture]
+    pictures = [number for number, picture in enumerate(found) for _ in picture]
+    if not objects:
+        return f"| {name} | 0 | 0 | - | - | - |"
+    values = np.array([0.0 if value is None else value for value in objects])
+    interval = mean_interval(values, pictures)
+    shown = "-" if interval is None else f"{interval[0]:.3f}, {interval[1]:.3f}"
+    hits = np.mean([value is not None for value in objects])
     return (
-        f"| {name} | {len(values)} | {100 * hits:.1f} % | {values.mean():.3f} [{low:.3f}, {high:.3f}] "
+        f"| {name} | {len(values)} | {len(found)} | {100 * hits:.1f} % | {values.mean():.3f} [{shown}] "
         f"| {100 * (values > 0.5).mean():.1f} % |"
     )
 
@@ -80,7 +92,7 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, default=300)
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
-    lines = ["| segmenter | objects | found | mean IoU [95 %] | IoU above 0.5 |", "| --- | --- | --- | --- | --- |"]
+    lines = ["| segmenter | objects | pictures | found | mean IoU [95 %] | IoU above 0.5 |", f"|{' --- |' * 6}"]
     for name in arguments.segmenter or ["micro"]:
         given = dict(
             item.removeprefix(f"{name}.").split("=", 1) for item in arguments.set if item.startswith(f"{name}.")

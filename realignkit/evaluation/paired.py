@@ -92,8 +92,8 @@ def compare(before: Sequence[bool], after: Sequence[bool], clusters: Sequence[Ha
     return Paired(
         n=len(was),
         prompts=len(sums),
-        before=100 * float(was.mean()) if len(was) else None,
-        after=100 * float(now.mean()) if len(now) else None,
+        before=100 * int(was.sum()) / len(was) if len(was) else None,
+        after=100 * int(now.sum()) / len(now) if len(now) else None,
         fixed=int((changes > 0).sum()),
         broken=int((changes < 0).sum()),
         p=p,

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from realignkit.errors import OptionError
 from realignkit.evaluation.frechet import Ratio, Reference, ratio
@@ -162,7 +163,7 @@ def tabulate(
                 n=len(own),
                 prompts=len(set(clusters)),
                 seeds=tuple(sorted({m.seed for m in own.values()})),
-                value=_scale(binary) * float(np.mean(verdicts)),
+                value=_mean(verdicts, binary),
                 low=low,
                 high=high,
                 base=difference(base, own, value, binary, BASE),
@@ -206,8 +207,8 @@ def difference(
         found = {name: getattr(paired, name) for name in ("low", "high", "fixed", "broken", "p")}
     elif interval := difference_interval(changes, prompts):
         found["low"], found["high"] = interval
-    means = (_scale(binary) * float(np.mean(values)) for values in (was, now, changes))
-    return Difference(against, len(both), len(set(prompts)), *means, **found)
+    first, second, gain = (_mean(values, binary) for values in (was, now, changes))
+    return Difference(against, len(both), len(set(prompts)), first, second, gain, **found)
 
 
 @dataclass(frozen=True)
@@ -247,6 +248,11 @@ def _place(name: str, control: str) -> tuple[int, str]:
 
 def _scale(binary: bool) -> float:
     return 100.0 if binary else 1.0
+
+
+def _mean(values: Sequence[float] | npt.NDArray[Any], binary: bool) -> float:
+    # Multiplied before it is divided: shares such as 207 of 400 are rounded as they are, not as 51.7499….
+    return _scale(binary) * float(np.sum(values)) / len(values)
 
 
 def _ends(interval: Interval, scale: float = 1.0) -> tuple[float, float] | tuple[None, None]:
@@ -298,7 +304,7 @@ def _models(
     for run, record in enumerate(records):
         mine = {pair: m for pair, m in own.items() if m.run == run}
         if mine and record.get("weights") is not None:
-            mean = _scale(binary) * float(np.mean([m.values[value] for m in mine.values()]))
+            mean = _mean([m.values[value] for m in mine.values()], binary)
             prompts = len({m.prompt for m in mine.values()})
             found.append(ModelResult(record, len(mine), prompts, mean, difference(base, mine, value, binary, BASE)))
     return tuple(found)

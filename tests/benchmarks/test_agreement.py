@@ -14,7 +14,7 @@ def agreement(script):
 
 def test_smoke(smoke):
     printed = smoke("agreement")
-    assert "24 pictures of 6 validation prompts" in printed
+    assert "24 pictures of 6 validation prompts, 6 different ones" in printed
     assert printed.count("\n| ") == 10
 
 
@@ -22,9 +22,21 @@ def test_interval_holds_the_area_and_shrinks_with_more_prompts(agreement):
     rng = np.random.default_rng(3)
     right = rng.random((400, 4)) < 0.5
     rewards = right + rng.normal(0, 1, right.shape)
-    wide, narrow = agreement.interval(rewards[:25], right[:25], 200), agreement.interval(rewards, right, 200)
-    assert narrow[0] < agreement.area(rewards.ravel(), right.ravel()) < narrow[1]
+    rewards, right, prompts = rewards.ravel(), right.ravel(), np.arange(400).repeat(4).tolist()
+    wide = agreement.interval(rewards[:100], right[:100], prompts[:100], 200)
+    narrow = agreement.interval(rewards, right, prompts, 200)
+    assert narrow[0] < agreement.area(rewards, right) < narrow[1]
     assert 2.5 < (wide[1] - wide[0]) / (narrow[1] - narrow[0]) < 6.5  # sqrt(16) = 4
+
+
+def test_pictures_of_a_prompt_that_is_listed_twice_stay_together(agreement):
+    rng = np.random.default_rng(5)
+    right = rng.random(60) < 0.5
+    rewards = right + rng.normal(0, 1, 60)
+    once = agreement.interval(rewards, right, range(60), 300)
+    again = agreement.interval(np.tile(rewards, 4), np.tile(right, 4), [*range(60)] * 4, 300)
+    assert again == pytest.approx(once)  # four copies tell no more than one
+    assert all(np.isnan(agreement.interval(rewards, np.ones(60, bool), range(60), 10)))
 
 
 def test_labels_belong_to_the_pictures(agreement):

@@ -42,17 +42,25 @@ class Knowing:
 
 def test_perfect_blind_and_everywhere():
     perfect, blind = benchmark.overlaps(Knowing(), COUNT), benchmark.overlaps(Knowing(blind=True), COUNT)
-    assert perfect and set(perfect) == {1.0}
-    assert blind == [None] * len(perfect)
+    assert perfect and {overlap for picture in perfect for overlap in picture} == {1.0}
+    assert blind == [[None] * len(picture) for picture in perfect]
     areas = [float(mask.mean()) for masks in Knowing().masks.values() for mask in masks.values()]
     everywhere = benchmark.overlaps(Knowing(everywhere=True), COUNT)
-    assert set(np.round(everywhere, 6)) <= set(np.round(areas, 6))
+    assert set(np.round(np.concatenate(everywhere), 6)) <= set(np.round(areas, 6))
 
 
 def test_what_is_not_found_counts_zero():
-    line = benchmark.row("x", [1.0, None, 0.5, None])
-    assert line.startswith("| x | 4 | 50.0 % | 0.375 [")
+    line = benchmark.row("x", [[1.0, None], [0.5, None]])
+    assert line.startswith("| x | 4 | 2 | 50.0 % | 0.375 [")
     assert line.endswith("| 25.0 % |")
+
+
+def test_objects_of_a_picture_are_no_draws_of_their_own():
+    found = [[value] for value in np.random.default_rng(6).random(80)]
+    alone = benchmark.row("x", found).split(" | ")[4]
+    assert benchmark.row("x", [picture * 3 for picture in found]).split(" | ")[4] == alone
+    assert benchmark.row("x", [[0.5, 1.0]]).split(" | ")[4] == "0.750 [-]"
+    assert benchmark.row("x", []) == "| x | 0 | 0 | - | - | - |"
 
 
 def things(*pairs):

@@ -9,7 +9,7 @@ import pytest
 from realignkit.contracts import PromptSet, Scorer, Tagger
 from realignkit.errors import OptionError, OutputError, ScorerError
 from realignkit.evaluation.ablation import ScorerAblation
-from realignkit.evaluation.success import NOT_NAMED
+from realignkit.evaluation.success import NOT_NAMED, wilson
 from realignkit.hookspecs import hookimpl
 from realignkit.types import Expected, Likelihood, LocalCaption, Tag, Truth
 from tests import tiny
@@ -100,6 +100,17 @@ def test_the_table_is_the_count(ablation, tmp_path):
     page = (tmp_path / "out" / "table.md").read_text()
     assert "| pens | everything | 0.667 |" in page
     assert "three of ours" in page
+
+
+def test_answers_about_one_prompt_are_not_independent(ablation, tmp_path):
+    (cell,) = ablation(seeds=[1, 2, 3, 4])()
+    assert (cell.asked, cell.prompts) == (12, 3)
+    # The answers of a prompt are all alike: they tell as much as three, and not as twelve.
+    low, high = cell.interval
+    assert high - low > 0.9 * (wilson(2, 3)[1] - wilson(2, 3)[0])
+    assert "| 12 | 3 |" in (tmp_path / "out" / "table.md").read_text()
+    (alone,) = ablation(limit=1, seeds=[1])()
+    assert alone.interval == wilson(1, 1)
 
 
 def test_nothing_is_done_twice(ablation, tmp_path):
