@@ -16,12 +16,14 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 from PIL import Image
+from pydantic import ConfigDict, Field, JsonValue
 
 from realignkit.errors import DamagedError, OutputError
+from realignkit.records import Share, Text, Written, as_written, read_json
 from realignkit.types import Layout, Likelihood, LocalCaption, Mask, Realignment, Segment, Tag
 
 if TYPE_CHECKING:
@@ -211,6 +213,55 @@ def _mask_path(folder: Path, index: int) -> Path:
     return folder / "masks" / f"{index:02d}.png"
 
 
+class _Caption(Written):
+    tag: Text
+    caption: Text
+    likelihood: Likelihood
+
+    def made(self) -> LocalCaption:
+        return LocalCaption(self.tag, self.caption, self.likelihood)
+
+
+class _Tag(Written):
+    name: Text
+    confidence: Share
+
+
+class _Segment(Written):
+    caption: _Caption
+    confidence: Share
+
+
+class _Settings(Written):
+    """What is relied on of the settings; there is more."""
+
+    model_config = ConfigDict(extra="allow")
+
+    candidates: int = Field(1, ge=1)
+    coarse: Literal["generated", "given"] = "generated"
+    plugins: dict[str, str] = Field(default_factory=dict)
+    modulation: dict[str, JsonValue] = Field(default_factory=dict)
+    sampling: dict[str, JsonValue] = Field(default_factory=dict)
+
+
+class _Record(Written):
+    format: str
+    version: int
+    prompt: Text
+    seed: int = Field(ge=0, lt=2**63)
+    size: tuple[int, int]
+    tags: list[_Tag]
+    captions: list[_Caption]
+    layout: list[_Segment]
+    conditioning: str
+    plugins: dict[str, str]
+    notes: list[str]
+    timings: dict[str, Annotated[float, Field(ge=0)]]
+    settings: _Settings
+    versions: dict[str, str]
+    accepted: bool = True
+
+
 def _encode(realignment: Realignment, folder: Path) -> str:
     record = {
         "format": FORMAT,
@@ -253,15 +304,13 @@ def read_record(folder: Path) -> dict[str, Any]:
     """
     path = folder / RECORD
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = read_json(path, _AGAIN)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise OutputError(
             f"{folder} holds no complete realignment ({RECORD} is missing). "
             f"Give a folder that 'realignkit run' has written, or run it again."
         ) from error
-    except (OSError, ValueError, RecursionError) as error:
-        raise DamagedError(f"{path} cannot be read: {error}", _AGAIN) from error
-    if not isinstance(record, dict) or record.get("format") != FORMAT:
+    if record.get("format") != FORMAT:
         raise DamagedError(f"{path} is no realignment", "Give a folder that 'realignkit run' has written.")
     if record.get("version") != VERSION:
         raise OutputError(
@@ -283,47 +332,38 @@ def load_realignment(folder: Path) -> Realignment:
         DamagedError: the folder is damaged.
         OutputError: it is incomplete, or another version of realignkit wrote it.
     """
-    record = read_record(folder)
-    coarse, refined = _read_image(folder / "coarse.png", "RGB"), _read_image(folder / "refined.png", "RGB")
-    try:
-        if list(coarse.size) != record["size"]:
-            raise ValueError(f"coarse.png is {coarse.size}, the record says {record['size']}")
-        return Realignment(
-            prompt=record["prompt"],
-            seed=record["seed"],
-            coarse=coarse,
-            tags=tuple(Tag(tag["name"], tag["confidence"]) for tag in record["tags"]),
-            captions=tuple(_caption(caption) for caption in record["captions"]),
-            layout=Layout(
-                tuple(
-                    Segment(_caption(item["caption"]), _read_mask(_mask_path(folder, index)), item["confidence"])
-                    for index, item in enumerate(record["layout"])
-                )
-            ),
-            refined=refined,
-            conditioning=record["conditioning"],
-            plugins=record["plugins"],
-            notes=tuple(record["notes"]),
-            timings=record["timings"],
-            settings=record["settings"],
-            versions=record["versions"],
-            accepted=bool(record.get("accepted", True)),
-        )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise DamagedError(f"{folder / RECORD} is damaged ({type(error).__name__}: {error})", _AGAIN) from error
+    record = as_written(_Record, read_record(folder), folder / RECORD, _AGAIN)
+    layout = tuple(
+        Segment(item.caption.made(), _read_mask(_mask_path(folder, index), record.size), item.confidence)
+        for index, item in enumerate(record.layout)
+    )
+    return Realignment(
+        prompt=record.prompt,
+        seed=record.seed,
+        coarse=_read_image(folder / "coarse.png", "RGB", record.size),
+        tags=tuple(Tag(tag.name, tag.confidence) for tag in record.tags),
+        captions=tuple(caption.made() for caption in record.captions),
+        layout=Layout(layout),
+        refined=_read_image(folder / "refined.png", "RGB", record.size),
+        conditioning=record.conditioning,
+        plugins=record.plugins,
+        notes=tuple(record.notes),
+        timings=record.timings,
+        settings=record.settings.model_dump(exclude_unset=True),
+        versions=record.versions,
+        accepted=record.accepted,
+    )
 
 
-def _caption(record: Mapping[str, str]) -> LocalCaption:
-    return LocalCaption(record["tag"], record["caption"], Likelihood(record["likelihood"]))
+def _read_mask(path: Path, size: tuple[int, int]) -> Mask:
+    return np.array(_read_image(path, "1", size), dtype=np.bool_)
 
 
-def _read_mask(path: Path) -> Mask:
-    return np.array(_read_image(path, "1"), dtype=np.bool_)
-
-
-def _read_image(path: Path, mode: str) -> PILImage:
+def _read_image(path: Path, mode: str, size: tuple[int, int]) -> PILImage:
     try:
         with Image.open(path) as image:
+            if image.size != size:
+                raise ValueError(f"it has {image.width} x {image.height} pixels, the record {size[0]} x {size[1]}")
             return image.convert(mode)
     except Exception as error:  # Pillow raises many kinds for damaged files (also SyntaxError, struct.error)
         raise DamagedError(f"{path} is missing or damaged ({error})", _AGAIN) from error

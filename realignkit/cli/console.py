@@ -6,6 +6,7 @@ import contextlib
 import json
 import logging
 import os
+import re
 import sys
 import threading
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 from typer.core import TyperCommand, TyperGroup
 
 from realignkit.errors import RealignKitError
@@ -31,6 +33,15 @@ GRACE = 5.0
 _STYLES = {"certain": "green", "possible": "yellow", "unlikely": "dim"}
 
 
+class TerminalSafe(Console):
+    """A console to which prompts, names and messages of others cannot send control sequences."""
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """Rich's own, with control characters made visible."""
+        return super().render_str(_CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text), **options)
+
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _results: TextIO | None = None
 
 
@@ -38,13 +49,15 @@ _results: TextIO | None = None
 def results_only() -> Iterator[None]:
     """Keep standard output for results: what plugins and libraries print meanwhile goes to standard error."""
     global _results
-    before = _results
+    if _results is not None:
+        yield
+        return
     with _descriptor_kept(sys.stdout) as _results:
         try:
             with contextlib.redirect_stdout(sys.stderr):
                 yield
         finally:
-            _results = before
+            _results = None
 
 
 @contextlib.contextmanager
@@ -71,7 +84,7 @@ def _descriptor_kept(stream: TextIO) -> Iterator[TextIO]:
 
 def out() -> Console:
     """Where results go. Made anew each time, so that it follows a redirected ``sys.stdout``."""
-    return Console(file=_results, highlight=False, soft_wrap=True)
+    return TerminalSafe(file=_results, highlight=False, soft_wrap=True)
 
 
 def print_json(values: Any) -> None:
@@ -81,7 +94,7 @@ def print_json(values: Any) -> None:
 
 def err() -> Console:
     """Where progress and errors go."""
-    return Console(stderr=True, highlight=False, soft_wrap=True)
+    return TerminalSafe(stderr=True, highlight=False, soft_wrap=True)
 
 
 def note(text: str) -> None:

@@ -1,0 +1,42 @@
+"""What the terminal is sent."""
+
+from __future__ import annotations
+
+import io
+import sys
+
+import pytest
+from rich.table import Table
+
+from realignkit.cli.console import TerminalSafe, out, results_only
+
+
+@pytest.mark.parametrize("markup", [True, False])
+def test_control_sequences_of_others_are_shown_not_sent(markup):
+    file = io.StringIO()
+    console = TerminalSafe(file=file, soft_wrap=True)
+    console.print("a \x1b]0;title\x07red \x1b[2Jcar\x9b31m\nnew\tline", markup=markup)
+    table = Table(box=None)
+    table.add_column("name")
+    table.add_row("\x1b[2Jrow")
+    console.print(table)
+    assert file.getvalue().startswith("a \\x1b]0;title\\x07red \\x1b[2Jcar\\x9b31m\nnew")
+    assert "\\x1b[2Jrow" in file.getvalue()
+    assert not {"\x1b", "\x07", "\x9b"} & set(file.getvalue())
+
+
+def test_styles_are_still_styles():
+    file = io.StringIO()
+    TerminalSafe(file=file, force_terminal=True).print("[bold]red[/]")
+    assert "\x1b[1mred" in file.getvalue()
+
+
+def test_standard_output_is_for_results(capsys):
+    with results_only():
+        print("somebody else")
+        with results_only():
+            out().print("a result")
+        print("somebody else", file=sys.stdout)
+        out().print("another")
+    print("after")
+    assert capsys.readouterr() == ("a result\nanother\nafter\n", "somebody else\nsomebody else\n")
