@@ -182,7 +182,8 @@ def main(cache: Path, home: Path) -> None:
 
     for name in ("base", "tagger", "segmenter", "ram"):
         HERE[name] = FOLDER / name
-    for name in ("gpt2", "lora", "florence2", "dino", "sam", "clip", "blip", "captioner", "reward", "gguf"):
+    HERE["lora"] = adapters(home / "lora")
+    for name in ("gpt2", "florence2", "dino", "sam", "clip", "blip", "captioner", "reward", "gguf"):
         HERE[name] = home / "empty"  # only their refusals are asked for
     (home / "empty").mkdir()
     found: dict[str, dict[str, dict[str, str]]] = {}
@@ -199,16 +200,39 @@ def main(cache: Path, home: Path) -> None:
         found[name]["resumed"]["left"] = " ".join(map(str, left))
         broken_off.clear()
         found[name]["short"] = attempt(lambda: load(f"short/{repository}"))  # noqa: B023
+    load = every["lora"][1]
+    for given in ("good/lora", "good/lora:other.safetensors", "good/lora:none.safetensors"):
+        found["lora"][given] = attempt(lambda: load(given))  # noqa: B023
     server.shutdown()
     server.server_close()
     close_session()  # connections that are still open would still be answered
     for name, (repository, load) in every.items():
         found[name]["no network"] = attempt(lambda: load(f"far/{repository}"))  # noqa: B023
         found[name]["no folder"] = attempt(lambda: load(f"./no/{repository}"))  # noqa: B023
+    load = every["lora"][1]
+    found["lora"]["kept"] = attempt(lambda: load("good/lora"))
     for name in ("stable_diffusion", "image_classification", "ram", "clipseg"):
         repository, load = every[name]
         found[name]["memory"] = attempt(lambda: load(str(swollen(HERE[repository], home / f"swollen-{name}"))))  # noqa: B023
     print(json.dumps(found))
+
+
+def adapters(folder: Path) -> Path:
+    """Two files of adapters for the embedded model, one by the name that diffusers gives."""
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(HERE["base"] / "unet" / "diffusion_pytorch_model.safetensors")
+    name, weight = next(item for item in weights.items() if item[0].endswith("attn2.to_q.weight"))
+    key = f"unet.{name.removesuffix('.weight')}"
+    pair = {
+        f"{key}.lora_A.weight": torch.ones(1, weight.shape[1]),
+        f"{key}.lora_B.weight": torch.ones(weight.shape[0], 1),
+    }
+    folder.mkdir()
+    for file in ("pytorch_lora_weights.safetensors", "other.safetensors"):
+        save_file(pair, folder / file)
+    return folder
 
 
 def swollen(folder: Path, to: Path) -> Path:

@@ -77,3 +77,12 @@ def test_too_little_memory(found, loader):
     answer = found[loader]["memory"]
     assert answer["type"] == "ModelError", answer
     assert "does not fit into memory" in answer["text"]
+
+
+def test_adapters_from_the_hub(found):
+    """By repository, by a file of it, and from the cache without network."""
+    for given in ("good/lora", "good/lora:other.safetensors", "kept"):
+        assert found["lora"][given] == {"type": "", "text": "loaded"}
+    answer = found["lora"]["good/lora:none.safetensors"]
+    assert answer["type"] == "ModelError"
+    assert "none.safetensors" in answer["text"]

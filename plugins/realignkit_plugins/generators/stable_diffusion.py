@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -63,10 +64,12 @@ class StableDiffusionGenerator(Generator):
         scheduler: SchedulerName | None = Field(None, description="sampler to use instead of the checkpoint's own")
         lora: str | None = Field(
             None,
-            description="adapters to merge: a folder that 'realignkit train' wrote, a .safetensors file, a hub id",
+            description="adapters to merge: a folder that 'realignkit train' wrote, a .safetensors file, a hub id, or "
+            "owner/name:file.safetensors",
             min_length=1,
         )
         lora_scale: float = Field(1.0, allow_inf_nan=False, description="how much of the adapters to add; 0: nothing")
+        lora_partial: bool = Field(False, description="merge what fits of adapters that do not fit in full")
         offload: OffloadName = Field(
             "none", description="keep weights on the CPU until needed: by model, or layer by layer (sequential)"
         )
@@ -141,7 +144,7 @@ class StableDiffusionGenerator(Generator):
         if chosen.lora is not None:
             from realignkit_plugins.generators.lora import merge_lora
 
-            merge_lora(pipeline, chosen.lora, chosen.lora_scale)
+            merge_lora(pipeline, chosen.lora, chosen.lora_scale, partial=chosen.lora_partial)
 
 
 def load_pipeline(
@@ -197,17 +200,23 @@ def load_pipeline(
             pipeline = cls.from_pretrained(folder, dtype=kind, use_safetensors=True, **extras)
             if prepare is not None:
                 prepare(pipeline)
+            # Moved, never cast: some networks keep modules in float32 (T5's overflow in half precision).
             if offload == "none" or device == "cpu":
-                pipeline = pipeline.to(device, kind)
+                pipeline = pipeline.to(device, silence_dtype_warnings=True)
             else:
-                pipeline = pipeline.to(dtype=kind)
                 move = {"model": "enable_model_cpu_offload", "sequential": "enable_sequential_cpu_offload"}[offload]
                 getattr(pipeline, move)(device=device)
     finally:
+        # Told of every cast, also of a VAE that a pipeline runs in float32, where nothing is to be kept.
+        logging.getLogger("diffusers.models.modeling_utils").addFilter(_keeps_something)
         if bars:
             diffusers_logging.enable_progress_bar()
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
+
+
+def _keeps_something(record: logging.LogRecord) -> bool:
+    return "should be kept in float32: []" not in record.getMessage()
 
 
 def _part(pipeline: Any, family: str) -> Any:

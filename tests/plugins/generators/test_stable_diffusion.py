@@ -13,6 +13,7 @@ import torch
 
 from realignkit.errors import ModelError, OptionError
 from realignkit_plugins.generators.stable_diffusion import StableDiffusionGenerator
+from tests.attention.pixart import pixart_pipeline
 from tests.tiny import build_pipeline
 
 ARGUMENTS = {"num_inference_steps": 3, "output_type": "np", "height": 32, "width": 32}
@@ -208,3 +209,30 @@ def test_pixart_through_the_whole_line(tmp_path: Path, registry: Any) -> None:
     before, after = (np.asarray(image, dtype=int) for image in (result.coarse, result.refined))
     assert before.shape == after.shape == (16, 16, 3)
     assert np.abs(before - after).max() > 1
+
+
+@pytest.mark.parametrize("dtype", ["fp16", "bf16"])
+def test_text_encoders_keep_what_overflows_in_float32(dtype: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]):
+    pipeline = pixart_pipeline()
+    with torch.no_grad():  # as in T5-XXL: the second layer's results exceed what fp16 holds, 65504
+        for block in pipeline.text_encoder.encoder.block:
+            block.layer[1].DenseReluDense.wi.weight.mul_(1000)
+            block.layer[1].DenseReluDense.wo.weight.mul_(1000)
+    pipeline.save_pretrained(tmp_path)
+    want = pipeline.encode_prompt("a red book", do_classifier_free_guidance=False)[0]
+    capfd.readouterr()
+    loaded = StableDiffusionGenerator(model=str(tmp_path), device="cpu", dtype=dtype).pipeline()
+    told = capfd.readouterr()
+    assert "float32" not in told.out + told.err
+    kind = {"fp16": torch.float16, "bf16": torch.bfloat16}[dtype]
+    kept = {".wo.": torch.float32 if dtype == "fp16" else kind}  # bfloat16 overflows nowhere
+    for name, parameter in loaded.text_encoder.named_parameters():
+        assert parameter.dtype == next((d for part, d in kept.items() if part in name), kind), name
+    for network in (loaded.transformer, loaded.vae):
+        assert {parameter.dtype for parameter in network.parameters()} == {kind}
+    got = loaded.encode_prompt("a red book", do_classifier_free_guidance=False)[0].float()
+    loaded.vae.to(torch.float32)  # as pipelines do around a VAE that overflows
+    told = capfd.readouterr()
+    assert "float32" not in told.out + told.err
+    assert torch.isfinite(got).all()
+    assert (got - want).norm() < 0.02 * want.norm()
