@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 
-def _words(text: str) -> frozenset[str]:
+def words(text: str) -> frozenset[str]:
+    """A class of words."""
     return frozenset(text.split())
 
 
@@ -11,22 +12,22 @@ def _names(text: str) -> frozenset[str]:
     return frozenset(" ".join(name.split()) for name in text.split(","))
 
 
-ARTICLES = _words(
+ARTICLES = words(
     """
     a an the
     """
 )
-POSSESSIVES = _words(
+POSSESSIVES = words(
     """
     my your his her its our their
     """
 )
-DEMONSTRATIVES = _words(
+DEMONSTRATIVES = words(
     """
     this that these those
     """
 )
-QUANTIFIERS = _words(
+QUANTIFIERS = words(
     """
     some any each every both all another other several many few more multiple various numerous no single lone
     assorted different such much most half
@@ -39,13 +40,13 @@ _COUNTING = """
 NUMBERS = {word: value for value, word in enumerate(_COUNTING.split())}
 NUMBERS |= {"dozen": 12, "thirty": 30, "forty": 40, "fifty": 50, "hundred": 100}
 
-INTENSIFIERS = _words(
+INTENSIFIERS = words(
     """
     very really quite rather so too extremely mostly partly all
     """
 )
 
-PREPOSITIONS = _words(
+PREPOSITIONS = words(
     """
     of in on at by for from with without to into onto over under above below behind beside besides between among
     amongst against across along around near next inside outside through toward towards up down off out within
@@ -53,43 +54,62 @@ PREPOSITIONS = _words(
     alongside except versus vs nearby away
     """
 )
-CONJUNCTIONS = _words(
+NOT = words(
+    """
+    not never cannot
+    """
+)
+NEGATIONS = NOT | words(
+    """
+    without isn't aren't wasn't weren't neither nor lacking excluding except minus sans avoid avoiding omit omitting
+    """
+)
+"""Words right before what is not to be seen ("without a hat")."""
+NEGATIVE_PAIRS = frozenset(
+    (("instead", "of"), ("rather", "than"), ("free", "of"), ("devoid", "of"), ("lack", "of"), ("absence", "of"))
+)
+POSSESSION = words(
+    """
+    have has had contain contains include includes show shows hold holds wear wears
+    """
+)
+CONJUNCTIONS = words(
     """
     and or but nor plus while where when because if then yet
     """
 )
-RELATIVES = _words(
+RELATIVES = words(
     """
     that which who whose whom what
     """
 )
-PRONOUNS = _words(
+PRONOUNS = words(
     """
     i you he she it we they him them us me himself herself itself themselves there here someone somebody
     something everything nothing everyone anyone mine hers theirs ours yours others
     """
 )
-COPULAS = _words(
+COPULAS = words(
     """
     is are was were be looks look appears seems being been am
     """
 )
-AUXILIARIES = COPULAS | _words(
+AUXILIARIES = COPULAS | words(
     """
     has have had having do does did can could will would should may might must not never don't doesn't isn't
     aren't wasn't weren't let let's get gets got getting goes go went going gone make makes made making take
     takes taken took taking put puts set sat stood lay laid lain held hung rode ridden worn wore ate eaten ran
     flew flown drank drove driven seen saw shown found kept left-facing gave given brought caught threw thrown
-    built surrounded filled covered topped lying sitting standing
+    built surrounded filled covered topped written lying sitting standing
     """
 )
-ADVERBS = _words(
+ADVERBS = words(
     """
     also together just only now still even again alone apart maybe perhaps please always often outdoors indoors
-    outside upward downward forward backward not else almost well side-by-side respectively ahead aside
+    instead neither outside upward downward forward backward not else almost well side-by-side respectively ahead aside
     """
 )
-LY_NOUNS_AND_ADJECTIVES = _words(
+LY_NOUNS_AND_ADJECTIVES = words(
     """
     fly butterfly dragonfly firefly family jelly belly lily curly woolly ugly lovely friendly silly lonely holy
     elderly lively chilly hilly smelly bubbly wrinkly bully rally ally trolley italy ply doily costly deadly
@@ -97,21 +117,21 @@ LY_NOUNS_AND_ADJECTIVES = _words(
     """
 )
 
-COLOURS = _words(
+COLOURS = words(
     """
     red orange yellow green blue purple violet pink brown black white gray grey gold golden silver beige tan
     turquoise teal cyan magenta maroon navy crimson scarlet indigo ivory cream bronze copper khaki olive
     lavender colorful colourful multicolored multicoloured rainbow blonde blond peach burgundy lilac aqua amber
     """
 )
-MATERIALS = _words(
+MATERIALS = words(
     """
     wood wooden metal metallic glass plastic leather paper cardboard stone brick concrete ceramic porcelain
     marble steel iron wool woolen cotton denim silk velvet rubber clay bamboo straw wicker fabric cloth chrome
     brass granite tile tiled crystal lego knitted fur hardwood aluminum aluminium foam linen lace
     """
 )
-PLAIN_ADJECTIVES = _words(
+PLAIN_ADJECTIVES = words(
     """
     big small large little tiny huge giant tall short long wide narrow thick thin fat skinny old new young
     ancient modern antique vintage rustic fluffy furry fuzzy hairy smooth rough soft hard round square
@@ -146,13 +166,13 @@ ADJECTIVE_ENDINGS = (
     "-like",
     "-striped",
 )
-PREDICATE_PARTICIPLES = _words(
+PREDICATE_PARTICIPLES = words(
     """
     colored coloured painted dyed tinted
     """
 )
 
-ING_NOUNS = _words(
+ING_NOUNS = words(
     """
     building painting ceiling clothing wedding evening morning string ring king wing swing railing thing spring
     sibling icing earring topping lighting dressing siding pudding living dining parking drawing awning sling
@@ -161,7 +181,7 @@ ING_NOUNS = _words(
     bing ding wrapping stuffing seating landscaping baking hiking
     """
 )
-ED_NOUNS = _words(
+ED_NOUNS = words(
     """
     bed shed sled seed weed reed moped biped breed steed feed speed red
     """
@@ -170,7 +190,7 @@ ED_NOUNS = _words(
 _VERBS = """
     sit stand ride hold wear eat look run walk play lie lay fly jump sleep drive hang swim rest lean drink carry
     chase watch push pull throw catch pose smile stare face cross surround cover display feature contain feed
-    bark graze climb read write cook cut serve talk hug kiss kick hit swing surf ski skate perch float grow
+    bark graze climb read write say cook cut serve talk hug kiss kick hit swing surf ski skate perch float grow
     stretch peek approach follow touch pet sniff lick bite show appear remain stay bend cast reach enter leave
     prepare point use travel move pass line fill enjoy try want need scare abduct cling hover land wait work
     paint draw bathe
@@ -179,14 +199,14 @@ VERBS_S = frozenset(
     f"{verb[:-1]}ies" if verb.endswith("ry") else f"{verb}es" if verb[-2:] in ("ch", "sh", "ss") else f"{verb}s"
     for verb in _VERBS.split()
 )
-VERBS_S |= _words(
+VERBS_S |= words(
     """
     flies tries catches watches passes kisses crosses stretches
     """
 )
 VERBS_BASE = frozenset(_VERBS.split())
 
-MEASURES = _words(
+MEASURES = words(
     """
     group bunch pair couple collection pile stack row herd flock pack crowd lot lots variety assortment number
     set slice piece kind type cluster line series dozens hundreds heap swarm trio bundle handful sheet chunk
@@ -195,7 +215,7 @@ MEASURES = _words(
 )
 """Nouns that only measure what follows "of": a *group* of people is people."""
 
-DEPICTIONS = _words(
+DEPICTIONS = words(
     """
     photo photograph picture image painting drawing illustration sketch rendering render view shot close-up
     closeup portrait snapshot scene depiction cartoon print watercolor
@@ -203,7 +223,7 @@ DEPICTIONS = _words(
 )
 """Nouns that only frame what follows "of": a *photo* of a dog shows a dog."""
 
-POSITIONS = _words(
+POSITIONS = words(
     """
     left right top front side sides middle center centre bottom back background foreground edge corner shape
     form style distance end rear midst way air sale color colour colors colours texture hand upside day night

@@ -11,9 +11,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from . import grammar as g
+from .chunks import Chunk
 from .lexicon import COMPOUNDS
-from .tokens import Reader, Token, tokenize
-from .words import is_plural, singular
+from .mentions import negated_lists, one_mention_each
+from .predicates import Predicates
+from .reading import Reading
+from .tokens import Reader, Token
+from .words import is_plural, singular, with_article
 
 _MAX_WORDS = 24  # of one phrase; keeps the time linear in the length of the prompt
 _MAX_DEPTH = 6  # "a pair of a pair of …": nobody means that, and recursion must end
@@ -26,11 +30,12 @@ class NounPhrase:
     """An object that a prompt names.
 
     Attributes:
-        text: the phrase as it stands in the prompt, ``prompt[start:end]``.
+        text: the phrase in plain words. It stands so in the prompt, unless there is markup within ("a (red:1.3) cup")
+            or an attribute comes from elsewhere ("the cup and the box are red": "the red cup").
         head: the noun, lower case and singular; of several words where it is a compound ("cell phone").
         attributes: what the prompt says it is like, lower case, in order ("back to back", "wooden"); no numbers.
         count: how many; None for a plural without a number.
-        start, end: character offsets in the prompt.
+        start, end: character offsets in the prompt of the phrase with its markup.
         negated: the prompt says that there is none ("without a hat", "no dogs").
     """
 
@@ -43,26 +48,16 @@ class NounPhrase:
     negated: bool = False
 
 
-@dataclass(frozen=True)
-class _Chunk:
-    """A phrase in the making: tokens first .. stop - 1."""
-
-    first: int
-    stop: int
-    head: str
-    attributes: tuple[str, ...]
-    count: int | None
-    negated: bool = False
-    listed: bool = True
-
-
-def noun_phrases(prompt: str) -> list[NounPhrase]:
+def noun_phrases(prompt: str | Reading) -> list[NounPhrase]:
     """The objects that a prompt names, in order. Never raises; empty when it names none.
 
-    Words that only frame or place ("a photo of", "on the left side of", "a group of") are no phrases of their own.
+    Words that only frame or place ("a photo of", "on the left side of", "a group of") are no phrases of their own; text
+    that the picture is to show in writing is none either.
     """
-    tokens = tokenize(prompt)
-    chunks: list[_Chunk] = []
+    reading = prompt if isinstance(prompt, Reading) else Reading.of(prompt)
+    tokens = reading.tokens
+    predicates = Predicates(tokens, lambda i: _Parser(tokens, ()).content(i, True))
+    chunks: list[Chunk] = []
     position = 0
     while position < len(tokens):
         chunk = _Parser(tokens, chunks).parse(position)
@@ -70,19 +65,47 @@ def noun_phrases(prompt: str) -> list[NounPhrase]:
             position += 1
             continue
         chunks.append(chunk)
-        position = max(chunk.stop, position + 1)
-    return [
-        NounPhrase(prompt[start:end], c.head, c.attributes, c.count, start, end, c.negated)
-        for c in chunks
-        if c.listed
-        for start, end in [(tokens[c.first].start, tokens[c.stop - 1].end)]
-    ]
+        position = max(predicates.attach(chunks), position + 1)
+    chunks = one_mention_each(tokens, negated_lists(tokens, chunks))
+    return [_phrase(reading, chunk) for chunk in chunks if chunk.listed]
+
+
+def _phrase(reading: Reading, chunk: Chunk) -> NounPhrase:
+    first, stop = reading.tokens[chunk.first], reading.tokens[chunk.stop - 1]
+    start, end = reading.plain.place(first.start, stop.end)
+    return NounPhrase(_text(reading, chunk), chunk.head, chunk.attributes, chunk.count, start, end, chunk.negated)
+
+
+def _text(reading: Reading, chunk: Chunk) -> str:
+    if chunk.stated:
+        return _with_stated(reading, chunk)
+    text = reading.phrase(chunk.first, chunk.stop)
+    if not reading.has(chunk.first, chunk.stop) and reading.tokens[chunk.first].text in g.ARTICLES:
+        # In 'a "red dog"' the words without the article stand in the prompt as they are.
+        return reading.phrase(chunk.content, chunk.stop) if reading.has(chunk.content, chunk.stop) else text
+    return text
+
+
+def _with_stated(reading: Reading, chunk: Chunk) -> str:
+    """The phrase with what is said of it elsewhere before its noun: "a big cup", said to be red, is "a big red cup"."""
+    reader, noun = Reader(reading.tokens), chunk.content
+    while noun < chunk.stop and (length := reader.adjective(noun) or int(reader.word(noun) in (",", "and", "&"))):
+        noun += length
+    noun = chunk.content if noun >= chunk.stop else noun
+    parts = (reading.phrase(chunk.content, noun) if noun > chunk.content else "", *chunk.stated)
+    described = " ".join(part for part in (*parts, reading.phrase(noun, chunk.stop)) if part)
+    before = [token.surface for token in reading.tokens[chunk.first : chunk.content]]
+    return (
+        with_article(described)
+        if [word.lower() for word in before] in (["a"], ["an"])
+        else " ".join([*before, described])
+    )
 
 
 class _Parser(Reader):
     """Recognises one noun phrase at a position, given those found before it."""
 
-    def __init__(self, tokens: Sequence[Token], before: Sequence[_Chunk], depth: int = 0) -> None:
+    def __init__(self, tokens: Sequence[Token], before: Sequence[Chunk], depth: int = 0) -> None:
         super().__init__(tokens)
         self.before = before
         self.depth = depth
@@ -93,11 +116,11 @@ class _Parser(Reader):
 
     # -- a phrase ---------------------------------------------------------------------------------------------
 
-    def parse(self, first: int) -> _Chunk | None:
+    def parse(self, first: int) -> Chunk | None:
         """The phrase that starts exactly at ``first``, or None."""
         i, count, negated, counted = self._determiners(first)
         determined = i > first
-        content, stop = self._content(i, determined)
+        content, stop = self.content(i, determined)
         if not content:
             return None
         chunk = self._headed(first, content, count, determined)
@@ -105,9 +128,8 @@ class _Parser(Reader):
             return self._shared_head(first, content, stop, count)
         if not counted and is_plural(self.word(content[-1][0])):
             chunk = replace(chunk, count=None)
-        negated = negated or self.word(first - 1) in ("without", "not") or self._negation_goes_on(first)
-        chunk = replace(chunk, negated=negated)
-        return self._postmodified(self._framed(chunk))
+        chunk = replace(chunk, negated=negated or self._is_ruled_out(first), content=i)
+        return self._framed(chunk)
 
     def _determiners(self, i: int) -> tuple[int, int | None, bool, bool]:
         count: int | None = 1
@@ -123,11 +145,14 @@ class _Parser(Reader):
                 i += 1
         return i, count, negated, counted
 
-    def _content(self, i: int, determined: bool) -> tuple[list[tuple[int, int, str]], int]:
+    def content(self, i: int, determined: bool) -> tuple[list[tuple[int, int, str]], int]:
         """Words of the phrase as (first token, stop, role), role in {adjective, adverb, noun}."""
         found: list[tuple[int, int, str]] = []
         start = i
         while i < len(self.tokens) and len(found) < _MAX_WORDS:
+            if self.kind(i) == "writing" and self.is_noun(i + 1) and (found or determined):
+                i += 1  # a "STOP" sign
+                continue
             has_noun = any(role == "noun" for _, _, role in found)
             length = self.adjective(i)
             if self.idiom(i) and (not length or has_noun or not self.is_content(i + length)):
@@ -198,11 +223,15 @@ class _Parser(Reader):
 
     def _headed(
         self, first: int, content: Sequence[tuple[int, int, str]], count: int | None, determined: bool
-    ) -> _Chunk | None:
+    ) -> Chunk | None:
         nouns = [k for k, (_, _, role) in enumerate(content) if role == "noun"]
         if nouns:
             k = nouns[-1]
-        elif self.text(*content[-1][:2]) in g.NOUNABLE and (determined or first == 0):
+        elif (
+            self.text(*content[-1][:2]) in g.NOUNABLE
+            and (determined or first == 0)
+            and self.kind(content[-1][1]) != "foreign"  # "an orange 杯子" is no orange
+        ):
             k = len(content) - 1
         else:
             return None
@@ -221,7 +250,7 @@ class _Parser(Reader):
             for n, (a, b, role) in enumerate(content)
             if (n < begin or n > k) and role != "adverb" and self.word(a) not in ("colored", "coloured")
         ]
-        chunk = _Chunk(first, content[-1][1], head, tuple(attributes), count)
+        chunk = Chunk(first, content[-1][1], head, tuple(attributes), count)
         words = {self.word(i) for a, b, _ in content for i in range(a, b)}
         placed = self.word(first - 1) in g.PREPOSITIONS or self.word(first) not in ("a", "an", "one", "two")
         if words <= g.POSITIONS and placed:
@@ -232,7 +261,7 @@ class _Parser(Reader):
 
     def _shared_head(
         self, first: int, content: Sequence[tuple[int, int, str]], stop: int, count: int | None
-    ) -> _Chunk | None:
+    ) -> Chunk | None:
         """In "a red and a blue car" the first colour borrows the noun of the second."""
         if self.depth >= _MAX_DEPTH or self.word(stop) not in ("and", "or", "&") or not self.is_determiner(stop + 1):
             return None
@@ -243,11 +272,18 @@ class _Parser(Reader):
         total = count + other.count if count is not None and other.count is not None else None
         return replace(other, first=first, attributes=adjectives + other.attributes, count=total)
 
-    def _negation_goes_on(self, first: int) -> bool:
-        """In "without a cat or a dog" there is no dog either."""
-        return self.word(first - 1) in ("or", "nor") and self.ends_phrase(first - 1) and self.before[-1].negated
+    def _is_ruled_out(self, first: int) -> bool:
+        """Whether the words before token ``first`` say that there is none."""
+        before = self.word(first - 1)
+        if before in g.NEGATIONS or (self.word(first - 2), before) in g.NEGATIVE_PAIRS:
+            return True
+        if before in ("or", "nor"):  # in "without a cat or a dog" there is no dog either
+            return self.ends_phrase(first - 1) and self.before[-1].negated
+        # "does not have a lid"
+        verb = before in g.POSSESSION or before in g.VERBS_BASE
+        return verb and (self.word(first - 2) in g.NOT or self.word(first - 2).endswith("n't"))
 
-    def _framed(self, chunk: _Chunk) -> _Chunk:
+    def _framed(self, chunk: Chunk) -> Chunk:
         """A "group of people" is people, a "photo of …" no object at all."""
         if self.word(chunk.stop) != "of" or self.depth >= _MAX_DEPTH:
             return chunk
@@ -258,58 +294,3 @@ class _Parser(Reader):
             if inner is not None and inner.listed:
                 return replace(inner, first=chunk.first, count=_COUNT_OF_MEASURE.get(chunk.head), negated=chunk.negated)
         return chunk
-
-    # -- what follows the noun --------------------------------------------------------------------------------
-
-    def _postmodified(self, chunk: _Chunk) -> _Chunk:
-        """Take in "that is black", "is red", "painted blue", "in orange" and "made of wood"."""
-        if not chunk.listed:
-            return chunk
-        i = chunk.stop
-        j = i + 1 if self.word(i) == "," and self.word(i + 1) in g.RELATIVES else i
-        j += self.word(j) in g.RELATIVES
-        if self.word(j) in g.COPULAS:
-            j += 1
-            while self.word(j) in g.INTENSIFIERS or (self.word(j).endswith("ly") and len(self.word(j)) > 4):
-                j += 1
-        elif j > i:
-            return chunk
-        predicate = j > i
-        if self.word(j) == "made" and self.depth < _MAX_DEPTH:
-            j += 1 + (self.word(j + 1) in ("out", "up", "entirely", "completely"))
-            material = None
-            if self.word(j) in ("of", "from") and not self.is_determiner(j + 1):
-                words, stop = self._content(j + 1, True)
-                material = (tuple(self.text(a, b) for a, b, role in words if role != "adverb"), stop) if words else None
-            if material is None:
-                return chunk
-            return replace(chunk, attributes=chunk.attributes + material[0], stop=material[1])
-        if self.word(j) in g.PREDICATE_PARTICIPLES:
-            j += 1 + (self.word(j + 1) in ("in", "all"))
-        elif self.word(j) == "in" and not predicate:
-            j += 1
-            if self.word(j) not in g.COLOURS:
-                return chunk
-        elif not predicate:
-            return chunk
-        adjectives, stop = self._adjectives(j)
-        if not adjectives:
-            return chunk
-        return replace(chunk, attributes=chunk.attributes + adjectives, stop=stop)
-
-    def _adjectives(self, i: int) -> tuple[tuple[str, ...], int]:
-        """The list of adjectives at token i that modifies no noun after it."""
-        found: list[str] = []
-        stop = i
-        while length := self.adjective(i):
-            if self.is_content(i + length) and not self.adjective(i + length) and not self._is_verbal(i + length):
-                break  # "… and white boats": this one belongs to the next noun
-            found.append(self.text(i, i + length))
-            i = stop = i + length
-            i += self.word(i) == ","
-            i += self.word(i) in ("and", "&")
-        return tuple(found), stop
-
-    def _is_verbal(self, i: int) -> bool:
-        word = self.word(i)
-        return (word.endswith("ing") and word not in g.ING_NOUNS) or (word.endswith("ed") and word not in g.ED_NOUNS)

@@ -4,39 +4,110 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 from . import grammar as g
 
+Kind = Literal["word", "mark", "wrapper", "weight", "command", "foreign", "writing"]
+
 _DETERMINERS = g.ARTICLES | g.POSSESSIVES | g.DEMONSTRATIVES | g.QUANTIFIERS
 _FUNCTION_WORDS = g.PREPOSITIONS | g.CONJUNCTIONS | g.RELATIVES | g.PRONOUNS | g.AUXILIARIES | g.ADVERBS
-_TOKEN = re.compile(r"[^\W_]+(?:[-'’][^\W_]+)*|[^\w\s]|_")
+
+_LATIN = "0-9A-Za-zªºÀ-ÖØ-öø-ʯ\u0300-\u036fḀ-ỿⱠ-ⱿꜢ-ꟿ²³¹¼-¾⁰-₉"
+_NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)"
+_LEXEMES = {
+    # What prompts hold beside words, in the dialects of the common programs. A weight stands within a phrase, …
+    "weight": "|".join(
+        (
+            r"<(?:lora|lyco|loha|lokr|hypernet|embedding|ti|wlr|segment)\s*:[^<>]*>",
+            rf"(?<![\d:])::?\s*{_NUMBER}(?=\s*[)\]}}>])",  # (red:1.3)
+            r"(?<=[^\W\d_]):\d*\.\d+(?!\w)",  # red:1.3
+            r"(?<=[)\]])(?:\d*\.\d+|\d+)(?![\w.])",  # (a red cup)1.2
+            r"(?:(?<=[^\W\d_][^\W\d_])|(?<=[)\]}\"'”’]))(?:\++|-{2,})(?![\w+-])",  # red++
+            r"(?<=\{)\s*\d+(?:-\d+)?\$\$",  # {2$$red|blue}
+        )
+    ),
+    # … a command between phrases.
+    "command": "|".join(
+        (
+            r"(?<!\S)--(?!no\b)[A-Za-z]+(?:[ =]+(?:raw\b|[-+]?\d[\w.:%]*|https?://\S+))?(?!\S)",  # --ar 16:9
+            rf"::\s*{_NUMBER}(?!\w)",  # a red cup::2
+            r"\b(?:BREAK|ADDCOMM|ADDBASE|ADDROW|ADDCOL)\b",
+        )
+    ),
+    "without": r"(?<!\S)--no(?!\S)",
+    "hypertext": r"</?(?:b|i|u|em|strong|br|p|span|div)\s*/?>|\\(?=[()\[\]{}<>:|\\])",
+    "address": r"\b(?:https?|ftp)://\S+|\bwww\.\S+|<\|[^<>|\s]*\|>",
+    "placeholder": r"<[A-Za-z][\w-]*>",  # of textual inversion: "a <sks> dog"
+    "word": rf"[{_LATIN}]+(?:[-'’][{_LATIN}]+)*",
+    "foreign": rf"(?:(?![{_LATIN}])[^\W_])(?:(?![{_LATIN}])[^\W_]|[\u0590-\u10ff\u1700-\u1cff])*",
+    "mark": r"[^\w\s]|_|\w",
+}
+_LEXEME = re.compile("|".join(f"(?P<{name}>{pattern})" for name, pattern in _LEXEMES.items()))
+_KINDS: dict[str, Kind] = {
+    **{"weight": "weight", "command": "command", "without": "word", "hypertext": "wrapper", "address": "mark"},
+    **{"placeholder": "word", "word": "word", "foreign": "foreign", "mark": "mark"},
+}
 
 
 @dataclass(frozen=True)
 class Token:
-    """A word (lower case) or a punctuation mark, at ``prompt[start:end]``."""
+    """A word, a mark, or what else stands at ``plain_text[start:end]``.
+
+    Attributes:
+        text: lower case.
+        kind: a word or number; a mark; a mark around words (a bracket, a quotation mark); prompt syntax within a phrase
+            (a weight) or between phrases (``BREAK``); a word in another script than Latin; text to be drawn as writing.
+        surface: as it is written.
+    """
 
     text: str
     start: int
     end: int
+    kind: Kind = "word"
+    surface: str = ""
 
     @property
     def is_word(self) -> bool:
         """Whether it is a word or a number."""
-        return self.text[0].isalnum()
+        return self.kind == "word"
 
 
-def tokenize(prompt: str) -> list[Token]:
-    """Words (hyphens and apostrophes included), possessive endings, and every other mark by itself."""
-    tokens = []
-    for match in _TOKEN.finditer(prompt):
-        text, start, end = match.group().lower().replace("’", "'"), match.start(), match.end()
-        if text.endswith("'s") and end - start > 2:  # a possessor is a phrase of its own: "a man|'s hat"
-            tokens += [Token(text[:-2], start, end - 2), Token("'s", end - 2, end)]
+def tokenize(text: str) -> list[Token]:
+    """Words (hyphens and apostrophes included), possessive endings, and every other mark by itself.
+
+    Prompt syntax that stands for a word becomes that word.
+    """
+    tokens: list[Token] = []
+    for match in _LEXEME.finditer(text):
+        name, found, start, end = str(match.lastgroup), match.group(), match.start(), match.end()
+        lower = found.lower().replace("’", "'") if name == "word" else found.lower()
+        if (
+            name == "word" and lower.endswith("'s") and end - start > 2
+        ):  # a possessor is a phrase of its own: "a man|'s hat"
+            tokens.append(Token(lower[:-2], start, end - 2, "word", found[:-2]))
+            tokens.append(Token("'s", end - 2, end, "mark", found[-2:]))
         else:
-            tokens.append(Token(text, start, end))
-    return tokens
+            tokens.append(Token(lower, start, end, _KINDS[name], found))
+    return _spelt_out(tokens)
+
+
+def _spelt_out(tokens: Sequence[Token]) -> list[Token]:
+    """``--no dog, cat`` is "without dog or cat"; ``{red|blue}``, ``[red|blue]`` and ``[blue:red:0.5]`` are choices."""
+    depth, ruled_out = 0, False
+    out: list[Token] = []
+    for token in tokens:
+        if token.text == "--no":
+            ruled_out, token = True, replace(token, text="without", surface="without")
+        elif token.kind == "command":
+            ruled_out = False
+        elif token.kind == "mark":
+            depth = max(0, depth + (token.text in "[{") - (token.text in "]}"))
+            if (depth and token.text in "|:") or (ruled_out and token.text == ","):
+                token = replace(token, text="or", kind="word", surface="or")
+        out.append(token)
+    return out
 
 
 class Reader:
@@ -49,10 +120,18 @@ class Reader:
         """The word at i, lower case."""
         return self.tokens[i].text if 0 <= i < len(self.tokens) else ""
 
+    def kind(self, i: int) -> Kind | None:
+        """What stands at i."""
+        return self.tokens[i].kind if 0 <= i < len(self.tokens) else None
+
     def is_content(self, i: int) -> bool:
         """Adjective or noun, as far as closed classes can tell."""
         word = self.word(i)
         return bool(word) and self.tokens[i].is_word and not self.is_determiner(i) and word not in _FUNCTION_WORDS
+
+    def is_noun(self, i: int) -> bool:
+        """Content that is no known adjective."""
+        return self.is_content(i) and not self.adjective(i)
 
     def is_determiner(self, i: int) -> bool:
         """Article, possessive, demonstrative, quantifier or number."""
@@ -77,3 +156,8 @@ class Reader:
     def text(self, i: int, stop: int) -> str:
         """The words from i up to stop."""
         return " ".join(self.word(k) for k in range(i, stop))
+
+    def is_verbal(self, i: int) -> bool:
+        """A participle ("sitting", "parked"), as far as its ending tells."""
+        word = self.word(i)
+        return (word.endswith("ing") and word not in g.ING_NOUNS) or (word.endswith("ed") and word not in g.ED_NOUNS)
