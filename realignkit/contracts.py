@@ -122,6 +122,13 @@ class Scorer(Plugin):
         in the chain; the reason is recorded.
         """
 
+    def notes(self, prompt: str, captions: Sequence[LocalCaption]) -> tuple[str, ...]:
+        """What users should know about an answer of this scorer, a sentence each: a realignment's notes say it too.
+
+        ``captions``: what it answered about the prompt.
+        """
+        return ()
+
 
 class Segmenter(Plugin):
     """Finds described objects in an image."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from PIL import Image, ImageOps
 
-from realignkit.errors import OptionError
+from realignkit.errors import OptionError, PromptError
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -36,6 +36,25 @@ def pair(
         if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**63:
             raise OptionError(f"a seed is a whole number from 0 to 2**63 - 1, not {value!r}.")
     return prompts, seeds, images
+
+
+def check_text(prompt: str) -> None:
+    """Refuse a prompt that is no text: bytes that are no UTF-8 and halves of surrogate pairs get into Python strings.
+
+    Raises:
+        PromptError: it holds a lone surrogate.
+    """
+    broken = next((character for character in prompt if "\ud800" <= character <= "\udfff"), None)
+    if broken is not None:
+        raise PromptError(
+            f"the prompt holds a broken character (\\u{ord(broken):x}, half of a pair): '{readable(prompt[:60])}'. "
+            f"Type it again, or save the file that it comes from as UTF-8."
+        )
+
+
+def readable(text: str) -> str:
+    """A text that any file or terminal takes: lone surrogates are written as escapes."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def image_size(pipeline: DiffusionPipeline, width: int | None = None, height: int | None = None) -> tuple[int, int]:

@@ -281,6 +281,7 @@ class Realigner:
         layouts = []
         for i in everyone:
             notes[i] += [f"scorer '{name}' did not answer: {why}" for name, why in answers[i].failures.items()]
+            notes[i] += answers[i].notes
         for i in everyone:
             progress("segment", i, count)
             with _timed(timings, "segment", [i]):
@@ -459,8 +460,9 @@ class Realigner:
         """Refuse what the model cannot read in full. Loads the pipeline.
 
         Raises:
-            PromptError: the prompt is empty, or longer than a text encoder's limit.
+            PromptError: the prompt is empty, no text, or longer than a text encoder's limit.
         """
+        inputs.check_text(prompt)
         spans.check_prompt(self._pipeline(), prompt)
 
     def check_model(self) -> None:

@@ -78,7 +78,7 @@ def answer(scorers: Sequence[tuple[str, Scorer]], prompt: str, tags: Sequence[Ta
     for name, scorer in scorers:
         found = attempt(scorer, prompt, tags)
         if found.captions is not None:
-            return Answer(found.captions, name, failures)
+            return Answer(found.captions, name, failures, found.notes)
         failures[name] = found.message
     reasons = "; ".join(f"{name}: {reason}" for name, reason in failures.items())
     raise PluginError(f"no scorer answered ({reasons}). Add 'lexical' to the chain: it always answers.")
@@ -86,14 +86,15 @@ def answer(scorers: Sequence[tuple[str, Scorer]], prompt: str, tags: Sequence[Ta
 
 @dataclass(frozen=True)
 class Attempt:
-    """One scorer's try: its valid captions, or None with the reason (a word or two), a message, and whether it is
-    worth another try later (not ``final``).
+    """One scorer's try: its valid captions with its notes, or None with the reason (a word or two), a message, and
+    whether it is worth another try later (not ``final``).
     """
 
     captions: tuple[LocalCaption, ...] | None
     reason: str = ""
     message: str = ""
     final: bool = True
+    notes: tuple[str, ...] = ()
 
 
 def attempt(scorer: Scorer, prompt: str, tags: Sequence[Tag]) -> Attempt:
@@ -101,12 +102,15 @@ def attempt(scorer: Scorer, prompt: str, tags: Sequence[Tag]) -> Attempt:
     try:
         captions = tuple(scorer(prompt, tuple(tags)))
         problem = _answer_problem(captions, tags)
+        notes = () if problem else tuple(str(note) for note in scorer.notes(prompt, captions))
     except FOREIGN as error:  # a contract of the chain: any failure hands over to the next one
         message = _without_secrets(f"{type(error).__name__}: {error}", scorer)
         if isinstance(error, ScorerError):
             return Attempt(None, error.reason, message, error.final)
         return Attempt(None, type(error).__name__, message, final=False)
-    return Attempt(None, "contract", problem) if problem else Attempt(captions)
+    if problem:
+        return Attempt(None, "contract", problem)
+    return Attempt(captions, notes=tuple(_without_secrets(note, scorer) for note in notes))
 
 
 def answers(
@@ -161,6 +165,9 @@ class _Guarded:
     def __call__(self, prompt: str, tags: Sequence[Tag]) -> tuple[LocalCaption, ...]:
         with self.free:
             return self.scorer(prompt, tags)
+
+    def notes(self, prompt: str, captions: Sequence[LocalCaption]) -> tuple[str, ...]:
+        return self.scorer.notes(prompt, captions)
 
 
 def _answer_problem(captions: Sequence[Any], tags: Sequence[Tag]) -> str:

@@ -89,11 +89,12 @@ class Layout:
 
 @dataclass(frozen=True)
 class Answer:
-    """A scorer's local captions, who gave them, and why scorers before it in the chain did not."""
+    """A scorer's local captions, who gave them, why scorers before it did not, and what it has to say about them."""
 
     captions: tuple[LocalCaption, ...]
     scorer: str
     failures: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

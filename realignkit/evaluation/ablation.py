@@ -22,6 +22,7 @@ from realignkit.evaluation.paired import share_interval
 from realignkit.evaluation.runs import Job
 from realignkit.evaluation.success import problems
 from realignkit.evaluation.tables import Cell, markdown, row
+from realignkit.inputs import check_text
 from realignkit.realigner import Realigner
 from realignkit.registry import Registry
 from realignkit.storage import atomic_write, make_folder, png
@@ -59,6 +60,7 @@ class ScorerAblation:
 
     Raises:
         PluginError, OptionError: an unknown or unavailable plugin, an unknown option.
+        PromptError: a prompt is no text.
         OutputError: ``out`` holds an ablation with other images.
     """
 
@@ -96,6 +98,8 @@ class ScorerAblation:
         texts = list(prompts)[:limit]
         if not texts:
             raise OptionError("there are no prompts: give a file with at least one, or a larger limit.")
+        for text in texts:
+            check_text(text)
         self.jobs = [Job(index, text, seed) for index, text in enumerate(texts, start=1) for seed in seeds]
         self.out = make_folder(Path(out))
         self._check_settings()

@@ -13,6 +13,7 @@ from realignkit.evaluation.judging import Judging
 from realignkit.evaluation.measurements import AblationFolder, Measurement, digest
 from realignkit.evaluation.models import BASE, Model, raised
 from realignkit.evaluation.runs import slug
+from realignkit.inputs import check_text
 from realignkit.realigner import Realigner
 from realignkit.registry import Registry
 from realignkit.storage import atomic_write, png
@@ -110,6 +111,7 @@ class RowAblation:
         source: where the prompts come from, for the table.
 
     Raises:
+        PromptError: a prompt is no text.
         OptionError: no prompt that can be judged, or ``out`` holds results that were measured otherwise.
     """
 
@@ -134,6 +136,8 @@ class RowAblation:
         able = [prompt for prompt in prompts if judging.can_judge(prompt)]
         self.left_out = len(prompts) - len(able)
         self.prompts = able[:limit]
+        for prompt in self.prompts:
+            check_text(prompt)
         if not self.prompts:
             raise OptionError(
                 f"metric '{judging.name}' can judge none of {len(prompts)} prompts. Give prompts that it knows, or "

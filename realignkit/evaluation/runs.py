@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from realignkit import provenance
 from realignkit.errors import DamagedError, OutputError, RealignKitError
+from realignkit.inputs import readable
 from realignkit.integrity import check_file
 from realignkit.locking import only_writer
 from realignkit.storage import atomic_write, discard, is_complete, load_realignment, make_folder, read_record
@@ -204,7 +205,8 @@ def run_many(
 
 
 def _failure(job: Job, error: RealignKitError) -> Failure:
-    return Failure(**asdict(job), error=type(error).__name__, message=str(error))
+    # What is wrong with a prompt may be that no file takes it.
+    return Failure(job.index, readable(job.prompt), job.seed, error=type(error).__name__, message=str(error))
 
 
 def _missing(folder: Path) -> OutputError | None:

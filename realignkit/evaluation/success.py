@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 import re
+import unicodedata
 from collections.abc import Sequence
 
 from realignkit.types import Expected, Likelihood, LocalCaption, Truth
@@ -71,7 +72,7 @@ def mentions(text: str, name: str) -> bool:
 
 
 def _plain(text: str) -> str:
-    return " ".join(_WORD.findall(text.lower()))
+    return " ".join(_WORD.findall(unicodedata.normalize("NFC", text).lower()))
 
 
 def wilson(successes: float, count: float, z: float = 1.959964) -> tuple[float, float]:

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from realignkit.attention import spans
 from realignkit.contracts import Metric, Reward, parse_options
 from realignkit.errors import OptionError
+from realignkit.inputs import check_text
 from realignkit.refl import checkpoints, data
 from realignkit.refl.config import ReFLConfig
 from realignkit.refl.learner import Learner
@@ -93,6 +94,7 @@ class ReFLTrainer:
             self.sampling["guidance_scale"] if config.guidance_scale is None else config.guidance_scale
         )
         for prompt in (*self.prompts, *self.held_out):
+            check_text(prompt)
             spans.check_prompt(pipeline, prompt)
 
         self.processes = Processes(config, self.folder)

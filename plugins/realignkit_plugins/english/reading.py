@@ -8,7 +8,7 @@ dog"') becomes one token that names nothing.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from .plain_text import PlainText
@@ -39,7 +39,7 @@ class Reading:
         """Read any string."""
         plain = PlainText.of(prompt)
         tokens = tokenize(plain.text)
-        syntax = tuple(dict.fromkeys(_with_word(tokens, i) for i, token in enumerate(tokens) if _is_syntax(token)))
+        syntax = tuple(dict.fromkeys(_syntax(plain.text, tokens)))
         return cls(plain, tuple(_without_denials(_unwrapped(tokens))), syntax)
 
     def phrase(self, first: int, stop: int) -> str:
@@ -64,15 +64,20 @@ def join(tokens: Sequence[Token]) -> str:
     return text
 
 
-def _is_syntax(token: Token) -> bool:
-    return token.kind in ("weight", "command")
-
-
-def _with_word(tokens: Sequence[Token], i: int) -> str:
-    """Syntax with the word before it: "red++", "red:1.3"."""
-    before = tokens[i - 1] if i else None
-    near = before and before.kind == "word" and before.end == tokens[i].start
-    return f"{before.surface if before and near else ''}{tokens[i].surface}"
+def _syntax(text: str, tokens: Sequence[Token]) -> Iterator[str]:
+    """Weights and commands as they stand in the text, with the word that they are written to."""
+    for i, token in enumerate(tokens):
+        start, end = token.start, token.end
+        written = text[start:end]
+        choice = token.text == "or" and written in ("|", ":")
+        doubled = token.kind == "mark" and written in ("(", "[") and text[end : end + 1] == written
+        if token.kind not in ("weight", "command") and not choice and not doubled:
+            continue
+        if i and tokens[i - 1].is_word and tokens[i - 1].end == start:
+            start = tokens[i - 1].start
+        if doubled or choice:
+            end = next((after.end for after in tokens[i + 1 : i + 3] if after.is_word), end)
+        yield text[start:end].strip()
 
 
 def _unwrapped(tokens: Sequence[Token]) -> list[Token]:

@@ -11,8 +11,7 @@ from . import grammar as g
 
 Kind = Literal["word", "mark", "wrapper", "weight", "command", "foreign", "writing"]
 
-_DETERMINERS = g.ARTICLES | g.POSSESSIVES | g.DEMONSTRATIVES | g.QUANTIFIERS
-_FUNCTION_WORDS = g.PREPOSITIONS | g.CONJUNCTIONS | g.RELATIVES | g.PRONOUNS | g.AUXILIARIES | g.ADVERBS
+FUNCTION_WORDS = g.PREPOSITIONS | g.CONJUNCTIONS | g.RELATIVES | g.PRONOUNS | g.AUXILIARIES | g.ADVERBS
 
 _LATIN = "0-9A-Za-zªºÀ-ÖØ-öø-ʯ\u0300-\u036fḀ-ỿⱠ-ⱿꜢ-ꟿ²³¹¼-¾⁰-₉"
 _NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)"
@@ -127,7 +126,7 @@ class Reader:
     def is_content(self, i: int) -> bool:
         """Adjective or noun, as far as closed classes can tell."""
         word = self.word(i)
-        return bool(word) and self.tokens[i].is_word and not self.is_determiner(i) and word not in _FUNCTION_WORDS
+        return bool(word) and self.tokens[i].is_word and not self.is_determiner(i) and word not in FUNCTION_WORDS
 
     def is_noun(self, i: int) -> bool:
         """Content that is no known adjective."""
@@ -136,7 +135,7 @@ class Reader:
     def is_determiner(self, i: int) -> bool:
         """Article, possessive, demonstrative, quantifier or number."""
         word = self.word(i)
-        return word in _DETERMINERS or word in g.NUMBERS or word.isdecimal()
+        return word in g.DETERMINERS or word in g.NUMBERS or word.isdecimal()
 
     def idiom(self, i: int) -> int:
         """Number of tokens of the idiom that starts at i, or 0."""

@@ -88,7 +88,8 @@ def streams(pipeline: Any, prompt: str) -> Tensor:
     from realignkit_plugins.english.noun_phrases import noun_phrases
 
     tokenizer = pipeline.tokenizer
-    phrases = list(dict.fromkeys(phrase.text for phrase in noun_phrases(prompt) if not phrase.negated))
+    # As they stand in the prompt, markup included: "a (red:1.3) cup" has no other place in its tokens.
+    phrases = list(dict.fromkeys(prompt[p.start : p.end] for p in noun_phrases(prompt) if not p.negated))
     ids = tokenizer(prompt, truncation=True, max_length=tokenizer.model_max_length).input_ids
     places = [(phrase, _places(ids, tokenizer(phrase, add_special_tokens=False).input_ids)) for phrase in phrases]
     found = [(phrase, spans) for phrase, spans in places if spans]

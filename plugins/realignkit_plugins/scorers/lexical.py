@@ -13,6 +13,8 @@ from realignkit.types import Likelihood, LocalCaption, Tag
 from realignkit_plugins.english.grammar import COLOURS
 from realignkit_plugins.english.lexicon import CANONICAL, COMPANIONS, KIND_OF, OBJECTS, OTHER_THINGS, SCENERY
 from realignkit_plugins.english.noun_phrases import NounPhrase, noun_phrases
+from realignkit_plugins.english.other_languages import other_language, other_scripts
+from realignkit_plugins.english.reading import Reading
 from realignkit_plugins.english.words import singular, with_article
 
 
@@ -42,6 +44,19 @@ class LexicalScorer(Scorer):
         phrases = noun_phrases(prompt)
         return tuple(self._judge(tag.name, phrases) for tag in tags)
 
+    def notes(self, prompt: str, captions: Sequence[LocalCaption]) -> tuple[str, ...]:
+        """What the rules read over, and that they read English only."""
+        reading = Reading.of(prompt)
+        found = []
+        if reading.syntax:
+            found.append(f"prompt weights and commands are not applied, only words are read: {_some(reading.syntax)}")
+        if unread := (*other_scripts(reading), *other_language(reading)):
+            found.append(
+                f"the lexical scorer reads English and does not understand {_some(unread)}; "
+                f"for other languages choose a scorer that asks a language model, such as gpt4 or llama_cpp"
+            )
+        return tuple(found)
+
     def _judge(self, tag: str, phrases: Sequence[NounPhrase]) -> LocalCaption:
         name = _Name.of(tag)
         named = self._naming(name, [phrase for phrase in phrases if not phrase.negated])
@@ -66,6 +81,11 @@ class LexicalScorer(Scorer):
             if name.text in within - COLOURS:
                 return True
         return False
+
+
+def _some(texts: Sequence[str], most: int = 3, length: int = 40) -> str:
+    shown = ", ".join(f"'{text[:length]}{'…' if len(text) > length else ''}'" for text in texts[:most])
+    return f"{shown} …" if len(texts) > most else shown
 
 
 @dataclass(frozen=True)
