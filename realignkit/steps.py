@@ -102,7 +102,7 @@ def attempt(scorer: Scorer, prompt: str, tags: Sequence[Tag]) -> Attempt:
     try:
         captions = tuple(scorer(prompt, tuple(tags)))
         problem = _answer_problem(captions, tags)
-        notes = () if problem else tuple(str(note) for note in scorer.notes(prompt, captions))
+        notes = () if problem else notes_of(scorer, prompt, captions)
     except FOREIGN as error:  # a contract of the chain: any failure hands over to the next one
         message = _without_secrets(f"{type(error).__name__}: {error}", scorer)
         if isinstance(error, ScorerError):
@@ -111,6 +111,12 @@ def attempt(scorer: Scorer, prompt: str, tags: Sequence[Tag]) -> Attempt:
     if problem:
         return Attempt(None, "contract", problem)
     return Attempt(captions, notes=tuple(_without_secrets(note, scorer) for note in notes))
+
+
+def notes_of(scorer: Any, prompt: str, captions: Sequence[LocalCaption]) -> tuple[str, ...]:
+    """What a scorer says about its answer; nothing where it is only a function."""
+    say = getattr(scorer, "notes", None)
+    return () if say is None else tuple(str(note) for note in say(prompt, captions))
 
 
 def answers(
@@ -167,7 +173,7 @@ class _Guarded:
             return self.scorer(prompt, tags)
 
     def notes(self, prompt: str, captions: Sequence[LocalCaption]) -> tuple[str, ...]:
-        return self.scorer.notes(prompt, captions)
+        return notes_of(self.scorer, prompt, captions)
 
 
 def _answer_problem(captions: Sequence[Any], tags: Sequence[Tag]) -> str:

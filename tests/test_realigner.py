@@ -222,6 +222,17 @@ def test_empty_prompt(realigner, prompt):
         realigner(prompt)
 
 
+@pytest.mark.parametrize("prompt", ["a red \ud83d book", "a \udcff pen"])
+def test_half_a_character_is_refused_before_any_work(realigner, prompt):
+    calls: list[Any] = []
+    with pytest.raises(PromptError, match=r"broken character \(\\ud"):
+        realigner([PROMPT, prompt], 1, progress=lambda *args: calls.append(args))
+    assert not calls
+    with pytest.raises(PromptError) as caught:
+        realigner.generate([prompt], [1])
+    str(caught.value).encode()  # any terminal can show it
+
+
 def test_prompt_over_the_limit_is_refused_before_any_work(realigner):
     fitting = " ".join(["book"] * (tiny.MAX_TOKENS - 2))  # start and end token
     realigner.check_prompt(fitting)
@@ -289,8 +300,25 @@ class Answering(contracts.Scorer):
         return tuple(certain(name) for name in self.change([tag.name for tag in tags]))
 
 
+class Talking(contracts.Scorer):
+    """Finds everything certain, and says how much that was."""
+
+    def __call__(self, prompt, tags):
+        return tuple(certain(tag.name) for tag in tags)
+
+    def notes(self, prompt, captions):
+        return (f"{len(captions)} judged for '{prompt}'",)
+
+
 def chain(realigner: Realigner, *scorers: tuple[str, contracts.Scorer]) -> Realigner:
     return Realigner(realigner.generator, realigner.tagger, scorers, realigner.segmenter, registry=realigner.registry)
+
+
+def test_what_a_scorer_says_reaches_the_notes(realigner):
+    realigner = chain(realigner, ("raising", Raising()), ("talking", Talking()))
+    result = realigner(PROMPT, 7)
+    assert f"{len(result.tags)} judged for '{PROMPT}'" in result.notes
+    assert realigner.score(PROMPT, result.tags).notes == (f"{len(result.tags)} judged for '{PROMPT}'",)
 
 
 def test_scorers_that_break_the_contract_hand_over_and_it_is_recorded(realigner):

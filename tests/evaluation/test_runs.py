@@ -115,6 +115,12 @@ def test_bad_prompts_are_recorded_and_the_others_made(tmp_path: Path, realigner)
     assert [row["index"] for row in lines(tmp_path / "index.jsonl")] == [1, 4]
 
 
+def test_a_prompt_that_no_file_takes_is_recorded_readably(tmp_path: Path, realigner):
+    assert run_many(realigner, ["a red \ud83d book", "a yellow pen"], tmp_path).made == 1
+    (error,) = lines(tmp_path / "errors.jsonl")
+    assert (error["error"], error["prompt"]) == ("PromptError", "a red \\ud83d book")
+
+
 def test_plugin_that_fails_for_one_image_spoils_only_that_one(tmp_path: Path, registry, realigner):
     class Picky:
         @realignkit.hookimpl

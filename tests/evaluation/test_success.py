@@ -118,6 +118,7 @@ def test_the_world_knows_all_its_own_prompts_and_no_others():
         ("a Cell-Phone!", "cell phone", True),
         ("a cell", "cell phone", False),
         ("a car", "", False),
+        ("a cafe\u0301", "café", True),
     ],
 )
 def test_mentions(text, name, expected):

@@ -345,6 +345,7 @@ def test_damaged_checkpoint_is_named(make_trainer):
     [
         ({"prompts": []}, PromptError, "no training prompts"),
         ({"prompts": ["book " * 60]}, PromptError, "tokens"),
+        ({"prompts": ["a \ud83d book", "a pen"]}, PromptError, "broken character"),
         ({"lora_targets": ("nothing",)}, OptionError, "lora_targets"),
         ({"total_batch_size": 3}, OptionError, "no multiple"),
         ({"reward": Blind(), "algorithm": "refl"}, OptionError, "algorithm=raft"),

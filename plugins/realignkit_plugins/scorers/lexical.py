@@ -22,11 +22,14 @@ class LexicalScorer(Scorer):
     """Judges tags by the words of the prompt; needs no model and no network, and never fails.
 
     - *certain*: the prompt names the tag (itself, a synonym, a kind of it, or what it is a kind of). Its local caption
-      is the phrase that names it, attributes included, as it stands in the prompt ("a red book"). Of several phrases
-      with the same noun the first is taken.
+      is the phrase that names it, attributes included, as it stands in the prompt ("a red book", "the book is red").
+      Where it stands with markup within, or its attributes elsewhere, the caption is put together: "a red book" for "a
+      (red:1.3) book", "the red book" for "the book and the pen are red". Of several phrases with the same noun the
+      first is taken.
     - *possible*: scenery ("desk", "sky"), parts and usual company of something the prompt names (boat -> water),
       and nouns that the prompt uses only within another ("an apple tree": apple).
-    - *unlikely*: everything else, and what the prompt rules out ("without a hat").
+    - *unlikely*: everything else, what the prompt rules out ("without a hat"), and what it only quotes as text to be
+      drawn ('a sign that says "red dog"').
 
     The caption of a possible or unlikely tag is the tag itself ("a desk").
     """
@@ -49,7 +52,10 @@ class LexicalScorer(Scorer):
         reading = Reading.of(prompt)
         found = []
         if reading.syntax:
-            found.append(f"prompt weights and commands are not applied, only words are read: {_some(reading.syntax)}")
+            found.append(
+                f"prompt weights and commands are not applied, only the words are read ({_some(reading.syntax)}); "
+                f"without them in the prompt each phrase is found where it stands"
+            )
         if unread := (*other_scripts(reading), *other_language(reading)):
             found.append(
                 f"the lexical scorer reads English and does not understand {_some(unread)}; "

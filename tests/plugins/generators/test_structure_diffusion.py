@@ -60,6 +60,10 @@ def test_a_phrase_that_comes_twice_and_prompts_without_any(pipeline):
     assert len(streams(pipeline, "on and on")) == 1
 
 
+def test_a_phrase_with_markup_is_where_it_stands(pipeline):
+    assert len(streams(pipeline, "a (red:1.3) book and a yellow pen")) == 3
+
+
 def reference(attn, hidden: torch.Tensor, texts: torch.Tensor, keys: str) -> torch.Tensor:
     """One image, one head, one stream at a time."""
     Q = attn.to_q(hidden)

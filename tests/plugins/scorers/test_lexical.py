@@ -73,6 +73,16 @@ CASES: dict[str, dict[str, tuple[Likelihood, str]]] = {
         "grass": (C, "the grass"),
         "sky": (P, "sky"),
     },
+    "a (red:1.3) cup and a blue++ box": {"cup": (C, "a red cup"), "box": (C, "a blue box")},
+    'a sign that says "red dog" and a box': {"dog": (U, "a dog"), "box": (C, "a box"), "sign": (C, "a sign")},
+    "a cup and a box; the cup is red and the box is blue": {
+        "cup": (C, "the cup is red"),
+        "box": (C, "the box is blue"),
+    },
+    "the cup and the box are red": {"cup": (C, "the red cup"), "box": (C, "the red box")},
+    "a red 杯子 and a cat": {"cat": (C, "a cat"), "cup": (U, "a cup")},
+    "cafe\u0301 and a re\u200bd cup": {"café": (C, "café"), "cup": (C, "a red cup")},
+    "a cup --no dog, cat": {"cup": (C, "a cup"), "dog": (U, "a dog"), "cat": (U, "a cat")},
     "": {"cat": (U, "a cat"), "sky": (P, "sky"), "": (U, "")},
 }
 
@@ -97,6 +107,21 @@ def test_options() -> None:
     assert [caption.likelihood for caption in answer] == [U, C, C, U]
 
 
+@pytest.mark.parametrize(
+    ("prompt", "said"),
+    [
+        ("a red cup and a blue box", []),
+        ("a (red:1.3) cup BREAK a box", ["'red:1.3', 'BREAK'"]),
+        ("eine rote Tasse und eine blaue Kiste", ["'eine', 'rote', 'Tasse' …"]),
+        ("a red 杯子, a (cat:1.2)", ["'cat:1.2'", "'杯子'"]),
+    ],
+)
+def test_what_is_read_over_is_said(prompt: str, said: list[str]) -> None:
+    notes = LexicalScorer().notes(prompt, LexicalScorer()(prompt, [Tag("cup")]))
+    assert len(notes) == len(said)
+    assert all(part in note for part, note in zip(said, notes, strict=True))
+
+
 _TAGS = st.lists(st.one_of(st.text(max_size=20), st.sampled_from(["car", "cell phone", "desk", "a", "the", "s"])))
 
 
@@ -114,6 +139,6 @@ def test_always_answers(prompt: str, names: list[str]) -> None:
     for caption in answer:
         if caption.likelihood is C:
             assert caption.caption
-            assert caption.caption in prompt
+            assert all(word in prompt for word in caption.caption.split() if word.isalnum())
         else:
             assert caption.caption.endswith(caption.tag)
