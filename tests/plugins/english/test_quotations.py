@@ -6,7 +6,6 @@ import pytest
 
 from realignkit_plugins.english.noun_phrases import noun_phrases
 
-
 _MARKS = ('""', "''", "“”", "‘’", "„“", "«»", "「」")
 
 
