@@ -3,6 +3,8 @@
     python benchmarks/alignment.py compare --prompts CC-500.txt --seeds 2 --out benchmarks/results/cc500
     python benchmarks/alignment.py compare --out benchmarks/results/validation      # the world's validation prompts
     python benchmarks/alignment.py sweep --out benchmarks/results/sweep              # settings, on validation prompts
+    python benchmarks/alignment.py sweep --which clamp --group "two objects" --size 400 --out benchmarks/results/clamp
+    python benchmarks/alignment.py sweep --which strength --group "two objects" --out benchmarks/results/strength
     python benchmarks/alignment.py steps --out benchmarks/results/steps              # each step against ground truth
     python benchmarks/alignment.py compare --smoke --out /tmp/smoke                  # seconds; checks that it runs
 
@@ -39,6 +41,8 @@ GROUPS = {
     "held-out pairs": {"pairs": "held_out", "objects": 2},
     "three objects": {"pairs": "mixed", "objects": 3},
 }
+MORE_GROUPS = {"two objects": {"pairs": "mixed", "objects": 2}}
+"""On request: what `micro:validation,objects=2` is."""
 PAPER = {**ModulationConfig().model_dump(), "tagger": {"threshold": 0.5}}
 _TEXT = {"isolate_phrases": False, "append_missing": False}
 _HALF = {**_TEXT, "power": 1.0, "share": 0.5, "cross_weight": 0.8, "self_weight": 0.0}
@@ -69,6 +73,26 @@ SWEEP: dict[str, dict[str, Any]] = {
     "from 80 % noise, w=0.8, verified": {**_VERIFIED, "strength": 0.8},
 }
 """Modulation options over the paper's; under "tagger" and "segmenter" those of the plugins."""
+_MICRO = {**_TEXT, "tagger": {"threshold": 0.1}}
+_TIMES = {"t / T_train": {}, "t / t_start": {"time_scale": "start"}, "p = 0": {"power": 0.0}}
+
+
+def _both(settings: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    return {
+        f"{name}{more}": {**_MICRO, **how, "verify": bool(more)}
+        for more in ("", ", verified")
+        for name, how in settings.items()
+    }
+
+
+STRENGTH = _both({f"{s}, {name}": {"strength": s, **how} for s in (0.4, 0.6, 0.8) for name, how in _TIMES.items()})
+CLAMP = _both({"as printed": {}, "clamped": {"clamp": True}})
+SWEEPS = {"settings": SWEEP, "strength": STRENGTH, "clamp": CLAMP}
+AGAINST = {
+    **{name: name.replace(how, "t / T_train") for name in STRENGTH for how in list(_TIMES)[1:] if how in name},
+    **{name: name.replace("clamped", "as printed") for name in CLAMP if "clamped" in name},
+}
+"""Settings that are also compared with one another."""
 
 
 def main() -> None:
@@ -78,6 +102,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder of the results")
     parser.add_argument("--prompts", type=Path, help="a prompt a line; only those of CC-500's form in the vocabulary")
     parser.add_argument("--purpose", choices=["validation", "test"], default="validation", help="without --prompts")
+    parser.add_argument(
+        "--group", action="append", choices=[*GROUPS, *MORE_GROUPS], help="without --prompts; repeatable"
+    )
+    parser.add_argument("--which", choices=list(SWEEPS), default="settings", help="sweep: which settings")
     parser.add_argument("--size", type=int, default=100, help="prompts per group, without --prompts")
     parser.add_argument("--seeds", type=int, default=1, help="images per prompt")
     parser.add_argument("--first-seed", type=int, default=0)
@@ -104,7 +132,8 @@ def jobs(arguments: argparse.Namespace) -> list[tuple[str, str, int]]:
         prompts = [(group_of(line), line) for line in lines if in_vocabulary(line)]
     else:
         size = 2 if arguments.smoke else arguments.size
-        sets = {name: WorldPrompts(purpose=arguments.purpose, size=size, **how) for name, how in GROUPS.items()}
+        groups = {name: {**GROUPS, **MORE_GROUPS}[name] for name in arguments.group or GROUPS}
+        sets = {name: WorldPrompts(purpose=arguments.purpose, size=size, **how) for name, how in groups.items()}
         prompts = [(name, prompt) for name, texts in sets.items() for prompt in texts]
     seeds = range(arguments.first_seed, arguments.first_seed + arguments.seeds)
     # A seed for every prompt and repetition: prompts that share a seed would share their noise.
@@ -258,9 +287,11 @@ def summary(rows: list[dict[str, Any]]) -> str:
 
 
 def run_sweep(arguments: argparse.Namespace) -> None:
-    """Every setting of ``SWEEP`` on the same coarse images."""
+    """Every setting of a sweep on the same coarse images."""
     realigner, oracle, todo = make_realigner(arguments), Oracle.load(), jobs(arguments)
-    wanted = {name: how for name, how in SWEEP.items() if not arguments.only or name in arguments.only}
+    wanted = {
+        name: how for name, how in SWEEPS[arguments.which].items() if not arguments.only or name in arguments.only
+    }
     variants = {name: make_realigner(arguments, {**PAPER, **how}) for name, how in wanted.items()}
     for variant in variants.values():  # one pipeline for all
         variant.generator = realigner.generator
@@ -268,10 +299,10 @@ def run_sweep(arguments: argparse.Namespace) -> None:
     atomic_write(arguments.out / "settings.json", json.dumps(settings, indent=1))
     before: list[bool] = []
     after: dict[str, list[bool]] = {name: [] for name in wanted}
-    drawn_for: list[tuple[str, str]] = []  # group, prompt
+    done: list[tuple[str, str, int]] = []  # group, prompt, seed
     for part in track(list(chunks(todo)), description="sweeping", disable=not sys.stderr.isatty()):
         prompts, seeds = [prompt for _, prompt, _ in part], [seed for *_, seed in part]
-        drawn_for += [(group, digest(prompt)) for group, prompt, _ in part]
+        done += [(group, digest(prompt), seed) for group, prompt, seed in part]
         coarse = realigner.generate(prompts, seeds)
         before += judge(oracle, prompts, coarse)
         found: dict[str, tuple[list[Layout], list[tuple[LocalCaption, ...]]]] = {}
@@ -287,8 +318,8 @@ def run_sweep(arguments: argparse.Namespace) -> None:
             refined = verified(variant, captions, coarse, drawn[key])
             after[name] += judge(oracle, prompts, refined)
         rows = [
-            {"group": group, "prompt": prompt, "base": b, **{n: after[n][i] for n in wanted}}
-            for i, ((group, prompt), b) in enumerate(zip(drawn_for, before, strict=True))
+            {"group": group, "prompt": prompt, "seed": seed, "base": b, **{n: after[n][i] for n in wanted}}
+            for i, ((group, prompt, seed), b) in enumerate(zip(done, before, strict=True))
         ]
         atomic_write(arguments.out / "rows.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
         atomic_write(arguments.out / "summary.md", sweep_summary(rows))
@@ -296,14 +327,21 @@ def run_sweep(arguments: argparse.Namespace) -> None:
 
 
 def sweep_summary(rows: list[dict[str, Any]]) -> str:
-    """A table over all prompts, and one over those with two objects."""
+    """A table over all prompts, one over those with two objects where there are others, one of settings in pairs."""
+    parts = {"all": rows, "two objects": [row for row in rows if row["group"] != "three objects"]}
+    if len(parts["two objects"]) == len(rows):
+        del parts["all"]
+    names = [name for sweep in SWEEPS.values() for name in sweep if rows and name in rows[0]]
     tables = []
-    for title, some in (("all", rows), ("two objects", [row for row in rows if row["group"] != "three objects"])):
-        base = [bool(row["base"]) for row in some]
-        prompts = [row["prompt"] for row in some]
+    for title, some in parts.items():
+        pairs = [(name, "base", name) for name in names]
+        pairs += [
+            (f"{name}, against {AGAINST[name]}", AGAINST[name], name) for name in names if AGAINST.get(name) in names
+        ]
         lines = [HEADER.replace("prompts", f"setting ({title})", 1)]
-        for name in [name for name in SWEEP if some and name in some[0]]:
-            lines.append(compare(base, [bool(row[name]) for row in some], prompts).row(name))
+        for label, old, new in pairs if some else ():
+            flags = ([bool(row[name]) for row in some] for name in (old, new))
+            lines.append(compare(*flags, [row["prompt"] for row in some]).row(label))
         tables.append("\n".join(lines))
     return "\n\n".join([*tables, HOW]) + "\n"
 

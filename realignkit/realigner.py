@@ -17,7 +17,7 @@ from realignkit.assembly import (
     effective_options,
     versions,
 )
-from realignkit.attention import sampler, spans
+from realignkit.attention import families, sampler, spans
 from realignkit.attention.modulation import ModulationConfig
 from realignkit.contracts import Generator, Reward, Scorer, Segmenter, Tagger, parse_options
 from realignkit.errors import ModelError, OptionError
@@ -278,7 +278,7 @@ class Realigner:
         with _timed(timings, "score", everyone):
             questions = list(zip(prompts, tags, strict=True))
             answers = steps.answers(self.scorers, questions, lambda done: progress("score", done, count))
-        layouts = []
+        layouts, emptied = [], set()
         for i in everyone:
             notes[i] += [f"scorer '{name}' did not answer: {why}" for name, why in answers[i].failures.items()]
             notes[i] += answers[i].notes
@@ -288,6 +288,8 @@ class Realigner:
                 layout, missing = self.segment(pictures[i], answers[i].captions)
             notes[i] += missing
             layouts.append(steps.before_refine(self.registry, prompts[i], layout, pictures[i].size))
+            if self._modulates(layout) and not self._modulates(layouts[i]):
+                emptied.add(i)
         progress("segment", count, count)
 
         refined, conditioning = list(pictures), list(prompts)
@@ -305,7 +307,7 @@ class Realigner:
                 refined[i], conditioning[i] = result.images[place], result.conditioning[place]
                 notes[i] += result.notes[place]
         for i in set(everyone) - set(active):
-            notes[i].append(steps.why_unrefined(tags[i], answers[i].captions))
+            notes[i].append(steps.why_unrefined(tags[i], answers[i].captions, emptied=i in emptied))
 
         rejected: set[int] = set()
         if active and self.modulation.verify:
@@ -473,12 +475,15 @@ class Realigner:
         """
         # A class that says so needs no loading to be refused.
         supported = getattr(self.generator, "attention_family", None) is not None
-        if not (supported and sampler.attention_family(self._pipeline()) is not None):
-            raise ModelError(
-                f"the attention of generator '{self.names['generator']}' cannot be re-weighted: it has neither a U-Net "
-                f"of the SD-1.x, SD-2.x or SDXL kind nor PixArt's transformer. It can still make coarse images "
-                f"(Realigner.generate). For the fine stage choose another model; 'realignkit plugins --kind generator'."
-            )
+        if supported and sampler.attention_family(self._pipeline()) is not None:
+            return
+        why = families.why_not(self._pipeline()) if supported else ""
+        raise ModelError(
+            f"the attention of generator '{self.names['generator']}' cannot be re-weighted: "
+            f"{why or 'it has neither a U-Net of the SD-1.x, SD-2.x or SDXL kind nor the transformer of PixArt.'} "
+            f"It can still make coarse images (Realigner.generate). For the fine stage choose another model; "
+            f"'realignkit plugins --kind generator'."
+        )
 
     def _pipeline(self) -> DiffusionPipeline:
         with steps.blame("generator", self.names["generator"]):

@@ -297,9 +297,14 @@ def _only(registry: Registry, hook: str, plugin: object) -> Any:
     return registry.manager.subset_hook_caller(hook, remove_plugins=others)
 
 
-def why_unrefined(tags: Sequence[Tag], captions: Sequence[LocalCaption]) -> str:
-    """The note for an image that had nothing to modulate, with what to try."""
-    if not tags:
+def why_unrefined(tags: Sequence[Tag], captions: Sequence[LocalCaption], *, emptied: bool = False) -> str:
+    """The note for an image that had nothing to modulate, with what to try.
+
+    ``emptied``: whether a plugin's ``before_refine`` took away what there was.
+    """
+    if emptied:
+        reason = "a plugin's before_refine has left no mask of an object that belongs to the prompt"
+    elif not tags:
         reason = "no object was recognised in it; try another seed, a lower tagger threshold or another tagger"
     elif all(caption.likelihood is Likelihood.UNLIKELY for caption in captions):
         reason = "none of the objects in it belongs to the prompt; try another seed or another scorer"

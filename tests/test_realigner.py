@@ -457,6 +457,16 @@ def test_layouts_pass_through_the_plugins_one_after_the_other(registry, realigne
     assert [segment.caption.tag for segment in result.layout] == ["book"]
 
 
+def test_plugin_that_takes_every_mask_away(registry, realigner):
+    registry.register(Keep("nothing"), "emptier")
+    assert kept(realigner(PROMPT, 7), "before_refine has left no mask")
+
+
+def test_what_is_not_modulated_is_noted(make_realigner):
+    result = make_realigner(modulation={"share": 0.0})(PROMPT, 7)
+    assert any("modulation.share is 0" in note for note in result.notes)
+
+
 def test_plugin_can_bring_its_own_layout(registry, make_realigner):
     mask = np.zeros((32, 32), bool)
     mask[:, :10] = True

@@ -10,6 +10,7 @@ SizeTerm = Literal["area", "similarity", "none"]
 Overlap = Literal["smaller", "union"]
 Form = Literal["auto", "fast", "literal"]
 MaskResize = Literal["nearest", "area"]
+TimeScale = Literal["train", "start"]
 
 
 class ModulationConfig(BaseModel):
@@ -24,6 +25,13 @@ class ModulationConfig(BaseModel):
     self_weight: float = Field(0.3, ge=0, le=10, description="w of lambda_t in self-attention; 0 switches it off")
     power: float = Field(5.0, ge=0, le=50, description="p of lambda_t = w * (t / T_train)^p")
     share: float = Field(0.3, ge=0, le=1, description="share of the sampling steps, from the first, that are modulated")
+    time_scale: TimeScale = Field(
+        "train",
+        description="T of lambda_t with strength: T_train, or the first timestep that runs; without, always T_train",
+    )
+    clamp: bool = Field(
+        False, description="keep lambda_t * S * (1 - B) in [0, 1], so that no similarity leaves the range of its row"
+    )
     size_term: SizeTerm = Field("area", description="B: area fraction of the query's segment, similarity, or none (0)")
     overlap: Overlap = Field("smaller", description="overlapping masks: the smaller one wins, or a pixel is in both")
     mask_resize: MaskResize = Field(

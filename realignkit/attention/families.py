@@ -59,17 +59,35 @@ def family_of(pipeline: Any) -> Family | None:
 
     for names, network, family in _FAMILIES:
         known = tuple(getattr(diffusers, name) for name in names)
-        if isinstance(pipeline, known) and isinstance(
-            getattr(pipeline, family.denoiser, None), getattr(diffusers, network)
-        ):
+        if isinstance(pipeline, known) and isinstance(denoiser(pipeline), getattr(diffusers, network)):
             return family
     return None
 
 
+def why_not(pipeline: Any) -> str:
+    """Why :func:`family_of` knows no family, as a sentence that says what to do."""
+    import diffusers
+
+    kind = type(pipeline).__name__
+    for names, network, family in _FAMILIES:
+        if isinstance(pipeline, tuple(getattr(diffusers, name) for name in names)):
+            found = type(getattr(pipeline, family.denoiser, None)).__name__
+            return (
+                f"the {family.denoiser} of this {kind} is a {found}, whose attention cannot be modulated. Give it the "
+                f"{network} that it was made of."
+            )
+    return f"{kind} has no attention that can be modulated. Use one of {SUPPORTED}."
+
+
 def denoiser(pipeline: Any) -> Any:
-    """The network with the attention, of a pipeline of any family."""
+    """The network with the attention, of a pipeline of any family; of a compiled one the network itself."""
     unet = getattr(pipeline, "unet", None)
-    return unet if unet is not None else getattr(pipeline, "transformer", None)
+    return unwrapped(unet if unet is not None else getattr(pipeline, "transformer", None))
+
+
+def unwrapped(network: Any) -> Any:
+    """What ``torch.compile`` was given, if the network is what it returned."""
+    return getattr(network, "_orig_mod", network)
 
 
 def companion(pipeline: Any) -> str | None:

@@ -30,6 +30,7 @@ from realignkit.attention.config import ModulationConfig, SizeTerm
 __all__ = [
     "ModulationConfig",
     "area_fraction",
+    "clamped",
     "fast_attention",
     "likelihood_scores",
     "literal_attention",
@@ -97,6 +98,7 @@ def modulated_similarity(
     size_term: SizeTerm = "area",
     suppress: Tensor | None = None,
     hidden: Tensor | None = None,
+    clamp: bool = False,
 ) -> Tensor:
     """``sim + S * M``, word for word (eqs. 7, 8 and 10).
 
@@ -109,6 +111,7 @@ def modulated_similarity(
         size_term: what ``B`` is: that area, the similarity scaled to [0, 1] in each row, or 0.
         suppress: bool, broadcastable to ``sim``: pairs that get ``-lambda_t * M_neg * (1 - B)`` whatever ``S`` is.
         hidden: bool, broadcastable to ``sim``: keys that the row's minimum and maximum leave out.
+        clamp: keep ``lambda_t * S * (1 - B)`` in [0, 1], so that no similarity leaves the range of its row.
 
     Returns:
         What the softmax is to be given, of ``sim``'s shape and dtype.
@@ -122,12 +125,20 @@ def modulated_similarity(
         B = area.to(sim.dtype) if isinstance(area, Tensor) else area
     elif size_term == "similarity":
         B = (M_neg / (rowmax - rowmin).clamp_min(torch.finfo(sim.dtype).tiny)).clamp(0, 1)
-    R = region.to(sim.dtype)
-    M = weight * R * M_pos * (1 - B) - weight * (1 - R) * M_neg * (1 - B)
-    change = (score.to(sim.dtype) if isinstance(score, Tensor) else score) * M
-    if suppress is not None:
-        change = torch.where(suppress, -weight * M_neg * (1 - B), change)
-    return sim + change
+    R, S = region.to(sim.dtype), score.to(sim.dtype) if isinstance(score, Tensor) else score
+    if clamp:
+        rest = torch.as_tensor(1 - B, dtype=sim.dtype, device=sim.device)
+        change = clamped(weight * S * rest) * (R * M_pos - (1 - R) * M_neg)
+        down = -clamped(weight * rest) * M_neg
+    else:
+        M = weight * R * M_pos * (1 - B) - weight * (1 - R) * M_neg * (1 - B)
+        change, down = S * M, -weight * M_neg * (1 - B)
+    return sim + (change if suppress is None else torch.where(suppress, down, change))
+
+
+def clamped(amount: Tensor) -> Tensor:
+    """``a = lambda_t * S * (1 - B)`` in [0, 1]: above 1, and below 0 where areas add up, rows leave their range."""
+    return amount.clamp(0, 1)
 
 
 def literal_attention(
@@ -142,6 +153,7 @@ def literal_attention(
     size_term: SizeTerm = "area",
     suppress: Tensor | None = None,
     bias: Tensor | None = None,
+    clamp: bool = False,
 ) -> Tensor:
     """Modulated attention with every queries x keys matrix written out: the oracle, and the general case.
 
@@ -156,6 +168,7 @@ def literal_attention(
         size_term: see there.
         suppress: see there.
         bias: additive attention mask, broadcastable to (..., N, K), added after modulation.
+        clamp: see :func:`modulated_similarity`.
 
     Returns:
         (..., N, e) in ``query``'s dtype.
@@ -171,6 +184,7 @@ def literal_attention(
         size_term=size_term,
         suppress=suppress,
         hidden=None if bias is None else bias <= HIDDEN,
+        clamp=clamp,
     )
     if bias is not None:
         sim = sim + bias
@@ -236,7 +250,7 @@ def fast_attention(
         value: see ``query``.
         queries: ``P_q``, bool (batch, N, n), at most one object per query.
         keys: ``P_k``, bool (batch, K, n).
-        amount: ``a = lambda_t * S * (1 - B)``, float (batch, N).
+        amount: ``a = lambda_t * S * (1 - B)``, float (batch, N); see :func:`clamped`.
         bias: additive attention mask, broadcastable to (batch, heads, N, K).
         rows: int (m,), the queries that lie in an object, where the caller knows them; only they need a row range.
 

@@ -5,7 +5,8 @@ attention cannot be modulated (DeepFloyd-IF, baselines, anything called like the
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -51,11 +52,36 @@ def generate_plainly(
     arguments["generator"] = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
     arguments |= step_callback(pipeline, progress)
     # As arrays: DeepFloyd-IF's tensors are not scaled to [0, 1], and a PIL image hides NaN.
-    with enough_memory("drawing"):
+    with enough_memory("drawing"), finite_decoding(pipeline):
         images = pipeline(prompt=list(prompts), output_type="np", **arguments).images
     tensor = torch.as_tensor(images).float()
     check_finite(tensor, "in the image decoder")
     return to_pil(tensor.permute(0, 3, 1, 2))
+
+
+@contextmanager
+def finite_decoding(pipeline: Any) -> Iterator[None]:
+    """Check what the image decoder gives, which a pipeline clamps to [0, 1] before anybody sees it.
+
+    Raises:
+        ModelError: it computed NaN or infinity.
+    """
+    processor: Any = getattr(pipeline, "image_processor", None)
+    if not hasattr(processor, "postprocess"):  # pixel models have none: their last step has been checked
+        yield
+        return
+    inner = processor.postprocess
+
+    def checked(image: Any, *arguments: Any, **options: Any) -> Any:
+        if isinstance(image, Tensor):
+            check_finite(image, "in the image decoder")
+        return inner(image, *arguments, **options)
+
+    processor.postprocess = checked
+    try:
+        yield
+    finally:
+        del processor.postprocess
 
 
 def step_callback(runner: Any, progress: Progress | None) -> dict[str, Any]:

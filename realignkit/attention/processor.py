@@ -26,8 +26,10 @@ from diffusers.models.attention_processor import (
 from torch import Tensor
 
 from realignkit.attention.config import ModulationConfig
-from realignkit.attention.modulation import fast_attention, literal_attention, region_matrix, time_weight
+from realignkit.attention.families import unwrapped
+from realignkit.attention.modulation import clamped, fast_attention, literal_attention, region_matrix, time_weight
 from realignkit.attention.regions import RegionMaps, Regions, layer_size, region_maps
+from realignkit.attention.schedule import Schedule
 from realignkit.errors import ModelError
 
 PLAIN = (AttnProcessor, AttnProcessor2_0, FusedAttnProcessor2_0, SlicedAttnProcessor, XFormersAttnProcessor)
@@ -43,7 +45,7 @@ def modulate(
     regions: Sequence[Regions],
     config: ModulationConfig | None = None,
     *,
-    timesteps: Sequence[float] | Tensor | None = None,
+    timesteps: Sequence[float] | Tensor | Schedule | None = None,
     num_inference_steps: int | None = None,
     num_images_per_prompt: int = 1,
     train_timesteps: int = 1000,
@@ -54,26 +56,31 @@ def modulate(
     The network may be called with ``len(regions) * num_images_per_prompt`` samples, all conditional, or with twice
     as many under classifier-free guidance: unconditional first, as diffusers does; those are left alone.
 
+    What is compiled runs uncompiled meanwhile: compiled code may not notice that its attention has changed.
+
     Args:
         unet: the network. Its attention processors come back when the context ends, however it ends.
         regions: one per prompt.
         config: how to modulate.
-        timesteps: the full sampling schedule; tells which step a call belongs to.
+        timesteps: those that run, one for each call, or a :class:`~realignkit.attention.schedule.Schedule`, which
+            also knows steps of several calls; tells which step a call belongs to.
         num_inference_steps: instead of ``timesteps``, count the calls (one a step).
         num_images_per_prompt: neighbouring samples that share a prompt.
         train_timesteps: ``T_train`` of ``lambda_t``.
 
     Raises:
-        ModelError: the network has attention of another kind (IP-Adapter, added keys …), or is called with a batch
-            that does not fit.
+        ModelError: the network has attention of another kind (IP-Adapter, added keys …), is called with a batch
+            that does not fit, or computes without its attention processors (traced, or its forward replaced).
         ValueError: neither ``timesteps`` nor ``num_inference_steps`` is given, and ``share`` depends on it.
     """
     config = config or ModulationConfig()
     if timesteps is None and num_inference_steps is None and 0 < config.share < 1:
         raise ValueError("pass timesteps (or num_inference_steps): share is a share of them")
-    schedule = None if timesteps is None else torch.as_tensor(timesteps, dtype=torch.float64).cpu().flatten()
-    steps = len(schedule) if schedule is not None else num_inference_steps
-    state = ModulatedAttention(tuple(regions), config, schedule, steps, num_images_per_prompt, train_timesteps)
+    unet = unwrapped(unet)
+    if timesteps is not None and not isinstance(timesteps, Schedule):
+        timesteps = Schedule.of_timesteps(timesteps, train_timesteps)
+    steps = num_inference_steps if timesteps is None else timesteps.count
+    state = ModulatedAttention(tuple(regions), config, timesteps, steps, num_images_per_prompt, train_timesteps)
     # U-Nets take (sample, timestep, text), PixArt's transformer (sample, text, timestep).
     state.timestep_at = list(inspect.signature(type(unet).forward).parameters).index("timestep") - 1
     before = dict(unet.attn_processors)
@@ -81,14 +88,19 @@ def modulate(
         if type(processor) not in PLAIN:
             raise ModelError(
                 f"{name} computes attention with {type(processor).__name__}, which modulation would undo. "
-                "Unload adapters, or call unet.set_default_attn_processor() first."
+                "Unload adapters, or call set_default_attn_processor() of the network first."
             )
-    handle = unet.register_forward_pre_hook(state.observe, with_kwargs=True)
+    hooks = [
+        unet.register_forward_pre_hook(state.observe, with_kwargs=True),
+        unet.register_forward_hook(state.confirm),
+    ]
     try:
         unet.set_attn_processor({name: ModulatedAttnProcessor(state, original) for name, original in before.items()})
-        yield state
+        with torch.compiler.set_stance("force_eager"):
+            yield state
     finally:
-        handle.remove()
+        for hook in hooks:
+            hook.remove()
         unet.set_attn_processor(before)
 
 
@@ -97,34 +109,42 @@ class ModulatedAttention:
     """What the processors of one network share: the regions, and where in the sampling it is.
 
     Attributes:
+        schedule: the calls that run; None counts them instead.
+        steps: how many sampling steps they make.
         timestep_at: place of the timestep among the network's positional arguments.
         step: index of the current sampling step; -1 before the first call.
         timestep: the current timestep.
+        attended: whether the current call has come by the processors.
     """
 
     regions: tuple[Regions, ...]
     config: ModulationConfig
-    schedule: Tensor | None
+    schedule: Schedule | None
     steps: int | None
     repeats: int = 1
     train_timesteps: int = 1000
     timestep_at: int = 1
     step: int = -1
     timestep: float = 0.0
+    attended: bool = False
+    _call: int = -1
     _latent: tuple[int, int] = (0, 0)
-    _guided: bool = False
     _maps: dict[tuple[Any, ...], RegionMaps] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if isinstance(self.schedule, Tensor):
+            self.schedule = Schedule.of_timesteps(self.schedule, self.train_timesteps)
 
     def observe(self, unet: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Forward pre-hook of the network: note timestep, step, latent size and whether guidance is on."""
         sample = args[0] if args else kwargs["sample"] if "sample" in kwargs else kwargs["hidden_states"]
         timestep = kwargs["timestep"] if "timestep" in kwargs else args[self.timestep_at]
-        self.timestep = float(torch.as_tensor(timestep).flatten()[0])
+        self.timestep, self.attended = float(torch.as_tensor(timestep).flatten()[0]), False
         if self.schedule is None:
             self.step += 1
         else:
-            # Nearest, not equal: half precision rounds timesteps; some solvers visit one twice.
-            self.step = int((self.schedule - self.timestep).abs().argmin())
+            self._call = self.schedule.locate(self.timestep, self._call)
+            self.step = self.schedule.steps[self._call]
         conditional = len(self.regions) * self.repeats
         if sample.shape[0] not in (conditional, 2 * conditional):
             raise ModelError(
@@ -132,8 +152,20 @@ class ModulatedAttention:
                 f"prompts x {self.repeats} images (twice that with guidance). Pass one Regions per prompt, and "
                 "num_images_per_prompt."
             )
-        self._guided = sample.shape[0] == 2 * conditional
         self._latent = (int(sample.shape[-2]), int(sample.shape[-1]))
+
+    def confirm(self, *_: Any) -> None:
+        """Forward hook of the network: a call that does not come by the processors would draw a plain image."""
+        if not self.attended and (self.changes(True) or self.changes(False)):
+            raise ModelError(
+                "the network computed without its attention processors, so nothing could be modulated: it was traced, "
+                "captured, or its forward was replaced. Load the pipeline again, and refine with it as it is."
+            )
+
+    @property
+    def layers(self) -> list[RegionMaps]:
+        """The regions at each size of the layers that have been modulated."""
+        return list(self._maps.values())
 
     @property
     def conditional(self) -> int:
@@ -143,16 +175,24 @@ class ModulatedAttention:
     @property
     def active(self) -> bool:
         """Whether this step is among the first ``share`` of the steps."""
+        return self.modulates(self.step)
+
+    def modulates(self, step: int) -> bool:
+        """Whether a step is among the first ``share`` of the steps."""
         if self.config.share >= 1 or self.config.share <= 0:
             return self.config.share >= 1
-        return self.step < (self.steps or 0) * self.config.share
+        return step < (self.steps or 0) * self.config.share
 
     def weight(self, cross: bool) -> float:
         """``lambda_t`` of this call for cross- or self-attention; 0 past the cut-off."""
-        if not self.active:
-            return 0.0
+        return self.weight_at(self.timestep, cross) if self.active else 0.0
+
+    def weight_at(self, timestep: float, cross: bool) -> float:
+        """``lambda_t`` of a timestep for cross- or self-attention, be its step modulated or not."""
         weight = self.config.cross_weight if cross else self.config.self_weight
-        return time_weight(self.timestep, weight, self.config.power, self.train_timesteps)
+        if self.schedule is None:
+            return time_weight(timestep, weight, self.config.power, self.train_timesteps)
+        return time_weight(self.schedule.level(timestep), weight, self.config.power, 1)
 
     def changes(self, cross: bool) -> bool:
         """Whether the current call differs from plain attention at all."""
@@ -230,6 +270,7 @@ class ModulatedAttention:
         low_rank = maps.disjoint and config.size_term != "similarity" and not suppress
         if low_rank and config.form != "literal":
             amount = weight * maps.score * (1 - area)
+            amount = clamped(amount) if config.clamp else amount
             return fast_attention(query, key, value, maps.cells, keys, amount, bias=bias, rows=maps.rows)
         unlikely = maps.cells & maps.suppressed[:, None]
         return literal_attention(
@@ -243,6 +284,7 @@ class ModulatedAttention:
             size_term=config.size_term,
             suppress=region_matrix(unlikely, keys)[:, None] if suppress else None,
             bias=bias,
+            clamp=config.clamp,
         )
 
 
@@ -252,6 +294,8 @@ class ModulatedAttnProcessor:
     def __init__(self, state: ModulatedAttention, original: Any) -> None:
         self.state = state
         self.original = original
+        # Sliced attention takes no temb.
+        self.temb = "temb" in inspect.signature(type(original).__call__).parameters
 
     def __call__(
         self,
@@ -263,8 +307,10 @@ class ModulatedAttnProcessor:
     ) -> Tensor:
         """Compute the layer: what diffusers' plain processors take and return, in their shapes."""
         cross = encoder_hidden_states is not None
+        self.state.attended = True
         if not self.state.changes(cross):
-            out: Tensor = self.original(attn, hidden_states, encoder_hidden_states, attention_mask, temb)
+            rest = (temb,) if self.temb else ()
+            out: Tensor = self.original(attn, hidden_states, encoder_hidden_states, attention_mask, *rest)
             return out
         residual = hidden_states
         if attn.spatial_norm is not None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +16,17 @@ from torch import Tensor
 
 from realignkit.attention import families, spans
 from realignkit.attention.config import ModulationConfig
-from realignkit.attention.plain import Progress, check_finite, generate_plainly, step_callback, to_pil
-from realignkit.attention.processor import modulate
+from realignkit.attention.effect import effect_notes
+from realignkit.attention.plain import (
+    Progress,
+    check_finite,
+    finite_decoding,
+    generate_plainly,
+    step_callback,
+    to_pil,
+)
+from realignkit.attention.processor import ModulatedAttention, modulate
+from realignkit.attention.schedule import running_schedule
 from realignkit.errors import ModelError, OptionError, enough_memory
 from realignkit.types import Layout
 
@@ -32,7 +41,7 @@ class RefineResult:
     Attributes:
         images: RGB.
         conditioning: the texts that the images were conditioned on.
-        notes: per image, what was left out and why.
+        notes: per image, what was left out, or not modulated, and why.
     """
 
     images: list[Image]
@@ -90,7 +99,7 @@ def generate(
         return generate_plainly(pipeline, prompts, seeds, wishes, progress)
     sampling = _sampling(pipeline, num_inference_steps, guidance_scale, height, width, negative_prompt)
     plain = [spans.Conditioning(prompt) for prompt in prompts]
-    return _sample(pipeline, plain, seeds, sampling, progress=progress)
+    return _sample(pipeline, plain, seeds, sampling, progress=progress)[0]
 
 
 def refine(
@@ -148,7 +157,7 @@ def refine(
         spans.condition(pipeline, prompt, layout, append=config.append_missing, separator=config.separator)
         for prompt, layout in zip(prompts, layouts, strict=True)
     ]
-    images = _sample(
+    images, state = _sample(
         pipeline,
         conditionings,
         seeds,
@@ -157,14 +166,15 @@ def refine(
         coarse=coarse if config.strength is not None else None,
         progress=progress,
     )
-    return RefineResult(images, [item.text for item in conditionings], [item.notes for item in conditionings])
+    assert state is not None  # there is a config
+    effects = [effect_notes(state, index, item) for index, item in enumerate(conditionings)]
+    notes = [item.notes + effect for item, effect in zip(conditionings, effects, strict=True)]
+    return RefineResult(images, [item.text for item in conditionings], notes)
 
 
 def _check(pipeline: Any, prompts: Sequence[str], seeds: Sequence[int], *, plain: bool = False) -> None:
     if attention_family(pipeline) is None and not (plain and families.is_text_to_image(pipeline)):
-        raise ModelError(
-            f"{type(pipeline).__name__} has no attention that can be modulated. Use one of {families.SUPPORTED}."
-        )
+        raise ModelError(families.why_not(pipeline))
     if isinstance(prompts, str) or len(seeds) != len(prompts):
         raise OptionError("pass lists: one seed for each prompt.")
     for prompt in prompts:
@@ -186,6 +196,11 @@ def _sampling(
     if not 1 <= steps <= most:
         raise OptionError(f"num_inference_steps must be at least 1 and at most {most}, got {steps}.")
     check_size(pipeline, height, width)
+    if not hasattr(pipeline.scheduler, "init_noise_sigma"):
+        raise ModelError(
+            f"a {type(pipeline).__name__} cannot sample with a {type(pipeline.scheduler).__name__}: give it another "
+            "scheduler, such as DPMSolverMultistepScheduler."
+        )
     wishes = {
         "guidance_scale": guidance_scale,
         "height": height,
@@ -216,7 +231,7 @@ def _sample(
     config: ModulationConfig | None = None,
     coarse: Sequence[Image] | None = None,
     progress: Progress | None = None,
-) -> list[Image]:
+) -> tuple[list[Image], ModulatedAttention | None]:
     arguments = dict(sampling)
     family = families.family_of(pipeline)
     assert family is not None  # checked by the callers
@@ -224,6 +239,7 @@ def _sample(
     embeddings, companion = spans.encode(
         pipeline, conditionings, isolate_phrases=config is not None and config.isolate_phrases
     )
+    check_finite(embeddings, "in the text encoder")
     arguments["prompt_embeds"] = embeddings
     if companion is not None:
         arguments[families.companion(pipeline) or ""] = companion
@@ -236,6 +252,8 @@ def _sample(
     runner = pipeline
     if coarse is not None and config is not None:
         size = (arguments.pop("height", None), arguments.pop("width", None))
+        if not hasattr(pipeline.scheduler, "add_noise"):
+            raise ModelError(f"a {type(pipeline.scheduler).__name__} cannot start from an image: leave strength out.")
         runner = _from_image(pipeline)
         arguments["image"] = _encode_images(pipeline, coarse, size)
         arguments["strength"] = config.strength
@@ -246,20 +264,17 @@ def _sample(
 
     arguments |= step_callback(runner, progress)
 
-    modulation: AbstractContextManager[Any] = nullcontext()
-    if config is not None:
-        pipeline.scheduler.set_timesteps(arguments["num_inference_steps"])
-        modulation = modulate(
-            families.denoiser(pipeline),
-            [spans.regions(pipeline, item) for item in conditionings],
-            config,
-            timesteps=pipeline.scheduler.timesteps,
-            train_timesteps=int(pipeline.scheduler.config.num_train_timesteps),
-        )
-    with enough_memory("drawing"), modulation:
+    state = None
+    with ExitStack() as during:
+        if config is not None:
+            regions = [spans.regions(pipeline, item) for item in conditionings]
+            strength = config.strength if coarse is not None else None
+            schedule = running_schedule(runner, arguments["num_inference_steps"], strength, config.time_scale)
+            state = during.enter_context(modulate(families.denoiser(pipeline), regions, config, timesteps=schedule))
+        during.enter_context(enough_memory("drawing"))
+        during.enter_context(finite_decoding(runner))
         images = runner(**arguments, output_type="pt").images
-    check_finite(images, "in the image decoder")
-    return to_pil(images)
+    return to_pil(images), state
 
 
 def _from_image(pipeline: Any) -> Any:
@@ -295,4 +310,5 @@ def _encode_images(pipeline: Any, images: Sequence[Image], size: tuple[int | Non
         shape = (1, -1, 1, 1)
         latents = (latents - latents.new_tensor(mean).view(shape)) / latents.new_tensor(std).view(shape)
     latents = (latents * config.scaling_factor).to(dtype)
+    check_finite(latents, "in the image encoder")
     return latents

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from realignkit.attention import families
+from realignkit.attention.occurrences import Choice, assign, occurrences, overlap
 from realignkit.attention.regions import Regions
 from realignkit.errors import ModelError, PromptError
 from realignkit.types import Layout, Segment
@@ -22,12 +23,8 @@ from realignkit.types import Layout, Segment
 
 def find_span(ids: Sequence[int], phrase: Sequence[int], taken: Sequence[slice] = ()) -> slice | None:
     """First occurrence of ``phrase`` in ``ids`` that does not overlap ``taken``; None if there is none."""
-    ids, phrase = list(ids), list(phrase)
-    for start in range(len(ids) - len(phrase) + 1 if phrase else 0):
-        span = slice(start, start + len(phrase))
-        if ids[span] == phrase and not any(span.start < other.stop and other.start < span.stop for other in taken):
-            return span
-    return None
+    found = (span for span in occurrences(ids, phrase) if not any(overlap(span, other) for other in taken))
+    return next(found, None)
 
 
 def content_ids(tokenizer: Any, text: str) -> list[int]:
@@ -49,7 +46,8 @@ def knows(tokenizer: Any, phrase: str) -> bool:
 def phrase_spans(tokenizer: Any, text: str, phrases: Sequence[str]) -> list[slice]:
     """Where each phrase stands in ``text``, as slices of its token sequence (start token included).
 
-    Equal phrases take one occurrence each; when those run out they share the first.
+    Of a phrase that stands there more than once the occurrence that overlaps no other phrase's; equal phrases take one
+    each, and share when those run out. See :func:`~realignkit.attention.occurrences.assign`.
 
     Raises:
         PromptError: a phrase is empty, unknown to the tokenizer, or no token span of the text.
@@ -57,22 +55,28 @@ def phrase_spans(tokenizer: Any, text: str, phrases: Sequence[str]) -> list[slic
     ids = content_ids(tokenizer, text)
     whole = find_span(full_ids(tokenizer, text), ids)
     offset = whole.start if whole else 0
-    taken: dict[tuple[int, ...], list[slice]] = {}
-    spans = []
+    choices = []
     for phrase in phrases:
         wanted = tuple(content_ids(tokenizer, phrase))
-        used = taken.setdefault(wanted, [])
-        span = find_span(ids, wanted, used) if knows(tokenizer, phrase) else None
-        if span is not None:
-            used.append(span)
-        elif used:
-            span = used[0]
-        else:
+        found = occurrences(ids, wanted) if knows(tokenizer, phrase) else []
+        if not found:
             raise PromptError(
                 f"'{phrase}' is not part of '{text}', token by token. Write it as the text does, or append it."
             )
-        spans.append(span)
-    return [slice(span.start + offset, span.stop + offset) for span in spans]
+        inside = [_in_word(tokenizer, ids, span) for span in found] if len(found) > 1 else [False]
+        choices.append(Choice(wanted, found, inside))
+    return [slice(span.start + offset, span.stop + offset) for span in assign(choices)]
+
+
+def _in_word(tokenizer: Any, ids: Sequence[int], span: slice) -> bool:
+    """Whether a span begins or ends within a word, as "cat" does in a "bobcat" of two tokens."""
+
+    def joined(left: int, right: int) -> bool:
+        before, after, both = (tokenizer.decode(some).strip() for some in ([left], [right], [left, right]))
+        return bool(both == before + after and before[-1:].isalnum() and after[:1].isalnum())
+
+    starts = span.start > 0 and joined(ids[span.start - 1], ids[span.start])
+    return starts or (span.stop < len(ids) and joined(ids[span.stop - 1], ids[span.stop]))
 
 
 def isolate(embeddings: Tensor, span: slice, alone: Tensor, offset: int) -> Tensor:

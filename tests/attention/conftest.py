@@ -123,6 +123,12 @@ def make_unet():
     return small_unet
 
 
+@pytest.fixture
+def make_pipeline(tokenizer):
+    """Fresh ones, to be changed."""
+    return lambda family: small_pipeline(family, tokenizer)
+
+
 @pytest.fixture(scope="session")
 def sd_pipeline(tokenizer):
     return small_pipeline("sd", tokenizer)

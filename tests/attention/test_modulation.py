@@ -15,6 +15,7 @@ from realignkit.attention import modulation
 from realignkit.attention.config import ModulationConfig
 from realignkit.attention.modulation import (
     area_fraction,
+    clamped,
     fast_attention,
     likelihood_scores,
     literal_attention,
@@ -54,8 +55,8 @@ def problems(draw):
 
 
 @settings(max_examples=120, deadline=None)
-@given(problem=problems(), known_rows=st.booleans())
-def test_fast_equals_literal(problem, known_rows):
+@given(problem=problems(), known_rows=st.booleans(), clamp=st.booleans())
+def test_fast_equals_literal(problem, known_rows, clamp):
     query, key, value, queries, keys, scores, weight, bias = problem
     score, area = likelihood_scores(queries, scores).double(), area_fraction(queries).double()
     literal = literal_attention(
@@ -67,9 +68,12 @@ def test_fast_equals_literal(problem, known_rows):
         score=score[:, None, :, None],
         area=area[:, None, :, None],
         bias=bias,
+        clamp=clamp,
     )
     rows = queries.any(-1).any(0).nonzero()[:, 0] if known_rows else None
-    fast = fast_attention(query, key, value, queries, keys, weight * score * (1 - area), bias=bias, rows=rows)
+    amount = weight * score * (1 - area)
+    amount = clamped(amount) if clamp else amount
+    fast = fast_attention(query, key, value, queries, keys, amount, bias=bias, rows=rows)
     assert fast.dtype == literal.dtype == query.dtype
     tolerance = TOLERANCE[query.dtype]
     torch.testing.assert_close(fast, literal, rtol=tolerance, atol=tolerance)
@@ -113,6 +117,44 @@ def test_modulated_similarity_is_the_equation(size_term):
             R = float(region[q, k])
             M = weight * R * (high - row[k]) * (1 - B) - weight * (1 - R) * (row[k] - low) * (1 - B)
             assert out[q][k] == pytest.approx(row[k] + score[q].item() * M, abs=1e-12)
+
+
+@pytest.mark.parametrize("size_term", ["area", "similarity", "none"])
+def test_clamped_similarity_is_the_equation_with_a_in_the_unit_interval(size_term):
+    torch.manual_seed(4)
+    sim, region = torch.randn(5, 7, dtype=torch.float64), torch.rand(5, 7) < 0.4
+    score = torch.tensor([2.0, 0.5, 0.0, 1.0, 2.0], dtype=torch.float64)
+    area = torch.tensor([0.1, 0.2, 0.9, 0.0, 1.5], dtype=torch.float64)  # areas add up where masks overlap
+    weight = 1.3
+    suppress = torch.zeros(5, 7, dtype=torch.bool)
+    suppress[2, 3:] = True
+    options = {"score": score[:, None], "area": area[:, None], "size_term": size_term, "suppress": suppress}
+    out = modulated_similarity(sim, region, weight, clamp=True, **options).tolist()
+    printed = modulated_similarity(sim, region, weight, **options)
+    assert ((printed > sim.amax(-1, keepdim=True) + 1e-9) | (printed < sim.amin(-1, keepdim=True) - 1e-9)).any()
+    for q in range(5):
+        row = sim[q].tolist()
+        low, high = min(row), max(row)
+        for k in range(7):
+            B = {"area": area[q].item(), "similarity": (row[k] - low) / (high - low), "none": 0.0}[size_term]
+            S = 1.0 if suppress[q, k] else score[q].item()
+            a = min(max(weight * S * (1 - B), 0.0), 1.0)
+            end = high if region[q, k] and not suppress[q, k] else low
+            assert out[q][k] == pytest.approx((1 - a) * row[k] + a * end, abs=1e-12)
+            assert low - 1e-12 <= out[q][k] <= high + 1e-12
+
+
+def test_clamping_by_hand():
+    """SD-1.5's first step, a certain object of a tenth of the image: a = 1.63, which is too far."""
+    sim, region = torch.tensor([[3.0, 1.0, 0.0, -2.0, 2.0]]), torch.tensor([[True, True, True, False, False]])
+    weight = time_weight(981, 1.0, 5.0)
+    printed = modulated_similarity(sim, region, weight, score=2.0, area=0.1)
+    assert printed.max() > 4.9 and printed.min() < -4.5
+    bounded = modulated_similarity(sim, region, weight, score=2.0, area=0.1, clamp=True)
+    torch.testing.assert_close(bounded, torch.tensor([[3.0, 3.0, 3.0, -2.0, -2.0]]))
+    # Where a is at most 1 there is nothing to clamp.
+    gentle = modulated_similarity(sim, region, 0.5, score=1.0, area=0.1)
+    torch.testing.assert_close(modulated_similarity(sim, region, 0.5, score=1.0, area=0.1, clamp=True), gentle)
 
 
 def test_suppression_pushes_down_whatever_the_score():
@@ -227,4 +269,4 @@ def test_defaults_are_the_methods():
     config = ModulationConfig()
     assert (config.cross_weight, config.self_weight, config.power, config.share) == (1.0, 0.3, 5.0, 0.3)
     assert (config.size_term, config.overlap, config.form) == ("area", "smaller", "auto")
-    assert config.isolate_phrases and not config.suppress_unlikely and config.strength is None
+    assert config.isolate_phrases and not config.suppress_unlikely and config.strength is None and not config.clamp

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0, IPAdapterAttnProcessor2_0
+from diffusers.models.attention_processor import (
+    AttnProcessor,
+    AttnProcessor2_0,
+    IPAdapterAttnProcessor2_0,
+    SlicedAttnProcessor,
+)
 
 from realignkit.attention.config import ModulationConfig
 from realignkit.attention.processor import modulate
@@ -73,10 +78,10 @@ class Reference:
                     continue
                 R = any((item.tokens[k, i] if cross else masks[i, k]) for i in inside)
                 B = {"area": area, "none": 0.0, "similarity": (sim[q, k] - low) / (high - low)}[config.size_term]
-                M = lam * (1 - B) * ((high - sim[q, k]) if R else -(sim[q, k] - low))
-                out[q, k] = sim[q, k] + S * M
-                if suppressing and any(item.tokens[k, i] and item.scores[i] == 0 for i in inside):
-                    out[q, k] = sim[q, k] - lam * (1 - B) * (sim[q, k] - low)
+                down = suppressing and any(item.tokens[k, i] and item.scores[i] == 0 for i in inside)
+                a = lam * (1 - B) * (1.0 if down else S)
+                a = min(max(a, 0.0), 1.0) if config.clamp else a
+                out[q, k] = sim[q, k] + a * ((high - sim[q, k]) if R and not down else -(sim[q, k] - low))
         return out
 
 
@@ -115,6 +120,16 @@ CASES = {
     "suppress": (["unlikely", "all unlikely"], 1, True, (4, 4), {"suppress_unlikely": True}),
     "outside untouched": (["two"], 1, True, (4, 4), {"outside_score": 0.0, "power": 1.0}),
     "padding": (["two"], 1, True, (4, 4), {"mask_padding": True}),
+    "clamped": (["two"], 1, True, (4, 4), {"clamp": True, "power": 0.0}),
+    "clamped, literal": (["two"], 1, True, (4, 4), {"clamp": True, "power": 0.0, "form": "literal"}),
+    "clamped, similarity": (["two"], 1, True, (4, 4), {"clamp": True, "power": 0.0, "size_term": "similarity"}),
+    "clamped, suppress": (
+        ["unlikely"],
+        1,
+        True,
+        (4, 4),
+        {"clamp": True, "cross_weight": 2.0, "suppress_unlikely": True},
+    ),
 }
 
 
@@ -184,6 +199,81 @@ def test_only_the_first_share_of_steps_is_modulated(unet, counted):
             changed.append(ours)
     differs = [not torch.equal(a, forward(unet, t, arguments)) for a, t in zip(changed, SCHEDULE, strict=True)]
     assert differs == [True, True, True, False, False]  # steps 0, 1, 2 < 2.5
+
+
+def slice_it(unet):
+    unet.set_attn_processor(SlicedAttnProcessor(slice_size=1))
+    return unet
+
+
+def use_plain_products(unet):
+    unet.set_attn_processor(AttnProcessor())
+    return unet
+
+
+def fuse(unet):
+    unet.fuse_qkv_projections()
+    return unet
+
+
+def compile_in_place(unet):
+    unet.compile(backend="eager", fullgraph=True)
+    return unet
+
+
+def compile_blocks(unet):
+    for block in unet.down_blocks:
+        block.compile(backend="eager")
+    return unet
+
+
+def compile_forward(unet):
+    unet.forward = torch.compile(unet.forward, backend="eager")
+    return unet
+
+
+WAYS = [
+    slice_it,
+    use_plain_products,
+    fuse,
+    compile_in_place,
+    compile_blocks,
+    compile_forward,
+    lambda unet: torch.compile(unet, backend="eager"),
+]
+
+
+@pytest.mark.parametrize("family", ["sd", "sdxl"])
+@pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
+def test_networks_made_fast_or_small_are_modulated_all_the_same(make_unet, family, way):
+    """Also when they have run before, so that compiled code is there; past the share they are their plain selves."""
+    regions, config = [example("two", (8, 8))], ModulationConfig(share=0.5, power=1.0)
+    arguments, plain = inputs(make_unet(family), 2, (8, 8)), make_unet(family)
+    with modulate(plain, regions, config, timesteps=SCHEDULE):
+        wanted = [forward(plain, t, arguments) for t in (SCHEDULE[0], SCHEDULE[-1])]
+    unet = way(make_unet(family))
+    before = unet.attn_processors
+    untouched = forward(unet, SCHEDULE[0], arguments)
+    with modulate(unet, regions, config, timesteps=SCHEDULE):
+        found = [forward(unet, t, arguments) for t in (SCHEDULE[0], SCHEDULE[-1])]
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=2e-5)
+    assert (found[0] - untouched).abs().max() > 1e-3
+    torch.testing.assert_close(forward(unet, SCHEDULE[0], arguments), untouched)
+    assert unet.attn_processors == before
+
+
+def test_a_network_that_bypasses_its_processors_is_refused(make_unet):
+    """As one does whose forward replays a recording: it would draw plain images without a word."""
+    unet = make_unet("sd")
+    arguments = inputs(unet, 2, (8, 8))
+    recorded = forward(unet, 900.0, arguments)
+    unet.forward = lambda *_, **__: recorded
+    before = unet.attn_processors
+    with modulate(unet, [example("two", (8, 8))], timesteps=SCHEDULE), pytest.raises(ModelError, match="processors"):
+        unet(timestep=torch.tensor(900.0), **arguments)
+    assert unet.attn_processors == before and not unet._forward_hooks
+    with modulate(unet, [example("none", (8, 8))], timesteps=SCHEDULE):  # nothing is to be modulated
+        unet(timestep=torch.tensor(900.0), **arguments)
 
 
 def test_everything_is_restored_even_after_an_error(unet):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from diffusers import StableDiffusionImg2ImgPipeline
+from diffusers import DiffusionPipeline, StableDiffusionImg2ImgPipeline
 from PIL import Image
 
 from realignkit.attention.config import ModulationConfig
@@ -191,13 +191,106 @@ def test_an_image_that_does_not_fit_into_memory(sd_pipeline):
         generate(sd_pipeline, ["a cat"], [0], num_inference_steps=1, height=2**24, width=2**24)
 
 
-@pytest.mark.parametrize("part", ["unet", "vae"])
-def test_nan_is_reported(sd_pipeline, part):
-    weight = {"unet": sd_pipeline.unet.conv_out.bias, "vae": sd_pipeline.vae.decoder.conv_out.bias}[part]
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize(
+    ("part", "where"), [("unet", "step 1"), ("vae.decoder", "image decoder"), ("vae.encoder", "image encoder")]
+)
+def test_numbers_that_are_none_are_reported(sd_pipeline, part, where, value):
+    """Infinity too: clamped, it would be a white or a black picture."""
+    image = Image.new("RGB", (16, 16))
+    owner = sd_pipeline
+    for name in part.split("."):
+        owner = getattr(owner, name)
+    weight = owner.conv_out.bias
     kept = weight.detach().clone()
-    weight.data.fill_(float("nan"))
+    weight.data[0] = value
     try:
-        with pytest.raises(ModelError, match="step 1" if part == "unet" else "image decoder"):
+        with pytest.raises(ModelError, match=f"NaN or infinity.*{where}"):
+            if part == "vae.encoder":
+                refine(sd_pipeline, ["a cat"], [EMPTY], [0], ModulationConfig(strength=0.5), coarse=[image], **FAST)
             generate(sd_pipeline, ["a cat"], [0], **FAST)
     finally:
         weight.data.copy_(kept)
+    assert "postprocess" not in vars(sd_pipeline.image_processor)
+
+
+def test_infinity_in_the_text_encoder(sd_pipeline):
+    weight = sd_pipeline.text_encoder.get_input_embeddings().weight
+    kept = weight.detach().clone()
+    weight.data.fill_(float("inf"))
+    try:
+        with pytest.raises(ModelError, match="in the text encoder"):
+            generate(sd_pipeline, ["a cat"], [0], **FAST)
+    finally:
+        weight.data.copy_(kept)
+
+
+def test_infinity_in_a_pipeline_of_another_kind(sd_pipeline):
+    """One that is only called: its pictures come clamped."""
+
+    class Other(DiffusionPipeline):
+        def __init__(self, inner):
+            super().__init__()
+            self.inner, self.image_processor = inner, inner.image_processor
+
+        def __call__(self, prompt, generator=None, num_inference_steps=2, output_type="np"):
+            return self.inner(
+                prompt, generator=generator, num_inference_steps=2, height=16, width=16, output_type=output_type
+            )
+
+    other = Other(sd_pipeline)
+    assert generate(other, ["a cat"], [0])[0].size == (16, 16)
+    weight = sd_pipeline.vae.decoder.conv_out.bias
+    kept = weight.detach().clone()
+    weight.data.fill_(float("inf"))
+    try:
+        with pytest.raises(ModelError, match="image decoder"):
+            generate(other, ["a cat"], [0])
+    finally:
+        weight.data.copy_(kept)
+
+
+def compiled(pipeline):
+    pipeline.unet = torch.compile(pipeline.unet, backend="eager")
+
+
+def compiled_in_place(pipeline):
+    pipeline.unet.compile(backend="eager")
+    pipeline.vae.decode = torch.compile(pipeline.vae.decode, backend="eager")
+
+
+def sliced(pipeline):
+    pipeline.enable_attention_slicing()
+    pipeline.vae.enable_slicing()
+
+
+@pytest.mark.parametrize("way", [compiled, compiled_in_place, sliced])
+@pytest.mark.parametrize("strength", [None, 0.7])
+def test_pipelines_made_fast_or_small_refine_the_same(make_pipeline, way, strength):
+    prompt, found = ["a red book and a dog"], [layout("a dog", "red book")]
+    config = ModulationConfig(strength=strength, power=1.0, share=0.5)
+    own = make_pipeline("sd")
+    coarse = generate(own, prompt, [0], **FAST)
+    wanted = refine(own, prompt, found, [0], config, coarse=coarse, **FAST).images[0]
+    other = make_pipeline("sd")
+    way(other)
+    before = other.unet.attn_processors
+    plain = generate(other, prompt, [0], **FAST)[0]
+    assert distance(plain, coarse[0]) <= 1
+    refined = refine(other, prompt, found, [0], config, coarse=coarse, **FAST).images[0]
+    assert distance(refined, wanted) <= 1 < distance(refined, plain)
+    assert distance(generate(other, prompt, [0], **FAST)[0], plain) == 0
+    assert other.unet.attn_processors == before
+
+
+def test_a_foreign_network_is_named(make_pipeline):
+    """As when somebody puts a traced U-Net in the place of the real one."""
+
+    class Traced(torch.nn.Module):
+        config = None
+
+    pipeline = make_pipeline("sd")
+    pipeline.unet = Traced()
+    assert attention_family(pipeline) is None
+    with pytest.raises(ModelError, match=r"unet of this StableDiffusionPipeline is a Traced.*UNet2DConditionModel"):
+        refine(pipeline, ["a cat"], [EMPTY], [0], **FAST)

@@ -194,3 +194,21 @@ def test_encode_isolates_phrases(pipeline):
     torch.testing.assert_close(isolated[0, rest], whole[0, rest])  # score 0: "red book" is not isolated
     if pooled is not None:
         torch.testing.assert_close(pooled, same_pooled)
+
+
+def test_a_phrase_within_another_one_is_found_where_it_stands_alone(word_tokenizer):
+    """A dog is not the beginning of a dog book."""
+    text = "a dog book and a dog"
+    assert spans.phrase_spans(word_tokenizer, text, ["a dog book", "a dog"]) == [slice(1, 4), slice(5, 7)]
+    layout = Layout((segment("a dog"), segment("a dog book")))
+    assert spans.condition(with_tokenizers(word_tokenizer), text, layout).spans == (slice(5, 7), slice(1, 4))
+
+
+def test_a_word_is_not_looked_for_within_words(tokenizer):
+    # "bobcat" ends with the very token of "cat".
+    ids = tokenizer("a bobcat and a cat", add_special_tokens=False).input_ids
+    cat = tokenizer("cat", add_special_tokens=False).input_ids
+    assert len(cat) == 1 and ids.count(cat[0]) == 2
+    found = spans.phrase_spans(tokenizer, "a bobcat and a cat", ["cat", "a cat"])
+    assert [tokenizer("a bobcat and a cat").input_ids[span] for span in found[:1]] == [cat]
+    assert found[0].start == len(ids)  # the last word, behind the start token
