@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from realignkit.errors import DamagedError
 
 MANIFEST = "manifest.json"
+KEY = "realignkit"
+"""The name of the text in a picture that says what it was made from."""
 
 
 def check_file(path: Path) -> None:
@@ -30,6 +33,18 @@ def check_file(path: Path) -> None:
                 raise ValueError("it is cut off")
     except Exception as error:  # Pillow raises many kinds for damaged files
         raise DamagedError(f"{path} is missing or damaged ({error})") from error
+
+
+def picture_key(path: Path) -> str | None:
+    """The key of a picture that :func:`realignkit.storage.png` made; None where there is none, or it is damaged."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            image.load()
+            return str(image.info[KEY])
+    except Exception:  # Pillow raises many kinds for damaged files
+        return None
 
 
 def read_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
@@ -66,31 +81,38 @@ def checksum(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def write_manifest(folder: Path) -> None:
-    """Write down size and SHA-256 of every file in ``folder`` (``manifest.json``), once all are written."""
+def write_manifest(folder: Path, notes: Mapping[str, Any] | None = None) -> None:
+    """Write down size and SHA-256 of every file in ``folder`` (``manifest.json``), once all are written.
+
+    Args:
+        folder: with files in it, and below.
+        notes: JSON values to keep beside.
+    """
     files = {
         path.relative_to(folder).as_posix(): {"size": path.stat().st_size, "sha256": checksum(path)}
         for path in sorted(folder.rglob("*"))
         if path.is_file()
     }
-    (folder / MANIFEST).write_text(json.dumps({"files": files}, indent=1) + "\n", encoding="utf-8")
+    (folder / MANIFEST).write_text(json.dumps({**(notes or {}), "files": files}, indent=1) + "\n", encoding="utf-8")
 
 
-def check_manifest(folder: Path) -> None:
-    """Make sure that a folder holds what :func:`write_manifest` saw, to the bit.
+def check_manifest(folder: Path) -> dict[str, Any]:
+    """Make sure that a folder holds what :func:`write_manifest` saw, to the bit; the notes beside.
 
     Raises:
         DamagedError: a file is missing, has another size or another content, or there is no manifest.
     """
     try:
-        files = dict(json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"])
+        notes = dict(json.loads((folder / MANIFEST).read_text(encoding="utf-8")))
+        files = dict(notes.pop("files"))
         for name, told in files.items():
             if (size := (folder / name).stat().st_size) != told["size"]:
                 raise ValueError(f"{name} has {size} bytes, not {told['size']}")
             if checksum(folder / name) != told["sha256"]:
                 raise ValueError(f"the content of {name} is not what was written")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DamagedError(f"{folder} is damaged: {error}") from error
+    return notes
 
 
 def seal(data: bytes, notes: dict[str, str]) -> bytes:

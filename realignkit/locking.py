@@ -34,8 +34,9 @@ def only_writer(folder: str | Path) -> Iterator[Path]:
     Raises:
         OutputError: somebody else writes there (the message says who), or the folder cannot be written.
     """
-    existed = Path(folder).exists()
-    folder = make_folder(Path(folder))
+    folder = Path(folder)
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    make_folder(folder)
     key = (os.getpid(), threading.get_ident(), os.path.realpath(folder))
     if key in _held:
         yield folder
@@ -72,9 +73,9 @@ def only_writer(folder: str | Path) -> Iterator[Path]:
         lock.release()
         if os.name == "nt":
             _remove(folder / LOCK)
-        if not existed:
-            with contextlib.suppress(OSError):  # as a rule, it is not empty
-                folder.rmdir()
+        with contextlib.suppress(OSError):  # as a rule, it is not empty
+            for path in made:
+                path.rmdir()
 
 
 def _remove(path: Path) -> None:

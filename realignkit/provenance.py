@@ -107,9 +107,19 @@ def contents(options: Mapping[str, Any], known: dict[str, str] | None = None, pr
 def _fingerprint_of_path(text: str) -> str:
     try:
         path = Path(text).expanduser()
-        return fingerprint(path) if path.exists() else ""
+        return fingerprint(path) if path.exists() and (_is_path(text) or _holds_weights(path)) else ""
     except (OSError, ValueError, RuntimeError):  # too long for a path, a NUL, an unknown home, unreadable
         return ""
+
+
+def _is_path(text: str) -> bool:
+    return text.startswith(("~", ".")) or any(mark and mark in text for mark in (os.sep, os.altsep))
+
+
+def _holds_weights(path: Path) -> bool:
+    # A bare word, such as 'auto', may be the name of some folder that has nothing to do with it.
+    files = [path] if path.is_file() else path.iterdir()
+    return any(file.suffix in (".safetensors", ".json", ".bin", ".pth", ".gguf") for file in files)
 
 
 def placeless(options: Mapping[str, Any], known: dict[str, str] | None = None) -> dict[str, Any]:
@@ -150,10 +160,13 @@ def differences(there: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     before, after = (
         flat({name: value for name, value in record.items() if name != "contents"}) for record in (there, now)
     )
+    paths = [{str(record.get(name)) for name in both} for record in (before, after)]
     found = [
         f"{name} ({brief(before.get(name))} there, {brief(after.get(name))} now)"
         for name in sorted(before.keys() | after.keys())
-        if name not in both and before.get(name) != after.get(name)
+        if before.get(name) != after.get(name)
+        # A model may be called by its path elsewhere too.
+        and not (str(before.get(name)) in paths[0] and str(after.get(name)) in paths[1])
     ]
     names = inside[0].keys() | inside[1].keys() if "contents" in there else both  # earlier records say nothing of it
     for name in sorted(names):

@@ -20,9 +20,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from pydantic import ConfigDict, Field, JsonValue
 
 from realignkit.errors import DamagedError, OutputError
+from realignkit.integrity import KEY
 from realignkit.records import Share, Text, Written, as_written, read_json
 from realignkit.types import Layout, Likelihood, LocalCaption, Mask, Realignment, Segment, Tag
 
@@ -167,10 +169,13 @@ def _apply_umask(name: str, most: int = 0o666) -> None:
     os.chmod(name, most & ~umask)
 
 
-def png(image: PILImage) -> bytes:
-    """An image as PNG bytes."""
+def png(image: PILImage, key: str | None = None) -> bytes:
+    """An image as PNG bytes; with a ``key``, which :func:`realignkit.integrity.picture_key` reads back."""
+    told = PngInfo()
+    if key is not None:
+        told.add_text(KEY, key)
     buffer = io.BytesIO()
-    image.save(buffer, format="PNG")
+    image.save(buffer, format="PNG", pnginfo=told)
     return buffer.getvalue()
 
 

@@ -78,7 +78,7 @@ def test_a_thread_may_nest_and_another_may_not_join(tmp_path: Path):
 
 
 def test_a_writer_that_fails_leaves_no_lock(tmp_path: Path):
-    with pytest.raises(KeyError), only_writer(tmp_path / "run"):
+    with pytest.raises(KeyError), only_writer(tmp_path / "deep" / "run"):
         raise KeyError
     assert os.listdir(tmp_path) == []
     (tmp_path / "run").mkdir()

@@ -57,8 +57,10 @@ def scorers(
     set_verbosity(ctx, verbose)
     from realignkit import assembly
     from realignkit.evaluation.ablation import ScorerAblation
+    from realignkit.locking import only_writer
     from realignkit.registry import default_registry
 
+    ctx.with_resource(only_writer(folder))
     registry = default_registry()
     beside = assembly.companions(assembly.choose_generator(registry, model))
     taggers = tagger or [info.name for info in assembly.choose(registry, "tagger", None, beside)]

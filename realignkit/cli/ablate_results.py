@@ -24,9 +24,11 @@ def join(
     """
     from realignkit.evaluation.joining import join as join_folders
     from realignkit.evaluation.row_pages import write_tables
+    from realignkit.locking import only_writer
 
-    join_folders(folders, folder)
-    print_rows(write_tables(folder, control), folder)
+    with only_writer(folder):
+        join_folders(folders, folder)
+        print_rows(write_tables(folder, control), folder)
 
 
 def pair(

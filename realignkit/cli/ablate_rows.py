@@ -80,8 +80,10 @@ def rewards(
     from realignkit.evaluation.ablation import Nothing
     from realignkit.evaluation.models import trained_model
     from realignkit.evaluation.rows import rewards_plan
+    from realignkit.locking import only_writer
     from realignkit.realigner import Realigner
 
+    ctx.with_resource(only_writer(folder))
     given = _folders(row or [])  # a mistake shows before hours of training
     bench = Bench(model, metric, score, reference)
     training = [text for text in assignments or [] if train and text.strip().startswith(GROUPS)]
@@ -156,9 +158,11 @@ def stages(
     from realignkit.contracts import parse_options
     from realignkit.evaluation.models import trained_model
     from realignkit.evaluation.stages import stages_plan
+    from realignkit.locking import only_writer
     from realignkit.realigner import Realigner
     from realignkit.rewards import make_reward
 
+    ctx.with_resource(only_writer(folder))
     models = [trained_model(path) for path in lora or []]
     bench = Bench(model, metric, score, reference)
     specs: dict[str, Any] = {"tagger": tagger, "scorer": scorer, "segmenter": segmenter}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -71,9 +72,14 @@ def train(
     job = TrainingJob(wanted, [*settings, *(assignments or [])])
     if control and not job.config.denoising_weight:  # before hours of training
         raise OptionError("--control trains on the denoising loss alone: raise denoising_weight above 0, or omit it.")
-    results = {"trained": job.run(Path(wanted["out"]), resume)}
-    if control:
-        results["control"] = job.run(Path(wanted["out"]) / "control", resume, control=True)
+    from realignkit.locking import only_writer
+
+    # Before minutes of loading; the processes of one launch are one writer.
+    first = os.environ.get("RANK", "0") == "0"
+    with only_writer(wanted["out"]) if first else contextlib.nullcontext():
+        results = {"trained": job.run(Path(wanted["out"]), resume)}
+        if control:
+            results["control"] = job.run(Path(wanted["out"]) / "control", resume, control=True)
     if job.main:
         _print(results, str(wanted["judge"] or ""))
 
@@ -163,12 +169,12 @@ class TrainingJob:
         from accelerate import PartialState
 
         from realignkit.refl import ReFLTrainer
-        from realignkit.refl.runfolder import read_record
+        from realignkit.refl.runfolder import begun
         from realignkit.refl.trainability import check_trainable
         from realignkit.rewards import make_reward
         from realignkit.steps import blame
 
-        if read_record(folder) is not None and not resume:  # before minutes of loading
+        if begun(folder) and not resume:  # before minutes of loading
             raise OptionError(f"{folder} holds a training run. Resume it with --resume, or use another --out.")
         PartialState()  # under a launcher, each process loads onto a GPU of its own
         with err().status("loading …"):
@@ -196,6 +202,7 @@ class TrainingJob:
                     **({"judge": judge.name} if judge else {}),
                 },
                 sampling=getattr(generator, "sampling_defaults", {}),
+                generator_options=_told(generator),
                 prior=Path(self.wanted["out"]) / "prior",
                 registry=self.registry,
                 on_step=on_step,
@@ -232,6 +239,15 @@ class TrainingJob:
             return Judge(make_reward(self.registry, spec, options, self.beside), spec)
         made = self.registry.info("metric", self.judge_name).create(**options)
         return Judge(made, self.judge_name, self._judge_value or None)
+
+
+def _told(generator: Any) -> dict[str, Any] | None:
+    """What a generator was made with, but for what has no part in what is learnt."""
+    from realignkit.rewarding import settings_of
+
+    settings = settings_of(generator)
+    beside = ("offload", "companions", "refine_defaults")
+    return settings and {name: value for name, value in settings.items() if name not in beside}
 
 
 def read_prompts(registry: Registry, spec: str) -> list[str]:
@@ -291,8 +307,6 @@ def _print(results: Mapping[str, TrainResult], judge: str) -> None:
 @contextlib.contextmanager
 def _progress(what: str) -> Iterator[tuple[Callable[[TrainState], None], Callable[[str], None]]]:
     """A bar with reward, loss, held-out judgement and time left; and a printer of messages."""
-    import os
-
     from rich.markup import escape
     from rich.progress import (
         BarColumn,

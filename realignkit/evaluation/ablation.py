@@ -17,15 +17,18 @@ from typing import TYPE_CHECKING, Any
 from realignkit import steps
 from realignkit.assembly import assign_options, effective_options
 from realignkit.contracts import Plugin, PromptSet, Scorer, Tagger
-from realignkit.errors import OptionError, OutputError, PluginError, RealignKitError
+from realignkit.errors import DamagedError, OptionError, OutputError, PluginError, RealignKitError
 from realignkit.evaluation.paired import share_interval
 from realignkit.evaluation.runs import Job
 from realignkit.evaluation.success import problems
 from realignkit.evaluation.tables import Cell, markdown, row
 from realignkit.inputs import check_text
+from realignkit.integrity import checksum, picture_key
+from realignkit.locking import only_writer
+from realignkit.provenance import contents, differences, digest_of, listed, placeless
 from realignkit.realigner import Realigner
 from realignkit.registry import Registry
-from realignkit.storage import atomic_write, make_folder, png
+from realignkit.storage import atomic_write, png
 from realignkit.types import Likelihood, LocalCaption, Tag
 
 if TYPE_CHECKING:
@@ -61,7 +64,7 @@ class ScorerAblation:
     Raises:
         PluginError, OptionError: an unknown or unavailable plugin, an unknown option.
         PromptError: a prompt is no text.
-        OutputError: ``out`` holds an ablation with other images.
+        OutputError: ``out`` holds an ablation with other images, or is being written by somebody else.
     """
 
     def __init__(
@@ -101,26 +104,45 @@ class ScorerAblation:
         for text in texts:
             check_text(text)
         self.jobs = [Job(index, text, seed) for index, text in enumerate(texts, start=1) for seed in seeds]
-        self.out = make_folder(Path(out))
-        self._check_settings()
+        self.out = Path(out)
+        with only_writer(self.out):
+            self._check_settings()
 
     def _check_settings(self) -> None:
         settings = self._realigner.settings
-        images = {name: settings[name] for name in ("generator", "sampling")}
-        wanted: dict[str, Any] = {"images": {**images, "model": settings["plugins"]["generator"]}}
         made: dict[str, Mapping[str, Any]] = {"tagger": self.taggers, "scorer": self.scorers}
-        for kind, plugins in made.items():
-            wanted[kind] = {name: effective_options(plugin) for name, plugin in plugins.items()}
+        options = {
+            "generator": settings["generator"],
+            **{kind: {n: effective_options(plugin) for n, plugin in plugins.items()} for kind, plugins in made.items()},
+        }
+        known: dict[str, str] = {}
+        inside = contents(options, known)
+        images = {"model": settings["plugins"]["generator"]} | {n: settings[n] for n in ("generator", "sampling")}
+        wanted: dict[str, Any] = {"images": {**images, "contents": _of("generator", inside)}}
+        for kind in made:
+            wanted[kind] = {n: {**own, "contents": _of(f"{kind}.{n}", inside)} for n, own in options[kind].items()}
         wanted = json.loads(json.dumps(wanted))
+        self._keys = {
+            "images": digest_of([json.dumps(placeless(wanted["images"], known), sort_keys=True)]),
+            **{
+                f"{kind} {name}": digest_of([json.dumps(placeless(own, known), sort_keys=True)])
+                for kind in made
+                for name, own in wanted[kind].items()
+            },
+        }
         path = self.out / "ablation.json"
         there = _read(path) or {}
-        different = ["model or sampling"] if there.get("images", wanted["images"]) != wanted["images"] else []
+        different = differences(there.get("images", wanted["images"]), wanted["images"])
         for kind in made:
             before = there.get(kind, {})
-            different += [f"options of {kind} '{n}'" for n, o in wanted[kind].items() if before.get(n, o) != o]
+            different += [
+                f"options of {kind} '{name}': {text}"
+                for name, own in wanted[kind].items()
+                for text in differences(before.get(name, own), own)
+            ]
             wanted[kind] = {**before, **wanted[kind]}
         if different:
-            raise OutputError(f"{self.out} was made with others: {', '.join(different)}. Use another --out.")
+            raise OutputError(f"{self.out} was made with others: {listed(different)}. Use another --out.")
         atomic_write(path, json.dumps(wanted, indent=2, ensure_ascii=False) + "\n")
 
     def __call__(self, report: Report | None = None) -> list[Cell]:
@@ -130,7 +152,10 @@ class ScorerAblation:
             ModelError: no images can be made.
             OutputError: the folder cannot be written.
         """
-        report = report or (lambda step, done, total: None)
+        with only_writer(self.out):
+            return self._fill(report or (lambda step, done, total: None))
+
+    def _fill(self, report: Report) -> list[Cell]:
         images = self._images(report)
         cells = []
         for name, tagger in self.taggers.items():
@@ -148,14 +173,16 @@ class ScorerAblation:
 
     def _images(self, report: Report) -> list[Path]:
         paths = [self.out / "images" / f"{job.name}.png" for job in self.jobs]
-        todo = [i for i, path in enumerate(paths) if not path.is_file()]
+        # A file's name is only a part of its prompt, so what it is of is written into it.
+        keys = [digest_of([self._keys["images"], job.prompt, str(job.seed)]) for job in self.jobs]
+        todo = [i for i, (path, key) in enumerate(zip(paths, keys, strict=True)) if picture_key(path) != key]
         size = self._realigner.batch_size
         for start in range(0, len(todo), size):
             report("images", len(paths) - len(todo) + start, len(paths))
             batch = todo[start : start + size]
             made = self._realigner.generate([self.jobs[i].prompt for i in batch], [self.jobs[i].seed for i in batch])
             for i, image in zip(batch, made, strict=True):
-                atomic_write(paths[i], png(image))
+                atomic_write(paths[i], png(image, keys[i]))
         report("images", len(paths), len(paths))
         return paths
 
@@ -164,12 +191,13 @@ class ScorerAblation:
         for number, (job, path) in enumerate(zip(self.jobs, images, strict=True)):
             report(f"tags {name}", number, len(images))
             kept = self.out / "tags" / name / f"{job.name}.json"
-            record = _read(kept)
-            if record is None or record.get("prompt") != job.prompt:
+            seen = {"prompt": job.prompt, "image": checksum(path), "by": self._keys[f"tagger {name}"]}
+            tags = _tags_of(_read(kept), seen)
+            if tags is None:
                 (tags,) = steps.tag_images(tagger, name, [_open(path)])
-                record = {"prompt": job.prompt, "tags": [asdict(tag) for tag in tags]}
+                record = {**seen, "tags": [asdict(tag) for tag in tags]}
                 atomic_write(kept, json.dumps(record, ensure_ascii=False) + "\n")
-            found.append(tuple(Tag(**tag) for tag in record["tags"]))
+            found.append(tags)
         return found
 
     def _cell(self, tagger: str, name: str, tags: Sequence[tuple[Tag, ...]], report: Report) -> Cell:
@@ -212,10 +240,10 @@ class ScorerAblation:
 
     def _ask(self, tagger: str, name: str, scorer: Scorer, job: Job, tags: tuple[Tag, ...]) -> dict[str, Any]:
         kept = self.out / "answers" / tagger / name / f"{job.name}.json"
-        question = {"prompt": job.prompt, "tags": [asdict(tag) for tag in tags]}
+        question = {"prompt": job.prompt, "tags": [asdict(tag) for tag in tags], "by": self._keys[f"scorer {name}"]}
         record = _read(kept)
         # A failure that may have passed, such as a network that was down, is no answer to keep.
-        if record and record.get("final") and all(record.get(key) == value for key, value in question.items()):
+        if record and record.get("final") and _is_answer(record, question):
             return record
         start = time.perf_counter()
         found = steps.attempt(scorer, job.prompt, tags)
@@ -245,6 +273,33 @@ def _caption(record: Mapping[str, str]) -> LocalCaption:
     return LocalCaption(record["tag"], record["caption"], Likelihood(record["likelihood"]))
 
 
+def _of(owner: str, inside: Mapping[str, str]) -> dict[str, str]:
+    """What is in the files of one plugin's options."""
+    return {name.removeprefix(f"{owner}."): told for name, told in inside.items() if name.startswith(f"{owner}.")}
+
+
+def _tags_of(record: dict[str, Any] | None, seen: Mapping[str, str]) -> tuple[Tag, ...] | None:
+    """Tags that are on record for what was seen; None where there are none, or they are damaged."""
+    if record is None or any(record.get(name) != value for name, value in seen.items()):
+        return None
+    try:
+        return tuple(Tag(str(tag["name"]), float(tag["confidence"])) for tag in record["tags"])
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def _is_answer(record: Mapping[str, Any], question: Mapping[str, Any]) -> bool:
+    """Whether a record holds a whole answer to a question."""
+    if any(record.get(name) != value for name, value in question.items()):
+        return False
+    try:
+        float(record["seconds"])
+        tuple(map(_caption, record["captions"] or ()))
+        return record["captions"] is not None or isinstance(record["reason"], str)
+    except (KeyError, TypeError, ValueError):
+        return False
+
+
 def _open(path: Path) -> PILImage:
     from PIL import Image
 
@@ -252,13 +307,13 @@ def _open(path: Path) -> PILImage:
         with Image.open(path) as image:
             return image.convert("RGB")
     except Exception as error:  # Pillow raises many kinds for damaged files
-        raise OutputError(f"{path} is damaged ({error}). Delete it and run the same command again.") from error
+        raise DamagedError(f"{path} is damaged ({error})", "Run the same command again.") from error
 
 
 def _read(path: Path) -> dict[str, Any] | None:
     """A JSON object, None where there is none or it is damaged: it will be made again."""
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     return record if isinstance(record, dict) else None

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from realignkit.errors import OptionError
-from realignkit.evaluation.measurements import AblationFolder, Measurement, flat
+from realignkit.evaluation.measurements import AblationFolder, Measurement
+from realignkit.locking import only_writer
+from realignkit.provenance import differences
 from realignkit.storage import atomic_write
 
 
@@ -29,6 +31,11 @@ def join(folders: Sequence[str | Path], out: str | Path) -> int:
     parts = [AblationFolder(folder) for folder in folders]
     records = [part.existing() for part in parts]
     target = AblationFolder(out)
+    with only_writer(target.folder):
+        return _write(parts, records, target)
+
+
+def _write(parts: Sequence[AblationFolder], records: Sequence[dict[str, Any]], target: AblationFolder) -> int:
     there = target.record()
     if there is not None and "joined" not in there:
         raise OptionError(f"{target.folder} holds an ablation of its own. Give another --out.")
@@ -64,8 +71,7 @@ def join(folders: Sequence[str | Path], out: str | Path) -> int:
 
 
 def _check(first: Path, wanted: dict[str, Any], folder: Path, record: dict[str, Any]) -> None:
-    before, now = (flat({"kind": r["kind"], "settings": r["settings"]}) for r in (wanted, record))
-    different = sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
-    if different:
-        names = ", ".join(name.removeprefix("settings.") for name in different[:3])
+    before, now = ({"kind": r["kind"], **r["settings"]} for r in (wanted, record))
+    if different := differences(before, now):
+        names = ", ".join(text.partition(" (")[0] for text in different[:3])
         raise OptionError(f"{folder} was measured otherwise than {first}; different: {names}. They cannot be joined.")

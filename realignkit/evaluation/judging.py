@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ import numpy as np
 from realignkit.assembly import assign_options, effective_options
 from realignkit.errors import ModelError, OptionError
 from realignkit.evaluation.measurements import Features
+from realignkit.provenance import digest_of, stamps
 from realignkit.registry import Registry
 from realignkit.rewarding import rate
 from realignkit.rewards import make_reward
@@ -194,8 +194,7 @@ def _pictures(folder: Path) -> list[Path]:
 
 
 def _fingerprint(files: Sequence[Path]) -> str:
-    names = "\n".join(f"{path.name} {path.stat().st_size}" for path in files)
-    return f"{len(files)} pictures, {hashlib.sha256(names.encode()).hexdigest()[:12]}"
+    return f"{len(files)} pictures, {digest_of([*(path.name for path in files), *stamps(files)])}"
 
 
 def _open(path: Path) -> Image:

@@ -8,9 +8,10 @@ people's prompt sets are not ours to spread.
 from __future__ import annotations
 
 import base64
-import binascii
+import contextlib
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,7 +23,11 @@ import numpy.typing as npt
 
 from realignkit.assembly import versions
 from realignkit.errors import OptionError, OutputError
+from realignkit.integrity import read_lines
+from realignkit.provenance import differences, listed
 from realignkit.storage import atomic_write, make_folder
+
+logger = logging.getLogger(__name__)
 
 RECORD, ROWS, FEATURES, REFERENCE = "ablation.json", "rows.jsonl", "features.jsonl", "reference.npy"
 FORMAT, VERSION = "realignkit.ablation", 1
@@ -135,13 +140,8 @@ class AblationFolder:
         """
         wanted = json.loads(json.dumps({"kind": kind, "settings": settings, "rows": rows}))
         there = self.record() or {}
-        before = flat({"kind": kind, "settings": wanted["settings"], **there})
-        now = flat(wanted)
-        different = [
-            f"{name.removeprefix('settings.')} ({_brief(before.get(name))} there, {_brief(now.get(name))} now)"
-            for name in sorted(before.keys() | now.keys())
-            if name.startswith(("kind", "settings.")) and before.get(name) != now.get(name)
-        ]
+        before = {"kind": there.get("kind", kind), **there.get("settings", wanted["settings"])}
+        different = differences(before, {"kind": kind, **wanted["settings"]})
         old = there.get("rows", {})
         different += [
             f"the models of row '{name}'"
@@ -150,10 +150,13 @@ class AblationFolder:
         ]
         if different:
             raise OptionError(
-                f"{self.folder} holds results that were measured otherwise; different: {'; '.join(different[:3])}"
-                f"{f' and {len(different) - 3} more' if len(different) > 3 else ''}. Use another --out."
+                f"{self.folder} holds results that were measured otherwise; different: {listed(different)}. Use "
+                f"another --out."
             )
+        for name in (FEATURES, ROWS):
+            self._mend(name)
         record = {
+            **({"reference": there["reference"]} if "reference" in there else {}),
             "format": FORMAT,
             "version": VERSION,
             **wanted,
@@ -174,16 +177,17 @@ class AblationFolder:
         atomic_write(self.folder / RECORD, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
 
     def read(self, *, features: bool = True) -> list[Measurement]:
-        """All measurements. The last line of a run that was killed may be cut off; it is dropped, from the file too.
+        """All measurements. Lines that are cut off, as the last one of a run that was killed, are left out.
 
         Raises:
-            OutputError: a file is damaged in another way.
+            OutputError: a line has other fields, or a file cannot be read.
         """
         known = {}
         if features:
             for line in self._lines(FEATURES):
-                data = np.frombuffer(base64.b64decode(line["features"]), "<f4").astype(np.float32)
-                known[line["row"], line["index"], line["seed"]] = data
+                with contextlib.suppress(ValueError, TypeError):  # damaged: the picture counts as not looked at
+                    data = np.frombuffer(base64.b64decode(line["features"], validate=True), "<f4").astype(np.float32)
+                    known[line["row"], line["index"], line["seed"]] = data
         found = {}
         for line in self._lines(ROWS):
             measurement = Measurement(**line)
@@ -194,19 +198,17 @@ class AblationFolder:
     def _lines(self, name: str) -> list[dict[str, Any]]:
         path = self.folder / name
         try:
-            text = path.read_text(encoding="utf-8")
-        except FileNotFoundError:
-            return []
-        except (OSError, UnicodeDecodeError) as error:
-            raise OutputError(f"{path} cannot be read: {error}. Use another --out.") from error
-        lines = text.splitlines(keepends=True)
-        if lines and not lines[-1].endswith("\n"):
-            lines.pop()
-            atomic_write(path, "".join(lines))
-        try:
-            return [_checked(json.loads(line), name) for line in lines]
-        except (ValueError, KeyError, TypeError, binascii.Error) as error:
+            return [_checked(line, name) for line in read_lines(path)[0]]
+        except (ValueError, KeyError, TypeError) as error:
             raise OutputError(f"{path} is damaged ({error}). Use another --out, or remove the damaged line.") from error
+
+    def _mend(self, name: str) -> None:
+        """Take damaged lines out of a file, before anything is added to it: what they told is measured again."""
+        path = self.folder / name
+        lines, torn = read_lines(path)
+        if torn:
+            logger.warning("%s: %d damaged lines are left out; what they told is measured again", path, torn)
+            atomic_write(path, "".join(json.dumps(line) + "\n" for line in lines))
 
     def add(self, measurements: Sequence[Measurement]) -> None:
         """Add measurements: on the disk when this returns, features before the rows that count.
@@ -221,6 +223,8 @@ class AblationFolder:
         if not text:
             return
         path = self.folder / name
+        if not _ends_whole(path):
+            self._mend(name)
         try:
             with path.open("a", encoding="utf-8") as file:
                 file.write(text)
@@ -231,16 +235,22 @@ class AblationFolder:
                 f"cannot write {path}: {error.strerror or error}. Free some space and run the same command again."
             ) from error
 
-    def reference(self) -> Features | None:
-        """Features of the reference pictures, float32 (m, D); None where there are none."""
+    def reference(self, made_from: str | None = None) -> Features | None:
+        """Features of the reference pictures, float32 (m, D); None where there are none.
+
+        Args:
+            made_from: what stands for what they depend on; those that were made from something else are none.
+        """
+        if made_from is not None and (self.record() or {}).get("reference") != made_from:
+            return None
         try:
             found = np.load(self.folder / REFERENCE, allow_pickle=False)
-        except (OSError, ValueError):
+        except (OSError, ValueError, EOFError):
             return None
         return found if isinstance(found, np.ndarray) and found.ndim == 2 else None
 
-    def write_reference(self, features: Features) -> None:
-        """Keep features of the reference pictures.
+    def write_reference(self, features: Features, made_from: str | None = None) -> None:
+        """Keep features of the reference pictures, and what they were made from.
 
         Raises:
             OutputError: they cannot be written.
@@ -250,15 +260,17 @@ class AblationFolder:
         buffer = io.BytesIO()
         np.save(buffer, features.astype(np.float32), allow_pickle=False)
         atomic_write(self.folder / REFERENCE, buffer.getvalue())
+        if made_from is not None:
+            self.write_record({**self.existing(), "reference": made_from})
 
 
-def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested values by dotted name."""
-    found: dict[str, Any] = {}
-    for name, value in values.items():
-        nested = isinstance(value, dict) and value  # that something is empty is a value too
-        found |= flat(value, f"{prefix}{name}.") if nested else {f"{prefix}{name}": value}
-    return found
+def _ends_whole(path: Path) -> bool:
+    """Whether a file is missing, empty, or ends with a line end."""
+    if not path.is_file() or not path.stat().st_size:
+        return True
+    with path.open("rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read() == b"\n"
 
 
 def _checked(record: Any, name: str) -> dict[str, Any]:
@@ -270,8 +282,3 @@ def _checked(record: Any, name: str) -> dict[str, Any]:
 
 def _weights(models: Sequence[Mapping[str, Any]]) -> list[Any]:
     return [model.get("weights") for model in models]
-
-
-def _brief(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 60 else text[:59] + "…"

@@ -14,6 +14,7 @@ from realignkit.evaluation.measurements import AblationFolder, Measurement, dige
 from realignkit.evaluation.models import BASE, Model, raised
 from realignkit.evaluation.runs import slug
 from realignkit.inputs import check_text
+from realignkit.locking import only_writer
 from realignkit.realigner import Realigner
 from realignkit.registry import Registry
 from realignkit.storage import atomic_write, png
@@ -151,7 +152,8 @@ class RowAblation:
         self.results = AblationFolder(out)
         settings = {**_drawing(realigner, plan.kind), **judging.settings, **plan.settings}
         rows = {name: [self._record(name, model) for model in models] for name, models in plan.rows.items()}
-        self.results.open(plan.kind, settings, rows, source)
+        with only_writer(self.results.folder):
+            self.results.open(plan.kind, settings, rows, source)
 
     def _record(self, row: str, model: Model) -> dict[str, Any]:
         learnt, chosen = model.record, {"reward": self.plan.selected.get(row)}
@@ -175,14 +177,20 @@ class RowAblation:
             OutputError: the folder cannot be written.
         """
         report = report or (lambda step, done, total: None)
-        there = self.results.read(features=False)
+        with only_writer(self.results.folder):
+            self._measure_missing(report)
+
+    def _measure_missing(self, report: Report) -> None:
+        looks = self.judging.settings["features"] is not None
+        there = self.results.read(features=looks)
         self._check_prompts(there)
-        done = {measurement.key for measurement in there}
-        if self.results.reference() is None:
+        done = {m.key for m in there if (m.features is not None or not looks) and self._is_kept(m)}
+        made_from = digest("\n".join(self.prompts))
+        if looks and self.results.reference(made_from) is None:
             report("reference", 0, 1)
             reference = self.judging.reference(self.prompts, self.realigner.batch_size)
             if reference is not None:
-                self.results.write_reference(reference)
+                self.results.write_reference(reference, made_from)
             report("reference", 1, 1)
         checked = False
         for part in self.plan.parts:
@@ -209,6 +217,13 @@ class RowAblation:
                     left -= len(batch)
                     report(label, len(mine) - left, len(mine))
 
+    def _is_kept(self, measurement: Measurement) -> bool:
+        """Whether a picture is there, where pictures are kept."""
+        return not self.keep_images or self._picture(*measurement.key).is_file()
+
+    def _picture(self, row: str, index: int, seed: int) -> Path:
+        return self.results.folder / "images" / slug(row) / f"{index:04d}-s{seed}.png"
+
     def _check_prompts(self, there: Sequence[Measurement]) -> None:
         now = {index: digest(prompt) for index, prompt in enumerate(self.prompts, start=1)}
         if any(now.get(m.index, m.prompt) != m.prompt for m in there):
@@ -229,8 +244,7 @@ class RowAblation:
             judged = self.judging(drawn[row], prompts, self.realigner.batch_size)
             for task, image, judgement in zip(tasks, drawn[row], judged, strict=True):
                 if self.keep_images:
-                    name = f"{task.index:04d}-s{task.seed}.png"
-                    atomic_write(self.results.folder / "images" / slug(row) / name, png(image))
+                    atomic_write(self._picture(row, task.index, task.seed), png(image))
                 found.append(
                     Measurement(
                         row,
@@ -257,6 +271,7 @@ def _drawing(realigner: Realigner, kind: str) -> dict[str, Any]:
         "model": settings["plugins"]["generator"],
         "generator": settings["generator"],
         "sampling": settings["sampling"],
+        "contents": {name: told for name, told in settings["contents"].items() if name.startswith("generator.")},
     }
 
 

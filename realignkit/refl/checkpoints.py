@@ -1,23 +1,26 @@
-"""Checkpoints: folders that are complete or absent, in safetensors and JSON, from which a run goes on exactly."""
+"""Checkpoints: folders that are complete or absent, in safetensors and JSON, from which a run goes on exactly.
+
+``manifest.json`` has the checksum of each file: a checkpoint that is not what was written is passed over.
+"""
 
 from __future__ import annotations
 
-import contextlib
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from realignkit.errors import OutputError
+from realignkit.errors import DamagedError, OutputError
+from realignkit.integrity import check_manifest, read_lines, write_manifest
 from realignkit.refl.trainable import Trainable
-from realignkit.storage import atomic_folder
+from realignkit.storage import atomic_folder, atomic_write, sweep
 
 FORMAT = "realignkit.checkpoint"
-VERSION = 1
+VERSION = 2
 FOLDER = "checkpoints"
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 
@@ -28,17 +31,61 @@ def listed(run: Path) -> list[Path]:
     return sorted((path for path in folders if path.name.isdigit()), key=lambda path: int(path.name))
 
 
+def newest(run: Path, say: Callable[[str], None]) -> tuple[Path, dict[str, Any]] | None:
+    """The last checkpoint of a run that is what was written, and its record; None where the run has none at all.
+
+    Args:
+        run: the run's folder.
+        say: is told what is damaged, and what is gone on from.
+
+    Raises:
+        OutputError: there are checkpoints, and none can be used.
+    """
+    damage = ""
+    for path in reversed(listed(run)):
+        try:
+            record = read(path)
+        except DamagedError as error:
+            damage = damage or error.reason
+            continue
+        if damage:
+            say(f"{damage}; going on from {path.name}, the last one that is whole")
+        return path, record
+    if damage:
+        raise OutputError(
+            f"{run} cannot be resumed, as no whole checkpoint is left: {damage}. Train into another folder."
+        )
+    return None
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The record of a checkpoint whose files are what was written.
+
+    Raises:
+        DamagedError: a file is missing, cut off, or has another content.
+    """
+    try:
+        check_manifest(path)
+        record = json.loads((path / "state.json").read_text(encoding="utf-8"))
+        if not isinstance(record, dict) or record.get("format") != FORMAT or record.get("version") != VERSION:
+            raise ValueError("it is of another version of realignkit")
+    except (DamagedError, OSError, ValueError, RecursionError) as error:
+        reason = error.reason if isinstance(error, DamagedError) else error
+        raise DamagedError(f"checkpoint {path} cannot be used: {reason}") from error
+    return record
+
+
 def save(
     run: Path, trainable: Trainable, optimizer: torch.optim.Optimizer, record: Mapping[str, Any], keep: int
 ) -> Path:
-    """Write a checkpoint, then remove all but the last ``keep``.
+    """Write a checkpoint, then remove all but the last ``keep``, and later ones that were passed over as damaged.
 
     Args:
         run: the run's folder.
         trainable: weights and average.
         optimizer: AdamW over the trainable's parameters, in their order.
         record: JSON values; ``iteration`` names the checkpoint.
-        keep: at least 1.
+        keep: at least 2, so that there is one to fall back on.
 
     Raises:
         OutputError: it cannot be written; earlier ones are untouched.
@@ -53,10 +100,12 @@ def save(
         )
         head = {"format": FORMAT, "version": VERSION, **record}
         (folder / "state.json").write_text(json.dumps(head, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    for old in listed(run)[:-keep]:
-        shutil.rmtree(old, ignore_errors=True)
-    for debris in (run / FOLDER).glob(".*.tmp"):  # of a process that was killed
-        shutil.rmtree(debris, ignore_errors=True)
+        write_manifest(folder)
+    earlier = [other for other in listed(run) if int(other.name) <= int(path.name)]
+    for other in listed(run):
+        if other not in earlier[-keep:]:
+            shutil.rmtree(other, ignore_errors=True)
+    sweep(run / FOLDER)
     return path
 
 
@@ -72,24 +121,21 @@ def _tensors(trainable: Trainable, optimizer: torch.optim.Optimizer) -> dict[str
     return tensors
 
 
-def load(path: Path, trainable: Trainable, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """Put a checkpoint's state into weights, average and optimizer; its record.
+def load(path: Path, trainable: Trainable, optimizer: torch.optim.Optimizer) -> None:
+    """Put the state of a checkpoint that :func:`read` found whole into weights, average and optimizer.
 
     Raises:
-        OutputError: it is damaged, or of another training.
+        OutputError: it is of another training.
     """
     from safetensors.torch import load_file
 
-    try:
-        record: dict[str, Any] = json.loads((path / "state.json").read_text(encoding="utf-8"))
-        tensors = load_file(path / "state.safetensors")
-    except Exception as error:  # safetensors has its own errors
-        raise _damaged(path, str(error)) from error
-    if record.get("format") != FORMAT or record.get("version") != VERSION:
-        raise _damaged(path, f"its format is {record.get('format')!r}, version {record.get('version')!r}")
+    tensors = load_file(path / "state.safetensors")
     names = {name for name in tensors if name.startswith("weights/")}
     if names != {f"weights/{name}" for name in trainable.parameters}:
-        raise _damaged(path, "it holds the weights of another model or other adapters")
+        raise OutputError(
+            f"checkpoint {path} holds the weights of another model or other adapters. Use the same options to resume, "
+            f"or another folder."
+        )
     with torch.no_grad():
         for i, (name, parameter) in enumerate(trainable.parameters.items()):
             device = parameter.device
@@ -100,12 +146,49 @@ def load(path: Path, trainable: Trainable, optimizer: torch.optim.Optimizer) -> 
             if f"step/{name}" in tensors:
                 moments = {moment: tensors[f"{moment}/{name}"].to(device) for moment in _MOMENTS}
                 optimizer.state[parameter] = {"step": tensors[f"step/{name}"], **moments}
-    return record
 
 
-def _damaged(path: Path, why: str) -> OutputError:
-    return OutputError(
-        f"checkpoint {path} cannot be used: {why}. Remove it to go on from the one before, or use another folder."
+def mend_export(
+    run: Path,
+    trainable: Trainable,
+    optimizer: torch.optim.Optimizer,
+    current: Path,
+    wanted: int | None,
+    say: Callable[[str], None],
+) -> None:
+    """Make sure that the exported weights are those of an iteration, from the checkpoint of it where they are not.
+
+    Args:
+        run: the run's folder.
+        trainable: with the state of ``current``, which it has afterwards too.
+        optimizer: likewise.
+        current: the checkpoint that is gone on from.
+        wanted: the iteration; None: there need be no weights yet.
+        say: is told what was mended.
+
+    Raises:
+        OutputError: the weights are lost.
+    """
+    if wanted is None:
+        return
+    why = ""
+    try:
+        found = trainable.exported(run)
+        if found == wanted or found > int(current.name):  # what follows the checkpoint is trained, and written, again
+            return
+    except DamagedError as error:
+        why = f" ({error.reason})"
+    for path in reversed(listed(run)):
+        if int(path.name) == wanted:
+            read(path)
+            load(path, trainable, optimizer)
+            trainable.export(run, wanted)
+            load(current, trainable, optimizer)
+            say(f"the best weights, of iteration {wanted}, were not there{why}; made again from checkpoint {path.name}")
+            return
+    raise OutputError(
+        f"the best weights of {run}, of iteration {wanted}, are lost{why}, and no checkpoint has them. Train into "
+        f"another folder."
     )
 
 
@@ -115,13 +198,7 @@ def truncate_log(path: Path, iteration: int) -> None:
     Raises:
         OutputError: the file cannot be written.
     """
-    from realignkit.storage import atomic_write
-
-    if not path.is_file():
-        return
-    kept = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        with contextlib.suppress(ValueError, KeyError, TypeError):  # a killed writer's last line may be cut
-            if json.loads(line)["iteration"] <= iteration:
-                kept.append(line + "\n")
-    atomic_write(path, "".join(kept))
+    if path.is_file():
+        rows, _ = read_lines(path)  # a killed writer's last line may be cut
+        kept = [row for row in rows if isinstance(row.get("iteration"), int) and row["iteration"] <= iteration]
+        atomic_write(path, "".join(json.dumps(row) + "\n" for row in kept))

@@ -110,6 +110,10 @@ class ReFLConfig(Options):
     pairs: Path | None = Field(
         None, description="folder of images with captions for L_pre; none: the frozen model draws them"
     )
+    compare_content: bool = Field(
+        False,
+        description="when resuming, tell pairs apart by reading all of them; else, over a GiB, by sizes and dates",
+    )
     prior_images: int = Field(200, ge=1, description="how many images the frozen model draws where pairs is none")
     caption_dropout: float = Field(0.1, ge=0, lt=1, description="share of L_pre's captions that are left empty")
     kl_weight: float = Field(
@@ -154,7 +158,7 @@ class ReFLConfig(Options):
     validation_seed: int = Field(1000, ge=0, lt=2**62, description="of the first held-out image; the next has one more")
     patience: int = Field(4, ge=0, description="validations without a better judgement before stopping; 0: never stop")
     checkpoint_every: int = Field(50, ge=1, description="iterations between checkpoints")
-    keep_checkpoints: int = Field(2, ge=1, description="checkpoints that are kept; the best weights always are")
+    keep_checkpoints: int = Field(2, ge=2, description="checkpoints that are kept; the best weights always are")
     samples: int = Field(8, ge=0, description="held-out images in each sample grid; 0: none")
     tracker: Literal["auto", "none", "tensorboard", "wandb"] = Field(
         "auto", description="auto: TensorBoard where it is installed; log.jsonl is always written"

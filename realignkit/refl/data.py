@@ -15,8 +15,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from realignkit.errors import OptionError, PromptError
+from realignkit.errors import DamagedError, OptionError, PromptError
 from realignkit.inputs import fit_image
+from realignkit.integrity import check_file
+from realignkit.provenance import digest_of, stamps
 from realignkit.refl import losses, seeds
 from realignkit.refl.networks import Networks
 from realignkit.rewarding import to_tensor
@@ -127,6 +129,30 @@ class Pairs:
     def __len__(self) -> int:
         return len(self.pairs)
 
+    def stamps(self, content: bool = False) -> list[str]:
+        """What stands for each image, see :func:`realignkit.provenance.stamps`.
+
+        Raises:
+            OptionError: an image is missing.
+        """
+        try:
+            return stamps((self.folder / name for name, _ in self.pairs), content)
+        except OSError as error:
+            raise OptionError(f"{error.filename} cannot be read: {error.strerror}. Replace or remove it.") from error
+
+    def identity(self, content: bool = False) -> dict[str, str | int]:
+        """How many pairs there are, and digests of names, captions and images; wherever the folder is.
+
+        Raises:
+            OptionError: an image is missing.
+        """
+        return {
+            "number": len(self.pairs),
+            "names": digest_of(name for name, _ in self.pairs),
+            "captions": digest_of(text for _, text in self.pairs),
+            "images": digest_of(self.stamps(content)),
+        }
+
     def get(self, indices: Sequence[int]) -> tuple[Tensor, list[str]]:
         """Clean latents (B, C, h, w) on the model's device, and captions.
 
@@ -193,6 +219,14 @@ def _read_pairs(folder: Path) -> list[tuple[str, str]]:
         ) from error
 
 
+def _is_whole(path: Path) -> bool:
+    try:
+        check_file(path)
+    except DamagedError:
+        return False
+    return True
+
+
 def draw_prior(
     folder: Path, prompts: Sequence[str], count: int, seed: int, settings: dict[str, object], draw: Draw, share: slice
 ) -> None:
@@ -215,7 +249,7 @@ def draw_prior(
     key = hashlib.blake2b(json.dumps([wanted, settings], sort_keys=True).encode(), digest_size=8).hexdigest()
     # The key is in the name, so that images of other prompts or settings are never taken for these.
     names = [f"{i:05d}-{key}.png" for i in range(count)]
-    missing = [i for i in range(count)[share] if not (folder / names[i]).is_file()]
+    missing = [i for i in range(count)[share] if not _is_whole(folder / names[i])]
     for start in range(0, len(missing), 8):
         some = missing[start : start + 8]
         images = draw([wanted[i][0] for i in some], [wanted[i][1] for i in some])

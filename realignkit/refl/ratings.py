@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from realignkit.errors import OutputError
+from realignkit.integrity import read_lines
+from realignkit.provenance import placeless
 from realignkit.refl.data import digest
 from realignkit.refl.objective import Objective
 from realignkit.refl.tracking import Processes
@@ -23,8 +25,9 @@ def draw_by_reward(
 ) -> None:
     """Rate every pair, each in one of the processes, and have the objective draw them by it.
 
-    What an earlier start has rated with the same reward is kept: a line of ``file_name``, ``text``, ``reward`` and
-    ``by`` (a digest of the reward's name and options) each.
+    What an earlier start has rated with the same reward is kept: a line of ``file_name``, ``text``, ``image`` (what
+    stands for its content), ``reward`` and ``by`` (a digest of the reward, the size and the seed that it was asked
+    with) each.
 
     Args:
         objective: with pairs.
@@ -35,14 +38,20 @@ def draw_by_reward(
 
     Raises:
         OptionError, ModelError, PluginError: as for :meth:`Objective.rate_pair` and :meth:`Objective.draw_pairs_by`.
-        OutputError: the folder cannot be written, or the file is damaged.
+        OutputError: the folder cannot be written.
         KeyboardInterrupt: ``stop`` said so; what is rated is kept.
     """
     assert objective.pairs is not None
     pairs = objective.pairs.pairs
     # A folder without checkpoints is no run yet, so nothing else notices that the reward is another one now.
-    by = digest([objective.name, repr(settings_of(objective.reward))])
-    rewards: list[float] = processes.share(_read(folder / RATINGS, pairs, by) if processes.main else None)
+    settings = placeless(settings_of(objective.reward) or {})
+    by = digest([objective.name, repr(settings), repr(objective.networks.latent_shape), str(objective.config.seed)])
+    stamps = objective.pairs.stamps(objective.config.compare_content) if processes.main else []
+    wanted = [
+        {"file_name": name, "text": text, "image": stamp, "by": by}
+        for (name, text), stamp in zip(pairs, stamps, strict=False)
+    ]
+    rewards: list[float] = processes.share(_read(folder / RATINGS, wanted, say) if processes.main else None)
     size = max(BLOCK, len(pairs) // 10)
     while len(rewards) < len(pairs):
         if processes.any(stop()):
@@ -52,8 +61,7 @@ def draw_by_reward(
         rewards += [reward for _, reward in sorted(processes.gather(mine))]
         if processes.main:
             lines = [
-                json.dumps({"file_name": name, "text": text, "reward": reward, "by": by}) + "\n"
-                for (name, text), reward in zip(pairs, rewards, strict=False)
+                json.dumps({**pair, "reward": reward}) + "\n" for pair, reward in zip(wanted, rewards, strict=False)
             ]
             atomic_write(folder / RATINGS, "".join(lines))
             say(f"{len(rewards)} of {len(pairs)} pairs rated")
@@ -61,17 +69,15 @@ def draw_by_reward(
     say(f"pairs are drawn by their reward: as many as {worth:.0f} of {len(pairs)} with equal shares")
 
 
-def _read(path: Path, pairs: tuple[tuple[str, str], ...], by: str) -> list[float]:
-    """What a reward has rated of these pairs, from the first on."""
-    if not path.is_file():
-        return []
+def _read(path: Path, wanted: Sequence[Mapping[str, str]], say: Callable[[str], None]) -> list[float]:
+    """What has been rated of these pairs, from the first on; a damaged line and what follows are rated again."""
+    rows, torn = read_lines(path)
+    if torn:
+        say(f"{path} is damaged; the pairs from the damaged line on are rated again")
     rewards: list[float] = []
-    try:
-        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        for row, pair in zip(lines, pairs, strict=False):
-            if (row["file_name"], row["text"], row.get("by")) != (*pair, by):
-                break
-            rewards.append(float(row["reward"]))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise OutputError(f"{path} cannot be read ({error}). Delete it, to rate the pairs again.") from error
+    for row, pair in zip(rows, wanted, strict=False):
+        reward = row.pop("reward", None)
+        if row != pair or not isinstance(reward, int | float) or not math.isfinite(reward):
+            break
+        rewards.append(float(reward))
     return rewards

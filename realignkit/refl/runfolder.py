@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,13 @@ from typing import Any
 from PIL import Image
 
 from realignkit.assembly import versions
-from realignkit.errors import OutputError
+from realignkit.errors import DamagedError, OutputError
+from realignkit.provenance import flat, placeless
 from realignkit.refl import checkpoints
 from realignkit.refl.config import ReFLConfig
 from realignkit.refl.state import TrainState, Validation
-from realignkit.storage import atomic_write, make_folder, png
+from realignkit.rewarding import settings_of
+from realignkit.storage import atomic_write, png
 
 RECORD = "training.json"
 FORMAT = "realignkit.training"
@@ -29,34 +31,47 @@ LOG = "log.jsonl"
 CHANGEABLE = frozenset(
     {
         *("iterations", "validate_every", "patience", "checkpoint_every", "keep_checkpoints", "samples", "tracker"),
-        *("gradient_checkpointing", "batch_size", "gradient_accumulation_steps", "total_batch_size"),
+        *("gradient_checkpointing", "batch_size", "gradient_accumulation_steps", "total_batch_size", "pairs"),
     }
 )
-"""Options that may differ when a run is resumed; the batch's parts may, as long as their product stays."""
+"""Options that may differ when a run is resumed; the batch's parts may, as long as their product stays, and the folder
+of the pairs, as long as the same pairs are in it."""
 
 
 def read_record(folder: Path) -> dict[str, Any] | None:
     """``training.json``; None where there is none.
 
     Raises:
-        OutputError: it is damaged, or no training's.
+        DamagedError: it cannot be read.
+        OutputError: it is no training's.
     """
     path = folder / RECORD
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (OSError, ValueError) as error:
-        raise OutputError(f"{path} cannot be read: {error}. Train into another folder.") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise DamagedError(f"{path} cannot be read: {error}", "Resume the run (--resume), which mends it.") from error
     if not isinstance(record, dict) or record.get("format") != FORMAT or record.get("version") != VERSION:
         raise OutputError(f"{path} is no training of this realignkit. Train into another folder.")
     return record
+
+
+def begun(folder: Path) -> bool:
+    """Whether a folder holds a training run, perhaps a damaged one."""
+    return (folder / RECORD).exists() or bool(checkpoints.listed(folder))
 
 
 def validation_from(record: Mapping[str, Any]) -> Validation:
     """A validation from its JSON."""
     lists = {name: tuple(record[name]) for name in ("rewards", "judgements")}
     return Validation(**{**record, **lists})
+
+
+def told(plugin: object) -> dict[str, Any] | None:
+    """What decides what a plugin says, local files and folders by what is in them; None without options."""
+    settings = settings_of(plugin)
+    return None if settings is None else placeless(settings)
 
 
 class RunFolder:
@@ -72,38 +87,53 @@ class RunFolder:
     def __init__(self, folder: Path, config: ReFLConfig, identity: Mapping[str, Any], main: bool) -> None:
         self.folder, self.config, self.identity, self.main = folder, config, dict(identity), main
 
-    def open(self, resume: bool) -> Path | None:
-        """Make the folder, or find the checkpoint to go on from (None: from the beginning).
+    def open(self, resume: bool, say: Callable[[str], None]) -> tuple[Path, dict[str, Any]] | None:
+        """The whole checkpoint to go on from, and its record; None: from the beginning.
+
+        Args:
+            resume: go on with what is there.
+            say: is told what is damaged.
 
         Raises:
-            OutputError: it cannot be written, holds a run and ``resume`` is off, or a run of something else.
+            OutputError: it holds a run and ``resume`` is off, a run of something else, or one without a whole
+                checkpoint.
         """
-        make_folder(self.folder)
-        there = read_record(self.folder)
-        if there is None:
+        if not begun(self.folder):
+            checkpoints.truncate_log(self.folder / LOG, 0)  # of a run that was killed before its first checkpoint
             return None
         if not resume:
             raise OutputError(f"{self.folder} holds a training run. Resume it (--resume), or use another folder.")
-        self._check_same(there)
-        found = checkpoints.listed(self.folder)
-        return found[-1] if found else None
+        try:
+            read_record(self.folder)
+        except DamagedError as error:
+            say(f"{error.reason}; it is written anew from the last checkpoint")
+        found = checkpoints.newest(self.folder, say)
+        if found is None:
+            raise OutputError(
+                f"{self.folder} cannot be resumed: it holds a training run, but no checkpoint. Train into another "
+                f"folder, or empty this one."
+            )
+        self._check_same(found[1].get("run") or {})
+        return found
 
     def _check_same(self, there: Mapping[str, Any]) -> None:
-        now = self._what()
+        now = self.what
         old = {**there.get("config", {}), **there.get("identity", {})}
         new = {**now["config"], **now["identity"]}
         different = [
-            f"{name} ({old.get(name)!r} there, {new.get(name)!r} now)"
+            _difference(name, old.get(name), new.get(name))
             for name in sorted(old.keys() | new.keys())
             if name not in CHANGEABLE and old.get(name) != new.get(name)
         ]
         if different:
             raise OutputError(
                 f"{self.folder} holds another training; different: {'; '.join(different[:3])}. "
-                f"Use the same options to resume, or another folder."
+                f"Use the same options and inputs to resume, or another folder."
             )
 
-    def _what(self) -> dict[str, Any]:
+    @property
+    def what(self) -> dict[str, Any]:
+        """What the run is: configuration and identity, as JSON values."""
         what: dict[str, Any] = json.loads(
             json.dumps({"config": self.config.model_dump(mode="json"), "identity": self.identity}, default=str)
         )
@@ -131,7 +161,7 @@ class RunFolder:
             "version": VERSION,
             "status": status,
             "iteration": iteration,
-            **self._what(),
+            **self.what,
             "history": [asdict(item) for item in history],
             "best": None if best is None else best.iteration,
             "warnings": list(warnings),
@@ -163,6 +193,17 @@ class RunFolder:
         """
         if self.main and images:
             atomic_write(self.folder / "samples" / f"{iteration:06d}.png", png(grid(images)))
+
+
+def _difference(name: str, there: Any, now: Any) -> str:
+    if name == "training_pairs" and isinstance(there, dict) and isinstance(now, dict):
+        parts = [part for part in now if there.get(part) != now[part]]
+        return f"the {' and '.join(parts)} of the training pairs"
+    if isinstance(there, dict) and isinstance(now, dict):
+        old, new = flat(there), flat(now)
+        parts = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
+        return ", ".join(f"{name} {key} ({old.get(key)!r} there, {new.get(key)!r} now)" for key in parts)
+    return f"{name} ({there!r} there, {now!r} now)"
 
 
 def grid(images: Sequence[Image.Image], columns: int = 4) -> Image.Image:

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from realignkit.errors import ModelError, OptionError, OutputError
+from realignkit.errors import DamagedError, ModelError, OptionError, OutputError
+from realignkit.integrity import check_manifest, seal, sealed_notes, write_manifest
 from realignkit.refl.autoencoder import place
 from realignkit.refl.config import ReFLConfig
 from realignkit.refl.networks import Networks
@@ -134,8 +135,10 @@ class Trainable:
         for parameter, tensor in zip(self.parameters.values(), tensors, strict=True):
             parameter.data = tensor
 
-    def export(self, folder: Path) -> Path:
+    def export(self, folder: Path, iteration: int) -> Path:
         """Write the averaged weights for use: adapters for ``load_lora_weights``, or a pipeline in ``model/``.
+
+        With them go the iteration that they are of, and checksums.
 
         Raises:
             OutputError: they cannot be written; what was there before is untouched.
@@ -144,8 +147,9 @@ class Trainable:
             if self.config.trainable == "unet":
                 with atomic_folder(folder / MODEL_FOLDER) as new:
                     self.networks.pipeline.save_pretrained(new, safe_serialization=True)
+                    write_manifest(new, {"iteration": iteration})
                 return folder / MODEL_FOLDER
-            return atomic_write(folder / LORA_FILE, self._lora_bytes())
+            return atomic_write(folder / LORA_FILE, seal(self._lora_bytes(), {"iteration": str(iteration)}))
 
     def _lora_bytes(self) -> bytes:
         from safetensors.torch import save
@@ -157,15 +161,33 @@ class Trainable:
         }
         return save(named, metadata={"format": "pt"})
 
-    @torch.no_grad()
-    def load_exported(self, folder: Path) -> None:
-        """Put weights that :meth:`export` wrote into the U-Net.
+    def exported(self, folder: Path) -> int:
+        """The iteration of the weights that :meth:`export` wrote.
 
         Raises:
-            OutputError: they are missing or damaged.
+            DamagedError: they are missing, or not what was written.
+        """
+        lora = self.config.trainable == "lora"
+        notes = sealed_notes(folder / LORA_FILE) if lora else check_manifest(folder / MODEL_FOLDER)
+        try:
+            return int(notes["iteration"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise DamagedError(f"the weights in {folder} do not say of which iteration they are") from error
+
+    @torch.no_grad()
+    def load_exported(self, folder: Path, iteration: int) -> None:
+        """Put weights that :meth:`export` wrote of an iteration into the U-Net.
+
+        Raises:
+            OutputError: they are missing, damaged, or of another iteration.
         """
         from safetensors.torch import load_file
 
+        if (found_of := self.exported(folder)) != iteration:
+            raise OutputError(
+                f"the best weights, of iteration {iteration}, are no longer in {folder}: it has those of {found_of}. "
+                f"Train again."
+            )
         lora = self.config.trainable == "lora"
         path = folder / (LORA_FILE if lora else f"{MODEL_FOLDER}/unet")
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
@@ -12,13 +13,15 @@ from realignkit.attention import spans
 from realignkit.contracts import Metric, Reward, parse_options
 from realignkit.errors import OptionError
 from realignkit.inputs import check_text
+from realignkit.locking import only_writer
+from realignkit.provenance import placeless
 from realignkit.refl import checkpoints, data
 from realignkit.refl.config import ReFLConfig
 from realignkit.refl.learner import Learner
 from realignkit.refl.networks import Networks
 from realignkit.refl.objective import Gradients, Objective
 from realignkit.refl.ratings import draw_by_reward
-from realignkit.refl.runfolder import LOG, RunFolder, grid, validation_from
+from realignkit.refl.runfolder import LOG, RunFolder, grid, told, validation_from
 from realignkit.refl.state import TrainResult, TrainState, Validation
 from realignkit.refl.tracking import Interruption, LossScale, Processes, memory_errors, precision_of
 from realignkit.refl.trainability import check_trainable
@@ -26,7 +29,6 @@ from realignkit.refl.trainable import Trainable
 from realignkit.refl.validation import Judge, best_of, hacking, without_improvement
 from realignkit.refl.validator import Validator
 from realignkit.registry import Registry, default_registry
-from realignkit.rewarding import settings_of
 from realignkit.steps import after_train_step
 
 FINISHED, EARLY, BY_PLUGIN = "finished", "stopped early", "stopped by a plugin"
@@ -51,6 +53,8 @@ class ReFLTrainer:
         names: what to call ``reward``, ``judge`` and ``generator`` on record and in messages.
         sampling: ``num_inference_steps``, ``guidance_scale``, ``height`` and ``width`` with which the model is used;
             training, L_pre's images and validation all have that size. None of them: the model's own.
+        generator_options: what the pipeline was made with (JSON values), by which a resumed run notices another model:
+            local files and folders count by what is in them. None: the folder that the pipeline was loaded from.
         prior: where the frozen model's images for L_pre are kept; None: in the run's folder.
         registry: whose hook ``after_train_step`` to call.
         on_step: called after each optimizer step, in the main process.
@@ -74,6 +78,7 @@ class ReFLTrainer:
         judge: Reward | Metric | Judge | None = None,
         names: Mapping[str, str] | None = None,
         sampling: Mapping[str, Any] | None = None,
+        generator_options: Mapping[str, Any] | None = None,
         prior: Path | None = None,
         registry: Registry | None = None,
         on_step: Callable[[TrainState], None] | None = None,
@@ -120,6 +125,11 @@ class ReFLTrainer:
         if config.gradient_checkpointing:
             pipeline.unet.enable_gradient_checkpointing()
             pipeline.vae.enable_gradient_checkpointing()
+        self._needs_pairs = bool(config.denoising_weight) or self.algorithm == "reward_weighted"
+        given = config.pairs if self._needs_pairs else None
+        self._pairs = None if given is None else data.Pairs(given, self.networks)
+        options = generator_options or {"loaded_from": getattr(pipeline, "name_or_path", None)}
+        self._model = placeless({"model": self.names["generator"], "model_options": options})
         self.run = RunFolder(self.folder, config, self._identity(), self.processes.main)
         self._prior = prior or self.folder / "prior"
         self._learner: Learner | None = None
@@ -155,14 +165,16 @@ class ReFLTrainer:
     def _identity(self) -> dict[str, Any]:
         total = self.config.batch_size * self.config.accumulation(self.processes.count) * self.processes.count
         return {
-            "model": self.names["generator"],
+            **self._model,
             "reward": self.names["reward"],
-            "reward_options": settings_of(self.reward),
+            "reward_options": told(self.reward),
             "judge": None if self.judge is None else self.judge.name,
+            "judge_options": None if self.judge is None else told(self.judge.plugin),
             "algorithm": self.algorithm,
             "prompts_per_step": total,
             "training_prompts": [len(self.prompts), data.digest(self.prompts)],
             "held_out_prompts": [len(self.held_out), data.digest(self.held_out)],
+            "training_pairs": None if self._pairs is None else self._pairs.identity(self.config.compare_content),
             "sampling": dict(self.sampling),
             "training_guidance_scale": self.guidance_scale,
         }
@@ -177,9 +189,9 @@ class ReFLTrainer:
     def learner(self) -> Learner:
         """What does the steps; made at first use, which has the frozen model draw images for L_pre."""
         if self._learner is None:
-            pairs = None
-            if self.config.denoising_weight or self.algorithm == "reward_weighted":
-                pairs = data.Pairs(self.config.pairs or self._draw_prior(), self.networks)
+            pairs = self._pairs
+            if self._needs_pairs and pairs is None:
+                pairs = data.Pairs(self._draw_prior(), self.networks)
             trainable = Trainable(self.networks, self.config)
             objective = Objective(
                 self.networks,
@@ -229,7 +241,7 @@ class ReFLTrainer:
         # Before the U-Net gets adapters or moves: these images are the frozen model's.
         data.draw_prior(
             self._prior, self.prompts, self.config.prior_images, self.config.seed,
-            {"sampling": self.sampling, "model": self.names["generator"]}, draw, share,
+            {"sampling": self.sampling, **self._model, "dtype": str(self.networks.dtype)}, draw, share,
         )  # fmt: skip
         self.processes.wait()
         return self._prior
@@ -243,15 +255,16 @@ class ReFLTrainer:
             resume: go on from the last checkpoint; the losses are those of a run that was never stopped.
 
         Raises:
-            OutputError: the folder cannot be written, or holds another run.
+            OutputError: the folder cannot be written or is in use, or holds another run, or none that can go on.
             ModelError: reward, loss or gradient are no numbers, or memory does not suffice.
             PluginError: the reward, the judge or a hook failed.
             KeyboardInterrupt: Ctrl-C (or SIGTERM), after what is done has been saved.
         """
-        checkpoint = self.processes.share(self.run.open(resume) if self.processes.main else None)
-        with memory_errors(), self._interruption.watching() as interruption:
+        alone = only_writer(self.folder) if self.processes.main else contextlib.nullcontext()
+        with alone, memory_errors(), self._interruption.watching() as interruption:
+            found = self.processes.share(self.run.open(resume, self._say) if self.processes.main else None)
             _ = self.learner
-            done, status = (0, RUNNING) if checkpoint is None else self._load(checkpoint)
+            done, status = (0, RUNNING) if found is None else self._load(*found)
             if status in (EARLY, BY_PLUGIN) or done >= self.config.iterations:
                 return self._result(FINISHED if status == RUNNING else status, done)
             self.processes.track_config(self.config)
@@ -295,7 +308,7 @@ class ReFLTrainer:
             if interrupted:
                 return INTERRUPTED, done
         if not self._validates and self.processes.main:
-            self.trainable.export(self.folder)
+            self.trainable.export(self.folder, done)
         return status, done
 
     @property
@@ -327,7 +340,7 @@ class ReFLTrainer:
             self.warnings.append(warning)
             self._say(f"warning: {warning}")
         if self.processes.main and best_of(self.history) is now:
-            self.trainable.export(self.folder)
+            self.trainable.export(self.folder, iteration)
 
     def _save(self, done: int, status: str, shown: str | None = None) -> None:
         self.trainable.check()
@@ -338,26 +351,32 @@ class ReFLTrainer:
                 "history": [asdict(item) for item in self.history],
                 "warnings": self.warnings,
                 "loss_scale": [self._scale.value, self._scale.good],
+                "run": self.run.what,
             }
             checkpoints.save(self.folder, self.trainable, self.learner.optimizer, record, self.config.keep_checkpoints)
         self.run.write_record(shown or status, done, self.history, best_of(self.history), self.warnings)
         self.processes.wait()
 
-    def _load(self, checkpoint: Path) -> tuple[int, str]:
-        record = checkpoints.load(checkpoint, self.trainable, self.learner.optimizer)
+    def _load(self, checkpoint: Path, record: Mapping[str, Any]) -> tuple[int, str]:
+        optimizer = self.learner.optimizer
+        checkpoints.load(checkpoint, self.trainable, optimizer)
         self.history = [validation_from(item) for item in record["history"]]
         self.warnings = list(record["warnings"])
         self._scale.value, self._scale.good = record["loss_scale"]
         done, status = int(record["iteration"]), str(record["status"])
+        # A finished run goes on when it is given more iterations.
+        status = RUNNING if status == FINISHED else status
         if self.processes.main:
             checkpoints.truncate_log(self.folder / LOG, done)
-        # A finished run goes on when it is given more iterations.
-        return done, RUNNING if status == FINISHED else status
+            best, ended = best_of(self.history), status != RUNNING or done >= self.config.iterations
+            wanted = best.iteration if best is not None else done if ended else None
+            checkpoints.mend_export(self.folder, self.trainable, optimizer, checkpoint, wanted, self._say)
+        return done, status
 
     def _result(self, status: str, done: int) -> TrainResult:
         best = best_of(self.history)
         self.processes.wait()
-        self.trainable.load_exported(self.folder)
+        self.trainable.load_exported(self.folder, done if best is None else best.iteration)
         self.networks.autoencoder.give_back()
         if best is not None and best.score <= self.history[0].score:
             self.warnings.append(

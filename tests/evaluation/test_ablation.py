@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 
 import pytest
+from PIL import Image
 
 from realignkit.contracts import PromptSet, Scorer, Tagger
 from realignkit.errors import OptionError, OutputError, ScorerError
 from realignkit.evaluation.ablation import ScorerAblation
 from realignkit.evaluation.success import NOT_NAMED, wilson
 from realignkit.hookspecs import hookimpl
+from realignkit.integrity import picture_key
+from realignkit.storage import png
 from realignkit.types import Expected, Likelihood, LocalCaption, Tag, Truth
 from tests import tiny
 
@@ -111,6 +114,49 @@ def test_answers_about_one_prompt_are_not_independent(ablation, tmp_path):
     assert "| 12 | 3 |" in (tmp_path / "out" / "table.md").read_text()
     (alone,) = ablation(limit=1, seeds=[1])()
     assert alone.interval == wilson(1, 1)
+
+
+class Punctuated(Prompts):
+    """The same words, so the same file names."""
+
+    def __iter__(self):
+        return iter(f"{prompt}!" for prompt in PROMPTS)
+
+
+def test_a_picture_of_another_prompt_is_not_taken_for_ones_own(ablation, tmp_path):
+    ablation()()
+    folder = tmp_path / "out" / "images"
+    first = {path.name: path.read_bytes() for path in folder.iterdir()}
+    ablation(prompts=Punctuated())()
+    assert {path.name for path in folder.iterdir()} == first.keys()
+    assert all(path.read_bytes() != first[path.name] for path in folder.iterdir())
+
+
+def test_what_is_damaged_is_made_again(ablation, tmp_path):
+    first = ablation(batch_size=1)()
+    out = tmp_path / "out"
+    image, tags, answer = (sorted((out / name).rglob("*.*"))[0] for name in ("images", "tags", "answers"))
+    whole = {path: path.read_bytes() for path in (image, tags)}
+    damages = (b"", b"{", b"[]", b"\x89PNG", b'{"prompt": "a red book and a yellow pen", "tags": 3}')
+    for content in damages:
+        for path in (image, tags, answer, out / "ablation.json"):
+            path.write_bytes(content)
+        asked = Everything.asked
+        (again,) = ablation(batch_size=1)()
+        assert (again.successes, again.asked) == (first[0].successes, 3)
+        assert Everything.asked == asked + 1
+        assert {path: path.read_bytes() for path in whole} == whole
+
+
+def test_tags_and_answers_are_of_their_picture_and_plugin(ablation, tmp_path):
+    """Another picture in the place of one is tagged again, whatever put it there."""
+    ablation()()
+    image, tags = (sorted((tmp_path / "out" / name).rglob("*.*"))[0] for name in ("images", "tags"))
+    before = json.loads(tags.read_text())
+    key = picture_key(image)
+    image.write_bytes(png(Image.new("RGB", (32, 32), "red"), key))
+    ablation()()
+    assert json.loads(tags.read_text())["image"] != before["image"]
 
 
 def test_nothing_is_done_twice(ablation, tmp_path):

@@ -54,6 +54,43 @@ def test_a_line_that_was_cut_off_is_dropped_for_good(folder):
     assert all(m.features is not None for m in folder.read())
 
 
+def test_reading_changes_nothing_and_opening_mends(folder):
+    """Somebody may be writing while others read."""
+    folder.add([measured(index=1), measured(index=2)])
+    for name in ("rows.jsonl", "features.jsonl"):
+        path = folder.folder / name
+        damaged = path.read_bytes().replace(b"\n", b"\n\0\0\0\n", 1)[:-9] + "é".encode()[:1]
+        path.write_bytes(damaged)
+        assert [m.index for m in folder.read()] == [1] if name == "rows.jsonl" else True
+        assert path.read_bytes() == damaged
+    folder.open("rewards", SETTINGS, ROWS, "mine")
+    for name in ("rows.jsonl", "features.jsonl"):
+        assert len((folder.folder / name).read_bytes().splitlines()) == 1
+    (found,) = folder.read()
+    assert same(found, measured(index=1))
+
+
+def test_reference_pictures_are_those_of_the_prompts(folder):
+    folder.write_reference(np.eye(3, dtype=np.float32), "ten prompts")
+    assert (folder.reference("ten prompts") == np.eye(3)).all()
+    assert folder.reference("a hundred prompts") is None
+    folder.open("rewards", SETTINGS, ROWS, "mine")  # goes on knowing it
+    assert folder.reference("ten prompts") is not None
+    (folder.folder / "reference.npy").write_bytes(b"")
+    assert folder.reference("ten prompts") is None
+
+
+def test_a_model_that_moved_is_the_same_and_one_that_changed_is_not(tmp_path):
+    def opened(path, inside):
+        settings = {"model": path, "generator": {"model": path}, "contents": {"generator.model": inside}}
+        return AblationFolder(tmp_path / "moved").open("rewards", settings, ROWS, "mine")
+
+    opened("/here/model", "2 files, x")
+    opened("/there/model", "2 files, x")
+    with pytest.raises(OptionError, match=r"what is in generator\.model"):
+        opened("/there/model", "2 files, y")
+
+
 def test_damage_elsewhere_is_told(folder):
     folder.add([measured(index=1), measured(index=2)])
     path = folder.folder / "rows.jsonl"

@@ -293,3 +293,23 @@ def test_models_are_known_by_their_weights(tmp_path):
     assert raised(found.record, ["clip"], {}) == []
     assert raised({**found.record, "reward_weight": 0.0}, ["clip"], beside) == []
     assert raised(BASE.record, ["clip"], beside) == []
+
+
+def test_what_is_missing_of_a_picture_is_measured_again(bench, tmp_path):
+    """Its features, a picture that is to be kept, reference pictures of more prompts."""
+    plan = rewards_plan({})
+    bench(plan, keep_images=True, limit=1)()
+    seen, out = Brightness.seen, tmp_path / "out"
+    bench(plan, keep_images=True, limit=1)()
+    assert Brightness.seen == seen
+    (out / "features.jsonl").write_text((out / "features.jsonl").read_text()[:-30])
+    bench(plan, keep_images=True, limit=1)()
+    assert Brightness.seen == seen + 1
+    assert all(m.features is not None for m in AblationFolder(out).read())
+    next((out / "images").rglob("*.png")).unlink()
+    bench(plan, keep_images=True, limit=1)()
+    assert Brightness.seen == seen + 2
+    assert len(list((out / "images").rglob("*.png"))) == 1
+    before = len(AblationFolder(out).reference())
+    bench(plan, keep_images=True, limit=2)()
+    assert len(AblationFolder(out).reference()) == 2 * before

@@ -45,7 +45,7 @@ def make_trainer(tmp_path: Path) -> Callable[..., Any]:
 
     def make(reward: Any = None, **given: Any) -> ReFLTrainer:
         names = ("pipeline", "prompts", "out", "held_out", "judge", "names", "sampling", "prior", "registry")
-        names = (*names, "on_step", "on_message")
+        names = (*names, "on_step", "on_message", "generator_options")
         arguments = {name: given.pop(name) for name in names if name in given}
         arguments.setdefault("registry", Registry(discover=False))
         arguments.setdefault("prompts", PROMPTS)

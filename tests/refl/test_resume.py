@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
+import threading
 
 import pytest
 import torch
+from PIL import Image
 from pydantic import Field
 
+from realignkit import provenance
 from realignkit.contracts import Options
-from realignkit.errors import OutputError
+from realignkit.errors import OptionError, OutputError
+from realignkit.locking import only_writer
 from realignkit.refl import checkpoints
+from tests import tiny
 from tests.refl.rewards import Colour, Noisy
 from tests.refl.test_trainer import log, weights
 
@@ -69,6 +75,240 @@ def test_a_run_is_not_resumed_with_the_same_reward_set_up_otherwise(make_trainer
         make_trainer(Strict(strictness=2.0), **options).train(resume=True)
     moved = make_trainer(Strict(device="cpu"), **{**options, "iterations": 2})  # where it runs may change
     assert moved.train(resume=True).iterations == 2
+
+
+# --- what a run is made from ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def pairs(tmp_path):
+    folder = tmp_path / "pairs"
+    folder.mkdir()
+    for i, colour in enumerate(("red", "yellow", "blue")):
+        Image.new("RGB", (32, 32), colour).save(folder / f"{i}.png")
+    rows = [{"file_name": f"{i}.png", "text": f"a {word} book"} for i, word in enumerate(("red", "yellow", "blue"))]
+    (folder / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+ONE = {"iterations": 1, "validate_every": 0}
+
+
+def test_pairs_may_move_but_not_change(make_trainer, pairs, tmp_path):
+    make_trainer(pairs=pairs, **ONE).train()
+    moved = pairs.rename(tmp_path / "elsewhere")
+    assert make_trainer(pairs=moved, **{**ONE, "iterations": 2}).train(resume=True).iterations == 2
+    copy = shutil.copytree(moved, tmp_path / "copy", copy_function=shutil.copyfile)  # with other dates
+
+    def refused(match):
+        with pytest.raises(OutputError, match=match):
+            make_trainer(pairs=copy, **{**ONE, "iterations": 3}).train(resume=True)
+
+    table = copy / "metadata.jsonl"
+    before = table.read_text()
+    table.write_text(before.replace("a red", "a dark red"))
+    refused("different: the captions of the training pairs")
+    table.write_text("".join(before.splitlines(keepends=True)[:2]))
+    refused("different: the number and names and captions and images of the training pairs")
+    table.write_text(before)
+    Image.new("RGB", (32, 32), "green").save(copy / "1.png")
+    refused("different: the images of the training pairs")
+    shutil.copyfile(moved / "1.png", copy / "1.png")
+    assert make_trainer(pairs=copy, **{**ONE, "iterations": 3}).train(resume=True).iterations == 3
+
+
+def test_of_many_pairs_dates_count_unless_contents_are_asked_for(make_trainer, pairs, tmp_path, monkeypatch):
+    monkeypatch.setattr(provenance, "READ_UP_TO", 10)
+    for content in (False, True):
+        options = {"pairs": pairs, "out": tmp_path / str(content), "compare_content": content}
+        make_trainer(**options, **ONE).train()
+        os.utime(pairs / "0.png", (1, 2 + content))
+        again = make_trainer(**options, **{**ONE, "iterations": 2})
+        if content:
+            assert again.train(resume=True).iterations == 2
+        else:
+            with pytest.raises(OutputError, match="images of the training pairs"):
+                again.train(resume=True)
+
+
+def test_a_run_goes_on_only_with_the_model_it_began_with(make_trainer, tmp_path):
+    """By what is in its folder, not by its path."""
+    model = tmp_path / "model"
+    tiny.build_pipeline().save_pretrained(model)
+
+    def trainer(folder, **options):
+        from diffusers import StableDiffusionPipeline
+
+        pipeline = StableDiffusionPipeline.from_pretrained(folder)
+        given = {"generator_options": {"model": str(folder), "lora": None}, "names": {"generator": str(folder)}}
+        return make_trainer(pipeline=pipeline, **given, **{**ONE, **options})
+
+    trainer(model).train()
+    moved = model.rename(tmp_path / "moved")
+    assert trainer(moved, iterations=2).train(resume=True).iterations == 2
+    prior = sorted(path.name for path in (tmp_path / "run" / "prior").glob("*.png"))
+    config = moved / "scheduler" / "scheduler_config.json"
+    config.write_text(config.read_text() + " ")
+    with pytest.raises(OutputError, match=r"different: model \('.*model_options model \('"):
+        trainer(moved, iterations=3).train(resume=True)
+    _ = trainer(moved, out=tmp_path / "other", prior=tmp_path / "run" / "prior").learner
+    assert len(list((tmp_path / "run" / "prior").glob("*.png"))) == 2 * len(prior)  # the other model drew its own
+
+
+def test_a_damaged_image_of_the_frozen_model_is_drawn_again(make_trainer, tmp_path):
+    _ = make_trainer(prior=tmp_path / "prior", **ONE).learner
+    image = sorted((tmp_path / "prior").glob("*.png"))[1]
+    whole = image.read_bytes()
+    for damaged in (b"", whole[:40]):
+        image.write_bytes(damaged)
+        _ = make_trainer(prior=tmp_path / "prior", **ONE).learner
+        assert image.read_bytes() == whole
+
+
+# --- damaged runs ---------------------------------------------------------------------------------------------------
+
+
+def flip(path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 4
+    path.write_bytes(data)
+
+
+FOUR = {"iterations": 4, "validate_every": 0, "checkpoint_every": 2, "denoising_weight": 0}
+
+DAMAGES = {
+    "flipped bit of the weights": lambda checkpoint: flip(checkpoint / "state.safetensors"),
+    "flipped bit of the record": lambda checkpoint: flip(checkpoint / "state.json"),
+    "cut weights": lambda checkpoint: (checkpoint / "state.safetensors").write_bytes(b"x"),
+    "no record": lambda checkpoint: (checkpoint / "state.json").unlink(),
+    "empty manifest": lambda checkpoint: (checkpoint / "manifest.json").write_bytes(b""),
+    "empty folder": lambda checkpoint: [path.unlink() for path in checkpoint.iterdir()],
+}
+
+
+@pytest.fixture
+def stopped(make_trainer, tmp_path):
+    """A run that was stopped after four of five iterations, with checkpoints of the second and the fourth."""
+    make_trainer(out=tmp_path / "whole", **{**FOUR, "iterations": 5}).train()
+
+    def interrupt(state):
+        if state.iteration == 4:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    trainer = make_trainer(on_step=interrupt, **{**FOUR, "iterations": 5})
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train()
+    assert [path.name for path in checkpoints.listed(trainer.folder)] == ["000002", "000004"]
+    return trainer.folder
+
+
+def exported(folder):
+    return (folder / "pytorch_lora_weights.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(make_trainer, stopped, tmp_path, damage):
+    damage(stopped / "checkpoints" / "000004")
+    said = []
+    resumed = make_trainer(on_message=said.append, **{**FOUR, "iterations": 5})
+    assert resumed.train(resume=True).iterations == 5
+    assert "checkpoint" in said[0] and "000004 cannot be used" in said[0] and "going on from 000002" in said[0]
+    assert exported(stopped) == exported(tmp_path / "whole")
+    assert [row["iteration"] for row in log(resumed)] == [1, 2, 3, 4, 5]
+    assert [path.name for path in checkpoints.listed(stopped)] == ["000004", "000005"]
+    for path in checkpoints.listed(stopped):
+        checkpoints.read(path)
+
+
+def test_a_damaged_checkpoint_counts_not_as_kept(make_trainer, stopped):
+    flip(stopped / "checkpoints" / "000004" / "state.safetensors")
+    resumed = make_trainer(**{**FOUR, "iterations": 3})
+    resumed.train(resume=True)
+    assert [path.name for path in checkpoints.listed(stopped)] == ["000002", "000003"]
+
+
+def test_with_no_checkpoint_left_nothing_is_started_over(make_trainer, stopped):
+    for path in checkpoints.listed(stopped):
+        flip(path / "state.safetensors")
+    before = {path: path.read_bytes() for path in stopped.rglob("*") if path.is_file()}
+    with pytest.raises(OutputError, match=r"no whole checkpoint is left: checkpoint .*000004 cannot be used"):
+        make_trainer(**{**FOUR, "iterations": 5}).train(resume=True)
+    assert {path: path.read_bytes() for path in stopped.rglob("*") if path.is_file()} == before
+    shutil.rmtree(stopped / "checkpoints")
+    with pytest.raises(OutputError, match="holds a training run, but no checkpoint"):
+        make_trainer(**{**FOUR, "iterations": 5}).train(resume=True)
+    with pytest.raises(OutputError, match="--resume"):
+        make_trainer(**{**FOUR, "iterations": 5}).train()
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff", None], ids=repr)
+def test_a_damaged_record_of_the_run_is_written_anew(make_trainer, stopped, content):
+    path = stopped / "training.json"
+    path.unlink() if content is None else path.write_bytes(content)
+    with pytest.raises(OutputError, match="--resume"):  # it is a run all the same
+        make_trainer(**{**FOUR, "iterations": 5}).train()
+    with pytest.raises(OutputError, match="different: learning_rate"):
+        make_trainer(learning_rate=0.5, **{**FOUR, "iterations": 5}).train(resume=True)
+    assert make_trainer(**{**FOUR, "iterations": 5}).train(resume=True).iterations == 5
+    assert json.loads(path.read_text())["iteration"] == 5
+
+
+def test_a_run_that_was_killed_before_its_first_checkpoint_begins_anew(make_trainer, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "log.jsonl").write_text('{"iteration": 1}\n{"iter')
+    resumed = make_trainer(**FOUR)
+    assert resumed.train(resume=True).iterations == 4
+    assert [row["iteration"] for row in log(resumed)] == [1, 2, 3, 4]
+
+
+def test_lost_weights_are_made_again_from_their_checkpoint_or_missed_at_once(make_trainer, tmp_path):
+    options = {"iterations": 2, "validate_every": 1, "checkpoint_every": 1, "denoising_weight": 0}
+    made = make_trainer(**options)
+    best = made.train().best.iteration
+    weights = tmp_path / "run" / "pytorch_lora_weights.safetensors"
+    whole = weights.read_bytes()
+    for damage in (weights.unlink, lambda: flip(weights), lambda: weights.write_bytes(b"")):
+        damage()
+        said = []
+        make_trainer(on_message=said.append, **options).train(resume=True)
+        assert weights.read_bytes() == whole
+        assert f"of iteration {best}, were not there" in said[-1]
+
+
+def test_weights_that_no_checkpoint_has_are_missed_at_once(make_trainer, tmp_path):
+    class Content(Colour):
+        """Likes all images alike, so that the first validation stays the best."""
+
+        def __call__(self, images, prompts):
+            return super().__call__(images, prompts) * 0 + 0.5
+
+    options = {"iterations": 3, "validate_every": 1, "checkpoint_every": 1, "denoising_weight": 0}
+    assert make_trainer(Content(), **options).train().best.iteration == 1
+    (tmp_path / "run" / "pytorch_lora_weights.safetensors").unlink()
+    with pytest.raises(OutputError, match="of iteration 1, are lost"):
+        make_trainer(Content(), **{**options, "iterations": 4}).train(resume=True)
+
+
+def test_a_second_process_is_told_and_stops(make_trainer):
+    trainer = make_trainer(**FOUR)
+    found = []
+
+    def second():
+        try:
+            trainer.train()
+        except OutputError as error:
+            found.append(str(error))
+
+    with only_writer(trainer.folder):
+        thread = threading.Thread(target=second)
+        thread.start()
+        thread.join()
+    assert "is in use" in found[0]
+
+
+def test_one_checkpoint_is_too_few(make_trainer):
+    with pytest.raises(OptionError, match="keep_checkpoints"):
+        make_trainer(keep_checkpoints=1)
 
 
 def test_truncated_log_and_killed_writers_are_cleaned_up(tmp_path):

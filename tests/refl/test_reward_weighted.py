@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from realignkit.errors import ModelError, OptionError, OutputError
+from realignkit.errors import ModelError, OptionError
 from realignkit.refl import ratings
 from realignkit.rewarding import to_tensor
 from tests.refl.rewards import Blind, Colour
@@ -203,9 +203,40 @@ def test_ratings_are_on_record_and_not_made_again(make_trainer, pairs, tmp_path)
     assert parts == pytest.approx(whole, rel=1e-6)
     make_trainer(Other(), **options, out=tmp_path / "other").train()  # another reward's ratings are not its own
     assert Other.asked == 520
-    (tmp_path / "parts" / ratings.RATINGS).write_text("{nonsense")
-    with pytest.raises(OutputError, match="Delete it, to rate the pairs again"):
-        make_trainer(Failing(), **options, out=tmp_path / "parts").train(resume=True)
+
+
+def test_ratings_that_are_damaged_or_of_another_image_are_made_again(make_trainer, pairs, tmp_path):
+    class Counting(Colour):
+        asked = 0
+
+        def __call__(self, images, prompts):
+            Counting.asked += len(prompts)
+            return super().__call__(images, prompts)
+
+    said = []
+    options = {**DRAWN, "pairs": pairs, "out": tmp_path / "run", "on_message": said.append, "batch_size": 2}
+    names = {"reward": "counting"}
+
+    def rated() -> int:
+        Counting.asked = 0
+        made = make_trainer(Counting(), names=names, **options)
+        _ = made.learner
+        return Counting.asked
+
+    path = tmp_path / "run" / ratings.RATINGS
+    count = rated()
+    assert count == len(path.read_text().splitlines()) > 2
+    whole = path.read_bytes()
+    assert rated() == 0
+    for damaged, again in ((whole[:-20], 1), (b"{nonsense", count), (b"", count), (b"\0" * 30 + whole, count)):
+        path.write_bytes(damaged)
+        assert rated() == again
+        assert path.read_bytes() == whole
+    assert any("damaged" in text for text in said)
+    image = sorted(pairs.glob("*.png"))[-1]
+    Image.new("RGB", Image.open(image).size, "yellow").save(image)  # another picture under the old name
+    assert rated() >= 1
+    assert path.read_bytes() != whole
 
 
 def test_a_margin_that_no_pair_comes_near_is_said(make_trainer, pairs):
