@@ -15,6 +15,7 @@ from pydantic import BaseModel, Field, SecretStr
 from realignkit._version import __version__
 from realignkit.contracts import Options
 from realignkit.errors import OptionError, PluginError
+from realignkit.redaction import REDACTED, redacted_urls, url_secrets
 from realignkit.registry import PluginInfo, Registry
 
 LAST_SCORER = "lexical"
@@ -22,7 +23,6 @@ LAST_SCORER = "lexical"
 
 _DEFAULTS = {"tagger": ("ram", "tag2text"), "scorer": (LAST_SCORER,), "segmenter": ("grounded_sam", "clipseg")}
 _SECRET_WORDS = ("key", "token", "secret", "password", "credential")
-REDACTED = "***"
 
 
 class SamplingOptions(Options):
@@ -186,7 +186,7 @@ def effective_options(plugin: object, given: Mapping[str, Any] | None = None) ->
 
 
 def secrets_of(plugin: object, given: Mapping[str, Any] | None = None) -> tuple[str, ...]:
-    """The values of a plugin's secret options, to be kept out of messages."""
+    """The values of a plugin's secret options and the keys in its addresses, to be kept out of messages."""
     options = getattr(plugin, "options", None)
     # Not dict(options): an option may be called 'keys'.
     values = {**options.__dict__} if isinstance(options, BaseModel) else dict(given or {})
@@ -194,8 +194,8 @@ def secrets_of(plugin: object, given: Mapping[str, Any] | None = None) -> tuple[
     for name, value in values.items():
         if isinstance(value, SecretStr):
             found.append(value.get_secret_value())
-        elif isinstance(value, str) and _secret(name):
-            found.append(value)
+        elif isinstance(value, str):
+            found += [value] if _secret(name) else url_secrets(value) if "://" in value else []
     return tuple(secret for secret in found if secret)
 
 
@@ -217,7 +217,7 @@ def _recordable(name: str, value: Any) -> Any:
     if isinstance(value, list | tuple | set | frozenset):
         items = sorted(value, key=str) if isinstance(value, set | frozenset) else value
         return [_recordable(name, item) for item in items]
-    return str(value)
+    return redacted_urls(str(value))
 
 
 def versions() -> dict[str, str]:

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from realignkit.assembly import REDACTED, secrets_of
+from realignkit.assembly import secrets_of
 from realignkit.contracts import Scorer, Segmenter, Tagger
 from realignkit.errors import FOREIGN, PluginError, RealignKitError, ScorerError, enough_memory
+from realignkit.redaction import redacted
 from realignkit.registry import Registry
 from realignkit.types import Answer, Layout, Likelihood, LocalCaption, Realignment, Segment, Tag
 
@@ -196,9 +197,7 @@ def _answer_problem(captions: Sequence[Any], tags: Sequence[Tag]) -> str:
 
 def _without_secrets(message: str, scorer: object) -> str:
     # Services like to quote the key that they refuse; the message ends up in files that people share.
-    for secret in secrets_of(scorer):
-        message = message.replace(secret, REDACTED)
-    return message
+    return redacted(message, secrets_of(scorer))
 
 
 def segment_image(

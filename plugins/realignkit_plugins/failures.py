@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import pickle
 import re
 import zipfile
@@ -11,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from realignkit.errors import out_of_memory
+from realignkit.redaction import redacted
 
 _NO_SPACE = re.compile(r"no space left on device|not enough free disk space|os error 28\b", re.IGNORECASE)
 _NO_NETWORK = re.compile(r"couldn't connect to|cannot find the requested files in the disk cache", re.IGNORECASE)
@@ -31,8 +33,24 @@ def explain(model: str, error: BaseException, local: bool) -> str:
         local: whether ``model`` is a file or a folder.
 
     Returns:
-        ``"(reason). Advice."``, to stand behind "X cannot be loaded".
+        ``"(reason). Advice."``, to stand behind "X cannot be loaded". The hub's token is not in it.
     """
+    return redacted(_explain(model, error, local), _hub_tokens())
+
+
+def _hub_tokens() -> list[str]:
+    variables = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HUGGINGFACE_HUB_TOKEN", "HF_HUB_TOKEN")
+    found = [os.environ.get(variable, "").strip() for variable in variables]
+    try:
+        from huggingface_hub import get_token
+
+        found.append(get_token() or "")
+    except Exception:  # no hub library, or a file of it that cannot be read: then no token was sent either
+        pass
+    return found
+
+
+def _explain(model: str, error: BaseException, local: bool) -> str:
     chain = list(_chain(error))
     names = {cls.__name__ for one in chain for cls in type(one).__mro__}
     text = "\n".join(f"{type(one).__name__}: {one}" for one in chain)

@@ -15,7 +15,7 @@ from urllib.parse import quote
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL.Image import Image
 
-from realignkit.assembly import REDACTED
+from realignkit.redaction import REDACTED
 from realignkit.report.overlay import overlay
 from realignkit.storage import atomic_write
 from realignkit.types import Realignment
@@ -123,7 +123,7 @@ def command_line(realignment: Realignment, *, every_setting: bool = False) -> st
             for kind in ("generator", "tagger", "segmenter", "reward")
         }
         for name, value in flatten({**groups, "realigner": single, **chosen, "scorer": settings.get("scorer", {})}):
-            if value is not None and value != REDACTED:
+            if value is not None and REDACTED not in str(value):
                 words += ["--set", f"{name}={json.dumps(value, ensure_ascii=False)}"]
     return shlex.join(words if realignment.prompt[:1] != "-" else [*words[:2], *words[3:], "--", words[2]])
 

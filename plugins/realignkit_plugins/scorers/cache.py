@@ -39,7 +39,7 @@ class AnswerCache:
         return self.folder / digest[:2] / f"{digest}.json"
 
     def get(self, question: Mapping[str, Any]) -> str | None:
-        """The model's text, None when it is not known."""
+        """The answer as it was put, None when it is not known."""
         try:
             record = json.loads(self.path(question).read_text(encoding="utf-8"))
         except (OSError, ValueError):

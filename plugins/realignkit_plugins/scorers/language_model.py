@@ -16,8 +16,9 @@ from realignkit.errors import OutputError, ScorerError
 from realignkit.types import LocalCaption, Tag
 
 from . import templates
-from .answers import MAX_ANSWER, MalformedAnswerError, read_answer
+from .answers import read_answer, write_answer
 from .cache import AnswerCache, default_folder
+from .wrappings import MAX_ANSWER, MalformedAnswerError
 
 
 class LanguageModelOptions(PluginOptions):
@@ -76,7 +77,7 @@ class LanguageModelScorer(Scorer):
                 shown = bool(answer.strip()) and len(answer) <= MAX_ANSWER
                 follow_up = templates.repair(answer, str(problem), self.options.template) if shown else []
                 continue
-            self._remember(asked, answer)
+            self._remember(asked, captions)
             return captions
         reasons = "; ".join(dict.fromkeys(str(problem) for problem in problems))
         raise ScorerError(f"no usable answer in {len(problems)} attempt(s): {reasons}", problems[-1].reason, final=True)
@@ -94,10 +95,11 @@ class LanguageModelScorer(Scorer):
         except MalformedAnswerError:  # kept by a version with other rules
             return None
 
-    def _remember(self, asked: Mapping[str, Any], answer: str) -> None:
+    def _remember(self, asked: Mapping[str, Any], captions: Sequence[LocalCaption]) -> None:
         if self._cache is None:
             return
         try:
-            self._cache.put(asked, answer)
+            # What was understood, not what was sent: a model's text may hold anything, the user's key included.
+            self._cache.put(asked, write_answer(captions))
         except OutputError:  # a full disk must not cost an answer that was paid for
             return

@@ -13,7 +13,6 @@ import numpy.typing as npt
 
 from realignkit.errors import OutputError, ScorerError
 from realignkit.types import Likelihood, LocalCaption, Tag
-from realignkit_plugins.english.noun_phrases import noun_phrases
 from realignkit_plugins.english.words import with_article
 
 from . import templates
@@ -43,8 +42,8 @@ class LikelihoodJudge:
     numbers of a few examples with known likelihoods (a file beside the templates), makes them log-probabilities.
     Uncalibrated, the bare probabilities of the three words decide.
 
-    The caption of a certain object is the noun phrase of the prompt that names it; where no rule finds one, the
-    phrase that the model thinks likeliest. Of any other object it is its name with an article.
+    The caption of a certain object is the noun phrase of the prompt that names it. An object that no phrase names is
+    not certain, whatever the probabilities: of the other two likelihoods the higher one is taken.
 
     Args:
         llama: made with ``logits_all=True``.
@@ -75,12 +74,7 @@ class LikelihoodJudge:
         Raises:
             ScorerError: the prompt is longer than the context.
         """
-        found = self.probabilities([(prompt, tag.name) for tag in tags])
-        likelihoods = [tuple(Likelihood)[i] for i in found.argmax(axis=1)]
-        return tuple(
-            LocalCaption(tag.name, self._caption(prompt, tag, likelihood), likelihood)
-            for tag, likelihood in zip(tags, likelihoods, strict=True)
-        )
+        return judged(prompt, tags, self.probabilities([(prompt, tag.name) for tag in tags]))
 
     def probabilities(self, pairs: Sequence[tuple[str, str]]) -> Array:
         """For each (prompt, tag) the probability of each likelihood, float (pairs, 3), in the order of the enum."""
@@ -127,18 +121,23 @@ class LikelihoodJudge:
                 self._cache.put(question, json.dumps(evidence.tolist()))
         return Discriminant(evidence, np.array([label for *_, label in labelled]))
 
-    def _caption(self, prompt: str, tag: Tag, likelihood: Likelihood) -> str:
-        if likelihood is not Likelihood.CERTAIN:
-            return with_article(tag.name)
-        (named,) = LexicalScorer()(prompt, [tag])
-        if named.likelihood is Likelihood.CERTAIN:
-            return named.caption
-        phrases = [phrase.text for phrase in noun_phrases(prompt) if not phrase.negated]
-        if not phrases:
-            return with_article(tag.name)
-        question = f"In {templates.quoted(prompt)}, the {tag.name} is the part that says:"
-        means = self._model.log_probabilities(question, [f" {phrase}" for phrase in phrases], mean=True)
-        return phrases[int(np.argmax(means))]
+
+def judged(prompt: str, tags: Sequence[Tag], probabilities: Array) -> tuple[LocalCaption, ...]:
+    """The likeliest local caption of each tag that the prompt admits.
+
+    Args:
+        prompt: the user's.
+        tags: n objects.
+        probabilities: float (n, 3), in the order of :class:`Likelihood`.
+    """
+    found = []
+    for tag, by_rule, row in zip(tags, LexicalScorer()(prompt, tags), probabilities, strict=True):
+        named = by_rule.likelihood is Likelihood.CERTAIN
+        admitted = [one for one in Likelihood if named or one is not Likelihood.CERTAIN]
+        best = max(admitted, key=lambda one, row=row: row[tuple(Likelihood).index(one)])  # type: ignore[misc]
+        caption = by_rule.caption if best is Likelihood.CERTAIN else with_article(tag.name)
+        found.append(LocalCaption(tag.name, caption, best))
+    return tuple(found)
 
 
 class Discriminant:
@@ -170,8 +169,8 @@ class TokenProbabilities:
         self._llama, self._n_ctx = llama, n_ctx
         self._evaluated: list[int] = []
 
-    def log_probabilities(self, text: str, continuations: Sequence[str], *, mean: bool = False) -> Array:
-        """Natural logarithm of p(continuation | text), per continuation; ``mean``: per token of it.
+    def log_probabilities(self, text: str, continuations: Sequence[str]) -> Array:
+        """Natural logarithm of p(continuation | text), per continuation.
 
         Raises:
             ScorerError: text and continuation are longer than the context.
@@ -185,7 +184,7 @@ class TokenProbabilities:
             # What comes behind the last token is not asked, so words of one token share one evaluation.
             logits = self._logits(tokens[:-1])[start - 1 :].astype(np.float64)
             chosen = np.array([_normalised(row)[token] for row, token in zip(logits, tokens[start:], strict=True)])
-            totals.append(chosen.mean() if mean else chosen.sum())
+            totals.append(chosen.sum())
         return np.array(totals)
 
     def _tokens(self, text: str) -> list[int]:

@@ -17,7 +17,6 @@ from realignkit_plugins.failures import again, is_local
 from realignkit_plugins.loading import loading
 
 from . import templates
-from .answers import MalformedAnswerError
 from .gbnf import answer_grammar
 from .language_model import LanguageModelOptions, LanguageModelScorer
 from .likelihoods import LikelihoodJudge
@@ -93,8 +92,7 @@ class LlamaCppScorer(LanguageModelScorer):
         """One answer, written under :func:`answer_grammar`.
 
         Raises:
-            MalformedAnswerError: it was cut short.
-            ScorerError: the prompt is longer than the context.
+            ScorerError: the prompt is longer than the context, or the answer was cut off.
         """
         from llama_cpp import LlamaGrammar
 
@@ -114,7 +112,9 @@ class LlamaCppScorer(LanguageModelScorer):
         )
         choice = result["choices"][0]
         if choice["finish_reason"] == "length":
-            raise MalformedAnswerError("it was cut short; max_output_tokens or n_ctx is too small", "truncated")
+            limit = min(o.max_output_tokens, room)
+            name = "max_output_tokens" if limit == o.max_output_tokens else "n_ctx"
+            raise ScorerError(f"the answer was cut off at {limit} tokens. Raise {name}.", "truncated", final=True)
         return str(choice["text"])
 
     @cached_property

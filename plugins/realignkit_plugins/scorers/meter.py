@@ -6,8 +6,12 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from realignkit.errors import ScorerError
+
+MAX_TOKENS = 10_000_000
+"""More than any request has; a service that counts more has miscounted."""
 
 
 @dataclass(frozen=True)
@@ -31,9 +35,10 @@ class Charge:
     def __init__(self, prompt_tokens: int, completion_tokens: int) -> None:
         self.prompt_tokens, self.completion_tokens = prompt_tokens, completion_tokens
 
-    def settle(self, prompt_tokens: int, completion_tokens: int) -> None:
-        """Enter what it really was; nothing for a request that was refused."""
-        self.prompt_tokens, self.completion_tokens = max(0, prompt_tokens), max(0, completion_tokens)
+    def settle(self, prompt_tokens: Any, completion_tokens: Any) -> None:
+        """Enter what it really was, zeros for a request that was refused; what cannot be leaves the estimate."""
+        if all(type(count) is int and 0 <= count <= MAX_TOKENS for count in (prompt_tokens, completion_tokens)):
+            self.prompt_tokens, self.completion_tokens = prompt_tokens, completion_tokens
 
 
 class Meter:

@@ -2,81 +2,30 @@
 
 from __future__ import annotations
 
-import os
 import random
 import time
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal
-from urllib.parse import urlsplit
-
-from pydantic import Field, field_validator, model_validator
+from typing import TYPE_CHECKING, Any
 
 from realignkit.errors import ScorerError
+from realignkit.redaction import redacted
 from realignkit.types import Tag
 
-from .answers import ANSWER_SCHEMA, MalformedAnswerError
-from .language_model import LanguageModelOptions, LanguageModelScorer
+from .chat_options import OpenAIChatOptions
+from .dialects import Dialect, advice
+from .language_model import LanguageModelScorer
 from .meter import Meter, Usage
+from .replies import answer_text
 from .templates import Messages
+from .wrappings import MalformedAnswerError
 
 if TYPE_CHECKING:
     from openai import OpenAI
 
-OPENAI_URL = "https://api.openai.com/v1"
-_OPENAI_VARIABLE = "OPENAI_API_KEY"
-_FORMATS: dict[str, dict[str, Any] | None] = {
-    "json_schema": {
-        "type": "json_schema",
-        "json_schema": {"name": "objects", "schema": ANSWER_SCHEMA, "strict": True},
-    },
-    # The schema beside the type is an extension of llama.cpp's server; others ignore it.
-    "json_object": {"type": "json_object", "schema": ANSWER_SCHEMA},
-    "plain_json_object": {"type": "json_object"},
-    "none": None,
-}
-GRACE = 15.0
-"""Seconds beyond the timeout after which a request is abandoned, whatever state it is in."""
 _LONGEST_WAIT = 60.0  # seconds; a server may ask for more, and does not get it
-
-
-class OpenAIChatOptions(LanguageModelOptions):
-    """Options of :class:`OpenAIChatScorer`."""
-
-    model: str = Field("gpt-4o", min_length=1, description="the model's name at the service")
-    base_url: str = Field(OPENAI_URL, description="the service; anything that speaks the protocol")
-    auth_env: str | None = Field(
-        None, description="environment variable with the key; None: OPENAI_API_KEY for OpenAI itself, else no key"
-    )
-    timeout: float = Field(60.0, gt=0, le=3600, description="seconds for one request, at most")
-    retries: int = Field(4, ge=0, le=20, description="repeated requests per question after 429, 5xx or no connection")
-    backoff: float = Field(1.0, ge=0, le=60, description="seconds before the first of them; doubles each time")
-    concurrency: int = Field(8, ge=1, le=256, description="requests at once")
-    structured: Literal["auto", "json_schema", "json_object", "none"] = Field(
-        "auto", description="how the form of the answer is enforced; auto: the strictest that the service takes"
-    )
-    temperature: float | None = Field(0.0, ge=0, le=2, description="None: not sent, for models that take none")
-    max_output_tokens: int = Field(1024, ge=64, description="length of an answer")
-    max_total_tokens: int | None = Field(1_000_000, ge=1, description="cap on all tokens of this process; None: none")
-    max_cost: float | None = Field(None, gt=0, description="cap in US dollars; needs the two prices")
-    input_price: float | None = Field(None, ge=0, description="US dollars per million tokens in")
-    output_price: float | None = Field(None, ge=0, description="US dollars per million tokens out")
-
-    @field_validator("base_url")
-    @classmethod
-    def _plain_url(cls, url: str) -> str:
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError("must be an http:// or https:// address such as http://localhost:8000/v1")
-        if parts.username or parts.password or parts.query:
-            raise ValueError("must hold no key or password: name an environment variable with auth_env instead")
-        return url.rstrip("/")
-
-    @model_validator(mode="after")
-    def _priced(self) -> OpenAIChatOptions:
-        if self.max_cost is not None and (self.input_price is None or self.output_price is None):
-            raise ValueError("max_cost needs input_price and output_price")
-        return self
+_LONGEST_ERROR = 20_000  # characters of a foreign message that are looked at
+_FINAL = ("too long", "declined")  # kinds of failure that the same question will always meet
 
 
 class OpenAIChatScorer(LanguageModelScorer):
@@ -93,8 +42,7 @@ class OpenAIChatScorer(LanguageModelScorer):
         super().__init__(**options)
         o = self.options
         self.meter = Meter(o.max_total_tokens, o.max_cost, o.input_price, o.output_price)
-        self._forms = list(_FORMATS) if o.structured == "auto" else [o.structured]
-        self._strictest = 0  # which of the forms the service is known to take
+        self._dialect = o.dialect()  # what the service is known to take
 
     @property
     def concurrency(self) -> int:  # type: ignore[override]
@@ -108,10 +56,7 @@ class OpenAIChatScorer(LanguageModelScorer):
 
     def check(self) -> str:
         """What is missing; asks nobody."""
-        variable = self._variable
-        if variable is not None and not os.environ.get(variable):
-            return f"no key: set the environment variable {variable}"
-        return ""
+        return self.options.key_problem()
 
     def identity(self) -> Mapping[str, Any]:
         """Model, service and sampling."""
@@ -119,33 +64,41 @@ class OpenAIChatScorer(LanguageModelScorer):
         return {
             "scorer": "openai_chat",
             **{
-                name: getattr(o, name) for name in ("model", "base_url", "temperature", "max_output_tokens", "template")
+                name: getattr(o, name)
+                for name in ("model", "base_url", "temperature", "max_output_tokens", "system_role", "template")
             },
         }
 
     def complete(self, messages: Messages, tags: Sequence[Tag], state: dict[str, Any]) -> str:
-        """One answer of the service.
+        """One answer of the service, without the key, should the service have written it there.
 
         Raises:
-            MalformedAnswerError: it is no chat completion, or was cut short.
-            ScorerError: no key, no connection, refused, over budget, or still failing after the retries.
+            MalformedAnswerError: it is no chat completion with a text.
+            ScorerError: no key, no connection, refused, cut off, over budget, or still failing after the retries or
+                the time for the question.
         """
-        which = self._strictest
+        o = self.options
+        end = state.setdefault("end", time.monotonic() + o.total_timeout)
         while True:
+            dialect = self._dialect
             try:
-                completion = self._send(messages, which)
-                self._strictest = max(which, self._strictest)
-                return _content(completion)
-            except _FormatRefusedError:
-                which += 1
+                return answer_text(self._send(messages, dialect, end), o.max_output_tokens)
+            except _AskedWronglyError as refusal:
+                if self._dialect is dialect:  # else another thread has learnt something since
+                    self._dialect = refusal.dialect
             except _PassingError as problem:
                 state["failed"] = state.get("failed", 0) + 1
-                if state["failed"] > self.options.retries:
-                    raise ScorerError(
-                        f"{problem} (after {state['failed']} request(s)). Try later, or raise retries or timeout.",
+                wait = self._wait(state["failed"], problem.retry_after)
+                told = f"{problem} (after {state['failed']} request(s))"
+                if state["failed"] > o.retries:
+                    raise self._error(f"{told}. {problem.remedy}", problem.reason) from None
+                if time.monotonic() + wait >= end:
+                    raise self._error(
+                        f"{told}, and the {o.total_timeout:g} seconds for a question leave no time for another. Try "
+                        f"later, or raise total_timeout.",
                         problem.reason,
                     ) from None
-                time.sleep(self._wait(state["failed"], problem.retry_after))
+                time.sleep(wait)
 
     def _wait(self, failures: int, asked: float | None) -> float:
         if asked is not None:
@@ -153,72 +106,55 @@ class OpenAIChatScorer(LanguageModelScorer):
         # Half of it at random, so that many clients do not come back all at once.
         return min(self.options.backoff * 2 ** (failures - 1), _LONGEST_WAIT) * random.uniform(0.5, 1.0)
 
-    def _send(self, messages: Messages, which: int) -> Any:
+    def _send(self, messages: Messages, dialect: Dialect, end: float) -> Any:
         import openai
 
-        from .http import within
+        from .http import UnreadableReplyError
 
         o = self.options
-        own = urlsplit(o.base_url).hostname == urlsplit(OPENAI_URL).hostname
-        request: dict[str, Any] = {
-            "model": o.model,
-            "messages": messages,
-            # OpenAI's newer models know only the new name, other services mostly the old one.
-            ("max_completion_tokens" if own else "max_tokens"): o.max_output_tokens,
-        }
-        if o.temperature is not None:
-            request["temperature"] = o.temperature
-        if (form := _FORMATS[self._forms[which]]) is not None:
-            request["response_format"] = form
+        seconds = min(o.timeout, end - time.monotonic())
+        if seconds <= 0:
+            raise self._error(f"no usable answer within {o.total_timeout:g} seconds. Raise total_timeout.", "timeout")
         client = self._client
         estimate = sum(len(message["content"].encode()) for message in messages) // 3 + 8 * len(messages)
         with self.meter.charge(estimate, o.max_output_tokens) as charge:
             try:
-                # Somewhat longer than the client's own bound, which is the one that should strike.
-                completion = within(o.timeout + GRACE, lambda: client.chat.completions.create(**request))
-            except (openai.APITimeoutError, TimeoutError):
-                raise _PassingError(f"no answer within {o.timeout:g} seconds", "timeout") from None
+                completion = client.chat.completions.create(
+                    model=o.model, timeout=seconds, **dialect.request(messages, o.max_output_tokens)
+                )
+            except openai.APITimeoutError:
+                raise _PassingError(f"no answer within {seconds:.3g} seconds", "timeout") from None
+            except UnreadableReplyError as error:
+                raise self._malformed(str(error)) from None
             except openai.APIConnectionError as error:
-                cause = self._scrubbed(f"{type(error.__cause__).__name__}: {error.__cause__}")
-                raise _PassingError(f"no connection to {o.base_url} ({cause})", "connection") from None
+                cause = f"{type(error.__cause__).__name__}: {error.__cause__}"
+                raise _PassingError(
+                    f"no connection to {o.base_url} ({self._short(cause)})",
+                    "connection",
+                    remedy="Check that the service runs there, and base_url.",
+                ) from None
             except openai.APIStatusError as error:
                 charge.settle(0, 0)
-                raise self._refusal(error, which) from None
+                raise self._refusal(error, dialect) from None
             except Exception as error:  # the library, on a body that is no JSON or not of the protocol
-                problem = self._scrubbed(f"{type(error).__name__}: {error}")
-                raise MalformedAnswerError(f"the reply is no chat completion ({problem})", "protocol") from None
+                raise self._malformed(f"the reply is no chat completion ({type(error).__name__}: {error})") from None
             usage = getattr(completion, "usage", None)
-            spent = getattr(usage, "prompt_tokens", None), getattr(usage, "completion_tokens", None)
-            if isinstance(spent[0], int) and isinstance(spent[1], int):
-                charge.settle(spent[0], spent[1])
+            charge.settle(getattr(usage, "prompt_tokens", None), getattr(usage, "completion_tokens", None))
         return completion
 
-    def _refusal(self, error: Any, which: int) -> Exception:
+    def _refusal(self, error: Any, dialect: Dialect) -> Exception:
         status, o = error.status_code, self.options
-        detail = self._scrubbed(str(error))
-        # llama.cpp's server calls every kind of response_format that it does not know an internal error.
-        about_form = status in (400, 422) or "response_format" in str(error)
-        if about_form and which + 1 < len(self._forms):
-            return _FormatRefusedError()
+        detail = str(error)
+        # llama.cpp's server calls much that it does not know an internal error.
+        if (status in (400, 404, 415, 422) or status >= 500) and (better := dialect.after(detail)):
+            return _AskedWronglyError(better)
         if status == 429 and "insufficient_quota" not in detail:
             return _PassingError("the service says that there were too many requests", "rate limit", error)
         if status in (408, 409, 425) or status >= 500:
             return _PassingError(f"the service has a problem (HTTP {status})", "server error", error)
-        advice = {
-            401: f"Check the key in {self._variable or 'auth_env'}.",
-            403: "Check the key and what it may use.",
-            404: f"Check model='{o.model}' and base_url='{o.base_url}'.",
-            429: "The account has no credit left: add some.",
-        }.get(status, "Check the options of the scorer.")
-        return ScorerError(f"the service refused the request (HTTP {status}: {detail}). {advice}", "refused")
-
-    @property
-    def _variable(self) -> str | None:
-        """The environment variable that a key is taken from."""
-        if self.options.auth_env is not None:
-            return self.options.auth_env
-        host = urlsplit(self.options.base_url).hostname
-        return _OPENAI_VARIABLE if host == urlsplit(OPENAI_URL).hostname else None
+        names = {"model": o.model, "base_url": o.base_url, "variable": o.variable or "auth_env"}
+        remedy, reason = advice(status, detail, names)
+        return self._error(f"the service refused the request (HTTP {status}: {self._short(detail)}). {remedy}", reason)
 
     @cached_property
     def _client(self) -> OpenAI:
@@ -226,34 +162,47 @@ class OpenAIChatScorer(LanguageModelScorer):
 
         from .http import BoundedClient
 
+        o = self.options
         if missing := self.check():
             raise ScorerError(f"{missing}, or choose another scorer.", "no key")
-        key = os.environ[self._variable] if self._variable else "none"
         return openai.OpenAI(
-            api_key=key,
-            base_url=self.options.base_url,
+            api_key=o.key or "none",
+            base_url=o.base_url,
             max_retries=0,
-            timeout=self.options.timeout,
-            http_client=BoundedClient(self.options.timeout),
+            timeout=o.timeout,
+            http_client=BoundedClient(self._without_key),
         )
 
-    def _scrubbed(self, text: str) -> str:
-        """A message without the key, which some services quote, and of bearable length."""
-        key = os.environ.get(self._variable or "")
-        text = " ".join(text.split())
-        return (text.replace(key, "***") if key else text)[:300]
+    def _error(self, message: str, reason: str) -> ScorerError:
+        return ScorerError(self._without_key(message), reason, final=reason in _FINAL)
+
+    def _malformed(self, message: str) -> MalformedAnswerError:
+        return MalformedAnswerError(self._short(message), "protocol")
+
+    def _short(self, text: str) -> str:
+        """A foreign message without the key, on one line, of bearable length."""
+        return self._without_key(" ".join(text[:_LONGEST_ERROR].split()))[:300]
+
+    def _without_key(self, text: str) -> str:
+        return redacted(text, [self.options.key])
 
 
-class _FormatRefusedError(Exception):
-    """The service does not know this kind of ``response_format``."""
+class _AskedWronglyError(Exception):
+    """The service does not take what it was asked with, but may take another way of asking."""
+
+    def __init__(self, dialect: Dialect) -> None:
+        super().__init__()
+        self.dialect = dialect
 
 
 class _PassingError(Exception):
     """Something that may be over when the request is repeated."""
 
-    def __init__(self, message: str, reason: str, error: Any = None) -> None:
+    def __init__(
+        self, message: str, reason: str, error: Any = None, remedy: str = "Try later, or raise retries or timeout."
+    ) -> None:
         super().__init__(message)
-        self.reason = reason
+        self.reason, self.remedy = reason, remedy
         self.retry_after: float | None = None
         if error is not None:
             try:
@@ -261,18 +210,3 @@ class _PassingError(Exception):
                 self.retry_after = seconds if 0 <= seconds < float("inf") else None
             except ValueError:  # a date, or nonsense
                 self.retry_after = None
-
-
-def _content(completion: Any) -> str:
-    # The library builds its objects without validation, so every step of the way may be anything.
-    choices = getattr(completion, "choices", None)
-    choice = choices[0] if isinstance(choices, list) and choices else None
-    message = getattr(choice, "message", None)
-    content = getattr(message, "content", None)
-    if getattr(message, "refusal", None) or getattr(choice, "finish_reason", None) == "content_filter":
-        raise MalformedAnswerError("the model declined to answer", "declined")
-    if not isinstance(content, str):
-        raise MalformedAnswerError("the service's reply is no chat completion with a text", "protocol")
-    if getattr(choice, "finish_reason", None) == "length":
-        raise MalformedAnswerError("it was cut short; max_output_tokens is too small", "truncated")
-    return content
