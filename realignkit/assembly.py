@@ -194,8 +194,9 @@ def secrets_of(plugin: object, given: Mapping[str, Any] | None = None) -> tuple[
     for name, value in values.items():
         if isinstance(value, SecretStr):
             found.append(value.get_secret_value())
-        elif isinstance(value, str):
-            found += [value] if _secret(name) else url_secrets(value) if "://" in value else []
+        elif isinstance(value, str | list | tuple):
+            texts = [text for text in ([value] if isinstance(value, str) else value) if isinstance(text, str)]
+            found += texts if _secret(name) else [secret for text in texts for secret in url_secrets(text)]
     return tuple(secret for secret in found if secret)
 
 

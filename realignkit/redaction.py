@@ -65,6 +65,8 @@ def _forms(secret: str) -> Iterator[str]:
 
 def url_secrets(url: str) -> tuple[str, ...]:
     """What of an address may be a key: user and password, ``;params``, ``?query`` and ``#fragment``."""
+    if "://" not in url:
+        return ()
     try:
         parts = urlsplit(url)
     except ValueError:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from realignkit_plugins.failures import explain
 from tests.conftest import HANGS
 
 EVERY = (
@@ -86,3 +87,14 @@ def test_adapters_from_the_hub(found):
     answer = found["lora"]["good/lora:none.safetensors"]
     assert answer["type"] == "ModelError"
     assert "none.safetensors" in answer["text"]
+
+
+@pytest.mark.parametrize("variable", ["HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"])
+def test_the_hubs_token_is_in_no_message(variable, monkeypatch):
+    token = "hf_AbCdEfGhIjKlMnOpQrStUvWxYz"
+    monkeypatch.setenv(variable, f"{token}\n")  # a line end too much: no header may have one, and the library quotes it
+    error = ValueError(f"Illegal header value b'Bearer {token}\\n'")
+    for local in (False, True):
+        told = explain("owner/name", error, local)
+        assert "Illegal header value" in told
+        assert token[:14] not in told

@@ -26,7 +26,8 @@ def phrase_of(caption: str, tag: str, prompt: str, others: Sequence[str] = ()) -
 
     Case, white space, quotation marks, hyphens, Unicode's normal forms, number (cup, cups) and the article before the
     phrase may differ. Words may not: none left out in between, none from another place, none of another object. The
-    phrase must name the tag, a synonym or kind of it, where the prompt itself does so.
+    phrase must name the tag, a synonym or kind of it, where the prompt itself does so. What the prompt says with
+    markup in between is its phrase as well.
 
     Args:
         caption: what the model wrote.
@@ -37,39 +38,49 @@ def phrase_of(caption: str, tag: str, prompt: str, others: Sequence[str] = ()) -
     Raises:
         MalformedAnswerError: there is no such phrase in the prompt.
     """
+    description = _Description(prompt, tag, others)
     problem = "it is no phrase of the description"
-    phrases = noun_phrases(prompt)
     for number, (start, stop) in enumerate(_spans(caption, prompt)):
-        found = _problem(tag, others, prompt, start, stop, phrases)
+        found = description.problem(start, stop)
         if not found:
             return prompt[start:stop]
         problem = problem if number else found
+    for phrase in description.named:  # what does not stand there, and is understood: "a (red:1.3) cup" has a red cup
+        if _words(phrase.text) == _words(caption):
+            return phrase.text
     raise MalformedAnswerError(
         f"the caption of '{brief(tag)}', '{brief(caption)}', cannot be certain: {problem}", "caption"
     )
 
 
-def _problem(tag: str, others: Sequence[str], prompt: str, start: int, stop: int, phrases: Sequence[NounPhrase]) -> str:
-    """What is wrong with ``prompt[start:stop]`` as the phrase for a tag; empty if nothing."""
-    touched = [phrase for phrase in phrases if phrase.start < stop and start < phrase.end]
-    if any(phrase.negated for phrase in touched):
-        return "the description rules it out"
-    named = naming(tag, [phrase for phrase in phrases if not phrase.negated])
-    mine = [phrase for phrase in touched if phrase in named]
-    whole = any(start <= phrase.start and phrase.end <= stop for phrase in mine)
-    if not mine or not (whole or naming(tag, noun_phrases(prompt[start:stop]))):
-        return f"it does not name the {brief(tag)} of the description"
-    if len(mine) > 1:
-        return "it names more than one"
-    words = _WORD.findall(prompt[start:stop].lower())
-    if words[0] in _OPEN or words[-1] in _OPEN:
-        return "it is no whole phrase"
-    for phrase in touched:
-        inside = start <= phrase.start and phrase.end <= stop
-        allowed = inside and _belongs(phrase, mine[0], prompt) and not any(naming(other, [phrase]) for other in others)
-        if phrase not in mine and not allowed:
-            return f"it has words of '{brief(phrase.text)}'"
-    return ""
+class _Description:
+    """A prompt as a tag sees it: the phrases that name the tag, and the others."""
+
+    def __init__(self, prompt: str, tag: str, others: Sequence[str]) -> None:
+        self.prompt, self.tag, self.others = prompt, tag, others
+        self.phrases = noun_phrases(prompt)
+        self.named = naming(tag, [phrase for phrase in self.phrases if not phrase.negated])
+
+    def problem(self, start: int, stop: int) -> str:
+        """What is wrong with ``prompt[start:stop]`` as the tag's phrase; empty if nothing."""
+        text = self.prompt[start:stop]
+        touched = [phrase for phrase in self.phrases if phrase.start < stop and start < phrase.end]
+        if any(phrase.negated for phrase in touched):
+            return "the description rules it out"
+        mine = [phrase for phrase in touched if phrase in self.named]
+        whole = any(start <= phrase.start and phrase.end <= stop for phrase in mine)
+        if not mine or not (whole or naming(self.tag, noun_phrases(text))):
+            return f"it does not name the {brief(self.tag)} of the description"
+        if len(mine) > 1:
+            return "it names more than one"
+        words = _WORD.findall(text.lower())
+        if words[0] in _OPEN or words[-1] in _OPEN:
+            return "it is no whole phrase"
+        for phrase in touched:
+            inside = start <= phrase.start and phrase.end <= stop and _belongs(phrase, mine[0], self.prompt)
+            if phrase not in mine and not (inside and not any(naming(other, [phrase]) for other in self.others)):
+                return f"it has words of '{brief(phrase.text)}'"
+        return ""
 
 
 def _belongs(phrase: NounPhrase, owner: NounPhrase, prompt: str) -> bool:
@@ -80,10 +91,8 @@ def _belongs(phrase: NounPhrase, owner: NounPhrase, prompt: str) -> bool:
 
 def _spans(caption: str, prompt: str) -> Iterator[tuple[int, int]]:
     """Where the prompt has a caption's words next to each other, with its article if the caption has one too."""
-    caption = unicodedata.normalize("NFC", caption)
-    words = [_comparable(word) for word in _WORD.findall(caption)]
-    article = bool(words) and words[0] in _ARTICLES
-    words = words[1:] if article else words
+    words = _words(caption)
+    article = _WORD.findall(caption.lower())[:1] in ([one] for one in _ARTICLES)
     places = [(match.start(), match.end(), _comparable(match.group())) for match in _WORD.finditer(prompt)]
     gaps = _gaps(caption)[article:]
     for i in range(len(places) - len(words) + 1 if words else 0):
@@ -94,6 +103,12 @@ def _spans(caption: str, prompt: str) -> Iterator[tuple[int, int]]:
         if all(_JOINED.fullmatch(gap) or gap.strip() == own for gap, own in zip(between, gaps, strict=True)):
             first = i - 1 if article and i and _is_article_of(places[i - 1], run[0], prompt) else i
             yield places[first][0], run[-1][1]
+
+
+def _words(text: str) -> list[str]:
+    """Comparable words, without an article at the start."""
+    words = [_comparable(word) for word in _WORD.findall(unicodedata.normalize("NFC", text))]
+    return words[1:] if words and words[0] in _ARTICLES else words
 
 
 def _gaps(caption: str) -> list[str]:

@@ -82,7 +82,7 @@ class BoundedClient(httpx2.Client):
         kind = response.headers.get("content-type", "").partition(";")[0]
         return httpx2.Response(
             response.status_code,
-            headers={**headers, "content-type": self._clean(kind)},
+            headers={**headers, "content-type": self._clean(kind.partition(";")[0])},
             content=self._clean(text).encode(errors="replace"),
             request=response.request,
             history=[],

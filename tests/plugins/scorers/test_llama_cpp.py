@@ -14,7 +14,7 @@ from realignkit.types import Likelihood, Tag
 from realignkit_plugins.english.noun_phrases import noun_phrases
 from realignkit_plugins.scorers import templates
 from realignkit_plugins.scorers.lexical import LexicalScorer
-from realignkit_plugins.scorers.likelihoods import Discriminant, TokenProbabilities
+from realignkit_plugins.scorers.likelihoods import Discriminant, TokenProbabilities, judged
 from realignkit_plugins.scorers.llama_cpp import LlamaCppScorer, refuse_broken
 from tests.plugins.scorers.endpoint import PROMPT, TRUTH
 
@@ -86,6 +86,18 @@ def test_the_discriminant_finds_the_bayes_rule_of_gaussians():
     for point in rng.normal(1, 2, (50, 2)):
         densities = np.array([np.exp(-0.5 * (point - m) @ inverse @ (point - m)) for m in means])
         assert np.exp(found.log_probabilities(point)) == pytest.approx(densities / densities.sum(), abs=0.03)
+
+
+def test_what_no_phrase_names_is_not_certain_whatever_the_probabilities():
+    tags = [Tag("book"), Tag("desk"), Tag("sign"), Tag("pen")]
+    probabilities = np.array([[0.9, 0.05, 0.05], [0.9, 0.06, 0.04], [0.9, 0.04, 0.06], [0.2, 0.5, 0.3]])
+    found = judged(PROMPT, tags, probabilities)
+    assert [(one.caption, one.likelihood.value) for one in found] == [
+        ("a red book", "certain"),
+        ("a desk", "possible"),
+        ("a sign", "unlikely"),
+        ("a pen", "possible"),
+    ]
 
 
 def test_what_is_missing_is_said_and_the_next_scorer_answers(tmp_path):
