@@ -2,32 +2,29 @@
 
 from __future__ import annotations
 
-import itertools
-import re
-import unicodedata
 from collections.abc import Iterator, Sequence
 
 from realignkit_plugins.english.grammar import CONJUNCTIONS, PREPOSITIONS
 from realignkit_plugins.english.noun_phrases import NounPhrase, noun_phrases
+from realignkit_plugins.english.reading import Reading
+from realignkit_plugins.english.tokens import Token
 from realignkit_plugins.english.words import singular
 
 from .lexical import naming
 from .wrappings import MalformedAnswerError, brief
 
-_WORD = re.compile(r"(?:[^\W_][\u0300-\u036f]*)+(?:['’](?:[^\W_][\u0300-\u036f]*)+)*")
 _ARTICLES = frozenset(("a", "an", "the"))
 _OPEN = CONJUNCTIONS | PREPOSITIONS
-_JOINED = re.compile(r"[\s\-_'’\"“”‘]*")
-"""What may lie between two neighbouring words of a phrase, whether or not the caption has it too."""
 
 
 def phrase_of(caption: str, tag: str, prompt: str, others: Sequence[str] = ()) -> str:
     """The phrase of the prompt that a caption copies, in the prompt's spelling.
 
-    Case, white space, quotation marks, hyphens, Unicode's normal forms, number (cup, cups) and the article before the
-    phrase may differ. Words may not: none left out in between, none from another place, none of another object. The
-    phrase must name the tag, a synonym or kind of it, where the prompt itself does so. What the prompt says with
-    markup in between is its phrase as well.
+    Case, white space, markup around words, Unicode's normal forms, number (cup, cups) and the article before the phrase
+    may differ. Words may not: none left out in between, none from another place, none of another object. The phrase
+    must name the tag, a synonym or kind of it, where the prompt itself does so. A whole phrase may be copied without
+    its commas and hyphens, and what the prompt says of an object in another place ("the cup and the box are red": a
+    red cup) is its phrase as well.
 
     Args:
         caption: what the model wrote.
@@ -39,14 +36,15 @@ def phrase_of(caption: str, tag: str, prompt: str, others: Sequence[str] = ()) -
         MalformedAnswerError: there is no such phrase in the prompt.
     """
     description = _Description(prompt, tag, others)
+    words = _words(caption)
     problem = "it is no phrase of the description"
-    for number, (start, stop) in enumerate(_spans(caption, prompt)):
-        found = description.problem(start, stop)
+    for number, (first, stop) in enumerate(description.places(words)):
+        found = description.problem(first, stop)
         if not found:
-            return prompt[start:stop]
+            return description.reading.phrase(first, stop)
         problem = problem if number else found
-    for phrase in description.named:  # what does not stand there, and is understood: "a (red:1.3) cup" has a red cup
-        if _words(phrase.text) == _words(caption):
+    for phrase in description.named:
+        if _letters(_words(phrase.text)) == _letters(words):
             return phrase.text
     raise MalformedAnswerError(
         f"the caption of '{brief(tag)}', '{brief(caption)}', cannot be certain: {problem}", "caption"
@@ -58,26 +56,36 @@ class _Description:
 
     def __init__(self, prompt: str, tag: str, others: Sequence[str]) -> None:
         self.prompt, self.tag, self.others = prompt, tag, others
-        self.phrases = noun_phrases(prompt)
+        self.reading = Reading.of(prompt)
+        self.phrases = noun_phrases(self.reading)
         self.named = naming(tag, [phrase for phrase in self.phrases if not phrase.negated])
 
-    def problem(self, start: int, stop: int) -> str:
-        """What is wrong with ``prompt[start:stop]`` as the tag's phrase; empty if nothing."""
-        text = self.prompt[start:stop]
-        touched = [phrase for phrase in self.phrases if phrase.start < stop and start < phrase.end]
+    def places(self, words: Sequence[str]) -> Iterator[tuple[int, int]]:
+        """Where the prompt has these words next to each other, as tokens first .. stop - 1; with its own article."""
+        own = [_comparable(token) for token in self.reading.tokens]
+        bare = _bare(words)
+        for i in range(len(own) - len(bare) + 1 if bare else 0):
+            if own[i : i + len(bare)] == bare:
+                article = len(bare) < len(words) and i > 0 and own[i - 1] in _ARTICLES
+                yield i - article, i + len(bare)
+
+    def problem(self, first: int, stop: int) -> str:
+        """What is wrong with tokens first .. stop - 1 as the tag's phrase; empty if nothing."""
+        tokens = self.reading.tokens[first:stop]
+        start, end = self.reading.plain.place(tokens[0].start, tokens[-1].end)
+        touched = [phrase for phrase in self.phrases if phrase.start < end and start < phrase.end]
         if any(phrase.negated for phrase in touched):
             return "the description rules it out"
         mine = [phrase for phrase in touched if phrase in self.named]
-        whole = any(start <= phrase.start and phrase.end <= stop for phrase in mine)
-        if not mine or not (whole or naming(self.tag, noun_phrases(text))):
+        whole = any(start <= phrase.start and phrase.end <= end for phrase in mine)
+        if not mine or not (whole or naming(self.tag, noun_phrases(self.reading.phrase(first, stop)))):
             return f"it does not name the {brief(self.tag)} of the description"
         if len(mine) > 1:
             return "it names more than one"
-        words = _WORD.findall(text.lower())
-        if words[0] in _OPEN or words[-1] in _OPEN:
+        if tokens[0].text in _OPEN or tokens[-1].text in _OPEN:
             return "it is no whole phrase"
         for phrase in touched:
-            inside = start <= phrase.start and phrase.end <= stop and _belongs(phrase, mine[0], self.prompt)
+            inside = start <= phrase.start and phrase.end <= end and _belongs(phrase, mine[0], self.prompt)
             if phrase not in mine and not (inside and not any(naming(other, [phrase]) for other in self.others)):
                 return f"it has words of '{brief(phrase.text)}'"
         return ""
@@ -89,36 +97,23 @@ def _belongs(phrase: NounPhrase, owner: NounPhrase, prompt: str) -> bool:
     return content or prompt[phrase.end : owner.start].strip().replace("’", "'") == "'s"
 
 
-def _spans(caption: str, prompt: str) -> Iterator[tuple[int, int]]:
-    """Where the prompt has a caption's words next to each other, with its article if the caption has one too."""
-    words = _words(caption)
-    article = _WORD.findall(caption.lower())[:1] in ([one] for one in _ARTICLES)
-    places = [(match.start(), match.end(), _comparable(match.group())) for match in _WORD.finditer(prompt)]
-    gaps = _gaps(caption)[article:]
-    for i in range(len(places) - len(words) + 1 if words else 0):
-        run = places[i : i + len(words)]
-        if [word for _, _, word in run] != words:
-            continue
-        between = [prompt[left[1] : right[0]] for left, right in itertools.pairwise(run)]
-        if all(_JOINED.fullmatch(gap) or gap.strip() == own for gap, own in zip(between, gaps, strict=True)):
-            first = i - 1 if article and i and _is_article_of(places[i - 1], run[0], prompt) else i
-            yield places[first][0], run[-1][1]
-
-
 def _words(text: str) -> list[str]:
-    """Comparable words, without an article at the start."""
-    words = [_comparable(word) for word in _WORD.findall(unicodedata.normalize("NFC", text))]
-    return words[1:] if words and words[0] in _ARTICLES else words
+    """The words of a text, and the marks between them, in comparable form."""
+    words = [_comparable(token) for token in Reading.of(text).tokens]
+    while words and not any(map(str.isalnum, words[-1])):
+        words.pop()
+    return words
 
 
-def _gaps(caption: str) -> list[str]:
-    matches = list(_WORD.finditer(caption))
-    return [caption[a.end() : b.start()].strip() for a, b in itertools.pairwise(matches)]
+def _bare(words: Sequence[str]) -> list[str]:
+    """Without an article at the start."""
+    return list(words[1:] if words and words[0] in _ARTICLES else words)
 
 
-def _is_article_of(place: tuple[int, int, str], word: tuple[int, int, str], prompt: str) -> bool:
-    return place[2] in _ARTICLES and not prompt[place[1] : word[0]].strip()
+def _letters(words: Sequence[str]) -> list[str]:
+    """Without commas and hyphens too: "a red shiny car" is "a red, shiny car"."""
+    return [part for word in _bare(words) for part in word.split("-") if part not in ("", ",")]
 
 
-def _comparable(word: str) -> str:
-    return singular(unicodedata.normalize("NFC", word).lower().replace("’", "'"))
+def _comparable(token: Token) -> str:
+    return singular(token.text)

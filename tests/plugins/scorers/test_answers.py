@@ -145,6 +145,10 @@ def test_nonsense_never_becomes_an_answer(text):
         ("a man's hat", "hat", ["cup"], "a man’s hat", "a man's hat"),
         ("a teal-coloured book", "book", [], "a teal coloured book", "a teal-coloured book"),
         ("a red, shiny car", "car", [], "a red, shiny car", "a red, shiny car"),
+        ("a red, shiny car", "car", [], "a red shiny car", "a red, shiny car"),
+        ("a (red:1.3) car and a blue dog", "car", ["dog"], "a red car", "a red car"),
+        ('a red_car and a "blue" dog', "dog", ["car"], "a blue dog", "a blue dog"),
+        ("the cup and the box are red", "cup", ["box"], "the red cup", "the red cup"),
     ],
 )
 def test_a_certain_caption_is_a_phrase_of_the_prompt(prompt, tag, others, caption, phrase):
@@ -165,6 +169,7 @@ def test_a_certain_caption_is_a_phrase_of_the_prompt(prompt, tag, others, captio
         ("the cup is red and the box is blue", "cup", ["box"], "the red cup", "no phrase of"),
         ("the cup is red and the box is blue", "box", ["cup"], "red and the box", "'the cup is red'"),
         ("the cup is red. Box is blue", "box", ["cup"], "red box", "no phrase of"),
+        ('a sign that says "red dog"', "dog", ["sign"], "red dog", "no phrase of"),
         ("a boat house and a boat", "boat", ["house"], "a boat house", "does not name"),
         ("a teddy bear", "bear", [], "a teddy bear", "does not name"),
         ("a room without a hat", "hat", [], "a hat", "rules it out"),
