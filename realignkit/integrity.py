@@ -11,6 +11,9 @@ from typing import Any
 from realignkit.errors import DamagedError
 
 MANIFEST = "manifest.json"
+SEAL = "realignkit_sha256"
+"""The note in the header of weights that has their checksum."""
+_LONGEST_HEADER = 100_000_000  # as safetensors has it
 KEY = "realignkit"
 """The name of the text in a picture that says what it was made from."""
 
@@ -123,24 +126,25 @@ def seal(data: bytes, notes: dict[str, str]) -> bytes:
         notes: for the header, beside ``format``.
     """
     header, start = _header(data)
-    metadata = {**header.get("__metadata__", {}), **notes, "sha256": hashlib.sha256(data[start:]).hexdigest()}
+    metadata = {**header.get("__metadata__", {}), **notes, SEAL: hashlib.sha256(data[start:]).hexdigest()}
     text = json.dumps({"__metadata__": metadata, **{n: v for n, v in header.items() if n != "__metadata__"}}).encode()
     text += b" " * (-len(text) % 8)  # tensors start at a multiple of 8 bytes
     return len(text).to_bytes(8, "little") + text + data[start:]
 
 
 def sealed_notes(path: Path) -> dict[str, str]:
-    """The notes in the header of weights that :func:`seal` wrote, or anybody's; the tensors held against the checksum.
+    """The notes in the header of weights, the tensors held against the checksum where :func:`seal` wrote one.
 
     Raises:
         DamagedError: the file is missing or cut off, or its tensors are not those that were written.
     """
     try:
-        data = path.read_bytes()
-        header, start = _header(data)
-        notes = dict(header.get("__metadata__", {}))
-        if "sha256" in notes and hashlib.sha256(data[start:]).hexdigest() != notes["sha256"]:
-            raise ValueError("its content is not what was written")
+        with path.open("rb") as file:
+            size = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(min(size, _LONGEST_HEADER)))
+            notes = dict(header.get("__metadata__", {}))
+            if SEAL in notes and hashlib.file_digest(file, "sha256").hexdigest() != notes[SEAL]:
+                raise ValueError("its content is not what was written")
     except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise DamagedError(f"{path} is missing or damaged ({error})") from error
     return notes

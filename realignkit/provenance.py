@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -70,9 +71,16 @@ def fingerprint(path: Path) -> str:
 
 
 def _below(folder: Path) -> Iterable[Path]:
+    seen: set[str] = set()  # a link may lead back up
     for parent, folders, names in os.walk(folder, followlinks=True):
+        place = os.path.realpath(parent)
+        if place in seen:
+            folders[:] = []
+            continue
+        seen.add(place)
         folders[:] = sorted(name for name in folders if not name.startswith((".", "__pycache__")))
-        yield from (Path(parent) / name for name in names if not name.startswith(".") and not name.endswith(".md"))
+        files = (Path(parent) / name for name in names if not name.startswith(".") and not name.endswith(".md"))
+        yield from (file for file in files if file.is_file())  # and no link to nowhere, no pipe
 
 
 def fingerprint_of_image(image: PILImage) -> str:
@@ -113,7 +121,8 @@ def _fingerprint_of_path(text: str) -> str:
 
 
 def _is_path(text: str) -> bool:
-    return text.startswith(("~", ".")) or any(mark and mark in text for mark in (os.sep, os.altsep))
+    marked = text.startswith(("~", ".")) or any(mark and mark in text for mark in (os.sep, os.altsep))
+    return marked and re.search(r"\w", text) is not None  # '/' alone separates something
 
 
 def _holds_weights(path: Path) -> bool:

@@ -34,6 +34,17 @@ def test_a_folder_is_known_by_its_contents_wherever_it_lies(tmp_path: Path, mode
     assert fingerprint(model) != before
 
 
+def test_links_and_marks_lead_nowhere_else(model: Path, tmp_path: Path, monkeypatch):
+    before = fingerprint(model)
+    (model / "unet" / "up").symlink_to(model, target_is_directory=True)
+    (model / "gone.json").symlink_to(tmp_path / "nowhere")
+    os.mkfifo(model / "pipe")
+    assert fingerprint(model) == before
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "auto").mkdir()
+    assert contents({"separator": "/", "end": ".", "dtype": "auto", "device": str(model)}) == {}
+
+
 def test_beyond_a_limit_sizes_and_dates_stand_for_contents(model: Path, monkeypatch):
     monkeypatch.setattr(provenance, "READ_UP_TO", 50)
     weights = model / "unet" / "weights.safetensors"

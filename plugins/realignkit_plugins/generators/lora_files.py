@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from realignkit.errors import ModelError
+from realignkit.errors import DamagedError, ModelError
+from realignkit.integrity import sealed_notes
 from realignkit_plugins.generators.lora_keys import some
 from realignkit_plugins.generators.lora_layers import DENOISERS, TEXT_ENCODERS
 from realignkit_plugins.loading import resolve_model
@@ -147,6 +148,10 @@ def _read(path: Path) -> AdapterFile:
     with safe_open(path, framework="pt") as file:
         tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
         metadata = file.metadata() or {}
+    try:
+        sealed_notes(path)
+    except DamagedError as error:  # a flipped bit is still a number
+        raise ModelError(f"{error.reason}. Copy it again, or resume its training, which mends it.") from error
     beside = path.parent / PEFT_CONFIG
     configs: dict[str, dict[str, Any]] = {}
     if beside.is_file() and path.name != DIFFUSERS_FILE and any(map(_PEFT_KEY.search, tensors)):

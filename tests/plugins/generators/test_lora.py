@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save, save_file
 
 from realignkit.errors import ModelError, OptionError
+from realignkit.integrity import seal
 from realignkit_plugins.generators.lora import merge_lora
 from realignkit_plugins.generators.stable_diffusion import StableDiffusionGenerator
 from tests.attention.pixart import pixart_pipeline
@@ -140,6 +141,19 @@ def test_one_by_one_convolutions_and_linear_layers_are_the_same(tmp_path: Path):
     pipeline = fresh()
     merge_lora(pipeline, str(tmp_path))
     check(pipeline, {LAYER: 0.5})
+
+
+def test_a_flipped_bit_in_what_a_training_wrote_is_found(tmp_path: Path):
+    file = tmp_path / "pytorch_lora_weights.safetensors"
+    sealed = bytearray(seal(save(diffusers(LAYER)), {"iteration": "3"}))
+    file.write_bytes(sealed)
+    pipeline = fresh()
+    merge_lora(pipeline, str(file))
+    check(pipeline, {LAYER: 1.0})
+    sealed[-2] ^= 1
+    file.write_bytes(sealed)
+    with pytest.raises(ModelError, match="not what was written"):
+        merge_lora(fresh(), str(file))
 
 
 def test_scale_zero_changes_nothing_but_is_read(tmp_path: Path):
