@@ -28,6 +28,8 @@ from rich.progress import track
 
 from realignkit import Layout, Likelihood, LocalCaption, ModulationConfig, Realigner, Segment, Tag
 from realignkit.evaluation.paired import HEADER, HOW, compare
+from realignkit.integrity import read_lines
+from realignkit.locking import only_writer
 from realignkit.storage import atomic_write
 from realignkit_plugins.micro.oracle import Oracle, expected, fully_right, in_vocabulary, share_right
 from realignkit_plugins.micro.prompts import WorldPrompts
@@ -121,8 +123,8 @@ def main() -> None:
     parser.add_argument("--masks", choices=["own", "world"], default="own", help="world: ground-truth layouts instead")
     parser.add_argument("--smoke", action="store_true", help="a handful of prompts, few steps")
     arguments = parser.parse_args()
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    {"compare": run_compare, "sweep": run_sweep, "steps": run_steps}[arguments.command](arguments)
+    with only_writer(arguments.out):
+        {"compare": run_compare, "sweep": run_sweep, "steps": run_steps}[arguments.command](arguments)
 
 
 def jobs(arguments: argparse.Namespace) -> list[tuple[str, str, int]]:
@@ -209,7 +211,10 @@ def _read(path: Path, header: dict[str, Any]) -> list[dict[str, Any]]:
     if settings.exists() and json.loads(settings.read_text()) != json.loads(json.dumps(header)):
         raise SystemExit(f"{path.parent} holds results of other settings. Use another --out.")
     atomic_write(settings, json.dumps(header, indent=1))
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    rows, torn = read_lines(path)
+    if torn:  # of a run that was killed: measured again
+        atomic_write(path, "".join(json.dumps(row) + "\n" for row in rows))
+    return rows
 
 
 def compare_chunk(

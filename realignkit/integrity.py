@@ -35,7 +35,8 @@ def check_file(path: Path) -> None:
             if not content or (path.suffix == ".html" and not content.endswith(b"</html>")):
                 raise ValueError("it is cut off")
     except Exception as error:  # Pillow raises many kinds for damaged files
-        raise DamagedError(f"{path} is missing or damaged ({error})") from error
+        why = getattr(error, "strerror", None) or error
+        raise DamagedError(f"{path} is missing or damaged ({why})") from error
 
 
 def picture_key(path: Path) -> str | None:

@@ -25,6 +25,8 @@ def test_compare_resumes_and_refuses_to_mix_settings(tmp_path):
     rows = [json.loads(line) for line in (tmp_path / "out" / "rows.jsonl").read_text().splitlines()]
     assert [row["group"] for row in rows] == ["seen pairs"] * 2
     assert len({row["prompt"] for row in rows}) == 2 and "car" not in rows[0]["prompt"]
+    with (tmp_path / "out" / "rows.jsonl").open("a") as file:
+        file.write('{"prompt": "cut')  # as if killed while writing
     more = measure("compare", "--prompts", prompts, "--out", tmp_path / "out", "--seeds", "2")
     assert more.returncode == 0, more.stderr
     grown = (tmp_path / "out" / "rows.jsonl").read_text().splitlines()
