@@ -25,15 +25,15 @@ LENGTHS = ("max_tokens", "max_completion_tokens")
 
 _NO = (
     r"unsupported|not (?:\w+ )?(?:supported|permitted|allowed|available|enabled|recognized|accepted|implemented)"
-    r"|n[o']t support|unrecognized|unknown|unexpected|unavailable|extra inputs|forbidden|invalid|no longer"
+    r"|n[o']t support|unrecognized|unknown|unexpected|unavailable|extra inputs|forbidden|invalid|no longer|deprecated"
 )
 _ABOUT = {
     "length": (r"\bmax_(?:completion_)?tokens\b", rf"{_NO}|\buse\b"),
     "system": (
         r"\b(?:system|developer)\b[\s'\"]*(?:role|message|prompt|instruction)|messages\W+0\W+role|\broles?\b",
-        rf"{_NO}|must alternate|\bonly\b",
+        rf"{_NO}|must alternate|should be|must be|\bonly\b",
     ),
-    "temperature": (r"\btemperature\b", rf"{_NO}|\bonly\b|must be|has to be|strictly"),
+    "temperature": (r"\btemperature\b", rf"{_NO}|\bonly\b|must be|should be|has to be|strictly"),
     "form": (
         r"response[_ ]format|json[_ ](?:schema|object|mode)|\bgrammar|structured[_ ]outputs?|guided",
         rf"{_NO}|must be|should be|\bonly\b|fail",
@@ -44,7 +44,8 @@ _ABOUT = {
 _TOO_LONG = re.compile(
     r"context[_ ](?:length|window|size)|context_length_exceeded|(?:prompt|input|request)\b.{0,30}\btoo (?:long|large)"
     r"|too many (?:input )?tokens|tokens?'?s? (?:is|are) too (?:large|many)|maximum (?:allowed )?(?:number of )?tokens"
-    r"|exceeds? the (?:available |maximum )?context",
+    r"|exceeds? the (?:available |maximum )?context"
+    r"|\bmax_(?:completion_)?tokens\b.{0,60}(?:at most|less than|no more than|maximum|between|exceed|<)",
     re.IGNORECASE,
 )
 _KEY = re.compile(r"api[\s_-]?key|unauthori[sz]ed|authentication", re.IGNORECASE)

@@ -144,7 +144,7 @@ class OpenAIChatScorer(LanguageModelScorer):
 
     def _refusal(self, error: Any, dialect: Dialect) -> Exception:
         status, o = error.status_code, self.options
-        detail = str(error)
+        detail = str(error)[:_LONGEST_ERROR]
         # llama.cpp's server calls much that it does not know an internal error.
         if (status in (400, 404, 415, 422) or status >= 500) and (better := dialect.after(detail)):
             return _AskedWronglyError(better)

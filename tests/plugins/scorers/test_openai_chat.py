@@ -356,7 +356,18 @@ def positive_temperature(request):
     return "`temperature` must be strictly positive" if request.get("temperature") == 0 else None
 
 
+def deprecated_temperature(request):
+    return "`temperature` is deprecated for this model." if "temperature" in request else None
+
+
+def two_roles(request):
+    known = all(message["role"] in ("user", "assistant") for message in request["messages"])
+    return None if known else "messages.0.role: Input should be 'user' or 'assistant'"
+
+
 PICKY = [
+    deprecated_temperature,
+    two_roles,
     without_schema,
     only_text,
     only_new_length,
@@ -463,7 +474,13 @@ def test_the_repair_keeps_to_what_was_learnt(scorer):
         (429, "You exceeded your current quota (insufficient_quota)", "no credit", "refused"),
         (400, "The response was filtered due to the content_filter policy", "use another scorer", "declined"),
         (400, "Bad Request", "structured, length_parameter, system_role", "refused"),
-        (400, "max_tokens must be at most 256", "structured, length_parameter", "refused"),
+        (400, "max_tokens must be at most 256", "Lower max_output_tokens", "too long"),
+        (
+            400,
+            "Invalid value for 'max_tokens': must be less than or equal to 512",
+            "Lower max_output_tokens",
+            "too long",
+        ),
         (400, "field required: {'loc': ['body', 'prompt'], 'input': {'response_format': 1}}", "say what", "refused"),
         (307, "", "give it as base_url", "refused"),
     ],
