@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Self
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Never, Self
 
 from realignkit import candidates as selection
 from realignkit import inputs, steps
@@ -21,6 +23,7 @@ from realignkit.attention import families, sampler, spans
 from realignkit.attention.modulation import ModulationConfig
 from realignkit.contracts import Generator, Reward, Scorer, Segmenter, Tagger, parse_options
 from realignkit.errors import ModelError, OptionError
+from realignkit.images import given_image
 from realignkit.provenance import contents, fingerprint_of_image
 from realignkit.registry import Registry, default_registry
 from realignkit.rewards import make_reward
@@ -117,6 +120,7 @@ class Realigner:
         segment_unlikely: bool = False,
         candidates: int = 1,
         select_by: str | Reward | None = None,
+        **_misplaced: Never,
     ) -> Self:
         """Make a realigner from names. Cheap: weights are loaded at first use.
 
@@ -139,6 +143,7 @@ class Realigner:
             PluginError: an unknown or unavailable plugin.
             OptionError: an unknown option or a bad value.
         """
+        _refuse_misplaced(_misplaced, cls.from_pretrained)
         registry = registry or default_registry()
         specs = {"tagger": tagger, "scorer": scorer, "segmenter": segmenter}
         options = dict(options or {})
@@ -202,12 +207,16 @@ class Realigner:
             "contents": contents(options, self._known),
         }
 
-    def settings_for(self, coarse: PILImage | None) -> dict[str, Any]:
-        """The settings of one realignment: :attr:`settings`, and which coarse image was given, if one was."""
+    def settings_for(self, coarse: inputs.Picture | None) -> dict[str, Any]:
+        """The settings of one realignment: :attr:`settings`, and which coarse image was given, if one was.
+
+        Raises:
+            OptionError: the image cannot be read.
+        """
         settings = self.settings
         if coarse is None:
             return {**settings, "coarse": "generated"}
-        inside = {**settings["contents"], "coarse": fingerprint_of_image(coarse)}
+        inside = {**settings["contents"], "coarse": fingerprint_of_image(given_image(coarse)[0])}
         return {**settings, "coarse": "given", "contents": inside}
 
     def __call__(
@@ -215,15 +224,17 @@ class Realigner:
         prompt: str | Sequence[str],
         seed: int | Sequence[int] = 42,
         *,
-        coarse: PILImage | Sequence[PILImage | None] | None = None,
+        coarse: inputs.Picture | Sequence[inputs.Picture | None] | None = None,
         progress: Progress | None = None,
+        **_misplaced: Never,
     ) -> Realignment | list[Realignment]:
         """Realign one prompt, or a batch.
 
         Args:
             prompt: one or many.
             seed: one for all, or one per prompt; one prompt with many seeds works too.
-            coarse: images to refine instead of generating them (per prompt; None generates that one).
+            coarse: images to refine instead of generating them (per prompt; None generates that one): PIL images,
+                paths of files, or arrays uint8 of (H, W), (H, W, 3) or (H, W, 4).
             progress: called as the work goes on.
 
         Returns:
@@ -233,11 +244,12 @@ class Realigner:
             PromptError: a prompt is empty or too long.
             ModelError: the model cannot be modulated, is damaged, or computed NaN.
             PluginError: a plugin failed.
-            OptionError: the numbers of prompts, seeds and coarse images do not match.
+            OptionError: the numbers of prompts, seeds and coarse images do not match, or an image cannot be read.
         """
-        self.check_model()
-        one = isinstance(prompt, str) and isinstance(seed, int)
+        _refuse_misplaced(_misplaced, self.__call__)
+        one = isinstance(prompt, str) and inputs.is_one(seed)
         prompts, seeds, images = inputs.pair(prompt, seed, coarse)
+        self.check_model()
         for text in prompts:  # all of them before any work, not batch by batch
             self.check_prompt(text)
         done: list[Realignment] = []
@@ -247,7 +259,7 @@ class Realigner:
         return done[0] if one else done
 
     def _realign(
-        self, prompts: list[str], seeds: list[int], given: list[PILImage | None], progress: Progress
+        self, prompts: list[str], seeds: list[int], given: list[inputs.Given | None], progress: Progress
     ) -> list[Realignment]:
         count, everyone = len(prompts), range(len(prompts))
         timings: list[dict[str, float]] = [{} for _ in everyone]
@@ -255,7 +267,7 @@ class Realigner:
         starts = list(seeds)  # what each coarse image was drawn from
 
         size = self.image_size
-        fitted = {i: inputs.fit_image(image, size) for i, image in enumerate(given) if image is not None}
+        fitted = {i: inputs.cropped(image, size) for i, image in enumerate(given) if image is not None}
         fresh = [i for i in everyone if i not in fitted]
         coarse = {i: image for i, (image, _) in fitted.items()}
         if fresh:
@@ -332,7 +344,7 @@ class Realigner:
                 plugins={**self.names, "scorer": answers[i].scorer},
                 notes=tuple(notes[i]),
                 timings=timings[i],
-                settings=self.settings_for(given[i]),
+                settings=self.settings_for(None if (image := given[i]) is None else image[0]),
                 versions=versions(),
                 accepted=i not in rejected,
             )
@@ -371,6 +383,7 @@ class Realigner:
         Raises:
             PromptError, ModelError: as for calling the realigner.
         """
+        prompts, seeds, _ = inputs.pair(prompts, seeds, None)
         for prompt in prompts:
             self.check_prompt(prompt)
         images: list[PILImage] = []
@@ -378,39 +391,46 @@ class Realigner:
             batch = slice(start, start + self.batch_size)
             images += sampler.generate(
                 self._pipeline(),
-                list(prompts[batch]),
-                list(seeds[batch]),
+                prompts[batch],
+                seeds[batch],
                 **self.sampling.model_dump(),
                 progress=_as_step("generate", progress),
             )
         return images
 
     def tag(self, images: Sequence[PILImage]) -> list[tuple[Tag, ...]]:
-        """Name the objects in images (RGB).
+        """Name the objects in images, which may be of any kind that calling the realigner takes.
 
         Raises:
             PluginError: the tagger failed or broke its contract.
+            OptionError: an image cannot be read.
         """
-        return steps.tag_images(self.tagger, self.names["tagger"], images)
+        return steps.tag_images(self.tagger, self.names["tagger"], inputs.pictures(images))
 
     def score(self, prompt: str, tags: Sequence[Tag]) -> Answer:
         """Judge and describe tags in the light of the prompt (eq. 6), by the first scorer that can.
 
         Raises:
             PluginError: no scorer of the chain gave a valid answer.
+            OptionError: a tag is none, or its confidence is outside [0, 1].
+            PromptError: the prompt is no text.
         """
-        return steps.answer(self.scorers, prompt, tags)
+        (text,), _, _ = inputs.pair([prompt], 0, None)
+        return steps.answer(self.scorers, text, inputs.tags(tags))
 
     def segment(self, image: PILImage, captions: Sequence[LocalCaption]) -> tuple[Layout, tuple[str, ...]]:
         """Find the captions' masks in the image; with the layout comes a note for each that has none.
 
-        Unlikely objects are left out unless ``segment_unlikely`` or ``suppress_unlikely`` is on.
+        Masks are those of the picture as it is seen, turned by its EXIF flag. Unlikely objects are left out unless
+        ``segment_unlikely`` or ``suppress_unlikely`` is on.
 
         Raises:
             PluginError: the segmenter failed or broke its contract.
+            OptionError: the image cannot be read, or a caption is none.
         """
+        captions, (picture, _) = inputs.captions(captions), given_image(image)
         wanted = [c for c in captions if self.segment_unlikely or c.likelihood is not Likelihood.UNLIKELY]
-        return steps.segment_image(self.segmenter, self.names["segmenter"], image, wanted)
+        return steps.segment_image(self.segmenter, self.names["segmenter"], picture, wanted)
 
     def refine(
         self,
@@ -428,20 +448,25 @@ class Realigner:
 
         Raises:
             PromptError, ModelError: as for calling the realigner.
+            OptionError: numbers do not match, or a mask is not bool (H, W) of :attr:`image_size`.
         """
         self.check_model()
+        prompts, seeds, given = inputs.pair(prompts, seeds, coarse)
         for prompt in prompts:
             self.check_prompt(prompt)
-        return sampler.refine(
+        fitted = [inputs.cropped(image, self.image_size) for image in given if image is not None]
+        result = sampler.refine(
             self._pipeline(),
-            list(prompts),
-            list(layouts),
-            list(seeds),
+            prompts,
+            inputs.layouts(layouts, self.image_size),
+            seeds,
             self.modulation,
             **self.sampling.model_dump(),
-            coarse=None if coarse is None else list(coarse),
+            coarse=[image for image, _ in fitted] or None,
             progress=_as_step("refine", progress),
         )
+        changes = [tuple(notes) for _, notes in fitted] or [()] * len(prompts)
+        return replace(result, notes=[a + b for a, b in zip(changes, result.notes, strict=True)])
 
     def lost(self, captions: Sequence[Sequence[LocalCaption]], images: Sequence[PILImage]) -> list[tuple[str, ...]]:
         """What ``modulation.verify`` asks: per image (RGB) the tags of certain captions that the tagger misses in it.
@@ -492,6 +517,12 @@ class Realigner:
     def _modulates(self, layout: Layout) -> bool:
         suppress = self.modulation.suppress_unlikely
         return any((segment.caption.score > 0 or suppress) and segment.mask.any() for segment in layout)
+
+
+def _refuse_misplaced(arguments: Mapping[str, Any], function: Callable[..., Any]) -> None:
+    for name in arguments:
+        known, constructor = (inspect.signature(f).parameters for f in (function, Realigner.from_pretrained))
+        raise inputs.misplaced(name, known, constructor)
 
 
 def _silent(step: str, done: int, total: int) -> None: ...

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from realignkit.contracts import Options, Reward
 from realignkit.errors import ModelError
+from realignkit.images import to_rgb
 from realignkit.steps import blame, breach
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ def rewards_of(
 
 def to_tensor(images: Sequence[Image]) -> Tensor:
     """RGB images of one size as float32 (B, 3, H, W) in [0, 1], as rewards take them."""
-    arrays = [np.asarray(image.convert("RGB"), dtype=np.float32) / 255 for image in images]
+    arrays = [np.asarray(to_rgb(image), dtype=np.float32) / 255 for image in images]
     return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).contiguous()
 
 
@@ -115,7 +116,7 @@ def _ask(
         return [float(value) for value in rewards_of(reward, name, to_tensor(images).to(device), prompts)]
 
     def answer(_: Tensor, texts: Sequence[str]) -> Tensor:
-        values: Tensor = method(list(images), list(texts))
+        values: Tensor = method([image.copy() for image in images], list(texts))
         return values
 
     return [float(value) for value in rewards_of(answer, name, torch.empty(0), prompts)]

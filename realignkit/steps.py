@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
+from realignkit import checks
 from realignkit.assembly import secrets_of
 from realignkit.contracts import Scorer, Segmenter, Tagger
 from realignkit.errors import FOREIGN, PluginError, RealignKitError, ScorerError, enough_memory
@@ -57,14 +57,14 @@ def tag_images(tagger: Tagger, name: str, images: Sequence[Image]) -> list[tuple
         PluginError: the tagger failed or broke its contract.
     """
     with blame("tagger", name):
-        found = list(tagger(images))
+        found = [list(tags) for tags in tagger([image.copy() for image in images])]
     if len(found) != len(images):
         raise breach("tagger", name, f"{len(found)} answers for {len(images)} images")
     for tags in found:
         for tag in tags:
-            if not isinstance(tag, Tag) or not tag.name.strip():
-                raise breach("tagger", name, f"{tag!r} is no tag with a name")
-    return [tuple({tag.name: tag for tag in reversed(tuple(tags))}.values())[::-1] for tags in found]
+            if problem := checks.tag_problem(tag):
+                raise breach("tagger", name, problem)
+    return [checks.distinct(tags) for tags in found]
 
 
 def answer(scorers: Sequence[tuple[str, Scorer]], prompt: str, tags: Sequence[Tag]) -> Answer:
@@ -179,10 +179,8 @@ class _Guarded:
 
 def _answer_problem(captions: Sequence[Any], tags: Sequence[Tag]) -> str:
     for caption in captions:
-        if not isinstance(caption, LocalCaption) or not isinstance(caption.likelihood, Likelihood):
-            return f"{caption!r} is no local caption"
-        if not caption.caption.strip():
-            return f"the local caption of '{caption.tag}' is empty"
+        if problem := checks.caption_problem(caption):
+            return problem
     asked, got = [tag.name for tag in tags], [caption.tag for caption in captions]
     if got == asked:
         return ""
@@ -211,7 +209,7 @@ def segment_image(
     if not captions:
         return Layout(), ()
     with blame("segmenter", name):
-        found = list(segmenter(image, [caption.caption for caption in captions]))
+        found = list(segmenter(image.copy(), [caption.caption for caption in captions]))
     if len(found) != len(captions):
         raise breach("segmenter", name, f"{len(found)} answers for {len(captions)} phrases")
     segments, notes = [], []
@@ -230,14 +228,12 @@ def segment_image(
 def _segment(name: str, image: Image, caption: LocalCaption, item: Any) -> Segment | None:
     try:
         mask, confidence = item
-        mask, confidence = np.asarray(mask), float(confidence)
+        # A copy, because segmenters may use their memory again.
+        mask, confidence = np.array(mask), float(confidence)
     except (TypeError, ValueError) as error:
         raise breach("segmenter", name, f"the answer for '{caption.caption}' is no (mask, confidence)") from error
-    shape = (image.height, image.width)
-    if mask.dtype != np.bool_ or mask.shape != shape:
-        raise breach("segmenter", name, f"masks must be bool {shape}, got {mask.dtype} {mask.shape}")
-    if not (math.isfinite(confidence) and 0 <= confidence <= 1):
-        raise breach("segmenter", name, f"confidence must be in [0, 1], got {confidence}")
+    if problem := checks.mask_problem(mask, image.size) or checks.confidence_problem(confidence):
+        raise breach("segmenter", name, problem)
     return Segment(caption, mask, confidence) if mask.any() else None
 
 
@@ -253,27 +249,27 @@ def before_refine(registry: Registry, prompt: str, layout: Layout, size: tuple[i
     for plugin in [implementation.plugin for implementation in reversed(hook.get_hookimpls())]:
         name = registry.manager.get_name(plugin) or repr(plugin)
         with blame("hook before_refine of plugin", name):
-            results = _only(registry, "before_refine", plugin)(prompt=prompt, layout=layout)
+            results = _only(registry, "before_refine", plugin)(prompt=prompt, layout=checks.copied_layout(layout))
         for result in [results] if not isinstance(results, list) else results:
             if result is None:
                 continue
             if not isinstance(result, Layout):
                 raise breach("hook before_refine of plugin", name, f"a {type(result).__name__} is no Layout")
-            if any(segment.mask.shape != size[::-1] or segment.mask.dtype != np.bool_ for segment in result):
-                raise breach("hook before_refine of plugin", name, f"masks must be bool {size[::-1]}")
-            layout = result
+            if problem := next(filter(None, (checks.segment_problem(segment, size) for segment in result)), ""):
+                raise breach("hook before_refine of plugin", name, problem)
+            layout = checks.copied_layout(result)
     return layout
 
 
 def after_realign(registry: Registry, realignment: Realignment) -> None:
-    """Show a finished realignment to every plugin's ``after_realign``.
+    """Show a copy of a finished realignment to every plugin's ``after_realign``.
 
     Raises:
         PluginError: a plugin failed.
     """
     for plugin in [implementation.plugin for implementation in reversed(registry.hook.after_realign.get_hookimpls())]:
         with blame("hook after_realign of plugin", registry.manager.get_name(plugin) or repr(plugin)):
-            _only(registry, "after_realign", plugin)(realignment=realignment)
+            _only(registry, "after_realign", plugin)(realignment=checks.copied(realignment))
 
 
 def after_train_step(registry: Registry, state: TrainState) -> bool:

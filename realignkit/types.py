@@ -6,7 +6,7 @@ Images are :class:`PIL.Image.Image` in RGB; masks are NumPy boolean arrays of sh
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -55,7 +55,7 @@ class LocalCaption:
         return self.likelihood.score
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Segment:
     """An object's local caption and where it is: ``mask`` bool (H, W), ``confidence`` in [0, 1]."""
 
@@ -68,15 +68,31 @@ class Segment:
         """Share of the image that the mask covers, in [0, 1]."""
         return float(self.mask.mean())
 
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Segment):
+            return NotImplemented
+        mine, theirs = (self.caption, self.confidence), (other.caption, other.confidence)
+        return mine == theirs and np.array_equal(self.mask, other.mask)
 
-@dataclass(frozen=True, eq=False)
+    def __hash__(self) -> int:
+        return hash((self.caption, self.confidence))
+
+    def __repr__(self) -> str:
+        size = " x ".join(map(str, np.shape(self.mask)))
+        return f"Segment({self.caption!r}, mask={size}, confidence={self.confidence:.3g})"
+
+
+@dataclass(frozen=True)
 class Layout:
     """The segments of one image, all masks of the same (height, width). May be empty."""
 
     segments: tuple[Segment, ...] = ()
 
     def __post_init__(self) -> None:
-        shapes = {segment.mask.shape for segment in self.segments}
+        object.__setattr__(self, "segments", tuple(self.segments))
+        if strangers := [segment for segment in self.segments if not isinstance(segment, Segment)]:
+            raise ValueError(f"a layout is made of Segments, not of a {type(strangers[0]).__name__}")
+        shapes = {np.shape(segment.mask) for segment in self.segments}
         if len(shapes) > 1 or any(len(shape) != 2 for shape in shapes):
             raise ValueError(f"a layout needs masks of one shape (H, W), got {sorted(shapes)}")
 
@@ -129,9 +145,11 @@ class Truth:
     found: int
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Realignment:
     """Everything one realignment saw and made. :meth:`save` and :meth:`load` round-trip.
+
+    Two are equal where all they hold is, pixel by pixel; how long they took aside.
 
     Attributes:
         prompt, seed: what was asked for.
@@ -167,6 +185,36 @@ class Realignment:
         """The picture to use, RGB: the refined one, or the coarse one where the refined one was not accepted."""
         return self.refined if self.accepted else self.coarse
 
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Realignment):
+            return NotImplemented
+        same = (
+            getattr(self, f.name) == getattr(other, f.name) for f in fields(self) if f.name not in (*_IMAGES, "timings")
+        )
+        return all(same) and all(_same_pixels(getattr(self, name), getattr(other, name)) for name in _IMAGES)
+
+    def __hash__(self) -> int:
+        return hash((self.prompt, self.seed, self.tags, self.captions))
+
+    def __repr__(self) -> str:
+        width, height = self.coarse.size
+        prompt = self.prompt if len(self.prompt) <= 60 else f"{self.prompt[:59]}…"
+        fate = "coarse image kept" if not self.accepted or _same_pixels(self.coarse, self.refined) else "refined"
+        return (
+            f"<Realignment of {prompt!r}, seed {self.seed}: {width} x {height}, {len(self.tags)} tags, "
+            f"{len(self.layout)} segments, {fate}>"
+        )
+
+    def _repr_html_(self) -> str:
+        from realignkit.notebook import html
+
+        return html(self)
+
+    def _repr_png_(self) -> bytes:
+        from realignkit.notebook import side_by_side
+
+        return side_by_side(self)
+
     def save(self, folder: str | Path) -> Path:
         """Write ``realignment.json``, ``coarse.png``, ``refined.png`` and ``masks/*.png`` into ``folder``.
 
@@ -189,3 +237,10 @@ class Realignment:
         from realignkit.storage import load_realignment
 
         return load_realignment(Path(folder))
+
+
+_IMAGES = ("coarse", "refined")
+
+
+def _same_pixels(one: Image, other: Image) -> bool:
+    return one.size == other.size and one.convert("RGB").tobytes() == other.convert("RGB").tobytes()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -12,7 +13,6 @@ from realignkit_plugins.failures import explain, is_local
 
 if TYPE_CHECKING:
     import torch
-    from PIL.Image import Image
 
 DTypeName = Literal["auto", "fp32", "fp16", "bf16"]
 _MICRO = "micro:"
@@ -73,6 +73,8 @@ def loading(what: str, model: str) -> Iterator[None]:
 
     bars = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()
+    imports = logging.getLogger("transformers.utils.import_utils")
+    imports.addFilter(_worth_saying)
     try:
         yield
     except ModelError:
@@ -80,8 +82,14 @@ def loading(what: str, model: str) -> Iterator[None]:
     except Exception as error:  # the libraries raise a dozen types for a bad checkpoint
         raise ModelError(f"the {what} '{model}' cannot be loaded {explain(model, error, is_local(model))}") from error
     finally:
+        imports.removeFilter(_worth_saying)
         if bars:
             transformers_logging.enable_progress_bar()
+
+
+def _worth_saying(record: logging.LogRecord) -> bool:
+    # That image processors fall back to Pillow is what we want: torchvision is left out on purpose.
+    return "requires torchvision (not installed); falling back to" not in record.getMessage()
 
 
 def load_model(cls: Any, folder: str, model: str, **kwargs: Any) -> Any:
@@ -109,11 +117,6 @@ def image_processor(folder: str, **kwargs: Any) -> Any:
     from transformers import AutoImageProcessor
 
     return AutoImageProcessor.from_pretrained(folder, backend="pil", **kwargs)
-
-
-def rgb(image: Image) -> Image:
-    """The image in RGB; itself when it is already."""
-    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def hub_options(revision: str | None) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import numpy as np
 
 from realignkit.attention.config import ModulationConfig
 from realignkit.errors import OptionError, PromptError
+from realignkit.images import open_image
 from realignkit.types import Layout, Likelihood, LocalCaption, Mask, Segment
 
 if TYPE_CHECKING:
@@ -132,9 +133,8 @@ def _read(phrase: str, path: Path, size: tuple[int, int]) -> Mask:
     from PIL import Image
 
     try:
-        with Image.open(path) as image:
-            # Through white on black: what is transparent is outside.
-            grey = Image.alpha_composite(Image.new("RGBA", image.size, "black"), image.convert("RGBA")).convert("L")
-    except Exception as error:  # Pillow raises many kinds for damaged files
-        raise OptionError(f"the mask of '{phrase}' cannot be read: {error}. Give a PNG, white inside.") from None
+        # On black: what is transparent is outside.
+        grey = open_image(path, background="black")[0].convert("L")
+    except OptionError as error:
+        raise OptionError(f"the mask of '{phrase}' cannot be read: {error}") from None
     return np.asarray(grey.resize(size, Image.Resampling.NEAREST)) > 0

@@ -28,6 +28,7 @@ from realignkit.attention.plain import (
 from realignkit.attention.processor import ModulatedAttention, modulate
 from realignkit.attention.schedule import running_schedule
 from realignkit.errors import ModelError, OptionError, enough_memory
+from realignkit.images import to_rgb
 from realignkit.types import Layout
 
 if TYPE_CHECKING:
@@ -295,7 +296,7 @@ def _from_image(pipeline: Any) -> Any:
 def _encode_images(pipeline: Any, images: Sequence[Image], size: tuple[int | None, int | None]) -> Tensor:
     """Latents (B, 4, h, w) of RGB images: the posterior's mode, so that the seed's first noise is the coarse one."""
     vae = pipeline.vae
-    pixels = pipeline.image_processor.preprocess([image.convert("RGB") for image in images], *size)
+    pixels = pipeline.image_processor.preprocess([to_rgb(image) for image in images], *size)
     # As in the pipelines: a VAE that overflows in float16 is run in float32.
     dtype = vae.dtype
     upcast = dtype == torch.float16 and bool(getattr(vae.config, "force_upcast", False))

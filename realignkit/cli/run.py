@@ -15,8 +15,6 @@ from realignkit.cli.show import EXTRA_FILES, print_files, write_extras
 from realignkit.errors import OptionError, PromptError
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
-
     from realignkit.evaluation import RunSummary
     from realignkit.realigner import Progress, Realigner
     from realignkit.types import Realignment
@@ -66,11 +64,13 @@ def run(
         raise PromptError("the prompt is empty. Say what the picture should show, e.g. 'a red book'.")
     if (candidates > 1) != (select_by is not None):
         raise typer.BadParameter("--candidates N, at least 2, and --select-by REWARD go together.")
-    image = _read_image(coarse) if coarse is not None else None
 
     from realignkit.evaluation.runs import slug
+    from realignkit.images import open_image
     from realignkit.locking import only_writer
 
+    if coarse is not None:
+        open_image(coarse)  # what cannot be read shows before minutes of work
     single = prompts is None and len(seeds) == 1
     if folder is None:
         stem = prompts.stem if prompts is not None else slug(texts[0])
@@ -86,12 +86,12 @@ def run(
             if single:
                 realigner.check_prompt(texts[0])
         if single:
-            _run_one(realigner, texts[0], seeds[0], folder, image, overwrite)
+            _run_one(realigner, texts[0], seeds[0], folder, coarse, overwrite)
         elif _run_many(realigner, texts, seeds, folder, overwrite).failures:
             raise typer.Exit(EXIT_SOME_FAILED)
 
 
-def _run_one(realigner: Realigner, prompt: str, seed: int, folder: Path, coarse: Image | None, overwrite: bool) -> None:
+def _run_one(realigner: Realigner, prompt: str, seed: int, folder: Path, coarse: Path | None, overwrite: bool) -> None:
     from realignkit.errors import DamagedError
     from realignkit.evaluation.runs import check_matches
     from realignkit.storage import discard, is_complete
@@ -189,17 +189,6 @@ def _read_prompts(path: Path) -> list[str]:
     if not prompts:
         raise OptionError(f"{path} has no prompts. Write one a line.")
     return prompts
-
-
-def _read_image(path: Path) -> Image:
-    from PIL import Image
-
-    try:
-        with Image.open(path) as image:
-            image.load()
-            return image
-    except Exception as error:  # Pillow raises many kinds for damaged files
-        raise OptionError(f"cannot read {path} as an image: {error}. Give a PNG, JPEG or WebP file.") from None
 
 
 @contextlib.contextmanager

@@ -22,6 +22,7 @@ from realignkit.evaluation.paired import share_interval
 from realignkit.evaluation.runs import Job
 from realignkit.evaluation.success import problems
 from realignkit.evaluation.tables import Cell, markdown, row
+from realignkit.images import as_seen
 from realignkit.inputs import check_text
 from realignkit.integrity import checksum, picture_key
 from realignkit.locking import only_writer
@@ -305,7 +306,7 @@ def _open(path: Path) -> PILImage:
 
     try:
         with Image.open(path) as image:
-            return image.convert("RGB")
+            return as_seen(image)[0]
     except Exception as error:  # Pillow raises many kinds for damaged files
         raise DamagedError(f"{path} is damaged ({error})", "Run the same command again.") from error
 

@@ -14,6 +14,7 @@ import numpy as np
 from realignkit.assembly import assign_options, effective_options
 from realignkit.errors import ModelError, OptionError
 from realignkit.evaluation.measurements import Features
+from realignkit.images import image_files, open_image
 from realignkit.provenance import digest_of, stamps
 from realignkit.registry import Registry
 from realignkit.rewarding import rate
@@ -23,7 +24,6 @@ from realignkit.steps import blame, breach
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 REFERENCES = 1000
 """Reference pictures that a metric draws at most."""
 PER_PROMPT = 4
@@ -125,7 +125,9 @@ class Judging:
     def _values(self, images: Sequence[Image], prompts: Sequence[str]) -> list[dict[str, float]]:
         with blame("metric", self.name):
             if _has(self.metric, "judge_each"):
-                found = [dict(values) for values in self.metric.judge_each(list(images), list(prompts))]
+                found = [
+                    dict(values) for values in self.metric.judge_each([image.copy() for image in images], list(prompts))
+                ]
             else:
                 found = [dict(self._alone(image, prompt)) for image, prompt in zip(images, prompts, strict=True)]
         if len(found) != len(images):
@@ -143,14 +145,14 @@ class Judging:
 
     def _alone(self, image: Image, prompt: str) -> Mapping[str, float]:
         fresh = copy.deepcopy(self.metric)
-        fresh.update([image], [prompt])
+        fresh.update([image.copy()], [prompt])
         found: Mapping[str, float] = fresh.compute()
         return found
 
     def _see(self, images: Sequence[Image]) -> Features:
         assert self._seer is not None
         with blame("metric", self._seer):
-            found = np.asarray(self._eyes.features(list(images)), dtype=np.float32)
+            found = np.asarray(self._eyes.features([image.copy() for image in images]), dtype=np.float32)
         if found.ndim != 2 or len(found) != len(images) or not np.isfinite(found).all():
             raise breach(
                 "metric", self._seer, f"{len(images)} images got features of shape {found.shape}, or no numbers"
@@ -173,7 +175,7 @@ class Judging:
             return None
         if self._files:
             batches = [self._files[i : i + batch_size] for i in range(0, len(self._files), batch_size)]
-            return np.concatenate([self._see([_open(path) for path in batch]) for batch in batches])
+            return np.concatenate([self._see([open_image(path)[0] for path in batch]) for batch in batches])
         count = min(PER_PROMPT * len(prompts), max(REFERENCES, len(prompts)))
         with blame("metric", self.name):
             drawn = list(self.metric.reference(list(prompts), count))
@@ -185,7 +187,7 @@ def _has(plugin: Any, method: str) -> bool:
 
 
 def _pictures(folder: Path) -> list[Path]:
-    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+    found = image_files(folder)
     if len(found) < 2:
         raise OptionError(
             f"{folder} holds {len(found)} pictures; --reference takes a folder with many (PNG, JPEG, WebP)."
@@ -195,13 +197,3 @@ def _pictures(folder: Path) -> list[Path]:
 
 def _fingerprint(files: Sequence[Path]) -> str:
     return f"{len(files)} pictures, {digest_of([*(path.name for path in files), *stamps(files)])}"
-
-
-def _open(path: Path) -> Image:
-    from PIL import Image
-
-    try:
-        with Image.open(path) as image:
-            return image.convert("RGB")
-    except Exception as error:  # Pillow raises many kinds for damaged files
-        raise OptionError(f"cannot read {path} as an image: {error}. Remove it from the reference folder.") from None

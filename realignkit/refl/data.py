@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from realignkit.errors import DamagedError, OptionError, PromptError
+from realignkit.images import open_image
 from realignkit.inputs import fit_image
 from realignkit.integrity import check_file
 from realignkit.provenance import digest_of, stamps
@@ -187,11 +187,7 @@ class Pairs:
             OptionError: it cannot be read.
         """
         path = self.folder / self.pairs[index][0]
-        try:
-            with Image.open(path) as image:
-                return to_tensor([fit_image(image, self.networks.image_size)[0]])
-        except Exception as error:  # Pillow raises many kinds for damaged files
-            raise OptionError(f"{path} cannot be read as an image ({error}). Replace or remove it.") from error
+        return to_tensor([fit_image(open_image(path)[0], self.networks.image_size)[0]])
 
 
 def _read_pairs(folder: Path) -> list[tuple[str, str]]:

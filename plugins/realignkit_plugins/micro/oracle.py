@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from realignkit.errors import ModelError
+from realignkit.images import to_rgb
 from realignkit_plugins.micro import checkpoints
 from realignkit_plugins.micro.world.vocabulary import COLOURS, COUNTS, NOUNS, plural
 
@@ -132,7 +133,7 @@ class _Block(nn.Module):
 
 
 def _pixels(images: Sequence[Image.Image]) -> torch.Tensor:
-    pixels = np.stack([np.asarray(image.convert("RGB")) for image in images])
+    pixels = np.stack([np.asarray(to_rgb(image)) for image in images])
     return torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255
 
 

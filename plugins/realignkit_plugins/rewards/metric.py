@@ -11,6 +11,7 @@ from pydantic import Field
 from realignkit.contracts import Metric
 from realignkit.contracts import Options as PluginOptions
 from realignkit.errors import OptionError, PluginError
+from realignkit.images import to_rgb
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -114,7 +115,7 @@ def reported(reward: Any, images: Sequence[Image], prompts: Sequence[str]) -> Te
 
     if len({image.size for image in images}) > 1:
         raise OptionError("images of different sizes cannot share a batch. Use batch_size=1.")
-    pixels = np.stack([np.asarray(image.convert("RGB")) for image in images])
+    pixels = np.stack([np.asarray(to_rgb(image)) for image in images])
     with torch.no_grad():
         values = reward(torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255, list(prompts))
     return values.float().cpu()

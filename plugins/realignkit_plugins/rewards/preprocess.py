@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from realignkit.errors import ModelError, OptionError
-from realignkit_plugins.loading import rgb
+from realignkit.images import to_rgb
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -68,7 +68,7 @@ class Preprocessing:
             OptionError: the images end up with different sizes, which cannot share a batch.
         """
         rows = []
-        for image in map(rgb, images):
+        for image in map(to_rgb, images):
             height, width = self._resized((image.height, image.width))
             if (height, width) != (image.height, image.width):
                 image = image.resize((width, height), _PIL[self.resample])

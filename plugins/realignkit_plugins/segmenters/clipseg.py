@@ -10,6 +10,7 @@ from pydantic import Field
 from realignkit.contracts import Options as PluginOptions
 from realignkit.contracts import Segmenter
 from realignkit.errors import ModelError
+from realignkit.images import to_rgb
 from realignkit.types import Mask
 from realignkit_plugins.loading import (
     hub_options,
@@ -18,7 +19,6 @@ from realignkit_plugins.loading import (
     loading,
     resolve_device,
     resolve_model,
-    rgb,
 )
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ class CLIPSegSegmenter(Segmenter):
         import torch.nn.functional as F
 
         network, processor, tokenizer = self._load()
-        image = rgb(image)
+        image = to_rgb(image)
         side = _side(processor)
         pixels = processor(
             images=image, size={"height": side, "width": side}, do_center_crop=False, return_tensors="pt"

@@ -11,6 +11,7 @@ from pydantic import Field
 from realignkit.contracts import Options as PluginOptions
 from realignkit.contracts import Segmenter
 from realignkit.errors import ModelError
+from realignkit.images import to_rgb
 from realignkit.types import Mask
 from realignkit_plugins.loading import (
     hub_options,
@@ -19,7 +20,6 @@ from realignkit_plugins.loading import (
     loading,
     resolve_device,
     resolve_model,
-    rgb,
 )
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class GroundedSamSegmenter(Segmenter):
         """For each phrase the union of its instances' masks, bool (H, W), and a confidence; None if not found."""
         import torch
 
-        image = rgb(image)
+        image = to_rgb(image)
         unique = list(dict.fromkeys(phrases))
         detected = self.detect(image, unique)
         every = torch.cat([boxes for boxes, _ in detected]) if detected else torch.zeros(0, 4)
@@ -96,7 +96,7 @@ class GroundedSamSegmenter(Segmenter):
         from realignkit_plugins.segmenters.boxes import from_centres
 
         found = [(torch.zeros(0, 4), torch.zeros(0)) for _ in phrases]
-        for which, probabilities, boxes, spans in self._passes(rgb(image), phrases):
+        for which, probabilities, boxes, spans in self._passes(to_rgb(image), phrases):
             corners = from_centres(boxes, image.width, image.height)
             for i, boxes_and_scores in zip(which, self.select(probabilities, corners, spans), strict=True):
                 found[i] = boxes_and_scores

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from realignkit.errors import ModelError
-from realignkit_plugins.loading import hub_options, image_processor, load_model, loading, resolve_model, rgb
+from realignkit.images import to_rgb
+from realignkit_plugins.loading import hub_options, image_processor, load_model, loading, resolve_model
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -57,7 +58,7 @@ class BoxMasker:
         """
         import torch
 
-        image = rgb(image)
+        image = to_rgb(image)
         if not len(boxes):
             return torch.zeros((0, image.height, image.width), dtype=torch.bool)
         inputs = self._processor(images=image, return_tensors="pt")

@@ -11,6 +11,7 @@ from pydantic import Field
 from realignkit.contracts import Options as PluginOptions
 from realignkit.contracts import Tagger
 from realignkit.errors import ModelError
+from realignkit.images import to_rgb
 from realignkit.types import Tag
 from realignkit_plugins.loading import (
     hub_options,
@@ -19,7 +20,6 @@ from realignkit_plugins.loading import (
     loading,
     resolve_device,
     resolve_model,
-    rgb,
 )
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ class Florence2Tagger(Tagger):
 
         network, processor, tokenizer = self._load()
         chosen = self.options
-        pixels = processor(images=[rgb(image) for image in images], return_tensors="pt")["pixel_values"]
+        pixels = processor(images=[to_rgb(image) for image in images], return_tensors="pt")["pixel_values"]
         ids = self._question(pixels.shape[-2:])
         asked: dict[str, Tensor] = {
             "pixel_values": pixels.to(network.device, network.dtype),

@@ -10,6 +10,7 @@ from pydantic import Field
 from realignkit.contracts import Options as PluginOptions
 from realignkit.contracts import Tagger
 from realignkit.errors import ModelError
+from realignkit.images import to_rgb
 from realignkit.types import Tag
 from realignkit_plugins.loading import (
     hub_options,
@@ -18,7 +19,6 @@ from realignkit_plugins.loading import (
     loading,
     resolve_device,
     resolve_model,
-    rgb,
 )
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ class ImageClassificationTagger(Tagger):
         import torch
 
         network, processor = self._load()
-        pixels = processor(images=[rgb(image) for image in images], return_tensors="pt")["pixel_values"]
+        pixels = processor(images=[to_rgb(image) for image in images], return_tensors="pt")["pixel_values"]
         with torch.inference_mode():
             logits = network(pixel_values=pixels.to(network.device, network.dtype)).logits.float().cpu()
         if not torch.isfinite(logits).all():

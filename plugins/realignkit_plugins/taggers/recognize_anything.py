@@ -12,8 +12,9 @@ from pydantic import Field
 from realignkit.contracts import Options as PluginOptions
 from realignkit.contracts import Tagger
 from realignkit.errors import ModelError
+from realignkit.images import to_rgb
 from realignkit.types import Tag
-from realignkit_plugins.loading import loading, resolve_device, rgb
+from realignkit_plugins.loading import loading, resolve_device
 from realignkit_plugins.taggers.recognize_anything_config import MEAN, STD, Architecture
 
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ class RecognizeAnythingTagger(Tagger):
         from PIL.Image import Resampling
 
         size = self._load().network.config.image_size
-        squares = [rgb(image).resize((size, size), Resampling.BILINEAR) for image in images]
+        squares = [to_rgb(image).resize((size, size), Resampling.BILINEAR) for image in images]
         x = torch.from_numpy(np.stack([np.asarray(square) for square in squares])).permute(0, 3, 1, 2).float() / 255
         return (x - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
 
