@@ -21,6 +21,8 @@ _DAMAGED = re.compile(
     r"not a valid json|incompletemetadata|metadataincompletebuffer|headertoolarge|invalidheader|pytorchstreamreader",
     re.IGNORECASE,
 )
+OWN_CODE = "wants to run code of its own, which is never done here"
+KNOWN_CLASSES = "Use a checkpoint whose classes are part of transformers or diffusers."
 _HUB = "https://huggingface.co"
 
 
@@ -63,6 +65,8 @@ def _explain(model: str, error: BaseException, local: bool) -> str:
             f"(it does not fit into memory: {first}). Close other programs, take a smaller model or another device, or "
             f"use fewer bytes a weight (options dtype and offload, or n_gpu_layers, where there are such)."
         )
+    if "trust_remote_code" in text:
+        return f"(it {OWN_CODE}). {KNOWN_CLASSES}"
     if errno.ENOSPC in numbers or errno.EDQUOT in numbers or _NO_SPACE.search(text):
         return (
             "(the disk is full). Free some space or set HF_HOME to a folder on another disk, and run again: what has "

@@ -69,12 +69,15 @@ def loading(what: str, model: str) -> Iterator[None]:
         what: what is being loaded, for the message ("text-to-image pipeline").
         model: as the user gave it.
     """
+    from transformers import dynamic_module_utils
     from transformers.utils import logging as transformers_logging
 
     bars = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()
     imports = logging.getLogger("transformers.utils.import_utils")
     imports.addFilter(_worth_saying)
+    # A checkpoint that wants to run code of its own is refused, not asked about on standard input.
+    patience, dynamic_module_utils.TIME_OUT_REMOTE_CODE = dynamic_module_utils.TIME_OUT_REMOTE_CODE, 0
     try:
         yield
     except ModelError:
@@ -83,6 +86,7 @@ def loading(what: str, model: str) -> Iterator[None]:
         raise ModelError(f"the {what} '{model}' cannot be loaded {explain(model, error, is_local(model))}") from error
     finally:
         imports.removeFilter(_worth_saying)
+        dynamic_module_utils.TIME_OUT_REMOTE_CODE = patience
         if bars:
             transformers_logging.enable_progress_bar()
 
@@ -92,8 +96,16 @@ def _worth_saying(record: logging.LogRecord) -> bool:
     return "requires torchvision (not installed); falling back to" not in record.getMessage()
 
 
-def load_model(cls: Any, folder: str, model: str, **kwargs: Any) -> Any:
-    """``cls.from_pretrained`` in float32, from safetensors only, in evaluation mode.
+def load_model(cls: Any, folder: str, model: str, dtype: torch.dtype | None = None, **kwargs: Any) -> Any:
+    """``cls.from_pretrained``, from safetensors only, in evaluation mode, without code from the checkpoint.
+
+    Args:
+        cls: of transformers.
+        folder: what :func:`resolve_model` says.
+        model: as the user gave it.
+        dtype: of the weights, but for modules that the class keeps in float32: casting later would undo that, and take
+            the memory of both. None: float32.
+        kwargs: further ones of ``from_pretrained``.
 
     Raises:
         ModelError: weights are missing, which transformers would fill with random numbers.
@@ -101,7 +113,12 @@ def load_model(cls: Any, folder: str, model: str, **kwargs: Any) -> Any:
     import torch
 
     network, info = cls.from_pretrained(
-        folder, dtype=torch.float32, use_safetensors=True, output_loading_info=True, **kwargs
+        folder,
+        dtype=dtype or torch.float32,
+        use_safetensors=True,
+        output_loading_info=True,
+        trust_remote_code=False,
+        **kwargs,
     )
     if info["missing_keys"]:
         some = ", ".join(sorted(info["missing_keys"])[:3])
@@ -116,7 +133,21 @@ def image_processor(folder: str, **kwargs: Any) -> Any:
     """The checkpoint's image processor in its PIL form, which needs no torchvision."""
     from transformers import AutoImageProcessor
 
-    return AutoImageProcessor.from_pretrained(folder, backend="pil", **kwargs)
+    return AutoImageProcessor.from_pretrained(folder, backend="pil", trust_remote_code=False, **kwargs)
+
+
+def model_config(folder: str, **kwargs: Any) -> Any:
+    """The checkpoint's configuration."""
+    from transformers import AutoConfig
+
+    return AutoConfig.from_pretrained(folder, trust_remote_code=False, **kwargs)
+
+
+def text_tokenizer(folder: str, **kwargs: Any) -> Any:
+    """The checkpoint's tokenizer."""
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, **kwargs)
 
 
 def hub_options(revision: str | None) -> dict[str, Any]:

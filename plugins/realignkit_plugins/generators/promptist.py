@@ -12,7 +12,14 @@ from pydantic import Field
 from realignkit.errors import ModelError
 from realignkit_plugins.generators.prompted import PromptedPipeline
 from realignkit_plugins.generators.stable_diffusion import StableDiffusionGenerator
-from realignkit_plugins.loading import load_model, loading, resolve_device, resolve_model
+from realignkit_plugins.loading import (
+    load_model,
+    loading,
+    model_config,
+    resolve_device,
+    resolve_model,
+    text_tokenizer,
+)
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -84,20 +91,20 @@ class PromptistGenerator(StableDiffusionGenerator):
 
     def _load_language(self) -> tuple[Any, Any]:
         if self._language is None:
-            from transformers import AutoConfig, AutoTokenizer, GPT2LMHeadModel
+            from transformers import GPT2LMHeadModel
 
             chosen = self.options
             folder = resolve_model(chosen.adapter)
             words = chosen.adapter_tokenizer or ("gpt2" if chosen.adapter == PUBLISHED else chosen.adapter)
             with loading("Promptist checkpoint", chosen.adapter):
-                family = AutoConfig.from_pretrained(folder).model_type
+                family = model_config(folder).model_type
                 if family != "gpt2":
                     raise ModelError(
                         f"'{chosen.adapter}' is a {family} checkpoint, no GPT-2. Use {PUBLISHED} or a copy of it."
                     )
                 network = load_model(GPT2LMHeadModel, folder, chosen.adapter).to(resolve_device(chosen.device))
             with loading("tokenizer of Promptist", words):
-                self._language = (network, AutoTokenizer.from_pretrained(resolve_model(words)))
+                self._language = (network, text_tokenizer(resolve_model(words)))
         return self._language
 
 

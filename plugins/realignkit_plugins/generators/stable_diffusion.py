@@ -13,6 +13,7 @@ from pydantic import Field
 from realignkit.contracts import Generator
 from realignkit.contracts import Options as PluginOptions
 from realignkit.errors import ModelError
+from realignkit_plugins.failures import KNOWN_CLASSES, OWN_CODE
 from realignkit_plugins.loading import DTypeName, hub_options, loading, resolve_device, resolve_dtype, resolve_model
 
 if TYPE_CHECKING:
@@ -188,6 +189,7 @@ def load_pipeline(
     try:
         with loading("text-to-image pipeline" if text_to_image else "pipeline", model):
             index = DiffusionPipeline.load_config(folder, **hub)
+            _refuse_code(index, model)
             extras: dict[str, Any] = {**hub, **parts}
             if variant is not None:
                 extras["variant"] = variant
@@ -197,7 +199,7 @@ def load_pipeline(
             if "watermarker" in index:
                 extras["watermarker"] = None
             cls = AutoPipelineForText2Image if text_to_image else DiffusionPipeline
-            pipeline = cls.from_pretrained(folder, dtype=kind, use_safetensors=True, **extras)
+            pipeline = cls.from_pretrained(folder, dtype=kind, use_safetensors=True, trust_remote_code=False, **extras)
             if prepare is not None:
                 prepare(pipeline)
             # Moved, never cast: some networks keep modules in float32 (T5's overflow in half precision).
@@ -213,6 +215,20 @@ def load_pipeline(
             diffusers_logging.enable_progress_bar()
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
+
+
+def _refuse_code(index: Mapping[str, Any], model: str) -> None:
+    """Classes from anywhere but diffusers and transformers: a file of the folder, or any package that is installed."""
+    from diffusers import pipelines
+
+    own = ["_class_name"] if isinstance(index.get("_class_name"), list | tuple) else []
+    for name, entry in index.items():
+        if not name.startswith("_") and isinstance(entry, list | tuple) and entry and entry[0] is not None:
+            library = str(entry[0])
+            if library not in ("diffusers", "transformers") and not hasattr(pipelines, library):
+                own.append(name)
+    if own:
+        raise ModelError(f"'{model}' {OWN_CODE} ({', '.join(own)} in model_index.json). {KNOWN_CLASSES}")
 
 
 def _keeps_something(record: logging.LogRecord) -> bool:

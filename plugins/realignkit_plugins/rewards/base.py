@@ -135,21 +135,22 @@ def check_inputs(images: Tensor, prompts: Sequence[str]) -> None:
         raise OptionError(f"{len(images)} images but {len(prompts)} prompts: give one prompt per image.")
 
 
-def place(network: Any, device: str, dtype: DTypeName) -> Any:
-    """Move a network where it shall work, frozen and in evaluation mode.
+def workplace(device: str, dtype: DTypeName) -> tuple[str, torch.dtype]:
+    """The device and the precision that options mean, to load weights in.
 
     ``"auto"`` is bfloat16 on CUDA devices that have it, as gradients with respect to pixels underflow in fp16.
     """
-    where = resolve_device(device)
-    return network.to(where, _dtype(dtype, where)).requires_grad_(False).eval()
-
-
-def _dtype(dtype: DTypeName, device: str) -> torch.dtype:
     import torch
 
-    if dtype == "auto" and device.startswith("cuda") and torch.cuda.is_bf16_supported():
-        return torch.bfloat16
-    return resolve_dtype(dtype, device)
+    where = resolve_device(device)
+    if dtype == "auto" and where.startswith("cuda") and torch.cuda.is_bf16_supported():
+        return where, torch.bfloat16
+    return where, resolve_dtype(dtype, where)
+
+
+def place(network: Any, device: str) -> Any:
+    """Move a network where it shall work, frozen and in evaluation mode; its precision is what it was loaded in."""
+    return network.to(device).requires_grad_(False).eval()
 
 
 def tokenize(tokenizer: Any, texts: Sequence[str], limit: int, device: Any, **kwargs: Any) -> Any:

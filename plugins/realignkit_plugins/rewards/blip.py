@@ -9,8 +9,18 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from realignkit.contracts import Options as PluginOptions
-from realignkit_plugins.loading import DTypeName, hub_options, image_processor, load_model, loading, resolve_model
-from realignkit_plugins.rewards.base import PixelReward, place, tokenize
+from realignkit.errors import ModelError
+from realignkit_plugins.loading import (
+    DTypeName,
+    hub_options,
+    image_processor,
+    load_model,
+    loading,
+    model_config,
+    resolve_model,
+    text_tokenizer,
+)
+from realignkit_plugins.rewards.base import PixelReward, place, tokenize, workplace
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -73,14 +83,21 @@ class BLIPReward(PixelReward[_Loaded]):
         return (image * text).sum(-1)
 
     def _load(self) -> _Loaded:
-        from transformers import AutoTokenizer, BlipForImageTextRetrieval
+        from transformers import BlipForImageTextRetrieval
 
         from realignkit_plugins.rewards.preprocess import Preprocessing
 
         chosen = self.options
         folder, hub = resolve_model(chosen.model), hub_options(chosen.revision)
         with loading("BLIP matching model", chosen.model):
-            network = load_model(BlipForImageTextRetrieval, folder, chosen.model, **hub)
-            tokenizer = AutoTokenizer.from_pretrained(folder, **hub)
+            family = model_config(folder, **hub).model_type
+            if family != "blip":
+                raise ModelError(
+                    f"'{chosen.model}' is a {family} checkpoint, not BLIP. Use one such as "
+                    f"Salesforce/blip-itm-large-coco."
+                )
+            where, dtype = workplace(chosen.device, chosen.dtype)
+            network = place(load_model(BlipForImageTextRetrieval, folder, chosen.model, dtype, **hub), where)
+            tokenizer = text_tokenizer(folder, **hub)
             preprocessing = Preprocessing.of(image_processor(folder, **hub))
-        return _Loaded(place(network, chosen.device, chosen.dtype), tokenizer, preprocessing)
+        return _Loaded(network, tokenizer, preprocessing)

@@ -12,8 +12,17 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from realignkit.contracts import Options as PluginOptions
-from realignkit_plugins.loading import DTypeName, hub_options, image_processor, load_model, loading, resolve_model
-from realignkit_plugins.rewards.base import PixelReward, place
+from realignkit_plugins.loading import (
+    DTypeName,
+    hub_options,
+    image_processor,
+    load_model,
+    loading,
+    model_config,
+    resolve_model,
+    text_tokenizer,
+)
+from realignkit_plugins.rewards.base import PixelReward, place, workplace
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -160,7 +169,7 @@ class CaptionReward(PixelReward["tuple[Captioner, TextFeatures]"]):
         return (features.nudged(captions, changes) * features(prompts)).sum(-1)
 
     def _load(self) -> tuple[Captioner, TextFeatures]:
-        from transformers import AutoConfig, AutoModelForImageTextToText, AutoTokenizer, VisionEncoderDecoderModel
+        from transformers import AutoModelForImageTextToText, VisionEncoderDecoderModel
 
         from realignkit_plugins.rewards.captioner import captioner_class
         from realignkit_plugins.rewards.preprocess import Preprocessing
@@ -169,10 +178,11 @@ class CaptionReward(PixelReward["tuple[Captioner, TextFeatures]"]):
         chosen = self.options
         folder, hub = resolve_model(chosen.captioner), hub_options(chosen.captioner_revision)
         with loading("captioner", chosen.captioner):
-            paired = AutoConfig.from_pretrained(folder, **hub).model_type == "vision-encoder-decoder"
+            paired = model_config(folder, **hub).model_type == "vision-encoder-decoder"
             network_class = VisionEncoderDecoderModel if paired else AutoModelForImageTextToText
-            network = place(load_model(network_class, folder, chosen.captioner, **hub), chosen.device, chosen.dtype)
-            tokenizer = AutoTokenizer.from_pretrained(folder, **hub)
+            where, dtype = workplace(chosen.device, chosen.dtype)
+            network = place(load_model(network_class, folder, chosen.captioner, dtype, **hub), where)
+            tokenizer = text_tokenizer(folder, **hub)
             preprocessing = Preprocessing.of(image_processor(folder, **hub))
             captioner = captioner_class(network)(
                 network, tokenizer, preprocessing, chosen.max_new_tokens, chosen.caption_prompt

@@ -10,8 +10,16 @@ from pydantic import Field
 
 from realignkit.contracts import Options as PluginOptions
 from realignkit.errors import ModelError
-from realignkit_plugins.loading import DTypeName, hub_options, image_processor, load_model, loading, resolve_model
-from realignkit_plugins.rewards.base import PixelReward, place, tokenize
+from realignkit_plugins.loading import (
+    DTypeName,
+    hub_options,
+    image_processor,
+    load_model,
+    loading,
+    resolve_model,
+    text_tokenizer,
+)
+from realignkit_plugins.rewards.base import PixelReward, place, tokenize, workplace
 
 if TYPE_CHECKING:
     import numpy as np
@@ -90,7 +98,7 @@ class CLIPReward(PixelReward[_Loaded]):
             )
 
     def _load(self) -> _Loaded:
-        from transformers import AutoModel, AutoTokenizer
+        from transformers import AutoModel
 
         from realignkit_plugins.rewards import open_clip
         from realignkit_plugins.rewards.preprocess import Preprocessing
@@ -100,33 +108,33 @@ class CLIPReward(PixelReward[_Loaded]):
         with loading("CLIP model", chosen.model):
             if open_clip.is_open_clip(folder, chosen.revision):
                 return self._load_open_clip(folder)
-            network = load_model(AutoModel, folder, chosen.model, **hub)
+            where, dtype = workplace(chosen.device, chosen.dtype)
+            network = place(load_model(AutoModel, folder, chosen.model, dtype, **hub), where)
             if not hasattr(network, "get_text_features") or not hasattr(network, "get_image_features"):
                 raise ModelError(
                     f"'{chosen.model}' is a {type(network).__name__}, which has no image-text features. "
                     f"Use a CLIPModel or SiglipModel checkpoint."
                 )
-            tokenizer = AutoTokenizer.from_pretrained(folder, **hub)
+            tokenizer = text_tokenizer(folder, **hub)
             preprocessing = Preprocessing.of(image_processor(folder, **hub))
-        return _Loaded(place(network, chosen.device, chosen.dtype), tokenizer, preprocessing)
+        return _Loaded(network, tokenizer, preprocessing)
 
     def _load_open_clip(self, folder: str) -> _Loaded:
-        from transformers import AutoTokenizer
-
         from realignkit_plugins.rewards import open_clip
 
         chosen = self.options
         own = any(open_clip.find(folder, name, chosen.revision) for name in ("tokenizer.json", "vocab.json"))
         words, hub = (folder, hub_options(chosen.revision)) if own else (resolve_model(chosen.tokenizer), {})
         with loading("tokenizer", words):
-            tokenizer = AutoTokenizer.from_pretrained(words, **hub)
-        network, preprocessing = open_clip.load(folder, chosen.revision, tokenizer.eos_token_id)
+            tokenizer = text_tokenizer(words, **hub)
+        where, dtype = workplace(chosen.device, chosen.dtype)
+        network, preprocessing = open_clip.load(folder, chosen.revision, tokenizer.eos_token_id, dtype)
         if len(tokenizer) > network.config.text_config.vocab_size:
             raise ModelError(
                 f"the tokenizer '{words}' has {len(tokenizer)} tokens, the model only "
                 f"{network.config.text_config.vocab_size}. Give the one that it was trained with (tokenizer=…)."
             )
-        return _Loaded(place(network, chosen.device, chosen.dtype), tokenizer, preprocessing)
+        return _Loaded(place(network, where), tokenizer, preprocessing)
 
 
 def _normalised(output: Any) -> Tensor:

@@ -12,8 +12,14 @@ from pydantic import Field
 
 from realignkit.contracts import Options as PluginOptions
 from realignkit.errors import ModelError
-from realignkit_plugins.loading import DTypeName, hub_options, loading, resolve_model
-from realignkit_plugins.rewards.base import PixelReward, place
+from realignkit_plugins.loading import (
+    DTypeName,
+    hub_options,
+    loading,
+    resolve_model,
+    text_tokenizer,
+)
+from realignkit_plugins.rewards.base import PixelReward, place, workplace
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -76,19 +82,18 @@ class ImageReward(PixelReward[_Loaded]):
         return rewards
 
     def _load(self) -> _Loaded:
-        from transformers import AutoTokenizer
-
         from realignkit_plugins.rewards.image_reward_model import ImageRewardModel
         from realignkit_plugins.rewards.preprocess import Preprocessing
 
         chosen = self.options
         with loading("ImageReward model", chosen.model):
             file = _find(chosen.model, chosen.revision)
-            network = ImageRewardModel.from_state(read_weights(file), _known(file.parent))
+            where, dtype = workplace(chosen.device, chosen.dtype)
+            network = ImageRewardModel.from_state(read_weights(file), _known(file.parent), dtype)
         own = any((file.parent / name).is_file() for name in _TOKENIZER)
         words = str(file.parent) if own else chosen.tokenizer
         with loading("tokenizer of ImageReward", words):
-            tokenizer = AutoTokenizer.from_pretrained(words if own else resolve_model(words))
+            tokenizer = text_tokenizer(words if own else resolve_model(words))
         if len(tokenizer) > network.config.vocab_size:
             raise ModelError(
                 f"the tokenizer '{words}' has {len(tokenizer)} tokens, the model only {network.config.vocab_size}. "
@@ -97,7 +102,7 @@ class ImageReward(PixelReward[_Loaded]):
         side = network.config.image_size
         # The original trains through tensors, which saturate nowhere, and scores through 8-bit images.
         preprocessing = Preprocessing(size=side, crop=(side, side), crop_offset="round", saturate=False)
-        return _Loaded(place(network, chosen.device, chosen.dtype), tokenizer, preprocessing)
+        return _Loaded(place(network, where), tokenizer, preprocessing)
 
 
 def read_weights(file: Path) -> Mapping[str, Tensor]:

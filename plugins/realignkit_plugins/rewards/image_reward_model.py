@@ -101,8 +101,10 @@ class ImageRewardModel(nn.Module):
         self.mlp = _Head(config)
 
     @classmethod
-    def from_state(cls, state: Mapping[str, Tensor], known: Mapping[str, Any] | None = None) -> ImageRewardModel:
-        """Build the network that fits the weights, and load them strictly, in float32.
+    def from_state(
+        cls, state: Mapping[str, Tensor], known: Mapping[str, Any] | None = None, dtype: torch.dtype = torch.float32
+    ) -> ImageRewardModel:
+        """Build the network that fits the weights, and load them strictly, in ``dtype``.
 
         Raises:
             ModelError: names or shapes are not those of an ImageReward model.
@@ -110,7 +112,7 @@ class ImageRewardModel(nn.Module):
         config = ImageRewardConfig.of(state, known)
         with torch.device("meta"):  # no time or memory for weights that are replaced at once
             model = cls(config)
-        floats = {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
+        floats = {k: v.to(dtype) if v.is_floating_point() else v for k, v in state.items()}
         try:
             model.load_state_dict(floats, strict=True, assign=True)
         except RuntimeError as error:

@@ -70,28 +70,31 @@ def is_open_clip(model: str, revision: str | None) -> bool:
     return find(model, CONFIG, revision) is not None
 
 
-def load(model: str, revision: str | None, eos_token_id: int) -> tuple[CLIPModel, Preprocessing]:
+def load(
+    model: str, revision: str | None, eos_token_id: int, dtype: torch.dtype = torch.float32
+) -> tuple[CLIPModel, Preprocessing]:
     """A checkpoint in open_clip's layout.
 
     Args:
         model: a folder or a hub id.
         revision: branch, tag or commit on the hub.
         eos_token_id: of the tokenizer; the text's feature is taken there.
+        dtype: of the network.
 
     Returns:
-        The network in float32, in evaluation mode, and what it does to images.
+        The network, in evaluation mode, and what it does to images.
 
     Raises:
         ModelError: it is damaged, or of an architecture that ``CLIPModel`` is not.
     """
-    from transformers import CLIPModel
+    from transformers import AutoModel
 
     path = find(model, CONFIG, revision)
     if path is None:
         raise ModelError(f"there is no {CONFIG} in '{model}'. Give a checkpoint in open_clip's layout.")
     said = json.loads(path.read_text(encoding="utf-8"))
     known = said.get("model_cfg", {})
-    network = CLIPModel(clip_config(known, eos_token_id))
+    network = AutoModel.from_config(clip_config(known, eos_token_id), dtype=dtype)
     weights = next((file for name in WEIGHTS if (file := find(model, name, revision)) is not None), None)
     if weights is None:
         raise ModelError(f"there are no weights in '{model}'. It should hold one of {', '.join(WEIGHTS)}.")
@@ -196,7 +199,7 @@ def load_strictly(network: Any, state: Mapping[str, Tensor], model: str) -> None
             f"a plain CLIP of open_clip."
         )
     with torch.no_grad():
-        network.load_state_dict({name: value.float() for name, value in state.items()}, strict=False)
+        network.load_state_dict(state, strict=False)  # each tensor cast as it is copied
 
 
 def _read(file: Path) -> Mapping[str, Tensor]:

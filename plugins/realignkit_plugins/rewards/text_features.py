@@ -10,8 +10,16 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from realignkit.errors import ModelError
-from realignkit_plugins.loading import DTypeName, hub_options, load_model, loading, resolve_model
-from realignkit_plugins.rewards.base import place, tokenize
+from realignkit_plugins.loading import (
+    DTypeName,
+    hub_options,
+    load_model,
+    loading,
+    model_config,
+    resolve_model,
+    text_tokenizer,
+)
+from realignkit_plugins.rewards.base import place, tokenize, workplace
 
 _CACHE = 8192
 
@@ -40,16 +48,17 @@ class TextFeatures:
 
         folder, hub = resolve_model(model), hub_options(revision)
         with loading("text encoder", model):
-            kind = transformers.AutoConfig.from_pretrained(folder, **hub).model_type
+            kind = model_config(folder, **hub).model_type
             if kind == "blip-2":
                 network_class = transformers.Blip2TextModelWithProjection
             elif kind in ("clip", "clip_text_model"):
                 network_class = transformers.CLIPTextModelWithProjection
             else:
                 raise ModelError(f"'{model}' is a {kind} model. As text encoder, give a BLIP-2 or a CLIP checkpoint.")
-            network = load_model(network_class, folder, model, **hub)
-            tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **hub)
-        return cls(place(network, device, dtype), tokenizer)
+            where, kept_in = workplace(device, dtype)
+            network = place(load_model(network_class, folder, model, kept_in, **hub), where)
+            tokenizer = text_tokenizer(folder, **hub)
+        return cls(network, tokenizer)
 
     @property
     def limit(self) -> int:

@@ -17,8 +17,10 @@ from realignkit_plugins.loading import (
     image_processor,
     load_model,
     loading,
+    model_config,
     resolve_device,
     resolve_model,
+    text_tokenizer,
 )
 
 if TYPE_CHECKING:
@@ -103,12 +105,12 @@ class CLIPSegSegmenter(Segmenter):
 
     def _load(self) -> tuple[Any, Any, Any]:
         if self._loaded is None:
-            from transformers import AutoConfig, AutoTokenizer, CLIPSegForImageSegmentation
+            from transformers import CLIPSegForImageSegmentation
 
             chosen = self.options
             folder, hub = resolve_model(chosen.model), hub_options(chosen.revision)
             with loading("CLIPSeg checkpoint", chosen.model):
-                family = AutoConfig.from_pretrained(folder, **hub).model_type
+                family = model_config(folder, **hub).model_type
                 if family != "clipseg":
                     raise ModelError(
                         f"'{chosen.model}' is a {family} checkpoint, not CLIPSeg. Use one such as "
@@ -117,7 +119,7 @@ class CLIPSegSegmenter(Segmenter):
                 network = load_model(CLIPSegForImageSegmentation, folder, chosen.model, **hub)
                 network = network.to(resolve_device(chosen.device))
                 # Not CLIPSegProcessor: it insists on torchvision.
-                self._loaded = (network, image_processor(folder, **hub), AutoTokenizer.from_pretrained(folder, **hub))
+                self._loaded = (network, image_processor(folder, **hub), text_tokenizer(folder, **hub))
         return self._loaded
 
 

@@ -18,8 +18,10 @@ from realignkit_plugins.loading import (
     image_processor,
     load_model,
     loading,
+    model_config,
     resolve_device,
     resolve_model,
+    text_tokenizer,
 )
 
 if TYPE_CHECKING:
@@ -173,12 +175,12 @@ class GroundedSamSegmenter(Segmenter):
 
     def _load(self) -> tuple[Any, Any, Any]:
         if self._detector is None:
-            from transformers import AutoConfig, AutoTokenizer, GroundingDinoForObjectDetection
+            from transformers import GroundingDinoForObjectDetection
 
             chosen = self.options
             folder, hub = resolve_model(chosen.model), hub_options(chosen.revision)
             with loading("Grounding DINO checkpoint", chosen.model):
-                family = AutoConfig.from_pretrained(folder, **hub).model_type
+                family = model_config(folder, **hub).model_type
                 if family != "grounding-dino":
                     raise ModelError(
                         f"'{chosen.model}' is a {family} checkpoint, not Grounding DINO. Use one such as "
@@ -187,7 +189,7 @@ class GroundedSamSegmenter(Segmenter):
                 network = load_model(GroundingDinoForObjectDetection, folder, chosen.model, **hub)
                 network = network.to(resolve_device(chosen.device))
                 # Not GroundingDinoProcessor: parts and phrases are kept apart here, and it hides the tokens.
-                self._detector = (network, image_processor(folder, **hub), AutoTokenizer.from_pretrained(folder, **hub))
+                self._detector = (network, image_processor(folder, **hub), text_tokenizer(folder, **hub))
         return self._detector
 
 

@@ -8,7 +8,14 @@ import numpy as np
 
 from realignkit.errors import ModelError
 from realignkit.images import to_rgb
-from realignkit_plugins.loading import hub_options, image_processor, load_model, loading, resolve_model
+from realignkit_plugins.loading import (
+    hub_options,
+    image_processor,
+    load_model,
+    loading,
+    model_config,
+    resolve_model,
+)
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -35,7 +42,7 @@ class BoxMasker:
         self.model = model
         folder, hub = resolve_model(model), hub_options(revision)
         with loading("SAM checkpoint", model):
-            family = transformers.AutoConfig.from_pretrained(folder, **hub).model_type
+            family = model_config(folder, **hub).model_type
             self.family = _ALIASES.get(family, family)
             if self.family not in _CLASSES:
                 raise ModelError(

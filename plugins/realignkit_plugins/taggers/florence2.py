@@ -18,8 +18,10 @@ from realignkit_plugins.loading import (
     image_processor,
     load_model,
     loading,
+    model_config,
     resolve_device,
     resolve_model,
+    text_tokenizer,
 )
 
 if TYPE_CHECKING:
@@ -168,12 +170,12 @@ class Florence2Tagger(Tagger):
 
     def _load(self) -> tuple[Any, Any, Any]:
         if self._loaded is None:
-            from transformers import AutoConfig, AutoTokenizer, Florence2ForConditionalGeneration
+            from transformers import Florence2ForConditionalGeneration
 
             chosen = self.options
             folder, hub = resolve_model(chosen.model), hub_options(chosen.revision)
             with loading("Florence-2 checkpoint", chosen.model):
-                config = AutoConfig.from_pretrained(folder, **hub)
+                config = model_config(folder, **hub)
                 vision = getattr(getattr(config, "vision_config", None), "model_type", "")
                 if config.model_type != "florence2" or vision != "florence_vision":
                     raise ModelError(
@@ -182,5 +184,5 @@ class Florence2Tagger(Tagger):
                     )
                 network = load_model(Florence2ForConditionalGeneration, folder, chosen.model, **hub)
                 network = network.to(resolve_device(chosen.device))
-                self._loaded = (network, image_processor(folder, **hub), AutoTokenizer.from_pretrained(folder, **hub))
+                self._loaded = (network, image_processor(folder, **hub), text_tokenizer(folder, **hub))
         return self._loaded
