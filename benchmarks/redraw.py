@@ -23,6 +23,7 @@ from torch import Tensor
 
 from realignkit.attention.plain import to_pil
 from realignkit.evaluation.paired import HOW, compare
+from realignkit.precision import has_bf16
 from realignkit.refl.networks import Networks
 from realignkit.refl.sampling import Rollout
 from realignkit.registry import default_registry
@@ -45,7 +46,7 @@ def main() -> None:
     parser.add_argument("--share", type=float, default=0.3, help="of the steps, from the first, that are moved")
     parser.add_argument("--length", type=float, default=0.75, help="of the move: root mean square over the latents")
     parser.add_argument("--batch-size", type=int, default=40)
-    parser.add_argument("--precision", default="bf16", choices=["no", "bf16"])
+    parser.add_argument("--precision", default="bf16" if has_bf16() else "no", choices=["no", "bf16"])
     parser.add_argument("--smoke", action="store_true")
     arguments = parser.parse_args()
     if arguments.smoke:

@@ -59,7 +59,7 @@ def choose(
         seeds: one per candidate.
         reward: who chooses.
         name: what to call it in messages.
-        batch_size: images per call.
+        batch_size: images per call; a reward that says ``compares`` gets all candidates of one prompt instead.
 
     Raises:
         PluginError: the reward failed or broke its contract.
@@ -68,8 +68,10 @@ def choose(
     count = len(images) // len(prompts)
     texts = [prompt for prompt in prompts for _ in range(count)]
     rewards: list[float] = []
-    for start in range(0, len(images), batch_size):
-        part = slice(start, start + batch_size)
+    # A reward whose numbers depend on what else is there sees one prompt's candidates, all of them, at a time.
+    at_once = count if getattr(reward, "compares", False) else batch_size
+    for start in range(0, len(images), at_once):
+        part = slice(start, start + at_once)
         rewards += rank(reward, name, images[part], texts[part])
     chosen = []
     for start in range(0, len(images), count):

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from realignkit.contracts import Options, Reward
-from realignkit.errors import ModelError
+from realignkit.errors import ModelError, OptionError
 from realignkit.images import to_rgb
+from realignkit.precision import full_precision
 from realignkit.steps import blame, breach
 
 if TYPE_CHECKING:
@@ -69,7 +70,13 @@ def rewards_of(
 
 
 def to_tensor(images: Sequence[Image]) -> Tensor:
-    """RGB images of one size as float32 (B, 3, H, W) in [0, 1], as rewards take them."""
+    """RGB images of one size as float32 (B, 3, H, W) in [0, 1], as rewards take them.
+
+    Raises:
+        OptionError: they are of several sizes.
+    """
+    if len({image.size for image in images}) > 1:
+        raise OptionError("images of different sizes cannot share a batch. Use batch_size=1.")
     arrays = [np.asarray(to_rgb(image), dtype=np.float32) / 255 for image in images]
     return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).contiguous()
 
@@ -112,11 +119,12 @@ def _ask(
     if not images:
         return []
     method: Any = next((getattr(reward, each) for each in methods if hasattr(reward, each)), None)
-    if method is None:
-        return [float(value) for value in rewards_of(reward, name, to_tensor(images).to(device), prompts)]
+    with full_precision():
+        if method is None:
+            return [float(value) for value in rewards_of(reward, name, to_tensor(images).to(device), prompts)]
 
-    def answer(_: Tensor, texts: Sequence[str]) -> Tensor:
-        values: Tensor = method([image.copy() for image in images], list(texts))
-        return values
+        def answer(_: Tensor, texts: Sequence[str]) -> Tensor:
+            values: Tensor = method([image.copy() for image in images], list(texts))
+            return values
 
-    return [float(value) for value in rewards_of(answer, name, torch.empty(0), prompts)]
+        return [float(value) for value in rewards_of(answer, name, torch.empty(0), prompts)]

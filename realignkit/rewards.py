@@ -6,9 +6,12 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from realignkit.assembly import assign_options
+from realignkit.assembly import assign_options, option_names
 from realignkit.errors import OptionError
 from realignkit.registry import Registry
+
+SUM_OPTIONS = ("normalise",)
+"""Options of a weighted sum itself, beside those of its parts."""
 
 
 def parse_weights(spec: str) -> dict[str, float]:
@@ -44,7 +47,8 @@ def make_reward(
     Args:
         registry: where names are looked up.
         spec: see :func:`parse_weights`.
-        options: option -> value. In a sum an option goes to every reward that knows it; ``"name.option"`` to one.
+        options: option -> value. In a sum an option goes to every reward that knows it; ``"name.option"`` to one;
+            ``normalise`` is the sum's own.
         beside: a generator's companions: ``"reward:clip" -> "micro_clip"`` stands in for ``clip``.
 
     Raises:
@@ -54,12 +58,16 @@ def make_reward(
     weights, beside = parse_weights(spec), beside or {}
     names = {name: beside.get(f"reward:{name}", name) for name in weights}
     infos = [registry.info("reward", name) for name in names.values()]
-    given = {}
+    alone = list(weights.values()) == [1.0]
+    given, of_sum = {}, {}
     for key, value in (options or {}).items():
         owner, _, option = key.rpartition(".")
-        given[f"{names[owner]}.{option}" if owner in names else key] = value
+        if key in SUM_OPTIONS and not alone:
+            of_sum[key] = value
+        else:
+            given[f"{names[owner]}.{option}" if owner in names else key] = value
     assigned = assign_options(infos, given)
-    if list(weights.values()) == [1.0]:
+    if alone:
         return infos[0].create(**assigned[0])
     return registry.create(
         "reward",
@@ -67,4 +75,21 @@ def make_reward(
         registry=registry,
         rewards={names[name]: weight for name, weight in weights.items()},
         options={info.name: own for info, own in zip(infos, assigned, strict=True) if own},
+        **of_sum,
     )
+
+
+def measuring_reward(
+    registry: Registry,
+    spec: str,
+    options: Mapping[str, Any] | None = None,
+    beside: Mapping[str, str] | None = None,
+) -> Any:
+    """:func:`make_reward`, to measure with: in float32 on every device, unless the option ``dtype`` says otherwise.
+
+    Raises:
+        OptionError, PluginError: as there.
+    """
+    names = ((beside or {}).get(f"reward:{name}", name) for name in parse_weights(spec))
+    known = any("dtype" in (option_names(registry.info("reward", name)) or ()) for name in names)
+    return make_reward(registry, spec, {**({"dtype": "fp32"} if known else {}), **(options or {})}, beside)

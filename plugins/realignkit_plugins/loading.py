@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from realignkit.errors import ModelError
+from realignkit.precision import say_once, slow_bf16
 from realignkit_plugins.failures import explain, is_local
 
 if TYPE_CHECKING:
@@ -53,11 +54,16 @@ def resolve_device(device: str) -> str:
 
 
 def resolve_dtype(dtype: DTypeName, device: str) -> torch.dtype:
-    """``"auto"`` becomes half precision on CUDA and float32 elsewhere, whatever the checkpoint is stored in."""
+    """``"auto"`` becomes half precision on CUDA and float32 elsewhere, whatever the checkpoint is stored in.
+
+    A line in the log says so where bf16 is asked for on a processor that has no such instructions.
+    """
     import torch
 
     if dtype == "auto":
         return torch.float16 if device.startswith("cuda") else torch.float32
+    if (line := slow_bf16(device, dtype)) is not None:
+        say_once(line)
     return {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[dtype]
 
 

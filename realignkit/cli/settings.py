@@ -11,7 +11,7 @@ from realignkit import assembly
 from realignkit.attention.config import ModulationConfig
 from realignkit.errors import OptionError
 from realignkit.registry import PluginInfo, Registry
-from realignkit.rewards import parse_weights
+from realignkit.rewards import SUM_OPTIONS, parse_weights
 
 PLUGIN_KINDS = ("generator", "tagger", "scorer", "segmenter", "reward", "judge", "metric")
 
@@ -49,8 +49,10 @@ def reward_options(registry: Registry, spec: str | None, beside: Mapping[str, st
     """The option names of a reward, or of all parts of a weighted sum; none without a reward."""
     if spec is None:
         return set()
-    names = [beside.get(f"reward:{name}", name) for name in parse_weights(spec)]
-    return _options_of([registry.info("reward", name) for name in names])
+    weights = parse_weights(spec)
+    names = [beside.get(f"reward:{name}", name) for name in weights]
+    known = _options_of([registry.info("reward", name) for name in names])
+    return known if known is None or list(weights.values()) == [1.0] else {*known, *SUM_OPTIONS}
 
 
 def _options_of(infos: Sequence[PluginInfo]) -> Collection[str] | None:

@@ -229,14 +229,14 @@ class TrainingJob:
 
     def _make_judge(self) -> Any:
         from realignkit.refl import Judge
-        from realignkit.rewards import make_reward, parse_weights
+        from realignkit.rewards import measuring_reward, parse_weights
 
         if not self.judge_name:
             return None
         spec, options = str(self.wanted["judge"]), self.settings.options["judge"]
         rewards = {info.name for info in self.registry.infos("reward")}
         if set(parse_weights(spec)) <= rewards:
-            return Judge(make_reward(self.registry, spec, options, self.beside), spec)
+            return Judge(measuring_reward(self.registry, spec, options, self.beside), spec)
         made = self.registry.info("metric", self.judge_name).create(**options)
         return Judge(made, self.judge_name, self._judge_value or None)
 

@@ -15,10 +15,11 @@ from realignkit.assembly import assign_options, effective_options
 from realignkit.errors import ModelError, OptionError
 from realignkit.evaluation.measurements import Features
 from realignkit.images import image_files, open_image
+from realignkit.precision import full_precision
 from realignkit.provenance import digest_of, stamps
 from realignkit.registry import Registry
 from realignkit.rewarding import rate
-from realignkit.rewards import make_reward
+from realignkit.rewards import measuring_reward
 from realignkit.steps import blame, breach
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ class Judging:
         info = registry.info("metric", self.name)
         (own,) = assign_options([info], options or {})
         self.metric: Any = info.create(**own)
-        self.scores: dict[str, Any] = {spec: make_reward(registry, spec, None, beside) for spec in scores}
+        self.scores: dict[str, Any] = {spec: measuring_reward(registry, spec, None, beside) for spec in scores}
         self._own = {**info.options, **own}
         self.beside = dict(beside or {})
         able = {
@@ -123,7 +124,7 @@ class Judging:
         return [Judgement(v, s, f) for v, s, f in zip(values, scores, features, strict=True)]
 
     def _values(self, images: Sequence[Image], prompts: Sequence[str]) -> list[dict[str, float]]:
-        with blame("metric", self.name):
+        with blame("metric", self.name), full_precision():
             if _has(self.metric, "judge_each"):
                 found = [
                     dict(values) for values in self.metric.judge_each([image.copy() for image in images], list(prompts))
@@ -151,7 +152,7 @@ class Judging:
 
     def _see(self, images: Sequence[Image]) -> Features:
         assert self._seer is not None
-        with blame("metric", self._seer):
+        with blame("metric", self._seer), full_precision():
             found = np.asarray(self._eyes.features([image.copy() for image in images]), dtype=np.float32)
         if found.ndim != 2 or len(found) != len(images) or not np.isfinite(found).all():
             raise breach(

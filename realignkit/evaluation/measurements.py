@@ -140,8 +140,8 @@ class AblationFolder:
         """
         wanted = json.loads(json.dumps({"kind": kind, "settings": settings, "rows": rows}))
         there = self.record() or {}
-        before = {"kind": there.get("kind", kind), **there.get("settings", wanted["settings"])}
-        different = differences(before, {"kind": kind, **wanted["settings"]})
+        before = {"kind": there.get("kind", kind), **_lasting(there.get("settings", wanted["settings"]))}
+        different = differences(before, {"kind": kind, **_lasting(wanted["settings"])})
         old = there.get("rows", {})
         different += [
             f"the models of row '{name}'"
@@ -282,3 +282,13 @@ def _checked(record: Any, name: str) -> dict[str, Any]:
 
 def _weights(models: Sequence[Mapping[str, Any]]) -> list[Any]:
     return [model.get("weights") for model in models]
+
+
+def _lasting(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings without where its rewards run, and in which precision: that is not what they are."""
+    scores = settings.get("scores", {})
+    kept = {
+        spec: {name: value for name, value in options.items() if name not in ("device", "dtype")}
+        for spec, options in scores.items()
+    }
+    return {**settings, **({"scores": kept} if scores else {})}

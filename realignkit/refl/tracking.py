@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from realignkit.errors import ModelError, OptionError
+from realignkit.precision import say_once, slow_bf16
 from realignkit.refl.config import ReFLConfig
 
 if TYPE_CHECKING:
@@ -28,6 +29,8 @@ IMPATIENT_AFTER = 2.0
 def precision_of(config: ReFLConfig, launched: str, device: torch.device) -> str:
     """``no``, ``fp16`` or ``bf16``: what the config says, else the launcher, else what suits the device.
 
+    A line in the log says so where bf16 is asked for on a processor that has no such instructions.
+
     Raises:
         OptionError: fp16 on a CPU.
     """
@@ -37,7 +40,9 @@ def precision_of(config: ReFLConfig, launched: str, device: torch.device) -> str
         if launched == "no" and device.type == "cuda":
             chosen = "bf16" if torch.cuda.is_bf16_supported() else "fp16"
     if chosen == "fp16" and device.type == "cpu":
-        raise OptionError("fp16 needs a GPU: use mixed_precision=bf16, or no.")
+        raise OptionError("fp16 needs a GPU: use mixed_precision=no, or bf16 where the processor has it.")
+    if (line := slow_bf16(device.type, chosen)) is not None:
+        say_once(line)
     return chosen
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from realignkit.contracts import Metric, Reward
 from realignkit.errors import ModelError, OptionError
+from realignkit.precision import full_precision
 from realignkit.refl.state import Validation
 from realignkit.steps import blame
 
@@ -51,7 +52,7 @@ class Judge:
             OptionError: it has no value of that name.
         """
         plugin: Any = self.plugin
-        with blame("metric", self.name):
+        with blame("metric", self.name), full_precision():
             fresh = copy.deepcopy(plugin)
             fresh.update(list(images), list(prompts))
             values = {name: float(value) for name, value in fresh.compute().items()}

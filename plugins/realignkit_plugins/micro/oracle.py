@@ -21,6 +21,7 @@ from torch import nn
 
 from realignkit.errors import ModelError
 from realignkit.images import to_rgb
+from realignkit.precision import full_precision
 from realignkit_plugins.micro import checkpoints
 from realignkit_plugins.micro.world.vocabulary import COLOURS, COUNTS, NOUNS, plural
 
@@ -73,6 +74,7 @@ class Oracle(nn.Module):
         return features
 
     @torch.inference_mode()
+    @full_precision()
     def features(self, images: Sequence[Image.Image]) -> np.ndarray:
         """What both heads look at, averaged over the picture: float32 (B, 2 * width) of images (RGB, one size)."""
         found = [
@@ -81,6 +83,7 @@ class Oracle(nn.Module):
         return torch.cat(found).numpy() if found else np.zeros((0, 2 * self.settings["width"]), np.float32)
 
     @torch.inference_mode()
+    @full_precision()
     def detect(self, images: Sequence[Image.Image], threshold: float = THRESHOLD) -> list[tuple[Detection, ...]]:
         """What is in each image (RGB), most confident first."""
         found: list[tuple[Detection, ...]] = []

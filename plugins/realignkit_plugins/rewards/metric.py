@@ -11,7 +11,7 @@ from pydantic import Field
 from realignkit.contracts import Metric
 from realignkit.contracts import Options as PluginOptions
 from realignkit.errors import OptionError, PluginError
-from realignkit.images import to_rgb
+from realignkit.precision import full_precision
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class RewardMetric(Metric):
-    """Mean of a reward over images, with its standard deviation.
+    """Mean of a reward over images, with its standard deviation, computed in float32 unless ``options`` say otherwise.
 
     For ``caption`` that is eq. 4 itself, whatever estimator the reward trains with. Images go through the path of the
     checkpoint's own processor where the reward has one, and are judged ``batch_size`` at a time.
@@ -50,9 +50,9 @@ class RewardMetric(Metric):
         """
         if self._reward is None:
             from realignkit.registry import default_registry
-            from realignkit.rewards import make_reward
+            from realignkit.rewards import measuring_reward
 
-            self._reward = make_reward(default_registry(), self.options.reward, self.options.options)
+            self._reward = measuring_reward(default_registry(), self.options.reward, self.options.options)
         return self._reward
 
     def update(self, images: Sequence[Image], prompts: Sequence[str]) -> None:
@@ -107,15 +107,12 @@ def reported(reward: Any, images: Sequence[Image], prompts: Sequence[str]) -> Te
     Raises:
         OptionError: the images have different sizes, and the reward only takes tensors.
     """
-    if hasattr(reward, "reported"):
-        values: Tensor = reward.reported(images, prompts)
-        return values
-    import numpy as np
     import torch
 
-    if len({image.size for image in images}) > 1:
-        raise OptionError("images of different sizes cannot share a batch. Use batch_size=1.")
-    pixels = np.stack([np.asarray(to_rgb(image)) for image in images])
-    with torch.no_grad():
-        values = reward(torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255, list(prompts))
-    return values.float().cpu()
+    from realignkit.rewarding import to_tensor
+
+    with torch.no_grad(), full_precision():
+        if hasattr(reward, "reported"):
+            values: Tensor = reward.reported(images, prompts)
+            return values
+        return reward(to_tensor(images), list(prompts)).float().cpu()

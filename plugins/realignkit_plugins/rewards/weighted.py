@@ -12,6 +12,7 @@ from realignkit.contracts import Reward
 from realignkit.errors import OptionError
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
     from torch import Tensor
 
     from realignkit.registry import Registry
@@ -21,7 +22,8 @@ class WeightedReward(Reward):
     """``sum_i w_i R_i``, differentiable when all parts are; the margin is ``sum_i w_i margin_i``.
 
     ``WeightedReward(rewards={"caption": 1, "clip": 0.5}, options={"clip": {"model": …}})`` takes registered names;
-    :meth:`of` takes rewards that are already made.
+    :meth:`of` takes rewards that are already made. Each of a sum's numbers (training's, the reported one, the one that
+    ranks candidates) is the sum of the parts' own numbers of that kind.
 
     Raises:
         OptionError: there is no part, or a weight is not positive.
@@ -33,6 +35,11 @@ class WeightedReward(Reward):
 
         rewards: dict[str, PositiveFloat] = Field(description="reward name -> weight", min_length=1)
         options: dict[str, dict[str, Any]] = Field({}, description="reward name -> its options")
+        normalise: bool = Field(
+            False,
+            description="to choose among a prompt's candidates: standardise each part over them first, so that weights "
+            "compare whatever the parts' scales",
+        )
 
     options: WeightedReward.Options
 
@@ -53,31 +60,60 @@ class WeightedReward(Reward):
         )
 
     @classmethod
-    def of(cls, parts: Mapping[str, tuple[Any, float]]) -> WeightedReward:
+    def of(cls, parts: Mapping[str, tuple[Any, float]], *, normalise: bool = False) -> WeightedReward:
         """From rewards that are already made: name -> (reward, weight)."""
         made = cls.__new__(cls)
-        made.options = cls.Options(rewards={name: weight for name, (_, weight) in parts.items()})
+        weights = {name: weight for name, (_, weight) in parts.items()}
+        made.options = cls.Options(rewards=weights, normalise=normalise)
         made._take([(name, reward, weight) for name, (reward, weight) in parts.items()])
         return made
 
     def _take(self, parts: Sequence[tuple[str, Any, float]]) -> None:
         self.parts = tuple(parts)
-        self.differentiable = all(reward.differentiable for _, reward, _ in parts)
-        self.margin = float(sum(weight * reward.margin for _, reward, weight in parts))
+        self.differentiable = all(getattr(reward, "differentiable", True) for _, reward, _ in parts)
+        self.margin = float(sum(weight * getattr(reward, "margin", 1.0) for _, reward, weight in parts))
+
+    @property
+    def compares(self) -> bool:
+        """Whether what :meth:`ranked` says of an image depends on the prompt's other images."""
+        return self.options.normalise or any(getattr(reward, "compares", False) for _, reward, _ in self.parts)
 
     def __call__(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
-        """The weighted sum, float (B,)."""
+        """The weighted sum, float (B,).
+
+        Raises:
+            ModelError: a part computed NaN or infinity; it is named.
+            PluginError: a part failed or broke its contract.
+        """
         return self._sum(self.each(images, prompts))
 
     def each(self, images: Tensor, prompts: Sequence[str]) -> dict[str, Tensor]:
         """Every part's own rewards (B,), unweighted, by name: for logs."""
-        return {name: reward(images, prompts) for name, reward, _ in self.parts}
+        from realignkit.rewarding import rewards_of
 
-    def reported(self, images: Any, prompts: Sequence[str]) -> Tensor:
-        """The weighted sum of what the parts report."""
-        from realignkit_plugins.rewards.metric import reported
+        return {name: rewards_of(reward, name, images, prompts).to(images.device) for name, reward, _ in self.parts}
 
-        return self._sum({name: reported(reward, images, prompts) for name, reward, _ in self.parts})
+    def reported(self, images: Sequence[Image], prompts: Sequence[str]) -> Tensor:
+        """The weighted sum of what the parts report, float32 (B,)."""
+        import torch
+
+        from realignkit.rewarding import rate
+
+        return self._sum({name: torch.tensor(rate(reward, name, images, prompts)) for name, reward, _ in self.parts})
+
+    def ranked(self, images: Sequence[Image], prompts: Sequence[str]) -> Tensor:
+        """By what to choose among images of the same prompt: the weighted sum of what the parts rank by, float32 (B,).
+
+        With ``normalise`` the images must be all candidates of each prompt: see :attr:`compares`.
+        """
+        import torch
+
+        from realignkit.rewarding import rank
+
+        values = {name: torch.tensor(rank(reward, name, images, prompts)) for name, reward, _ in self.parts}
+        if self.options.normalise:
+            values = {name: standardised(value, prompts) for name, value in values.items()}
+        return self._sum(values)
 
     def _sum(self, values: Mapping[str, Tensor]) -> Tensor:
         weighted = [weight * values[name] for name, _, weight in self.parts]
@@ -85,3 +121,16 @@ class WeightedReward(Reward):
         for value in weighted[1:]:
             total = total + value
         return total
+
+
+def standardised(values: Tensor, prompts: Sequence[str]) -> Tensor:
+    """Values (B,) with mean 0 and standard deviation 1 over the images of each prompt; 0 where they are all alike."""
+    import torch
+
+    found = torch.zeros_like(values)
+    for prompt in dict.fromkeys(prompts):
+        own = torch.tensor([other == prompt for other in prompts])
+        spread = values[own].std(correction=0)
+        if float(spread) > 1e-6 * float(values[own].abs().max()):  # else they differ by rounding alone
+            found[own] = (values[own] - values[own].mean()) / spread
+    return found

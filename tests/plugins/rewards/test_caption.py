@@ -55,15 +55,39 @@ def test_what_is_scored_is_what_is_said(checkpoint, name):
         tokens = captioner.greedy(states)
         logits, kept = captioner.logits(states, tokens), captioner.mask(tokens)
         assert (logits.argmax(-1) == tokens)[kept].all()
-        # Log-probabilities of samples, each alone and all at once.
+        # Log-probabilities of captions, each alone and all at once.
+        torch.manual_seed(0)
         samples = captioner.sample(states, 2)
         together = captioner.log_prob(states, samples)
         alone = torch.cat([captioner.log_prob(states[i // 2][None], samples[i][None]) for i in range(8)])
+        many = captioner.sample(states[:1], 64).tolist()
     torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-4)
     assert len(samples) == 8
-    assert len(set(captioner.decode(samples))) > 2
-    gradient = torch.autograd.grad(reward(images := pictures(2).requires_grad_(), PROMPTS[:2]).sum(), images)[0]
+    assert len({tuple(row) for row in many}) > 1
+    # Of the captions of one image, whichever were drawn: those that earn alike give no gradient by themselves.
+    images = pictures(2).requires_grad_()
+    chances = captioner.log_prob(states_of(reward, images), samples[:4])
+    gradient = torch.autograd.grad(chances.sum(), images)[0]
     assert gradient.flatten(1).abs().sum(1).gt(0).all()
+
+
+@pytest.mark.parametrize("name", CAPTIONERS)
+def test_captions_of_different_worth_give_a_gradient(checkpoint, name, monkeypatch):
+    reward = make(checkpoint, captioner=name, num_samples=2)
+    captioner, _ = reward.loaded
+    said = captioner.tokenize(["a red book", "pen"] * 2, torch.device("cpu"))
+    monkeypatch.setattr(captioner, "sample", lambda states, count: said)
+    images = pictures(2).requires_grad_()
+    values = reward(images, PROMPTS[:2])
+    worth = reward._cosines(captioner.decode(said), [PROMPTS[0]] * 2 + [PROMPTS[1]] * 2).unflatten(0, (2, 2))
+    torch.testing.assert_close(values, worth.mean(1), rtol=1e-4, atol=1e-5)
+    assert (worth[:, 0] - worth[:, 1]).abs().gt(1e-3).all()
+    (found,) = torch.autograd.grad(values.sum(), images)
+    chances = captioner.log_prob(states_of(reward, images), said).unflatten(0, (2, 2))
+    # With two samples each is the other's baseline.
+    expected = ((worth[:, 0] - worth[:, 1]) * (chances[:, 0] - chances[:, 1]) / 2).sum()
+    torch.testing.assert_close(found, torch.autograd.grad(expected, images)[0], rtol=1e-3, atol=1e-7)
+    assert found.flatten(1).abs().sum(1).gt(0).all()
 
 
 @pytest.mark.parametrize("name", CAPTIONERS)
