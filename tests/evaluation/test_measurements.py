@@ -166,3 +166,24 @@ def test_no_prompt_is_on_the_disk(folder):
     line = json.loads((folder.folder / "rows.jsonl").read_text())
     assert line["prompt"] == digest("prompt 1")
     assert len(line["prompt"]) == 12
+
+
+def test_where_a_score_runs_is_not_what_it_is(tmp_path):
+    def settings(**score):
+        return {**SETTINGS, "scores": {"clip": {"model": "m", **score}}}
+
+    folder = AblationFolder(tmp_path)
+    folder.open("rewards", settings(device="auto", dtype="auto"), ROWS, "mine")
+    folder.open("rewards", settings(device="cuda", dtype="fp32"), ROWS, "mine")
+    with pytest.raises(OptionError, match="model"):
+        folder.open("rewards", settings(model="other"), ROWS, "mine")
+
+
+def test_scores_are_float32_wherever_they_run():
+    from realignkit.evaluation.judging import Judging
+    from realignkit.registry import default_registry
+
+    judging = Judging(default_registry(), "micro_oracle", scores=["micro_clip", "micro_clip:1,micro_blip:2"])
+    one, several = judging.scores.values()
+    assert one.options.dtype == "fp32"
+    assert [part.options.dtype for _, part, _ in several.parts] == ["fp32", "fp32"]
