@@ -179,24 +179,26 @@ def _factor(adapter: LowRank, name: str, config: Mapping[str, Any], lora: str) -
     """``alpha / r``, from the keys before the settings."""
     from peft.utils.other import get_pattern_key
 
-    rank = len(adapter.down) if adapter.down is not None else 0
+    rank = adapter.down.shape[0] if adapter.down is not None and adapter.down.ndim else 0
     ranks, alphas = config.get("rank_pattern") or {}, config.get("alpha_pattern") or {}
     told = ranks.get(get_pattern_key(ranks, name), config.get("r", rank))
     if told != rank:
         raise ModelError(
             f"'{lora}' is damaged or put together wrongly: at the layer {name} it has rank {rank}, its settings say "
-            f"{told}. Take the weights and {PEFT_CONFIG} from the same training."
+            f"{told!r}. Take the weights and {PEFT_CONFIG} from the same training."
         )
     alpha = adapter.alpha
     if alpha is None:
         alpha = alphas.get(get_pattern_key(alphas, name), config.get("lora_alpha", rank))
-    if not isinstance(alpha, int | float) or not math.isfinite(alpha) or alpha == 0:
-        raise ModelError(f"'{lora}' has alpha = {alpha} at the layer {name}. Get the file again from its authors.")
+    if not isinstance(alpha, int | float) or not math.isfinite(alpha) or alpha == 0 or rank == 0:
+        raise ModelError(
+            f"'{lora}' has rank {rank} and alpha = {alpha!r} at the layer {name}. Get the file again from its authors."
+        )
     return alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
 
 
 def _refuse_config(config: Mapping[str, Any], lora: str) -> None:
-    kind = config.get("peft_type", "LORA")
+    kind = config.get("peft_type") or "LORA"
     begun = str(config.get("init_lora_weights"))
     more = [name for name in config if name.startswith("use_") and name != "use_rslora"]
     more = [name for name in (*more, *_MORE_THAN_LORA) if config.get(name)]

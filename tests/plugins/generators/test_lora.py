@@ -277,6 +277,8 @@ ALL = {f"unet.{LAYER}.alpha": torch.tensor(1.0), **diffusers(LAYER)}
         ({**ALL, **diffusers(LAYER, "default_1.")}, ["two adapters"]),
         ({**ALL, f"unet.{LAYER}.alpha": torch.tensor(0.0)}, ["alpha = 0.0", LAYER]),
         ({**ALL, f"unet.{LAYER}.alpha": torch.tensor(float("nan"))}, ["alpha = nan"]),
+        ({**ALL, f"unet.{LAYER}.lora_A.weight": torch.ones(0, 16)}, ["rank 0", LAYER]),
+        ({**ALL, f"unet.{LAYER}.lora_A.weight": torch.tensor(1.0)}, ["rank 0", LAYER]),
         ({**ALL, f"unet.{LAYER}.lora_A.weight": torch.ones(2, 17)}, [LAYER, "[2, 17]", "[16, 16]"]),
         ({**ALL, f"unet.{LAYER}.lora_A.weight": torch.ones(3, 16)}, [LAYER, "[3, 16]"]),
         ({**ALL, f"unet.{LAYER}.lora_A.weight": torch.ones(2, 16).to(torch.int8)}, ["quantised"]),
