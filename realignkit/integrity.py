@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from realignkit.errors import DamagedError
+from realignkit.records import parse_json, read_json
 
 MANIFEST = "manifest.json"
 SEAL = "realignkit_sha256"
@@ -69,8 +70,8 @@ def read_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
     found, torn = [], int(bool(lines.pop()))  # what follows the last line end was never finished
     for line in lines:
         try:
-            record = json.loads(line)
-        except (ValueError, RecursionError):
+            record = parse_json(line)
+        except ValueError:
             record = None
         if isinstance(record, dict):
             found.append(record)
@@ -107,7 +108,7 @@ def check_manifest(folder: Path) -> dict[str, Any]:
         DamagedError: a file is missing, has another size or another content, or there is no manifest.
     """
     try:
-        notes = dict(json.loads((folder / MANIFEST).read_text(encoding="utf-8")))
+        notes = read_json(folder / MANIFEST)
         files = dict(notes.pop("files"))
         for name, told in files.items():
             if (size := (folder / name).stat().st_size) != told["size"]:

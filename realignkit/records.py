@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from realignkit.errors import DamagedError
 
 MAX_DIGITS = 100
+MAX_VALUES = 1_000_000
 MAX_DEPTH = 64
 """Most levels of nesting in a file: no record of ours has ten, and what is shown is walked through recursively."""
 
@@ -63,7 +64,17 @@ def parse_json(text: str | bytes) -> Any:
         found = json.loads(text, parse_constant=_no_constant, parse_float=_finite, parse_int=_whole)
     except RecursionError:
         raise ValueError(f"more than {MAX_DEPTH} levels of nesting") from None
-    level = [found]
+    check_depth(found)
+    return found
+
+
+def check_depth(values: Any) -> None:
+    """Refuse nested lists and mappings of more than :data:`MAX_DEPTH` levels, or more than :data:`MAX_VALUES` values.
+
+    Raises:
+        ValueError: there are more.
+    """
+    level, count = [values], 0
     for _ in range(MAX_DEPTH):
         level = [
             item
@@ -71,8 +82,11 @@ def parse_json(text: str | bytes) -> Any:
             if isinstance(value, dict | list)
             for item in (value.values() if isinstance(value, dict) else value)
         ]
+        count += len(level)
+        if count > MAX_VALUES:  # a few lines of YAML can refer to themselves into billions
+            raise ValueError(f"more than {MAX_VALUES} values")
         if not level:
-            return found
+            return
     raise ValueError(f"more than {MAX_DEPTH} levels of nesting")
 
 

@@ -8,7 +8,7 @@ import pytest
 from pydantic import Field
 
 from realignkit.errors import DamagedError
-from realignkit.records import MAX_DEPTH, Share, Text, Written, as_written, parse_json, read_json
+from realignkit.records import MAX_DEPTH, Share, Text, Written, as_written, check_depth, parse_json, read_json
 
 
 @pytest.mark.parametrize("text", ["NaN", "[Infinity]", '{"a": -Infinity}', "1e999", "9" * 5000, "{", "", "\x00"])
@@ -29,6 +29,17 @@ def test_nesting_has_an_end(opening, closing):
     for levels in (MAX_DEPTH + 1, 900, 100_000):
         with pytest.raises(ValueError, match="levels of nesting"):
             parse_json(opening * levels + inner + closing * levels)
+
+
+def test_values_have_an_end():
+    few = [0] * 1000
+    check_depth([few] * 900)
+    with pytest.raises(ValueError, match="more than 1000000 values"):
+        check_depth([few] * 1100)
+    endless = []
+    endless.append(endless)
+    with pytest.raises(ValueError, match="levels of nesting"):
+        check_depth(endless)
 
 
 @pytest.mark.parametrize("content", [b"[1]", b'"text"', b"null", b"\xff\xfe{}", b"", b'{"a": NaN}'])

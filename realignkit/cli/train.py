@@ -12,6 +12,7 @@ import typer
 
 from realignkit.cli.console import EXIT_INTERRUPTED, err, out, set_verbosity
 from realignkit.errors import OptionError
+from realignkit.records import check_depth
 
 if TYPE_CHECKING:
     from realignkit.refl.state import TrainResult, TrainState
@@ -94,17 +95,21 @@ def _merge(flags: Mapping[str, Any], path: Path | None) -> tuple[dict[str, Any],
         return dict(flags), []
     try:
         found = yaml.safe_load(path.read_text(encoding="utf-8-sig")) or {}
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        check_depth(found)
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise OptionError(f"cannot read {path}: {error}. --config takes a YAML file.") from None
     known = {*flags, "set"}
     if not isinstance(found, dict) or not isinstance(found.get("set", {}), dict) or found.keys() - known:
         raise OptionError(
             f"{path} must map names to values: {', '.join(sorted(known))}, where 'set' maps option names to values."
         )
-    settings = [f"{name}={json.dumps(value)}" for name, value in found.pop("set", {}).items()]
+    settings = [f"{name}={json.dumps(value, default=str)}" for name, value in found.pop("set", {}).items()]
     for name in ("reward", "judge"):
         if isinstance(found.get(name), dict):  # a weighted sum, as YAML has it
             found[name] = ",".join(f"{part}:{weight}" for part, weight in found[name].items())
+    for name, value in found.items():
+        if not isinstance(value, str):
+            raise OptionError(f"{path}: {name} must be a text, not {value!r}. Write it in quotes if it is one.")
     return {name: found.get(name) if flag is None else flag for name, flag in flags.items()}, settings
 
 

@@ -28,6 +28,7 @@ from realignkit.integrity import checksum, picture_key
 from realignkit.locking import only_writer
 from realignkit.provenance import contents, differences, digest_of, listed, placeless
 from realignkit.realigner import Realigner
+from realignkit.records import read_json
 from realignkit.registry import Registry
 from realignkit.storage import atomic_write, png
 from realignkit.types import Likelihood, LocalCaption, Tag
@@ -314,7 +315,6 @@ def _open(path: Path) -> PILImage:
 def _read(path: Path) -> dict[str, Any] | None:
     """A JSON object, None where there is none or it is damaged: it will be made again."""
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        return read_json(path)
+    except (OSError, DamagedError):
         return None
-    return record if isinstance(record, dict) else None

@@ -20,11 +20,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import ConfigDict, JsonValue
 
 from realignkit.assembly import versions
 from realignkit.errors import OptionError, OutputError
 from realignkit.integrity import read_lines
 from realignkit.provenance import differences, listed
+from realignkit.records import Written, as_written, read_json
 from realignkit.storage import atomic_write, make_folder
 
 logger = logging.getLogger(__name__)
@@ -86,6 +88,21 @@ class Measurement:
         return json.dumps({"row": self.row, "index": self.index, "seed": self.seed, "features": data}) + "\n"
 
 
+_ELSEWHERE = "Use another --out."
+
+
+class _Record(Written):
+    """What is relied on of ``ablation.json``; there is more."""
+
+    model_config = ConfigDict(extra="allow")
+
+    kind: str
+    settings: dict[str, JsonValue]
+    rows: dict[str, list[dict[str, JsonValue]]]
+    source: str = ""
+    control: str = ""
+
+
 class AblationFolder:
     """Reads and adds to the results in ``folder``."""
 
@@ -100,13 +117,12 @@ class AblationFolder:
         """
         path = self.folder / RECORD
         try:
-            found = json.loads(path.read_text(encoding="utf-8"))
+            found = read_json(path, _ELSEWHERE)
         except (FileNotFoundError, NotADirectoryError):
             return None
-        except (OSError, ValueError) as error:
-            raise OutputError(f"{path} cannot be read: {error}. Use another --out.") from error
-        if not isinstance(found, dict) or found.get("format") != FORMAT or found.get("version") != VERSION:
-            raise OutputError(f"{path} is no ablation of rows of this realignkit. Use another --out.")
+        if found.get("format") != FORMAT or found.get("version") != VERSION:
+            raise OutputError(f"{path} is no ablation of rows of this realignkit. {_ELSEWHERE}")
+        as_written(_Record, found, path, _ELSEWHERE)
         return found
 
     def existing(self) -> dict[str, Any]:

@@ -12,10 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ConfigDict, Field, JsonValue
 from torch import Tensor
 
 from realignkit.errors import DamagedError, OutputError
 from realignkit.integrity import check_manifest, read_lines, write_manifest
+from realignkit.records import Written, as_written, read_json
+from realignkit.refl.state import WrittenValidation
 from realignkit.refl.trainable import Trainable
 from realignkit.storage import atomic_folder, atomic_write, sweep
 
@@ -23,6 +26,19 @@ FORMAT = "realignkit.checkpoint"
 VERSION = 2
 FOLDER = "checkpoints"
 _MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+class _State(Written):
+    """What is relied on of ``state.json``; there is more."""
+
+    model_config = ConfigDict(extra="allow")
+
+    iteration: int = Field(ge=0)
+    status: str
+    history: list[WrittenValidation]
+    warnings: list[str]
+    loss_scale: tuple[float, int]
+    run: dict[str, dict[str, JsonValue]]
 
 
 def listed(run: Path) -> list[Path]:
@@ -66,10 +82,11 @@ def read(path: Path) -> dict[str, Any]:
     """
     try:
         check_manifest(path)
-        record = json.loads((path / "state.json").read_text(encoding="utf-8"))
-        if not isinstance(record, dict) or record.get("format") != FORMAT or record.get("version") != VERSION:
+        record = read_json(path / "state.json")
+        if record.get("format") != FORMAT or record.get("version") != VERSION:
             raise ValueError("it is of another version of realignkit")
-    except (DamagedError, OSError, ValueError, RecursionError) as error:
+        as_written(_State, record, path / "state.json")
+    except (DamagedError, OSError, ValueError) as error:
         reason = error.reason if isinstance(error, DamagedError) else error
         raise DamagedError(f"checkpoint {path} cannot be used: {reason}") from error
     return record

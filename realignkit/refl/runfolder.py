@@ -13,13 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image
+from pydantic import Field, JsonValue
 
 from realignkit.assembly import versions
 from realignkit.errors import DamagedError, OutputError
 from realignkit.provenance import flat, placeless
+from realignkit.records import Written, as_written, read_json
 from realignkit.refl import checkpoints
 from realignkit.refl.config import ReFLConfig
-from realignkit.refl.state import TrainState, Validation
+from realignkit.refl.state import TrainState, Validation, WrittenValidation
 from realignkit.rewarding import settings_of
 from realignkit.storage import atomic_write, png
 
@@ -38,6 +40,24 @@ CHANGEABLE = frozenset(
 of the pairs, as long as the same pairs are in it."""
 
 
+_MENDED = "Resume the run (--resume), which mends it."
+
+
+class _Record(Written):
+    """``training.json``; what is missing has happened to nobody, what is there must be of its kind."""
+
+    format: str
+    version: int
+    status: str = ""
+    iteration: int = Field(0, ge=0)
+    config: dict[str, JsonValue] = Field(default_factory=dict)
+    identity: dict[str, JsonValue] = Field(default_factory=dict)
+    history: list[WrittenValidation] = Field(default_factory=list)
+    best: int | None = None
+    warnings: list[str] = Field(default_factory=list)
+    versions: dict[str, str] = Field(default_factory=dict)
+
+
 def read_record(folder: Path) -> dict[str, Any] | None:
     """``training.json``; None where there is none.
 
@@ -47,13 +67,12 @@ def read_record(folder: Path) -> dict[str, Any] | None:
     """
     path = folder / RECORD
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = read_json(path, _MENDED)
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (OSError, ValueError, RecursionError) as error:
-        raise DamagedError(f"{path} cannot be read: {error}", "Resume the run (--resume), which mends it.") from error
-    if not isinstance(record, dict) or record.get("format") != FORMAT or record.get("version") != VERSION:
+    if record.get("format") != FORMAT or record.get("version") != VERSION:
         raise OutputError(f"{path} is no training of this realignkit. Train into another folder.")
+    as_written(_Record, record, path, _MENDED)
     return record
 
 

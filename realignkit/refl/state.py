@@ -6,6 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pydantic import Field
+
+from realignkit.records import Written
+
 
 @dataclass(frozen=True)
 class Validation:
@@ -33,6 +37,18 @@ class Validation:
     def score(self) -> float:
         """The judgement, turned so that higher is better."""
         return self.judgement if self.higher_is_better else -self.judgement
+
+
+class WrittenValidation(Written):
+    """A :class:`Validation` as files have it."""
+
+    iteration: int = Field(ge=0)
+    reward: float
+    judgement: float
+    higher_is_better: bool
+    values: dict[str, float]
+    rewards: list[float]
+    judgements: list[float]
 
 
 @dataclass(frozen=True)

@@ -231,3 +231,35 @@ def test_images_are_as_large_as_the_generator_says(cli, arguments, tmp_path):
     assert result.exit_code == 0, result.output + result.stderr
     sizes = {Image.open(file).size for file in (tmp_path / "run" / "prior").glob("*.png")}
     assert sizes == {(24, 48)}
+
+
+LAUGHS = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
+    f"{new}: &{new} [{','.join([f'*{old}'] * 9)}]\n" for old, new in zip("abcdefgh", "bcdefghi", strict=True)
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[1, 2]", "must map names to values"),
+        ("5", "must map names to values"),
+        ("model: 5", "model must be a text, not 5"),
+        ("prompts: [a, b]", "prompts must be a text"),
+        ("out:", "out must be a text, not None"),
+        ("set: [1]", "'set' maps option names to values"),
+        ("set: {patience: soon}", "patience"),
+        ("set: {patience: .nan}", "patience"),
+        ("set: {patience: 2024-01-01}", "patience"),
+        ("set: {x: " + "[" * 200 + "]" * 200 + "}", "levels of nesting"),
+        ("[" * 5000, "cannot read"),
+        ("model: &m [*m]", "levels of nesting"),
+        (LAUGHS, "more than 1000000 values"),
+        ("!!python/object/apply:os.system ['true']", "cannot read"),
+        ("a: b: c", "cannot read"),
+    ],
+)
+def test_an_odd_config_is_refused(cli, arguments, tmp_path, text, message):
+    (tmp_path / "train.yaml").write_text(text)
+    result = cli(*arguments, "--config", tmp_path / "train.yaml", "--out", tmp_path / "out")
+    assert result.exit_code == 2, result.output
+    assert message in " ".join(result.stderr.split())

@@ -16,6 +16,7 @@ from pydantic import Field
 from realignkit import provenance
 from realignkit.contracts import Options
 from realignkit.errors import OptionError, OutputError
+from realignkit.integrity import write_manifest
 from realignkit.locking import only_writer
 from realignkit.refl import checkpoints
 from tests import tiny
@@ -316,3 +317,27 @@ def test_truncated_log_and_killed_writers_are_cleaned_up(tmp_path):
     path.write_text('{"iteration": 1}\n{"iteration": 2}\n{"iteration": 3}\n{"itera')
     checkpoints.truncate_log(path, 2)
     assert path.read_text() == '{"iteration": 1}\n{"iteration": 2}\n'
+
+
+@pytest.mark.parametrize(
+    ("change", "place"),
+    [
+        ({"iteration": "2"}, "iteration"),
+        ({"history": {}}, "history"),
+        ({"warnings": "none"}, "warnings"),
+        ({"loss_scale": ["1", 2]}, "loss_scale.0"),
+        ({"run": {"config": []}}, "run.config"),
+    ],
+)
+def test_a_checkpoint_with_a_wrong_value_is_passed_over(make_trainer, tmp_path, change, place):
+    trainer = make_trainer(Noisy(), out=tmp_path / "run", iterations=2, checkpoint_every=1)
+    trainer.train()
+    last = checkpoints.listed(tmp_path / "run")[-1]
+    state = json.loads((last / "state.json").read_text())
+    (last / "state.json").write_text(json.dumps({**state, **change}))
+    (last / "manifest.json").unlink()
+    write_manifest(last)  # whoever changes a value can change a checksum
+    told = []
+    path, _ = checkpoints.newest(tmp_path / "run", told.append)
+    assert path != last
+    assert f"({place}" in told[0]
