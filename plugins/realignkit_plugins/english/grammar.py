@@ -92,7 +92,7 @@ PRONOUNS = words(
 )
 COPULAS = words(
     """
-    is are was were be looks look appears seems being been am
+    is are was were be looks look appears seems being been am become becomes became
     """
 )
 AUXILIARIES = COPULAS | words(

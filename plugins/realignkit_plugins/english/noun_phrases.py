@@ -95,6 +95,7 @@ def _with_stated(reading: Reading, chunk: Chunk) -> str:
     parts = (reading.phrase(chunk.content, noun) if noun > chunk.content else "", *chunk.stated)
     described = " ".join(part for part in (*parts, reading.phrase(noun, chunk.stop)) if part)
     before = [token.surface for token in reading.tokens[chunk.first : chunk.content]]
+    before = before[before[:1] in (["both"], ["Both"]) and len(before) > 1 :]
     return (
         with_article(described)
         if [word.lower() for word in before] in (["a"], ["an"])

@@ -11,6 +11,8 @@ from .tokens import Reader, Token
 from .words import is_plural
 
 _PLURAL_COPULAS = g.words("are were look appear seem")
+_MODALS = g.words("should must shall will would can could may might has have had needs to")
+_BREAKS = g.words(", . ; ! and & both while but")
 _COLOUR_NOUNS = g.words("colour color")
 _LINKS = (g.PREPOSITIONS | g.words("front top")) - g.words("as than like before after per via except versus vs")
 """Words that join a phrase to the one it is a part of."""
@@ -52,36 +54,41 @@ class Predicates(Reader):
         A relative clause or a participle describes the phrase before it, a sentence its subject: in "the lid of the red
         cup is blue" the lid. Several subjects share a plural's attributes.
         """
-        last = chunks[-1] = self._inverted(chunks[-1])
-        predicate = self._predicate(last)
-        if predicate is None:
-            return last.stop
-        about = [len(chunks) - 1]
-        if predicate.of_sentence:
-            about = [self._with_colour(chunks, k) for k in self._subjects(chunks, predicate.plural)]
-        if not all(chunks[k].listed for k in about):
-            return last.stop
-        if about == [len(chunks) - 1] and not predicate.apart:
-            described = _described(last, predicate.attributes, predicate.of_sentence)
-            chunks[-1] = replace(described, stop=predicate.stop)
-            return predicate.stop
-        each = [predicate.attributes] * len(about)
-        if predicate.respectively and len(about) == len(predicate.attributes):
-            each = [(attribute,) for attribute in predicate.attributes]
-        for k, stated in zip(about, each, strict=True):
-            chunks[k] = replace(_described(chunks[k], stated, True), stated=chunks[k].stated + stated)
-        return predicate.stop
+        chunks[-1] = self._inverted(chunks[-1])
+        at = chunks[-1].stop
+        while predicate := self._predicate(at, chunks[-1]) or self._of_pronoun(at, chunks):
+            about = [len(chunks) - 1]
+            if predicate.of_sentence:
+                about = [self._with_colour(chunks, k) for k in self._subjects(chunks, predicate.plural)]
+            if not all(chunks[k].listed for k in about):
+                break
+            each = [predicate.attributes] * len(about)
+            if predicate.respectively and len(about) == len(predicate.attributes):
+                each = [(attribute,) for attribute in predicate.attributes]
+            right_behind = about == [len(chunks) - 1] and at == chunks[-1].stop and not predicate.apart
+            for k, attributes in zip(about, each, strict=True):
+                chunks[k] = _described(chunks[k], attributes, predicate.of_sentence, not right_behind)
+            if right_behind:
+                chunks[-1] = replace(chunks[-1], stop=predicate.stop)
+            at = predicate.stop
+        return at
 
-    def _predicate(self, chunk: Chunk) -> _Predicate | None:
-        i = chunk.stop
+    def _predicate(self, i: int, chunk: Chunk) -> _Predicate | None:
+        """What the words from token i on say about the chunk before them, or about the subject that it belongs to."""
         if self.word(i) == "(" or self.word(i) in (":", "="):
             return self._in_brackets(i)
         j = i + 1 if self.word(i) == "," and self.word(i + 1) in g.RELATIVES | {"both"} else i
         j += self.word(j) in ("both", "all") and self.word(j + 1) == "of"
         relative = self.word(j) in g.RELATIVES
         j += relative
+        modal = j
+        while self.word(modal) in _MODALS:
+            modal += 1
+        if modal > j and self.word(modal) in ("be", "been"):
+            j, reduced = modal, False
+        else:
+            reduced = self.word(j) in ("being", "been")  # "a cake being sliced"
         copula = self.word(j) in g.COPULAS or self.word(j) == "'s"
-        reduced = self.word(j) in ("being", "been")  # "a cake being sliced"
         both = not relative and j > i and self.word(j) == "both"
         plural = self.word(j) in _PLURAL_COPULAS or both
         if copula or both:
@@ -102,6 +109,19 @@ class Predicates(Reader):
         respectively = self.word(stop) == "respectively" or self.words_at(stop, ",", "respectively")
         return _Predicate(attributes, stop, of_sentence, plural, respectively, apart)
 
+    def _of_pronoun(self, i: int, chunks: Sequence[Chunk]) -> _Predicate | None:
+        """In "A cup. It is red." there is one thing that "it" can mean."""
+        j = i
+        while self.word(j) in (".", ",", ";", "!", "and"):
+            j += 1
+        if self.word(j) not in ("it", "they") or self.word(j + 1) not in g.COPULAS | {"'s"}:
+            return None
+        about = self._subjects(chunks, plural=True)
+        alone = about == list(range(about[0], len(chunks))) and (self.word(j) == "they" or len(about) == 1)
+        starts = about[0] == 0 or self._between(chunks[about[0] - 1], chunks[about[0]]) & {".", ";", "!"}
+        predicate = self._predicate(j + 1, chunks[-1]) if alone and starts else None
+        return predicate and replace(predicate, of_sentence=True, plural=self.word(j) == "they", apart=True)
+
     def words_at(self, i: int, *words: str) -> bool:
         """Whether these words stand at token i."""
         return all(self.word(i + k) == word for k, word in enumerate(words))
@@ -120,7 +140,7 @@ class Predicates(Reader):
         if not (starts and copula > 0 and self.word(copula) in g.COPULAS and self.adjective(copula - 1)):
             return chunk
         attribute = (self.word(copula - 1),)
-        return replace(_described(chunk, attribute, True), stated=attribute)
+        return _described(chunk, attribute, of_sentence=True, elsewhere=True)
 
     def _with_colour(self, chunks: Sequence[Chunk], k: int) -> int:
         """Of "the colour of the cup" and "the cup's colour" the cup."""
@@ -199,7 +219,9 @@ class Predicates(Reader):
             if not link or not link <= {",", "and", "&"}:
                 break
             other = self._subject(chunks, k - 1)
-            if self.word(chunks[other].first - 1) in g.PREPOSITIONS or ("and" not in link and len(found) < 2):
+            if chunks[k - 1].predicated or ("and" not in link and len(found) < 2):
+                break  # a sentence of its own
+            if other > 0 and self._between(chunks[other - 1], chunks[other]) - _BREAKS:
                 break  # the end of a clause before: "a dog sits on a mat and two cats are black"
             found.insert(0, other)
             k = other
@@ -222,6 +244,10 @@ class Predicates(Reader):
         return {self.word(i) for i in range(one.stop, other.first)}
 
 
-def _described(chunk: Chunk, attributes: tuple[str, ...], of_sentence: bool) -> Chunk:
-    predicated = chunk.predicated + attributes if of_sentence else chunk.predicated
-    return replace(chunk, attributes=chunk.attributes + attributes, predicated=predicated)
+def _described(chunk: Chunk, attributes: tuple[str, ...], of_sentence: bool, elsewhere: bool) -> Chunk:
+    return replace(
+        chunk,
+        attributes=chunk.attributes + attributes,
+        predicated=chunk.predicated + attributes if of_sentence else chunk.predicated,
+        stated=chunk.stated + attributes if elsewhere else chunk.stated,
+    )

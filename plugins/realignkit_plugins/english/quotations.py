@@ -45,6 +45,9 @@ _AFTER = g.words(
 )
 
 
+_MAX_TOKENS = 300  # of one quotation; keeps the time linear in the length of the prompt
+
+
 @dataclass(frozen=True)
 class Quotation:
     """Tokens first .. last, marks included; ``is_writing`` where they are to be drawn as they stand."""
@@ -80,6 +83,7 @@ class _QuotationReader(Reader):
     def __init__(self, tokens: Sequence[Token]) -> None:
         super().__init__(tokens)
         self.closed: set[int] = set()
+        self.all_shouted = "".join(token.surface for token in tokens if token.is_word).isupper()
 
     def closing(self, i: int) -> int | None:
         """The token that closes the quotation that token i opens; None where it opens none."""
@@ -90,7 +94,7 @@ class _QuotationReader(Reader):
             return None
         if mark == '"' and i and self.word(i - 1).isdecimal() and self._touches(i - 1):
             return None  # a 12" pizza
-        for k in range(i + 1, len(self.tokens)):
+        for k in range(i + 1, min(i + _MAX_TOKENS, len(self.tokens))):
             if self.kind(k) == "mark" and self.word(k) in _PAIRS[mark] and k not in self.closed:
                 if mark in _APOSTROPHES and not self._closes(k):
                     continue
@@ -142,8 +146,7 @@ class _QuotationReader(Reader):
         """Whether the words are a sentence or a shout: "I love my dog", "BEWARE OF THE DOG"."""
         said = g.PRONOUNS | g.AUXILIARIES | {"!", "?"}
         surfaces = [self.tokens[k].surface for k in inside if self.tokens[k].is_word]
-        everything = "".join(token.surface for token in self.tokens if token.is_word)
-        shouted = "".join(surfaces).isupper() and not everything.isupper()
+        shouted = not self.all_shouted and "".join(surfaces).isupper()
         return shouted or any(self.word(k) in said for k in inside)
 
     def unquoted(self, i: int) -> int | None:

@@ -70,7 +70,7 @@ def _syntax(text: str, tokens: Sequence[Token]) -> Iterator[str]:
         start, end = token.start, token.end
         written = text[start:end]
         choice = token.text == "or" and written in ("|", ":")
-        doubled = token.kind == "mark" and written in ("(", "[") and text[end : end + 1] == written
+        doubled = token.kind == "mark" and written in ("(", "[", "{") and text[end : end + 1] == written
         if token.kind not in ("weight", "command") and not choice and not doubled:
             continue
         if i and tokens[i - 1].is_word and tokens[i - 1].end == start:

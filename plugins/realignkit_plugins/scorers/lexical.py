@@ -54,7 +54,7 @@ class LexicalScorer(Scorer):
         if reading.syntax:
             found.append(
                 f"prompt weights and commands are not applied, only the words are read ({_some(reading.syntax)}); "
-                f"without them in the prompt each phrase is found where it stands"
+                f"leave them out, and every phrase is found where it stands in the prompt"
             )
         if unread := (*other_scripts(reading), *other_language(reading)):
             found.append(

@@ -41,6 +41,26 @@ CASES: dict[str, dict[str, tuple[str, tuple[str, ...]]]] = {
     "the cup is not red but blue": {"cup": ("the blue cup", ("blue",))},
     "the cup is not red and the box is blue": {"cup": ("the cup", ()), "box": ("the box is blue", ("blue",))},
     "the cup isn't red, a box which is not blue": {"cup": ("the cup", ()), "box": ("a box", ())},
+    "the cups are red and the boxes are blue": {
+        "cup": ("the cups are red", ("red",)),
+        "box": ("the boxes are blue", ("blue",)),
+    },
+    "both the cup and the box are red": {"cup": ("the red cup", ("red",)), "box": ("the red box", ("red",))},
+    "the cup should be red, the box must not be blue": {
+        "cup": ("the cup should be red", ("red",)),
+        "box": ("the box", ()),
+    },
+    "the cup holds a box and the cars are blue": {
+        "cup": ("the cup", ()),
+        "box": ("a box", ()),
+        "car": ("the cars are blue", ("blue",)),
+    },
+    "the box beside the cup that is red is blue": {
+        "box": ("the blue box", ("blue",)),
+        "cup": ("the cup that is red", ("red",)),
+    },
+    "A cup. It is red. A box. It's blue.": {"cup": ("a red cup", ("red",)), "box": ("a blue box", ("blue",))},
+    "a dog on a mat; they are black": {"dog": ("a dog", ()), "mat": ("a mat", ())},
     "a cup in a red colour": {"cup": ("a cup in a red colour", ("red",))},
     "a cup in a red box": {"cup": ("a cup", ()), "box": ("a red box", ("red",))},
     "a dog sits on a mat and two cats are black": {
