@@ -55,6 +55,7 @@ def dense(
     from realignkit.report import overlay
     from realignkit.storage import atomic_write, png
 
+    inputs.check_text(prompt)
     registry = default_registry()
     info = assembly.choose_generator(registry, model)
     known = {"sampling": assembly.SamplingOptions.model_fields, "generator": assembly.option_names(info)}

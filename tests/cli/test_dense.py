@@ -43,6 +43,7 @@ def test_the_image_is_the_functions_own(dense, tmp_path: Path):
     [
         ([PROMPT], "say where"),
         ([" ", "--box", BOX], "prompt is empty"),
+        (["a red \udcff book", "--box", BOX], "broken character"),
         ([PROMPT, "--box", "a red book"], "PHRASE="),
         ([PROMPT, "--box", "a red book=0,0,1"], "four shares"),
         ([PROMPT, "--box", "a red book=0,0,2,1"], "shares of the image"),

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from realignkit.contracts import PromptSet, Scorer, Tagger
-from realignkit.errors import OptionError, OutputError, ScorerError
+from realignkit.errors import OptionError, OutputError, PromptError, ScorerError
 from realignkit.evaluation.ablation import ScorerAblation
 from realignkit.evaluation.success import NOT_NAMED, wilson
 from realignkit.hookspecs import hookimpl
@@ -201,6 +201,11 @@ def test_prompts_without_a_known_truth_are_no_questions(ablation):
 
     (cell,) = ablation(prompts=Unknown())()
     assert (cell.images, cell.asked, cell.successes) == (3, 1, 1)
+
+
+def test_half_a_character_is_refused_at_the_start(ablation):
+    with pytest.raises(PromptError, match="broken character"):
+        ablation(prompts=["a red book", "a \ud83d pen"])
 
 
 def test_another_ablation_needs_another_folder(ablation):

@@ -11,7 +11,7 @@ from PIL import Image
 
 from realignkit import candidates
 from realignkit.contracts import Metric
-from realignkit.errors import ModelError, OptionError, PluginError
+from realignkit.errors import ModelError, OptionError, PluginError, PromptError
 from realignkit.evaluation.frechet import frechet_distance
 from realignkit.evaluation.judging import Judging
 from realignkit.evaluation.measurements import AblationFolder, digest
@@ -238,6 +238,8 @@ def test_other_conditions_are_refused(bench):
         bench(stages_plan([]), limit=1)
     with pytest.raises(OptionError, match="can judge none of 1 prompts"):
         bench(rewards_plan({}), "other", prompts=["something else"])
+    with pytest.raises(PromptError, match="broken character"):
+        bench(rewards_plan({}), "other", prompts=[f"{KNOWN[0]} \ud83d"], metric="streaming", scores=["darkness"])
     with pytest.raises(OptionError, match=r"no value 'size'\. It has: bright, brightness"):
         bench(rewards_plan({}), "other", metric="brightness.size", limit=1)()
 
