@@ -38,6 +38,13 @@ def test_compare_resumes_and_refuses_to_mix_settings(tmp_path):
     assert "other settings" in other.stderr
 
 
+def test_asking_for_nouns_alone_goes_on_record(tmp_path):
+    done = measure("compare", "--ask", "noun", "--out", tmp_path / "noun")
+    assert done.returncode == 0, done.stderr
+    settings = json.loads((tmp_path / "noun" / "settings.json").read_text())["settings"]
+    assert settings["plugins"]["segmenter"] == "ByNoun"
+
+
 def test_steps_and_ground_truth_layouts(tmp_path):
     steps = measure("steps", "--out", tmp_path / "steps")
     assert steps.returncode == 0, steps.stderr
