@@ -6,6 +6,7 @@ SD-1.x, SD-2.x and SDXL text-to-image pipelines; everything is differentiable un
 from __future__ import annotations
 
 import contextlib
+import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -13,8 +14,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from realignkit.assembly import SamplingOptions
 from realignkit.attention import sampler, spans
 from realignkit.attention.sampler import check_size
+from realignkit.contracts import parse_options
 from realignkit.errors import OptionError
 from realignkit.inputs import image_size
 from realignkit.refl import losses
@@ -46,6 +49,7 @@ class Networks:
         device: where to compute.
         precision: ``no``, ``fp16`` or ``bf16``.
         height, width: of the images, in pixels; None: the model's own.
+        negative_prompt: what guidance steers away from.
         train_unet: the U-Net itself will learn and the pipeline be saved, so nothing is rounded (and all of it runs in
             ``precision`` all the same).
         train_text_encoder: so will the text encoders; :meth:`text` is differentiable then.
@@ -70,6 +74,7 @@ class Networks:
         *,
         height: int | None = None,
         width: int | None = None,
+        negative_prompt: str = "",
         train_unet: bool = False,
         train_text_encoder: bool = False,
     ) -> None:
@@ -92,7 +97,7 @@ class Networks:
         self.unet: Any = pipeline.unet
         self.autoencoder = Autoencoder(vae, self.dtype, upcast=upcast)
         self.decode, self.encode = self.autoencoder.decode, self.autoencoder.encode
-        self._learns_text = train_text_encoder
+        self._learns_text, self._negative_prompt = train_text_encoder, negative_prompt
         self.image_size = image_size(pipeline, width, height)
         scale = pipeline.vae_scale_factor
         self.latent_shape = (
@@ -170,8 +175,8 @@ class Networks:
         if guidance_scale <= 1:
             prediction = self.predict(latents, timestep, text)
             return prediction, prediction
-        empty = self.text([""] * len(latents))
-        both = self.predict(torch.cat([latents, latents]), timestep, empty.beside(text))
+        away = self.text([self._negative_prompt] * len(latents))
+        both = self.predict(torch.cat([latents, latents]), timestep, away.beside(text))
         unconditional, conditional = both.chunk(2)
         return losses.guide(unconditional, conditional, guidance_scale), conditional
 
@@ -233,3 +238,21 @@ def check_full_precision(pipeline: Any, text_encoder: bool) -> None:
                 f"trainable=unet would start from weights of the {name} that were rounded to {rounded}. Load the model "
                 f"in float32 (generator.dtype=fp32); training still computes as mixed_precision says."
             )
+
+
+def drawing_options(pipeline: Any, given: Mapping[str, Any], steps: int | None) -> dict[str, Any]:
+    """How the model is used, for :meth:`Networks.draw`: as told, else by the pipeline's own defaults.
+
+    Args:
+        pipeline: whose defaults.
+        given: see :class:`realignkit.assembly.SamplingOptions`.
+        steps: to take in place of ``num_inference_steps``; None: as given.
+
+    Raises:
+        OptionError: an unknown name or a bad value.
+    """
+    defaults = inspect.signature(type(pipeline).__call__).parameters
+    names = ("num_inference_steps", "guidance_scale")
+    told = parse_options(SamplingOptions, given, owner="sampling").model_dump(exclude_none=True)
+    found = {**{name: defaults[name].default for name in names}, **told}
+    return {**found, **({} if steps is None else {"num_inference_steps": steps})}

@@ -129,6 +129,8 @@ def _schedule(pipeline: Any) -> str | None:
             f"that predicts '{kind}' on the path of flow matching ({name}) cannot be fine-tuned here, where noise is "
             f"added by the diffusion formula. {_USE}"
         )
+    if "Inverse" in name or "RePaint" in name:
+        return f"with {name} draws no images from noise and cannot be fine-tuned here. Load it with scheduler=ddim."
     if name in _FEW_STEPS:
         return (
             f"with {name} is distilled for a few steps and cannot be fine-tuned here. If its U-Net is not, load it "

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import inspect
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -18,7 +17,7 @@ from realignkit.provenance import placeless
 from realignkit.refl import checkpoints, data
 from realignkit.refl.config import ReFLConfig
 from realignkit.refl.learner import Learner
-from realignkit.refl.networks import Networks
+from realignkit.refl.networks import Networks, drawing_options
 from realignkit.refl.objective import Gradients, Objective
 from realignkit.refl.ratings import draw_by_reward
 from realignkit.refl.runfolder import LOG, RunFolder, grid, told, validation_from
@@ -51,8 +50,8 @@ class ReFLTrainer:
         judge: a reward or metric that is not the training reward; decides which weights are best. None: the
             training reward decides, and its exploitation cannot be noticed.
         names: what to call ``reward``, ``judge`` and ``generator`` on record and in messages.
-        sampling: ``num_inference_steps``, ``guidance_scale``, ``height`` and ``width`` with which the model is used;
-            training, L_pre's images and validation all have that size. None of them: the model's own.
+        sampling: ``num_inference_steps``, ``guidance_scale``, ``height``, ``width`` and ``negative_prompt`` with which
+            the model is used; training, L_pre's images and validation all have that size. Left out: the model's own.
         generator_options: what the pipeline was made with (JSON values), by which a resumed run notices another model:
             local files and folders count by what is in them. None: the folder that the pipeline was loaded from.
         prior: where the frozen model's images for L_pre are kept; None: in the run's folder.
@@ -94,7 +93,7 @@ class ReFLTrainer:
         self.algorithm = self._choose_algorithm()
         self.judge = self._make_judge(judge)
         self.prompts, self.held_out = data.split(prompts, held_out, config.validation_prompts, config.seed)
-        self.sampling = _sampling(pipeline, sampling or {}, config)
+        self.sampling = drawing_options(pipeline, sampling or {}, config.validation_steps)
         self.guidance_scale = float(
             self.sampling["guidance_scale"] if config.guidance_scale is None else config.guidance_scale
         )
@@ -111,6 +110,7 @@ class ReFLTrainer:
             precision,
             height=self.sampling.get("height"),
             width=self.sampling.get("width"),
+            negative_prompt=self.sampling.get("negative_prompt", ""),
             train_unet=config.trainable == "unet",
             train_text_encoder=config.train_text_encoder,
         )
@@ -389,12 +389,3 @@ class ReFLTrainer:
                 "the training reward was its own judge, so its exploitation could not be noticed. Give a judge."
             )
         return TrainResult(self.folder, status, done, tuple(self.history), best, tuple(self.warnings))
-
-
-def _sampling(pipeline: Any, given: Mapping[str, Any], config: ReFLConfig) -> dict[str, Any]:
-    """How the model is used: as told, else by the pipeline's own defaults."""
-    defaults = inspect.signature(type(pipeline).__call__).parameters
-    names = ("num_inference_steps", "guidance_scale")
-    found = {name: given[name] if given.get(name) is not None else defaults[name].default for name in names}
-    found |= {name: given[name] for name in ("height", "width") if given.get(name) is not None}
-    return {**found, **({} if config.validation_steps is None else {"num_inference_steps": config.validation_steps})}

@@ -49,8 +49,12 @@ def test_everything_has_the_generators_size(make_trainer, algorithm):
 
 
 def test_sizes_that_the_model_cannot_draw_are_refused(make_trainer):
-    with pytest.raises(OptionError, match="multiples of 8, got 50 x None"):
+    with pytest.raises(OptionError, match="multiple of 8"):
         make_trainer(sampling={"height": 50})
+    with pytest.raises(OptionError, match=r"hieght.*Its options: .*height"):
+        make_trainer(sampling={"hieght": 48})
+    with pytest.raises(OptionError, match="multiples of 8, got 50 x None"):
+        Networks(tiny.build_pipeline(), CPU, "no", height=50)
     pipeline = tiny.build_pipeline()
     pipeline.unet.register_to_config(sample_size=None)
     with pytest.raises(OptionError, match="states no size"):
@@ -68,6 +72,17 @@ def test_sdxl_is_told_the_size():
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
     other = pipeline(PROMPTS, height=40, width=24, original_size=(32, 32), target_size=(32, 32), **shared).images
     assert (other - expected).abs().max() > 1e-3, "the size makes no difference, so this shows nothing"
+
+
+def test_rollouts_steer_away_from_what_the_pipeline_does(make_trainer):
+    trainer = make_trainer(sampling={"negative_prompt": "a yellow sign", "num_inference_steps": 3})
+    networks, noise = trainer.networks, torch.randn(2, 4, 16, 16, generator=torch.Generator().manual_seed(0))
+    found = Rollout(networks, "ddim", 3, 4.0).sample(noise, networks.text(PROMPTS))
+    shared = {"num_inference_steps": 3, "guidance_scale": 4.0, "latents": noise, "output_type": "latent"}
+    expected = networks.pipeline(PROMPTS, negative_prompt=["a yellow sign"] * 2, **shared).images
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    assert (networks.pipeline(PROMPTS, **shared).images - expected).abs().max() > 1e-3
+    assert trainer.sampling["negative_prompt"] == "a yellow sign"  # validation's and L_pre's images too
 
 
 # --- precision ------------------------------------------------------------------------------------------------------

@@ -144,6 +144,7 @@ REFUSED = {
         "no schedule of training timesteps",
     ),
     "sigmoid": (lambda: with_scheduler("DDPMScheduler", beta_schedule="sigmoid"), "no schedule of training timesteps"),
+    "inversion": (lambda: with_scheduler("DDIMInverseScheduler"), "draws no images"),
     "lcm scheduler": (lambda: with_scheduler("LCMScheduler"), "few steps"),
     "tcd scheduler": (lambda: with_scheduler("TCDScheduler"), "few steps"),
     "zero signal": (lambda: with_scheduler("DDIMScheduler", rescale_betas_zero_snr=True), "zero signal"),
