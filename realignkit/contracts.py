@@ -188,9 +188,11 @@ class PromptSet(Plugin):
 
     Attributes:
         source: where the prompts come from (a file, a paper, a procedure), for reports.
+        summary: what was read and what was left out, a line for the user; "" where there is nothing to say.
     """
 
     source: str = ""
+    summary: str = ""
 
     @abstractmethod
     def __iter__(self) -> Iterator[str]:

@@ -75,7 +75,7 @@ def cli() -> Iterator[Callable[..., Any]]:
 
     default_registry().register(tiny, "tiny")
     try:
-        yield lambda *arguments: CliRunner().invoke(app, [str(argument) for argument in arguments])
+        yield lambda *arguments, given=None: CliRunner().invoke(app, [str(a) for a in arguments], input=given)
     finally:
         default_registry().unregister(tiny)
 

@@ -206,6 +206,19 @@ def test_interruption(run):
 # --- many prompts ---------------------------------------------------------------------------------------------------
 
 
+def test_prompts_from_tables_and_standard_input(cli, tmp_path: Path):
+    table = tmp_path / "list.csv"
+    table.write_text("id;prompt\n1;a red book, a desk\n2;\n", encoding="utf-8-sig")
+    arguments = ["run", "--model", "tiny", "--out", tmp_path / "run", "--prompts"]
+    result = cli(*arguments, table)
+    assert result.exit_code == 0, result.output
+    assert f"read 1 prompt from {table}, column 'prompt'; 1 blank line left out" in result.stderr
+    result = cli(*arguments, "-", given="a red book, a desk\n")
+    assert result.exit_code == 0, result.output
+    assert "read 1 prompt from standard input" in result.stderr
+    assert "1 there already" in result.stdout
+
+
 def test_many_prompts(cli, tmp_path: Path):
     prompts = tmp_path / "list.txt"
     prompts.write_text("a red book\n\n" + "book " * 60 + "\na yellow pen\n", encoding="utf-8-sig")

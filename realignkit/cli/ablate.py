@@ -11,10 +11,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from realignkit.cli.console import EXIT_SOME_FAILED, Command, err, out, set_verbosity
-from realignkit.errors import OptionError
+from realignkit.cli.prompts import prompt_set
 
 if TYPE_CHECKING:
-    from realignkit.contracts import PromptSet
     from realignkit.evaluation.tables import Cell
     from realignkit.registry import Registry
 
@@ -39,7 +38,7 @@ def scorers(
         list[str] | None, typer.Option(help="Repeatable; each is asked alone.", show_default="lexical")
     ] = None,
     prompts: Annotated[
-        str, typer.Option(metavar="FILE|NAME", help="A .txt or .csv file, or the name of a prompt set.")
+        str, typer.Option(metavar="FILE|NAME", help="A file (.txt, .csv, .tsv, .jsonl), - or a prompt set.")
     ] = "micro",
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many prompts.")] = None,
     seed: Annotated[list[int] | None, typer.Option(help="Start noise; repeatable.", show_default="42")] = None,
@@ -71,7 +70,7 @@ def scorers(
         model,
         taggers,
         chosen,
-        _prompt_set(registry, prompts, own),
+        prompt_set(registry, prompts, own),
         folder,
         seeds=seed or [42],
         limit=limit,
@@ -118,17 +117,6 @@ def _options(
     # The prompt set itself says what it takes.
     own = parse([f"sampling.{text.strip().removeprefix('prompts.')}" for text in of_prompts], {"sampling": None})
     return {kind: settings.options[kind] for kind in _KINDS}, settings.sampling, own.sampling
-
-
-def _prompt_set(registry: Registry, prompts: str, options: dict[str, Any]) -> PromptSet:
-    names = [info.name for info in registry.infos("prompts")]
-    if Path(prompts).is_file() and "file" in names:
-        found: PromptSet = registry.create("prompts", "file", path=prompts, **options)
-    elif prompts in names:
-        found = registry.create("prompts", prompts, **options)
-    else:
-        raise OptionError(f"'{prompts}' is neither a file nor a prompt set. Prompt sets: {', '.join(names)}.")
-    return found
 
 
 def with_progress(work: Callable[[Callable[[str, int, int], None]], T]) -> T:

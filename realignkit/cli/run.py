@@ -12,7 +12,7 @@ import typer
 
 from realignkit.cli.console import EXIT_SOME_FAILED, err, note, out, print_realignment, set_verbosity
 from realignkit.cli.show import EXTRA_FILES, print_files, write_extras
-from realignkit.errors import OptionError, PromptError
+from realignkit.errors import PromptError
 
 if TYPE_CHECKING:
     from realignkit.evaluation import RunSummary
@@ -38,7 +38,8 @@ def run(
         typer.Option("--set", metavar="NAME=VALUE", help="An option, e.g. modulation.share=0.5; repeatable."),
     ] = None,
     prompts: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Many prompts, one a line; resumes where it stopped.")
+        str | None,
+        typer.Option(metavar="FILE|NAME", help="Many prompts: .txt, .csv, .tsv, .jsonl, - or a prompt set; resumes."),
     ] = None,
     coarse: Annotated[
         Path | None, typer.Option(metavar="IMAGE", help="Refine this image's content instead of a generated one.")
@@ -73,7 +74,7 @@ def run(
         open_image(coarse)  # what cannot be read shows before minutes of work
     single = prompts is None and len(seeds) == 1
     if folder is None:
-        stem = prompts.stem if prompts is not None else slug(texts[0])
+        stem = slug(texts[0]) if prompts is None else _stem(prompts)
         folder = DEFAULT_ROOT / (f"{stem}-s{seeds[0]}" if single else stem)
     # An unwritable folder, or one that is in use, shows before minutes of work.
     with only_writer(folder):
@@ -178,17 +179,19 @@ def _realigner(
     )
 
 
-def _read_prompts(path: Path) -> list[str]:
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise OptionError(
-            f"cannot read {path}: {error}. --prompts takes a UTF-8 text file, one prompt a line."
-        ) from None
-    prompts = [line.strip() for line in lines if line.strip()]
-    if not prompts:
-        raise OptionError(f"{path} has no prompts. Write one a line.")
-    return prompts
+def _read_prompts(spec: str | Path) -> list[str]:
+    from realignkit.cli.prompts import read_prompts
+    from realignkit.registry import default_registry
+
+    return read_prompts(default_registry(), str(spec))
+
+
+def _stem(spec: str) -> str:
+    """What a folder of a list's results is called."""
+    from realignkit.cli.prompts import is_file
+    from realignkit.evaluation.runs import slug
+
+    return "prompts" if spec == "-" else Path(spec).stem if is_file(spec) else slug(spec)
 
 
 @contextlib.contextmanager

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from realignkit.cli.console import EXIT_INTERRUPTED, err, out, set_verbosity
+from realignkit.cli.console import EXIT_INTERRUPTED, err, note, out, set_verbosity
+from realignkit.cli.prompts import read_prompts
 from realignkit.errors import OptionError
 from realignkit.records import check_depth
 
 if TYPE_CHECKING:
     from realignkit.refl.state import TrainResult, TrainState
-    from realignkit.registry import Registry
 
 DEFAULT_MODEL = "micro"
 
@@ -129,6 +129,7 @@ class TrainingJob:
         from realignkit.cli.settings import parse, reward_options
         from realignkit.contracts import parse_options
         from realignkit.refl.config import ReFLConfig, preset
+        from realignkit.refl.pairs import read_pairs
         from realignkit.registry import default_registry
 
         self.registry, self.wanted = default_registry(), wanted
@@ -151,6 +152,8 @@ class TrainingJob:
         self.prompts = read_prompts(self.registry, str(wanted["prompts"]))
         held_out = wanted["validation_prompts"]
         self.held_out = None if held_out is None else read_prompts(self.registry, str(held_out))
+        if self.config.pairs is not None:
+            note(read_pairs(self.config.pairs).summary)
         self.main = True
         if self.judge_name and self._parts(str(wanted["judge"])) == self._parts(str(wanted["reward"])):
             raise OptionError(
@@ -253,38 +256,6 @@ def _told(generator: Any) -> dict[str, Any] | None:
     settings = settings_of(generator)
     beside = ("offload", "companions", "refine_defaults")
     return settings and {name: value for name, value in settings.items() if name not in beside}
-
-
-def read_prompts(registry: Registry, spec: str) -> list[str]:
-    """Prompts of a file, or of a prompt set: ``micro``, ``micro:train``, ``micro:train,size=500``.
-
-    A value without a name is that of the set's first option.
-
-    Raises:
-        OptionError: the file cannot be read, or an option is wrong.
-        PluginError: there is no such prompt set.
-        PromptError: there are no prompts in it.
-    """
-    from realignkit.cli.settings import value_of
-    from realignkit.errors import PromptError
-
-    if Path(spec).is_file() or Path(spec).suffix.lower() in (".txt", ".csv"):
-        found = list(registry.create("prompts", "file", path=spec))
-    else:
-        name, _, text = spec.partition(":")
-        info = registry.info("prompts", name)
-        model = info.options_model()
-        first = next(iter(model.model_fields), None) if model is not None else None
-        options: dict[str, Any] = {}
-        for part in filter(None, text.split(",")):
-            option, equals, value = part.partition("=")
-            if not equals and first is None:
-                raise OptionError(f"prompt set '{name}' has no options: write '{name}' alone, not '{spec}'.")
-            options[option if equals else str(first)] = value_of(value if equals else part)
-        found = list(info.create(**options))
-    if not any(prompt.strip() for prompt in found):
-        raise PromptError(f"there are no prompts in '{spec}'. Write one a line, or give a prompt set that has some.")
-    return found
 
 
 def _print(results: Mapping[str, TrainResult], judge: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Sequence
@@ -21,6 +20,7 @@ from realignkit.integrity import check_file
 from realignkit.provenance import digest_of, stamps
 from realignkit.refl import losses, seeds
 from realignkit.refl.networks import Networks
+from realignkit.refl.pairs import METADATA, read_pairs
 from realignkit.rewarding import to_tensor
 from realignkit.storage import atomic_write, make_folder, png
 
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL.Image import Image as PILImage
 
-METADATA = "metadata.jsonl"
-_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 KEPT_LATENTS = 2**26
 """Numbers that are kept of latents: 256 MiB."""
 Draw = Callable[[list[str], list[int]], "list[PILImage]"]
@@ -109,21 +107,15 @@ class Order:
 class Pairs:
     """Image-caption pairs from a folder, as clean latents.
 
-    The folder has ``metadata.jsonl`` (``{"file_name": …, "text": …}`` a line) or ``metadata.csv`` with those columns,
-    or beside each image a ``.txt`` file of its name.
+    See :func:`~realignkit.refl.pairs.read_pairs`.
 
     Raises:
-        OptionError: there is no such folder, or it holds no pair.
+        OptionError: there is no such folder, it holds no pair, or an image or caption cannot be used.
     """
 
     def __init__(self, folder: Path, networks: Networks) -> None:
         self.folder, self.networks = folder, networks
-        self.pairs = tuple(_read_pairs(folder))
-        if not self.pairs:
-            raise OptionError(
-                f"'{folder}' holds no images with captions. Add metadata.jsonl with file_name and text, or a .txt file "
-                f"beside each image."
-            )
+        self.pairs = read_pairs(folder).pairs
         self._latents: dict[int, Tensor] = {}
 
     def __len__(self) -> int:
@@ -188,31 +180,6 @@ class Pairs:
         """
         path = self.folder / self.pairs[index][0]
         return to_tensor([fit_image(open_image(path)[0], self.networks.image_size)[0]])
-
-
-def _read_pairs(folder: Path) -> list[tuple[str, str]]:
-    if not folder.is_dir():
-        raise OptionError(f"there is no folder '{folder}' with image-caption pairs. Check the path.")
-    table, lines = folder / "metadata.csv", folder / METADATA
-    try:
-        if lines.is_file():
-            rows = [json.loads(line) for line in lines.read_text(encoding="utf-8").splitlines() if line.strip()]
-        elif table.is_file():
-            with table.open(encoding="utf-8-sig", newline="") as file:
-                rows = list(csv.DictReader(file))
-        else:
-            images = sorted(path for path in folder.rglob("*") if path.suffix.lower() in _SUFFIXES)
-            return [
-                (str(path.relative_to(folder)), text.read_text(encoding="utf-8").strip())
-                for path in images
-                if (text := path.with_suffix(".txt")).is_file()
-            ]
-        return [(str(row["file_name"]), str(row["text"])) for row in rows]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise OptionError(
-            f"the captions in '{folder}' cannot be read ({type(error).__name__}: {error}). Each entry needs file_name "
-            f"and text."
-        ) from error
 
 
 def _is_whole(path: Path) -> bool:

@@ -104,7 +104,7 @@ def test_bad_pairs_are_named(tmp_path, networks):
         data.Pairs(tmp_path / "empty", networks)
     (tmp_path / "empty" / "metadata.jsonl").write_text('{"file_name": "0.png", "text": "a"}\n')
     with pytest.raises(OptionError, match=r"cannot read .*0\.png"):
-        data.Pairs(tmp_path / "empty", networks).get([0])
+        data.Pairs(tmp_path / "empty", networks)
 
 
 def test_prior_is_drawn_once_and_anew_for_other_settings(tmp_path):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -12,14 +10,16 @@ from pydantic import Field
 
 from realignkit.contracts import Options as PluginOptions
 from realignkit.contracts import PromptSet
-from realignkit.errors import OptionError
+from realignkit.promptfiles import TextList, read_texts
+from realignkit.textfiles import STDIN, named
 from realignkit.types import Expected, Truth
 
 
 class FilePrompts(PromptSet):
-    """The prompts of a text file (one a line) or of a column of a CSV file, without blank ones, in the file's order.
+    """The prompts of a text file (one a line), or of a column of a table, without blank ones, in the file's order.
 
-    UTF-8, with or without a byte-order mark.
+    Tables are CSV (delimiter comma, semicolon or tab, with a header line), TSV, JSON lines, and lists in JSON. UTF-8,
+    with or without a byte-order mark, or UTF-16 with one.
 
     Raises:
         OptionError: (on use) the file cannot be read, or has no such column; the message lists its columns.
@@ -28,8 +28,10 @@ class FilePrompts(PromptSet):
     class Options(PluginOptions):
         """Options of :class:`FilePrompts`."""
 
-        path: Path = Field(description="a .txt file, or a .csv file with a header line")
-        column: str | None = Field(None, description="the CSV column; None: 'prompt' or 'caption', else the first")
+        path: Path = Field(description="a .txt, .csv, .tsv, .jsonl or .json file; - is standard input")
+        column: str | None = Field(
+            None, description="of a table; None: prompt, caption, text or description, else the first with texts"
+        )
         limit: int | None = Field(None, ge=1, description="only the first so many")
 
     options: FilePrompts.Options
@@ -37,13 +39,18 @@ class FilePrompts(PromptSet):
     @property
     def source(self) -> str:  # type: ignore[override]
         """The file's name."""
-        return self.options.path.name
+        return self.options.path.name if str(self.options.path) != STDIN else named(self.options.path)
+
+    @property
+    def summary(self) -> str:  # type: ignore[override]
+        """How many prompts were read from where, and what was left out."""
+        return self._read.summary
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._prompts)
+        return iter(self._read.texts)
 
     def __len__(self) -> int:
-        return len(self._prompts)
+        return len(self._read.texts)
 
     def truth(self, prompt: str, tags: Sequence[str]) -> Truth:
         """By the rules of the ``lexical`` scorer, which is judged by its own measure here; the others are not."""
@@ -67,34 +74,5 @@ class FilePrompts(PromptSet):
         return Truth(expected, len(phrases), found)
 
     @cached_property
-    def _prompts(self) -> tuple[str, ...]:
-        path = self.options.path.expanduser()
-        try:
-            text = path.read_text(encoding="utf-8-sig")
-        except (OSError, UnicodeError) as error:
-            raise OptionError(
-                f"the prompts in '{path}' cannot be read ({error}). Give the path of a UTF-8 .txt or .csv file."
-            ) from error
-        lines = self._column(text) if path.suffix.lower() == ".csv" else text.splitlines()
-        # Prompts are single lines, also where a CSV cell was wrapped.
-        prompts = [" ".join(line.split()) for line in lines]
-        return tuple(prompt for prompt in prompts if prompt)[: self.options.limit]
-
-    def _column(self, text: str) -> list[str]:
-        path, column = self.options.path, self.options.column
-        try:
-            rows = list(csv.reader(io.StringIO(text, newline=""), strict=True))
-        except csv.Error as error:
-            raise OptionError(
-                f"'{path}' is no valid CSV file ({error}). Save it again as comma-separated UTF-8."
-            ) from error
-        if not rows:
-            return []
-        header, body = [name.strip() for name in rows[0]], rows[1:]
-        if column is not None and column not in header:
-            raise OptionError(f"'{path}' has no column '{column}'. Its columns: {', '.join(header)}.")
-        if column is None:
-            usual = [name for name in header if name.lower() in ("prompt", "caption")]
-            column = usual[0] if usual else header[0]
-        at = header.index(column)
-        return [row[at] for row in body if len(row) > at]
+    def _read(self) -> TextList:
+        return read_texts(self.options.path, self.options.column, self.options.limit)

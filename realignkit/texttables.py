@@ -1,0 +1,182 @@
+"""Tables as people have them: CSV of many dialects, and JSON lines; and which column is meant."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+from realignkit.errors import OptionError
+from realignkit.records import parse_json
+from realignkit.textfiles import decoded, lines, named, one_line
+
+TEXT_COLUMNS = ("prompt", "prompts", "caption", "captions", "text", "description")
+"""What a column with texts is called, where nobody names it; the first that is there counts."""
+
+TABLES = (".csv", ".tsv", ".tab", ".jsonl", ".ndjson", ".json")
+"""How files of tables end, in lower case; others hold a text a line."""
+
+_DELIMITERS = ",;\t"
+_HEADINGS = TEXT_COLUMNS[:4]  # what no line of a list of prompts would have between commas
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of a file, each with the number of its first line (or item); cells are text, in JSON whatever is there."""
+
+    name: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[int, dict[str, Any]], ...]
+    unit: str = "line"
+
+    def column(self, wanted: str | None, usual: Sequence[str]) -> str:
+        """The name of a column: the wanted one, else the first usual one; upper case makes no difference.
+
+        Raises:
+            OptionError: there is none, or it is there twice.
+        """
+        by_name = {name.lower(): name for name in reversed(self.columns)}
+        found = next((by_name[n.lower()] for n in ([wanted] if wanted else usual) if n.lower() in by_name), None)
+        if found is None:
+            near = get_close_matches((wanted or usual[0]).lower(), by_name, n=1, cutoff=0.7)
+            hint = f" Did you mean '{by_name[near[0]]}'?" if near else ""
+            asked = f"column '{wanted}'" if wanted else f"column '{usual[0]}'"
+            raise OptionError(f"'{self.name}' has no {asked}. Its columns: {', '.join(self.columns)}.{hint}")
+        if self.columns.count(found) > 1:
+            raise OptionError(f"'{self.name}' has more than one column '{found}'. Rename all but one.")
+        return found
+
+    def text(self, line: int, row: dict[str, Any], column: str) -> str:
+        """A cell as one line of text, "" where it is blank.
+
+        Raises:
+            OptionError: it is not there, or no text; file and line are named.
+        """
+        where = f"{self.unit} {line} of '{self.name}'"
+        if column not in row:
+            raise OptionError(f"{where} has no '{column}'.")
+        if not isinstance(row[column], str):
+            raise OptionError(f"{where} has no text as its '{column}', but {_brief(row[column])}.")
+        return one_line(row[column])
+
+
+def read_table(path: Path) -> Table:
+    """A table: CSV (delimiter comma, semicolon or tab, with a header), or JSON lines.
+
+    Raises:
+        OptionError: it cannot be read.
+    """
+    return parsed_table(named(path), path.suffix, decoded(path))
+
+
+def is_table(path: Path, text: str) -> bool:
+    """Whether a text is a table: by its name, or because its first line is a header or a JSON object."""
+    if path.suffix.lower() in TABLES:
+        return True
+    first = next((line.strip() for line in lines(text) if line.strip()), "")
+    cells = [cell.strip().strip('"').lower() for cell in re.split(f"[{_DELIMITERS}]", first)]
+    return _is_object(first) or (len(cells) > 1 and any(cell in _HEADINGS for cell in cells))
+
+
+def parsed_table(name: str, suffix: str, text: str) -> Table:
+    """A text as a table: JSON lines, or CSV.
+
+    Args:
+        name: for messages.
+        suffix: of the file; decides where it can.
+        text: what is in it.
+
+    Raises:
+        OptionError: it is none.
+    """
+    first = next((line.strip() for line in lines(text) if line.strip()), "")
+    if suffix.lower() == ".json":
+        return _json(name, text)
+    if suffix.lower() in (".jsonl", ".ndjson") or (suffix.lower() not in TABLES and _is_object(first)):
+        return _json_lines(name, text)
+    return _csv(name, text, "\t" if suffix.lower() in (".tsv", ".tab") else None)
+
+
+def _json(name: str, text: str) -> Table:
+    try:
+        items = parse_json(text) if text.strip() else []
+    except ValueError as error:
+        raise OptionError(f"'{name}' is no JSON ({error}).") from error
+    if not isinstance(items, list):
+        raise OptionError(f"'{name}' holds {_brief(items)}; it should be a list of texts, or of objects.")
+    return _objects(name, list(enumerate(items, start=1)), "item")
+
+
+def _json_lines(name: str, text: str) -> Table:
+    items = []
+    for number, line in enumerate(lines(text), start=1):
+        try:
+            items += [(number, parse_json(line))] if line.strip() else []
+        except ValueError as error:
+            raise OptionError(f"line {number} of '{name}' is no JSON ({error}). Each line is an object.") from error
+    return _objects(name, items, "line")
+
+
+def _objects(name: str, items: Sequence[tuple[int, Any]], unit: str) -> Table:
+    rows = [(number, {TEXT_COLUMNS[0]: item} if isinstance(item, str) else item) for number, item in items]
+    for number, row in rows:
+        if not isinstance(row, dict):
+            raise OptionError(f"{unit} {number} of '{name}' is {_brief(row)}, no JSON object.")
+    return Table(name, tuple(dict.fromkeys(key for _, row in rows for key in row)), tuple(rows), unit)
+
+
+def _csv(name: str, text: str, delimiter: str | None) -> Table:
+    skipped = 0
+    if told := re.match(r"sep=(.)\r?\n", text):  # Excel's way to say it
+        text, delimiter, skipped = text[told.end() :], told[1], 1
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter or _delimiter(text), strict=True)
+    found: list[tuple[int, list[str]]] = []
+    start = 1
+    try:
+        for cells in reader:
+            if any(cell.strip() for cell in cells) or found:  # blank lines may come before the header
+                found.append((start + skipped, cells))
+            start = reader.line_num + 1
+    except csv.Error as error:
+        raise OptionError(
+            f"'{name}' is no valid CSV file (line {start + skipped}: {error}). Save it again as comma-separated UTF-8."
+        ) from error
+    if not found:
+        return Table(name, (), ())
+    header = [cell.strip() for cell in found[0][1]]
+    while header and not header[-1]:
+        header.pop()
+    for line, cells in found[1:]:
+        if any(cell.strip() for cell in cells[len(header) :]):
+            raise OptionError(
+                f"line {line} of '{name}' has {len(cells)} cells, its header {len(header)}. Put quotes around texts "
+                f"that hold the delimiter."
+            )
+    rows = ((line, dict(zip_longest(header, cells[: len(header)], fillvalue=""))) for line, cells in found[1:])
+    return Table(name, tuple(header), tuple(rows))
+
+
+def _delimiter(text: str) -> str:
+    header = next((line for line in lines(text) if line.strip()), "")
+    bare = re.sub(r'"[^"]*"', "", header)
+    return max(_DELIMITERS, key=bare.count)
+
+
+def _is_object(line: str) -> bool:
+    try:
+        return line.startswith("{") and isinstance(parse_json(line), dict)
+    except ValueError:
+        return False
+
+
+def _brief(value: Any) -> str:
+    if value is None:
+        return "null"
+    kinds = {bool: "a truth value", int: "a number", float: "a number", list: "a list", dict: "an object"}
+    return kinds.get(type(value), type(value).__name__)

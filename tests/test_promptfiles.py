@@ -1,0 +1,122 @@
+"""Lists of prompts as people have them: every dialect is read whole, or refused with file and line."""
+
+import codecs
+import io
+import sys
+
+import pytest
+
+from realignkit.errors import OptionError
+from realignkit.promptfiles import read_texts
+
+RED, BLUE = "a red cup, and a box", "a blue dog"
+
+
+def read(tmp_path, name, content, **arguments):
+    path = tmp_path / name
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return read_texts(path, **arguments)
+
+
+SAME = {
+    "lf.txt": f"{RED}\n{BLUE}\n",
+    "cr.txt": f"{RED}\r{BLUE}",
+    "mark.txt": f"\ufeff{RED}\r\n{BLUE}\r\n",
+    "excel.txt": codecs.BOM_UTF16_LE + f"id\tprompt\r\n1\t{RED}\r\n2\t{BLUE}\r\n".encode("utf-16-le"),
+    "big.txt": codecs.BOM_UTF16_BE + f"{RED}\n{BLUE}".encode("utf-16-be"),
+    "comma.csv": f'\ufeffid,Prompt\r\n1,"{RED}"\r\n2,{BLUE}\r\n',
+    "semicolon.csv": f"id;prompt\n1;{RED}\n2;{BLUE}\n",
+    "tab.csv": f"id\tprompt\n1\t{RED}\n2\t{BLUE}\n",
+    "cr.csv": f"id;prompt\r1;{RED}\r2;{BLUE}\r",
+    "told.csv": f"sep=;\r\nid;caption\r\n1;{RED}\r\n2;{BLUE}\r\n",
+    "trailing.csv": f'prompt,,\n"{RED}",,\n{BLUE},,\n',
+    "a.tsv": f"Prompts\tCategory\n{RED}\tx\n{BLUE}\tx\n",
+    "a.jsonl": f'\ufeff{{"text": "{RED}"}}\n\n{{"text": "{BLUE}"}}\n',
+    "strings.jsonl": f'"{RED}"\n"{BLUE}"\n',
+    "list.json": f'["{RED}", "{BLUE}"]',
+    "objects.json": f'[{{"prompt": "{RED}"}},\n {{"prompt": "{BLUE}"}}]',
+    "jsonl.txt": f'{{"prompt": "{RED}"}}\n{{"prompt": "{BLUE}"}}\n',
+}
+
+
+@pytest.mark.parametrize("name", SAME)
+def test_each_form_holds_the_same_prompts(tmp_path, name):
+    assert read(tmp_path, name, SAME[name]).texts == (RED, BLUE)
+
+
+def test_only_line_ends_separate_prompts(tmp_path):
+    content = "a red\u2028cup\na green\x0cdog\x0band\x85a car\na  wide\tbox\n"
+    assert read(tmp_path, "a.txt", content).texts == ("a red cup", "a green dog and a car", "a wide box")
+    assert read(tmp_path, "a.csv", 'prompt\n"a red\ncup"\n').texts == ("a red cup",)
+
+
+def test_what_was_read_is_said(tmp_path):
+    def said(name, content, **arguments):
+        return read(tmp_path, name, content, **arguments).summary.replace(f"{tmp_path}/", "")
+
+    assert said("a.txt", "a cup\n") == "read 1 prompt from a.txt"
+    assert said("a.txt", "\na cup\n  \na cup") == (
+        "read 2 prompts from a.txt; 2 blank lines left out; 1 of them more than once"
+    )
+    assert said("a.csv", "id,prompt\n1,a cup\n2,\n3\n4,a box\n") == (
+        "read 2 prompts from a.csv, column 'prompt'; 2 blank lines left out"
+    )
+    assert said("a.txt", "a\nb\nc\n", limit=2) == "read the first 2 of 3 prompts from a.txt"
+
+
+def test_columns(tmp_path):
+    content = "id,scene,prompt\n1,a room,a cup\n"
+    assert read(tmp_path, "a.csv", content, column="SCENE").texts == ("a room",)
+    with pytest.raises(OptionError, match=r"no column 'scenes'\. Its columns: .*, prompt\. Did you mean 'scene'"):
+        read(tmp_path, "a.csv", content, column="scenes")
+    assert read(tmp_path, "a.csv", "id,scene\n1,a room\n").texts == ("a room",)  # not the numbers
+    with pytest.raises(OptionError, match="more than one column 'prompt'"):
+        read(tmp_path, "a.csv", "prompt,prompt\na,b\n")
+    with pytest.raises(OptionError, match="no columns"):
+        read(tmp_path, "a.txt", "a cup\n", column="prompt")
+
+
+@pytest.mark.parametrize(
+    "name, content, why",
+    [
+        ("a.txt", "a café\n".encode("latin-1"), r"no UTF-8 text \(line 1\)\. .*iconv -f WINDOWS-1252"),
+        ("a.txt", "a cup\n".encode("utf-16-le"), "line 1 .*UTF-16 without a mark"),
+        ("a.txt", "a cup\na caf\ufffd\n", "line 2 .*lost character"),
+        ("a.csv", b"PK\x03\x04...", "a spreadsheet"),
+        ("a.txt", '--prompt "a cup" --steps 20\n', "line 1 .*has flags"),
+        ("a.csv", "id,prompt\n1,a red cup, and a box\n", "line 2 .*3 cells, its header 2.*quotes"),
+        ("a.csv", 'id,prompt\n1,"a red cup\n', r"no valid CSV file \(line 2"),
+        ("a.csv", "a red cup and a box\na blue dog\n", "no header"),
+        ("a.jsonl", '{"prompt": "a cup"}\n{"prompt": null}\n', "line 2 .*no text as its 'prompt', but null"),
+        ("a.jsonl", '{"prompt": ["a cup", "a box"]}\n', "line 1 .*but a list"),
+        ("a.jsonl", '{"prompt": "a cup"}\n{"prompts": "a box"}\n', "line 2 .*has no 'prompt'"),
+        ("a.jsonl", '{"prompt": "a cup"}\n{"prompt": "a box"\n', "line 2 .*no JSON"),
+        ("a.jsonl", '{"prompt": "a cup", "n": NaN}\n', "line 1 .*NaN"),
+        ("a.jsonl", "[" * 99_999, "line 1 .*nesting"),
+        ("a.jsonl", "3\n", "line 1 .*is a number"),
+        ("a.json", '{"a": "a cup"}', "holds an object"),
+        ("a.json", '["a cup", 3]', "item 2 .*is a number"),
+    ],
+)
+def test_what_cannot_be_read_names_file_and_line(tmp_path, name, content, why):
+    with pytest.raises(OptionError, match=why) as caught:
+        read(tmp_path, name, content)
+    assert name in str(caught.value)
+
+
+def test_nothing_there(tmp_path):
+    for name in ("a.txt", "a.csv", "a.jsonl", "a.json"):
+        assert read(tmp_path, name, "").texts == ()
+    with pytest.raises(OptionError, match=r"nowhere\.txt.*UTF-8"):
+        read_texts(tmp_path / "nowhere.txt")
+    with pytest.raises(OptionError, match="directory"):
+        read_texts(tmp_path)
+
+
+def test_standard_input(tmp_path, monkeypatch):
+    from pathlib import Path
+
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(f"{RED}\r\n{BLUE}\n".encode())))
+    found = read_texts(Path("-"))
+    assert found.texts == (RED, BLUE)
+    assert found.summary == "read 2 prompts from standard input"
