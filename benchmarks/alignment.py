@@ -59,7 +59,7 @@ MORE_GROUPS = {"two objects": {"pairs": "mixed", "objects": 2}}
 PAPER = {**ModulationConfig().model_dump(), "tagger": {"threshold": 0.5}}
 _TEXT = {"isolate_phrases": False, "append_missing": False}
 _HALF = {**_TEXT, "power": 1.0, "share": 0.5, "cross_weight": 0.8, "self_weight": 0.0}
-_NEAR = {**_HALF, "strength": 0.9}
+_NEAR = {**_HALF, "strength": 0.9, "time_scale": "train"}
 _VERIFIED = {**_NEAR, "verify": True}
 SWEEP: dict[str, dict[str, Any]] = {
     "paper's (p=5, 30 %)": {},
@@ -87,7 +87,7 @@ SWEEP: dict[str, dict[str, Any]] = {
 }
 """Modulation options over the paper's; under "tagger" and "segmenter" those of the plugins."""
 _MICRO = {**_TEXT, "tagger": {"threshold": 0.1}}
-_TIMES = {"t / T_train": {}, "t / t_start": {"time_scale": "start"}, "p = 0": {"power": 0.0}}
+_TIMES = {"t / T_train": {"time_scale": "train"}, "t / t_start": {"time_scale": "start"}, "p = 0": {"power": 0.0}}
 
 
 def _both(settings: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:

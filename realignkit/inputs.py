@@ -13,6 +13,7 @@ from PIL import Image, ImageOps
 from realignkit import checks
 from realignkit.assembly import SamplingOptions
 from realignkit.attention.config import ModulationConfig
+from realignkit.attention.families import denoiser
 from realignkit.errors import OptionError, PromptError
 from realignkit.images import as_seen, given_image
 from realignkit.types import Layout, LocalCaption, Tag
@@ -176,8 +177,7 @@ def image_size(pipeline: DiffusionPipeline, width: int | None = None, height: in
     Raises:
         OptionError: it states none.
     """
-    network = getattr(pipeline, "unet", None) or pipeline.transformer
-    sample = network.config.sample_size
+    sample = denoiser(pipeline).config.sample_size
     if width and height:
         return width, height
     if sample is None:

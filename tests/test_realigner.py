@@ -462,6 +462,19 @@ def test_plugin_that_takes_every_mask_away(registry, realigner):
     assert kept(realigner(PROMPT, 7), "before_refine has left no mask")
 
 
+def test_a_compiled_network_is_realigned_as_it_was(make_realigner):
+    """All the way, from its size to its verdict; only the drawing of the coarse image is compiled."""
+    own, other = make_realigner(), make_realigner()
+    pipeline = other.generator.pipeline()
+    pipeline.unet = torch.compile(pipeline.unet, backend="eager")
+    try:
+        results = [realigner(PROMPT, 7) for realigner in (own, other)]
+    finally:
+        pipeline.unet = pipeline.unet._orig_mod
+    assert results[0].notes == results[1].notes
+    assert np.abs(pixels(results[0].refined).astype(int) - pixels(results[1].refined)).max() <= 1
+
+
 def test_what_is_not_modulated_is_noted(make_realigner):
     result = make_realigner(modulation={"share": 0.0})(PROMPT, 7)
     assert any("modulation.share is 0" in note for note in result.notes)

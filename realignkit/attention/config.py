@@ -23,11 +23,11 @@ class ModulationConfig(BaseModel):
 
     cross_weight: float = Field(1.0, ge=0, le=10, description="w of lambda_t in cross-attention; 0 switches it off")
     self_weight: float = Field(0.3, ge=0, le=10, description="w of lambda_t in self-attention; 0 switches it off")
-    power: float = Field(5.0, ge=0, le=50, description="p of lambda_t = w * (t / T_train)^p")
-    share: float = Field(0.3, ge=0, le=1, description="share of the sampling steps, from the first, that are modulated")
+    power: float = Field(5.0, ge=0, le=50, description="p of lambda_t = w * (t / T)^p")
+    share: float = Field(0.3, ge=0, le=1, description="share of the steps that run, from the first, that are modulated")
     time_scale: TimeScale = Field(
-        "train",
-        description="T of lambda_t with strength: T_train, or the first timestep that runs; without, always T_train",
+        "start",
+        description="T of lambda_t with strength: the first timestep that runs, or T_train; without, always T_train",
     )
     clamp: bool = Field(
         False, description="keep lambda_t * S * (1 - B) in [0, 1], so that no similarity leaves the range of its row"

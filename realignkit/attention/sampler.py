@@ -202,6 +202,13 @@ def _sampling(
             f"a {type(pipeline).__name__} cannot sample with a {type(pipeline.scheduler).__name__}: give it another "
             "scheduler, such as DPMSolverMultistepScheduler."
         )
+    try:
+        pipeline.scheduler.set_timesteps(steps)
+    except (ValueError, IndexError) as error:
+        raise OptionError(
+            f"{type(pipeline.scheduler).__name__} has no schedule of {steps} steps ({error}): "
+            "give another num_inference_steps, or another scheduler."
+        ) from error
     wishes = {
         "guidance_scale": guidance_scale,
         "height": height,
@@ -282,12 +289,14 @@ def _from_image(pipeline: Any) -> Any:
     """The image-to-image pipeline of the same components (nothing is loaded or copied)."""
     import diffusers
 
+    # Pipelines cannot be made of compiled components, which have no truth value.
+    parts = {name: families.unwrapped(part) for name, part in pipeline.components.items()}
     if isinstance(pipeline, diffusers.StableDiffusionXLPipeline):
         keep = {"force_zeros_for_empty_prompt": pipeline.config.force_zeros_for_empty_prompt}
-        out = diffusers.StableDiffusionXLImg2ImgPipeline(**pipeline.components, **keep)
+        out = diffusers.StableDiffusionXLImg2ImgPipeline(**parts, **keep)
     else:
         keep = {"requires_safety_checker": pipeline.config.requires_safety_checker}
-        out = diffusers.StableDiffusionImg2ImgPipeline(**pipeline.components, **keep)
+        out = diffusers.StableDiffusionImg2ImgPipeline(**parts, **keep)
     out.set_progress_bar_config(**getattr(pipeline, "_progress_bar_config", {}))
     return out
 

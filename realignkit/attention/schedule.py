@@ -64,7 +64,7 @@ class Schedule:
 
 
 def running_schedule(
-    runner: Any, num_inference_steps: int, strength: float | None = None, time_scale: TimeScale = "train"
+    runner: Any, num_inference_steps: int, strength: float | None = None, time_scale: TimeScale = "start"
 ) -> Schedule:
     """What a diffusers pipeline is going to call its network with.
 

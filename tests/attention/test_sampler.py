@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from diffusers import DiffusionPipeline, StableDiffusionImg2ImgPipeline
+from diffusers import DiffusionPipeline, PNDMScheduler, StableDiffusionImg2ImgPipeline
 from PIL import Image
 
 from realignkit.attention.config import ModulationConfig
@@ -251,7 +251,8 @@ def test_infinity_in_a_pipeline_of_another_kind(sd_pipeline):
 
 
 def compiled(pipeline):
-    pipeline.unet = torch.compile(pipeline.unet, backend="eager")
+    for part in ("unet", "vae", "text_encoder"):
+        setattr(pipeline, part, torch.compile(getattr(pipeline, part), backend="eager"))
 
 
 def compiled_in_place(pipeline):
@@ -281,6 +282,14 @@ def test_pipelines_made_fast_or_small_refine_the_same(make_pipeline, way, streng
     assert distance(refined, wanted) <= 1 < distance(refined, plain)
     assert distance(generate(other, prompt, [0], **FAST)[0], plain) == 0
     assert other.unet.attn_processors == before
+
+
+def test_a_schedule_that_cannot_be_is_refused(make_pipeline):
+    pipeline = make_pipeline("sd")
+    pipeline.scheduler = PNDMScheduler.from_config(pipeline.scheduler.config)  # Runge-Kutta needs four steps
+    for draw in (generate, lambda *arguments, **options: refine(*arguments[:2], [EMPTY], [0], **options)):
+        with pytest.raises(OptionError, match="PNDMScheduler has no schedule of 2 steps"):
+            draw(pipeline, ["a cat"], [0], **{**FAST, "num_inference_steps": 2})
 
 
 def test_a_foreign_network_is_named(make_pipeline):

@@ -236,7 +236,8 @@ def _keeps_something(record: logging.LogRecord) -> bool:
 
 
 def _part(pipeline: Any, family: str) -> Any:
-    return getattr(pipeline, _NETWORKS[family][0], None)
+    part = getattr(pipeline, _NETWORKS[family][0], None)
+    return getattr(part, "_orig_mod", part)  # what torch.compile was given
 
 
 def _scheduler(name: str, current: Any) -> Any:

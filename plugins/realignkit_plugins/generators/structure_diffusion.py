@@ -120,6 +120,7 @@ def structured(unet: Any, texts: Sequence[Tensor], keys: Keys = "phrases") -> It
     Raises:
         ModelError: the U-Net has cross-attention of another kind.
     """
+    import torch
     from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
 
     before = dict(unet.attn_processors)
@@ -132,7 +133,9 @@ def structured(unet: Any, texts: Sequence[Tensor], keys: Keys = "phrases") -> It
     cross = StructuredAttnProcessor(texts, keys)
     try:
         unet.set_attn_processor({name: cross if ".attn2." in name else processor for name, processor in before.items()})
-        yield
+        # Compiled code may not notice that its attention has changed.
+        with torch.compiler.set_stance("force_eager"):
+            yield
     finally:
         unet.set_attn_processor(before)
 

@@ -37,6 +37,13 @@ def test_the_pipeline_is_the_saved_one(folder: Path, capfd: pytest.CaptureFixtur
     assert "it/s" not in capfd.readouterr().err, "no progress bars"
 
 
+def test_a_compiled_network_is_of_the_same_family(folder: Path) -> None:
+    generator = StableDiffusionGenerator(model=str(folder), device="cpu")
+    pipeline = generator.pipeline()
+    pipeline.unet = torch.compile(pipeline.unet, backend="eager")
+    assert generator.attention_family == "unet"
+
+
 def test_half_precision_checkpoint_becomes_float32_on_a_cpu(tmp_path: Path) -> None:
     build_pipeline().to(torch.float16).save_pretrained(tmp_path)
     stored = build_pipeline().to(torch.float16).unet.conv_in.weight

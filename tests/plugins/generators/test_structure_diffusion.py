@@ -119,6 +119,20 @@ def test_images(folder, keys):
     assert np.abs(ours[1] - plain[1]).max() < 1e-4  # without noun phrases it is the model itself
 
 
+def test_a_compiled_network_draws_the_same(folder):
+    call = {"guidance_scale": 5.0, "output_type": "np", **FAST}
+
+    def draw(compiled):
+        generator = StructureDiffusionGenerator(model=folder, device="cpu")
+        pipeline = generator.pipeline()
+        if compiled:
+            pipeline.inner.unet.compile(backend="eager")
+            pipeline.inner([PROMPT], generator=torch.Generator().manual_seed(1), **call)  # so that code is there
+        return pipeline([PROMPT], generator=[torch.Generator().manual_seed(1)], **call).images
+
+    assert np.abs(draw(True) - draw(False)).max() < 1e-5
+
+
 def test_the_realigner_makes_images_and_refuses_to_refine(folder, registry):
     generator = StructureDiffusionGenerator(model=folder, device="cpu")
     made = {
