@@ -455,6 +455,8 @@ class Realigner:
         for prompt in prompts:
             self.check_prompt(prompt)
         fitted = [inputs.cropped(image, self.image_size) for image in given if image is not None]
+        if fitted and len(fitted) < len(given):
+            raise OptionError("coarse has None for some prompts: give refine one image per prompt, or none at all.")
         result = sampler.refine(
             self._pipeline(),
             prompts,

@@ -580,6 +580,12 @@ def test_strength_starts_from_the_coarse_image(make_realigner):
     assert (pixels(from_white.refined) != pixels(from_own.refined)).any()
 
 
+def test_refine_takes_an_image_per_prompt_or_none_at_all(realigner):
+    with pytest.raises(OptionError, match="one image per prompt, or none at all"):
+        realigner.refine([PROMPT] * 2, [Layout()] * 2, [1, 2], [Image.new("RGB", (32, 32)), None])
+    assert len(realigner.refine([PROMPT] * 2, [Layout()] * 2, [1, 2], [None, None]).images) == 2
+
+
 # --- verification ---------------------------------------------------------------------------------------------------
 
 
