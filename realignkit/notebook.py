@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import base64
-import io
 from html import escape
 from typing import TYPE_CHECKING
 
 from PIL import Image
+
+from realignkit.storage import png
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PILImage
@@ -24,7 +25,7 @@ def side_by_side(realignment: Realignment) -> bytes:
     sheet = Image.new("RGB", size, "white")
     sheet.paste(coarse, (0, 0))
     sheet.paste(refined, (coarse.width + _GAP, 0))
-    return _png(sheet)
+    return png(sheet)
 
 
 def html(realignment: Realignment) -> str:
@@ -44,14 +45,8 @@ def html(realignment: Realignment) -> str:
 
 
 def _figure(image: PILImage, caption: str) -> str:
-    data = base64.b64encode(_png(image.convert("RGB"))).decode()
+    data = base64.b64encode(png(image.convert("RGB"))).decode()
     return (
         f'<figure style="display:inline-block;margin:0 8px 0 0"><img alt="{caption}" style="min-width:192px" '
         f'src="data:image/png;base64,{data}"><figcaption>{caption}</figcaption></figure>'
     )
-
-
-def _png(image: PILImage) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, format="PNG")
-    return buffer.getvalue()

@@ -47,10 +47,7 @@ def decoded(path: Path) -> str:
             f"'{name}' is no UTF-8 text (line {at}). Save it as UTF-8, for example: "
             f"iconv -f WINDOWS-1252 -t UTF-8 OLD > NEW"
         ) from error
-    for wrong, why in (
-        ("\0", "zero bytes, as UTF-16 without a mark has"),
-        ("\ufffd", "what is left of a lost character"),
-    ):
+    for wrong, why in _DAMAGE.items():
         if wrong in text:
             at = text.count("\n", 0, text.index(wrong)) + 1
             raise OptionError(f"line {at} of '{name}' holds {why}. Save it anew as UTF-8.")
