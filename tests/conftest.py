@@ -84,8 +84,8 @@ def cli() -> Iterator[Callable[..., Any]]:
 def command() -> Callable[..., subprocess.Popen[str]]:
     """Start ``realignkit …`` in a child process that knows the tiny plugins too."""
 
-    def start(*arguments: str, cwd: Path, **options: Any) -> subprocess.Popen[str]:
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "plugins")])}
+    def start(*arguments: str, cwd: Path, **variables: str) -> subprocess.Popen[str]:
+        environment = {**os.environ, **variables, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "plugins")])}
         return subprocess.Popen(
             [sys.executable, "-m", "tests.tiny", *arguments],
             cwd=cwd,
@@ -93,7 +93,6 @@ def command() -> Callable[..., subprocess.Popen[str]]:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            **options,
         )
 
     return start

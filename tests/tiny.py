@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import functools
 import json
+import os
+import signal
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -219,6 +221,23 @@ def register_rewards(register: Any) -> None:
         register(name.lower(), f"tests.refl.rewards:{name}", "of mean colours")
 
 
+class DiesAfter:
+    """A plugin that kills its process, as losing power would, after so many realignments or training steps."""
+
+    def __init__(self, count: int) -> None:
+        self.left = count
+
+    @realignkit.hookimpl
+    def after_realign(self) -> None:
+        self.left -= 1
+        if not self.left:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    @realignkit.hookimpl
+    def after_train_step(self) -> None:
+        self.after_realign()
+
+
 if __name__ == "__main__":
     import sys
 
@@ -227,4 +246,6 @@ if __name__ == "__main__":
     from tests import tiny as plugins  # under its own name, not __main__: classes are then the same everywhere
 
     default_registry().register(plugins, "tiny")
+    if count := os.environ.get("TINY_DIES_AFTER"):
+        default_registry().register(plugins.DiesAfter(int(count)), "dies")
     sys.exit(main())

@@ -1,10 +1,8 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +18,6 @@ from realignkit.evaluation.runs import slug
 from realignkit.locking import only_writer
 from realignkit.types import Realignment
 from tests import tiny
-from tests.conftest import HANGS
 
 PROMPTS = ["a red book and a yellow pen", "a red book", "a yellow pen on the desk"]
 
@@ -301,16 +298,11 @@ def test_killed_run_resumes_to_the_same_results(tmp_path: Path, command, cli):
     prompts.write_text("\n".join(f"{colour} {noun}" for noun in ("book", "pen") for colour in ("red", "yellow")))
     arguments = ["run", "--prompts", str(prompts), "--model", "tiny", "--scorer", "wordy", "--batch-size", "1"]
 
-    killed = command(*arguments, "--out", "killed", cwd=tmp_path)
-    deadline = time.monotonic() + HANGS  # imports take their time on a busy machine
-    while not list(tmp_path.glob("killed/*/realignment.json")):
-        assert killed.poll() is None, killed.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-    os.kill(killed.pid, signal.SIGKILL)
-    killed.communicate()
+    killed = command(*arguments, "--out", "killed", cwd=tmp_path, TINY_DIES_AFTER="2")
+    _, errors = killed.communicate()
+    assert killed.returncode == -signal.SIGKILL, errors
     first = {path: path.stat().st_mtime_ns for path in tmp_path.glob("killed/*/realignment.json")}
-    assert 1 <= len(first) < 4
+    assert len(first) == 1  # the second was finished, but not saved
 
     resumed = cli(*arguments, "--out", tmp_path / "killed")
     assert resumed.exit_code == 0, resumed.output
