@@ -187,7 +187,9 @@ def test_verbose_shows_the_traceback(cli, tmp_path: Path):
     assert isinstance(result.exception, realignkit.PluginError)
 
 
-def test_interruption(run):
+def test_interruption_promises_what_is_there(run, cli, tmp_path: Path):
+    many = ["run", "--model", "tiny", "--prompts", tmp_path / "list.txt", "--out", tmp_path / "many"]
+
     class Stop:
         @realignkit.hookimpl
         def after_realign(self) -> None:
@@ -195,12 +197,22 @@ def test_interruption(run):
 
     stop = Stop()
     default_registry().register(stop, "stop")
+    (tmp_path / "list.txt").write_text(f"{PROMPT}\n{PROMPT}\n")
     try:
         result = run(PROMPT)
+        nothing_yet = cli(*many)
+        default_registry().unregister(stop)
+        assert cli(*many, "--seed", 1).exit_code == 0
+        default_registry().register(stop, "stop")
+        some = cli(*many, "--seed", 1, "--seed", 2)
     finally:
         default_registry().unregister(stop)
-    assert result.exit_code == 130
-    assert "resume with the same command" in result.stderr
+    for early in (result, nothing_yet):
+        assert early.exit_code == 130
+        assert "Nothing had been finished" in early.stderr
+        assert "saved" not in early.stderr and "resume" not in early.stderr
+    assert some.exit_code == 130
+    assert f"saved in {tmp_path / 'many'}; resume with the same command" in some.stderr
 
 
 # --- many prompts ---------------------------------------------------------------------------------------------------

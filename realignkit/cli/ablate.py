@@ -10,7 +10,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from realignkit.cli.console import EXIT_SOME_FAILED, Command, err, out, set_verbosity
+from realignkit.cli.console import EXIT_SOME_FAILED, Command, err, out, set_verbosity, writes_into
 from realignkit.cli.prompts import prompt_set
 
 if TYPE_CHECKING:
@@ -56,10 +56,9 @@ def scorers(
     set_verbosity(ctx, verbose)
     from realignkit import assembly
     from realignkit.evaluation.ablation import ScorerAblation
-    from realignkit.locking import only_writer
     from realignkit.registry import default_registry
 
-    ctx.with_resource(only_writer(folder))
+    ctx.with_resource(writes_into(ctx, folder))
     registry = default_registry()
     beside = assembly.companions(assembly.choose_generator(registry, model))
     taggers = tagger or [info.name for info in assembly.choose(registry, "tagger", None, beside)]

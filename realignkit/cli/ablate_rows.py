@@ -25,7 +25,7 @@ from realignkit.cli.ablate_bench import (
     Verbose,
     measure,
 )
-from realignkit.cli.console import err, set_verbosity
+from realignkit.cli.console import err, set_verbosity, writes_into
 from realignkit.errors import OptionError
 
 
@@ -80,10 +80,9 @@ def rewards(
     from realignkit.evaluation.ablation import Nothing
     from realignkit.evaluation.models import trained_model
     from realignkit.evaluation.rows import rewards_plan
-    from realignkit.locking import only_writer
     from realignkit.realigner import Realigner
 
-    ctx.with_resource(only_writer(folder))
+    ctx.with_resource(writes_into(ctx, folder))
     given = _folders(row or [])  # a mistake shows before hours of training
     bench = Bench(model, metric, score, reference)
     training = [text for text in assignments or [] if train and text.strip().startswith(GROUPS)]
@@ -158,11 +157,10 @@ def stages(
     from realignkit.contracts import parse_options
     from realignkit.evaluation.models import trained_model
     from realignkit.evaluation.stages import stages_plan
-    from realignkit.locking import only_writer
     from realignkit.realigner import Realigner
     from realignkit.rewards import make_reward
 
-    ctx.with_resource(only_writer(folder))
+    ctx.with_resource(writes_into(ctx, folder))
     models = [trained_model(path) for path in lora or []]
     bench = Bench(model, metric, score, reference)
     specs: dict[str, Any] = {"tagger": tagger, "scorer": scorer, "segmenter": segmenter}

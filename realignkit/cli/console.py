@@ -10,6 +10,8 @@ import re
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 import typer
@@ -116,8 +118,23 @@ class Commands(TyperGroup):
             err().print(f"[bold red]Error:[/] [red]{escape(' '.join(str(error).split()))}[/]")
             raise typer.Exit(EXIT_ERROR) from None
         except KeyboardInterrupt:
-            err().print("[yellow]Interrupted.[/] What is finished is saved; resume with the same command.")
+            err().print(f"[yellow]Interrupted.[/] {escape(_left_behind(ctx.obj.get('folder')))}")
             raise typer.Exit(EXIT_INTERRUPTED) from None
+
+
+def writes_into(ctx: typer.Context, folder: str | Path) -> AbstractContextManager[Path]:
+    """:func:`realignkit.locking.only_writer` of a command's results, which an interruption then tells of."""
+    from realignkit.locking import only_writer
+
+    ctx.ensure_object(dict)["folder"] = Path(folder)
+    return only_writer(folder)
+
+
+def _left_behind(folder: Path | None) -> str:
+    """What is there after an interruption, and what to do."""
+    if folder is None or not any(path.is_file() for path in folder.rglob("[!.]*")):
+        return "Nothing had been finished: the same command starts anew."
+    return f"What is finished is saved in {folder}; resume with the same command."
 
 
 class Command(TyperCommand):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from realignkit.cli.console import err, out, set_verbosity
+from realignkit.cli.console import err, out, set_verbosity, writes_into
 from realignkit.errors import ModelError, OptionError, PromptError
 
 if TYPE_CHECKING:
@@ -50,7 +50,6 @@ def dense(
     from realignkit.cli.settings import parse
     from realignkit.contracts import parse_options
     from realignkit.evaluation.runs import slug
-    from realignkit.locking import only_writer
     from realignkit.registry import default_registry
     from realignkit.report import overlay
     from realignkit.storage import atomic_write, png
@@ -66,7 +65,7 @@ def dense(
     if generator.attention_family is None:  # before minutes of loading
         raise ModelError(f"the attention of generator '{info.name}' cannot be re-weighted. Choose another model.")
     folder = folder or Path("realignments") / f"{slug(prompt)}-dense-s{seed}"
-    with only_writer(folder):
+    with writes_into(ctx, folder):
         with err().status("drawing …"):
             pipeline = generator.pipeline()
             layout = dense_layout(regions, inputs.image_size(pipeline, sampling.width, sampling.height))

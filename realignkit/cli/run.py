@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from realignkit.cli.console import EXIT_SOME_FAILED, err, note, out, print_realignment, set_verbosity
+from realignkit.cli.console import EXIT_SOME_FAILED, err, note, out, print_realignment, set_verbosity, writes_into
 from realignkit.cli.show import EXTRA_FILES, print_files, write_extras
 from realignkit.errors import PromptError
 
@@ -68,7 +68,6 @@ def run(
 
     from realignkit.evaluation.runs import slug
     from realignkit.images import open_image
-    from realignkit.locking import only_writer
 
     if coarse is not None:
         open_image(coarse)  # what cannot be read shows before minutes of work
@@ -77,7 +76,7 @@ def run(
         stem = slug(texts[0]) if prompts is None else _stem(prompts)
         folder = DEFAULT_ROOT / (f"{stem}-s{seeds[0]}" if single else stem)
     # An unwritable folder, or one that is in use, shows before minutes of work.
-    with only_writer(folder):
+    with writes_into(ctx, folder):
         with err().status("loading …"):
             specs = {"tagger": tagger, "scorer": scorer, "segmenter": segmenter}
             extra = [] if lora is None else [f"generator.lora={json.dumps(lora)}"]
@@ -136,7 +135,9 @@ def _run_many(realigner: Realigner, prompts: list[str], seeds: list[int], folder
     if len(summary.failures) > 5:
         err().print(f"… and {len(summary.failures) - 5} more, all in {folder / 'errors.jsonl'}", markup=False)
     out().print(f"{summary.made} made, {summary.skipped} there already, {len(summary.failures)} failed", markup=False)
-    out().print(f"  {index}\n  {folder / 'index.jsonl'}", markup=False)
+    for path in (index, folder / "index.jsonl"):
+        if path.is_file():  # not where everything failed
+            out().print(f"  {path}", markup=False)
     return summary
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from realignkit.cli.console import EXIT_INTERRUPTED, err, note, out, set_verbosity
+from realignkit.cli.console import EXIT_INTERRUPTED, err, note, out, set_verbosity, writes_into
 from realignkit.cli.prompts import read_prompts
 from realignkit.errors import OptionError
 from realignkit.records import check_depth
@@ -73,11 +73,10 @@ def train(
     job = TrainingJob(wanted, [*settings, *(assignments or [])])
     if control and not job.config.denoising_weight:  # before hours of training
         raise OptionError("--control trains on the denoising loss alone: raise denoising_weight above 0, or omit it.")
-    from realignkit.locking import only_writer
 
     # Before minutes of loading; the processes of one launch are one writer.
     first = os.environ.get("RANK", "0") == "0"
-    with only_writer(wanted["out"]) if first else contextlib.nullcontext():
+    with writes_into(ctx, wanted["out"]) if first else contextlib.nullcontext():
         results = {"trained": job.run(Path(wanted["out"]), resume)}
         if control:
             results["control"] = job.run(Path(wanted["out"]) / "control", resume, control=True)

@@ -1,7 +1,8 @@
 """Run folders: one sub-folder per prompt and seed, resumed where they were cut off.
 
 A sub-folder with ``realignment.json`` is complete and is made again only if it is damaged; any other is started over.
-``index.jsonl`` (one line per finished realignment) and ``errors.jsonl`` are rewritten by every run.
+``index.jsonl`` (one line per finished realignment) and ``errors.jsonl`` (per failure) are rewritten by every run; empty
+ones are left out.
 """
 
 from __future__ import annotations
@@ -268,4 +269,7 @@ def _summary(out: Path, job: Job) -> dict[str, Any]:
 
 
 def _write_lines(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    atomic_write(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    if rows:
+        atomic_write(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    else:  # no file says the same as an empty one, and worries nobody
+        path.unlink(missing_ok=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from realignkit.errors import ModelError
 from realignkit.registry import Registry
 from realignkit_plugins import generators, prompts, scorers, segmenters, taggers
 from realignkit_plugins.loading import loading, resolve_device, resolve_dtype, resolve_model
+from tests.conftest import HANGS
 
 MODULES = (generators, taggers, scorers, segmenters, prompts)
 
@@ -70,3 +72,11 @@ def test_registering_imports_no_heavy_library() -> None:
     code = f"import sys, importlib\nfor n in {names}: importlib.import_module(n)\nprint({heavy} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+def test_the_first_call_in_python_prints_nothing() -> None:
+    code = "from realignkit import Realigner; Realigner.from_pretrained(sampling={'num_inference_steps': 1})('cup')"
+    plain = {name: value for name, value in os.environ.items() if not name.endswith("_VERBOSITY")}
+    command = [sys.executable, "-c", code]
+    found = subprocess.run(command, env=plain, capture_output=True, text=True, timeout=HANGS, check=True)
+    assert (found.stdout, found.stderr) == ("", "")

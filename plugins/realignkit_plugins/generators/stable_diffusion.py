@@ -179,7 +179,6 @@ def load_pipeline(
     Raises:
         ModelError: the checkpoint is missing, damaged, or not a text-to-image pipeline.
     """
-    from diffusers import AutoPipelineForText2Image, DiffusionPipeline
     from diffusers.utils import logging as diffusers_logging
 
     folder, device = resolve_model(model), resolve_device(device)
@@ -188,6 +187,8 @@ def load_pipeline(
     diffusers_logging.disable_progress_bar()
     try:
         with loading("text-to-image pipeline" if text_to_image else "pipeline", model):
+            from diffusers import AutoPipelineForText2Image, DiffusionPipeline  # which talks about torchvision
+
             index = DiffusionPipeline.load_config(folder, **hub)
             _refuse_code(index, model)
             extras: dict[str, Any] = {**hub, **parts}
