@@ -207,10 +207,12 @@ def _opaque(image: PILImage, original: PILImage, background: str) -> PILImage:
 
 def _why(path: Path, error: Exception) -> str:
     """Why a file cannot be read as a picture, and what to do, as one sentence or two."""
-    if path.is_dir():
+    if isinstance(error, IsADirectoryError):
         return "it is a folder. Give the file."
     if isinstance(error, FileNotFoundError):
         return "there is no such file. Check the path."
+    if isinstance(error, OSError) and error.strerror:  # the system's: no permission, a name that is too long
+        return f"{error.strerror}. Check the path."
     if isinstance(error, Image.DecompressionBombError):
         return f"it has too many pixels ({error}). Make it smaller."
     if not isinstance(error, UnidentifiedImageError):

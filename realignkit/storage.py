@@ -23,6 +23,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from pydantic import ConfigDict, Field, JsonValue
 
+from realignkit.checks import segment_problem
 from realignkit.errors import DamagedError, OutputError
 from realignkit.integrity import KEY
 from realignkit.records import Share, Text, Written, as_written, read_json
@@ -200,8 +201,11 @@ def save_realignment(realignment: Realignment, folder: Path) -> Path:
     """Write a realignment into ``folder``; see :meth:`realignkit.types.Realignment.save`.
 
     Raises:
-        OutputError: the folder cannot be written, or the settings are no JSON.
+        OutputError: the folder cannot be written, the settings are no JSON, or a segment is not of the image.
     """
+    for segment in realignment.layout:
+        if problem := segment_problem(segment, realignment.coarse.size):
+            raise OutputError(f"this realignment cannot be saved: {problem}.")
     record = _encode(realignment, folder)  # first, so that a bad setting leaves the folder as it was
     make_folder(folder)
     discard(folder)

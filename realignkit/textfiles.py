@@ -14,6 +14,7 @@ STDIN = "-"
 
 _MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 _FOREIGN = {b"PK\x03\x04": "a spreadsheet or an archive", b"\x1f\x8b": "compressed", b"%PDF": "a PDF"}
+_MARKUP = (".yaml", ".yml", ".toml", ".xml", ".html", ".htm")
 _DAMAGE = {"\0": "zero bytes, as UTF-16 without a mark has", "\ufffd": "what is left of a lost character"}
 
 
@@ -29,10 +30,14 @@ def decoded(path: Path) -> str:
         OptionError: it cannot be read, or is in another encoding; the message says how to convert it.
     """
     name = named(path)
+    if path.suffix.lower() in _MARKUP:
+        raise OptionError(
+            f"'{name}' is of a kind that is not read. Give a .txt file with a text a line, .csv or .jsonl."
+        )
     try:
         data = sys.stdin.buffer.read() if str(path) == STDIN else path.expanduser().read_bytes()
-    except OSError as error:
-        why = error.strerror or error
+    except (OSError, ValueError, RuntimeError) as error:  # a NUL in its name, an unknown home
+        why = getattr(error, "strerror", None) or error
         raise OptionError(
             f"'{name}' cannot be read ({why}). Give the path of a UTF-8 .txt, .csv or .jsonl file."
         ) from error
@@ -44,7 +49,7 @@ def decoded(path: Path) -> str:
     except UnicodeError as error:
         at = data.count(b"\n", 0, getattr(error, "start", 0)) + 1
         raise OptionError(
-            f"'{name}' is no UTF-8 text (line {at}). Save it as UTF-8, for example: "
+            f"'{name}' is no UTF-8 text (line {at}). Save it as UTF-8; if it comes from a Western Windows: "
             f"iconv -f WINDOWS-1252 -t UTF-8 OLD > NEW"
         ) from error
     for wrong, why in _DAMAGE.items():
@@ -62,4 +67,5 @@ def lines(text: str) -> list[str]:
 
 def one_line(text: str) -> str:
     """A text without line ends, tabs and the like: all white space is one space."""
-    return " ".join(text.split())
+    # Marks come into the middle where files are joined.
+    return " ".join(text.replace("\ufeff", "").split()).strip("\u200b\u2060")

@@ -22,8 +22,9 @@ TEXT_COLUMNS = ("prompt", "prompts", "caption", "captions", "text", "description
 TABLES = (".csv", ".tsv", ".tab", ".jsonl", ".ndjson", ".json")
 """How files of tables end, in lower case; others hold a text a line."""
 
-_DELIMITERS = ",;\t"
+_DELIMITERS = ",;\t|"
 _HEADINGS = TEXT_COLUMNS[:4]  # what no line of a list of prompts would have between commas
+_NOTHING = ("none", "null", "nan", "<na>")  # what programs write for a text that they have not
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,15 @@ class Table:
             raise OptionError(f"{where} has no '{column}'.")
         if not isinstance(row[column], str):
             raise OptionError(f"{where} has no text as its '{column}', but {_brief(row[column])}.")
-        return one_line(row[column])
+        found = one_line(row[column])
+        if is_no_text(found):
+            raise OptionError(f"{where} has no text as its '{column}', but {found[:40]}.")
+        return found
+
+
+def is_no_text(text: str) -> bool:
+    """Whether a text is what programs write where they have none, or a list: ``None``, ``nan``, ``['a', 'b']``."""
+    return text.lower() in _NOTHING or re.fullmatch(r"\[\s*(['\"]).*\1\s*,?\s*\]", text) is not None
 
 
 def read_table(path: Path) -> Table:

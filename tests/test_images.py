@@ -119,6 +119,7 @@ def cut(path):
         (lambda path: path.write_text("hello"), "format is not known"),
         (lambda path: path.mkdir(), "a folder"),
         (lambda path: None, "no such file"),
+        (lambda path: path.symlink_to(path), "Check the path"),
         (cut, "truncated|broken|Truncated"),
     ],
 )

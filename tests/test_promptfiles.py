@@ -31,6 +31,8 @@ SAME = {
     "told.csv": f"sep=;\r\nid;caption\r\n1;{RED}\r\n2;{BLUE}\r\n",
     "trailing.csv": f'prompt,,\n"{RED}",,\n{BLUE},,\n',
     "a.tsv": f"Prompts\tCategory\n{RED}\tx\n{BLUE}\tx\n",
+    "joined.txt": f"{RED}\n\ufeff{BLUE}\n\u200b\n",
+    "pipe.csv": f"id|prompt\n1|{RED}\n2|{BLUE}\n",
     "a.jsonl": f'\ufeff{{"text": "{RED}"}}\n\n{{"text": "{BLUE}"}}\n',
     "strings.jsonl": f'"{RED}"\n"{BLUE}"\n',
     "list.json": f'["{RED}", "{BLUE}"]',
@@ -96,6 +98,9 @@ def test_columns(tmp_path):
         ("a.jsonl", "3\n", "line 1 .*is a number"),
         ("a.json", '{"a": "a cup"}', "holds an object"),
         ("a.json", '["a cup", 3]', "item 2 .*is a number"),
+        ("a.csv", "id,prompt\n1,None\n", "line 2 .*no text as its 'prompt', but None"),
+        ("a.csv", "id;prompt\n1;['a cup', 'a box']\n", r"line 2 .*but \['a cup'"),
+        ("a.yaml", "- a cup\n", "of a kind that is not read"),
     ],
 )
 def test_what_cannot_be_read_names_file_and_line(tmp_path, name, content, why):
@@ -111,6 +116,9 @@ def test_nothing_there(tmp_path):
         read_texts(tmp_path / "nowhere.txt")
     with pytest.raises(OptionError, match="directory"):
         read_texts(tmp_path)
+    for name in ("a" * 5000, "a\0b"):
+        with pytest.raises(OptionError, match="cannot be read"):
+            read_texts(tmp_path / name)
 
 
 def test_standard_input(tmp_path, monkeypatch):

@@ -90,6 +90,15 @@ def test_saving_over_another_leaves_nothing_of_it(tmp_path: Path):
     assert_same(after, Realignment.load(tmp_path))
 
 
+def test_a_segment_that_is_not_of_the_image_is_not_saved(tmp_path: Path):
+    whole = random_realignment(masks=1)
+    for mask in (np.ones((4, 4), bool), np.full((9, 13), 0.5)):
+        layout = Layout((Segment(whole.captions[0], mask),))
+        with pytest.raises(OutputError, match=r"cannot be saved: masks must be bool \(9, 13\)"):
+            replace(whole, layout=layout).save(tmp_path / "folder")
+    assert not (tmp_path / "folder").exists()
+
+
 def test_settings_that_are_no_json_leave_the_folder_as_it_was(tmp_path: Path):
     before = random_realignment()
     before.save(tmp_path)

@@ -115,6 +115,10 @@ def _mask(phrase: str, region: Mask | Box | str | Path, size: tuple[int, int]) -
     if isinstance(region, np.ndarray):
         if region.shape != (height, width):
             raise OptionError(f"the mask of '{phrase}' is {region.shape}, not (height, width) = {(height, width)}.")
+        if region.dtype != np.bool_ and not np.isin(region, (0, 1, 255)).all():
+            raise OptionError(
+                f"the mask of '{phrase}' has values between inside and outside. Make it bool: mask > 0.5."
+            )
         return region.astype(np.bool_)
     box = tuple(float(side) for side in region)
     if len(box) != 4 or not (0 <= box[0] < box[2] <= 1 and 0 <= box[1] < box[3] <= 1):

@@ -9,7 +9,7 @@ from pathlib import Path
 from realignkit.errors import OptionError
 from realignkit.images import check_image, image_files
 from realignkit.textfiles import decoded, one_line
-from realignkit.texttables import TEXT_COLUMNS, read_table
+from realignkit.texttables import TEXT_COLUMNS, is_no_text, read_table
 
 METADATA = "metadata.jsonl"
 _TABLES = (METADATA, "metadata.csv", "metadata.tsv")
@@ -85,6 +85,10 @@ def _from_texts(folder: Path) -> tuple[tuple[tuple[str, str], ...], str]:
         caption = one_line(decoded(text))
         if not caption:
             raise OptionError(f"'{text}' is empty. Write the caption of '{image.name}' in it, or remove both.")
+        if is_no_text(caption):
+            raise OptionError(
+                f"'{text}' holds no caption, but {caption[:40]}. Write the caption of '{image.name}' in it."
+            )
         _check(folder, image, f"'{text}'")
         pairs.append((image.relative_to(folder).as_posix(), caption))
     bare = len(images) - len(pairs)
@@ -101,5 +105,9 @@ def _check(folder: Path, image: Path, where: str) -> None:
 
 def _inside(folder: Path, path: Path, where: str) -> None:
     # Folders come from the web: neither a table nor a link may show files from elsewhere to what is trained.
-    if not path.resolve().is_relative_to(folder.resolve()):
+    try:
+        inside = path.resolve().is_relative_to(folder.resolve())
+    except (OSError, ValueError, RuntimeError) as error:  # a name that is none, a link to itself
+        raise OptionError(f"{where} names no file: {getattr(error, 'strerror', None) or error}.") from error
+    if not inside:
         raise OptionError(f"{where} leads out of the folder, to '{path}'. Copy the file into '{folder}'.")

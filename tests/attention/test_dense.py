@@ -64,6 +64,7 @@ def test_boxes_pictures_and_arrays(tmp_path: Path):
         ({"a dog": (0, 0, 1)}, "shares"),
         ({"a dog": np.ones((4, 4), dtype=bool)}, "height, width"),
         ({"a dog": np.zeros((16, 16), dtype=bool)}, "is empty"),
+        ({"a dog": np.full((16, 16), 0.5)}, "between inside and outside"),
         ({"a dog": "nowhere.png"}, "cannot be read"),
     ],
 )

@@ -62,6 +62,10 @@ def test_texts_beside_images(folder):
         ({"file_name": "page.jpg", "text": "a cup"}, r"line 2 .*page\.jpg.*web page"),
         ({"file_name": "empty.png", "text": "a cup"}, r"line 2 .*empty\.png.*is empty"),
         ({"file_name": ".", "text": "a cup"}, "line 2 .*a folder"),
+        ({"file_name": "a\0.png", "text": "a cup"}, "line 2 .*names no file"),
+        ({"file_name": "a" * 5000, "text": "a cup"}, "line 2 .*File name too long"),
+        ({"file_name": "loop.png", "text": "a cup"}, "line 2 "),
+        ({"file_name": "a.png", "text": "NaN"}, "line 2 .*no text as its 'text', but NaN"),
     ],
 )
 def test_a_pair_that_cannot_be_used_is_named(folder, row, why):
@@ -69,6 +73,7 @@ def test_a_pair_that_cannot_be_used_is_named(folder, row, why):
     (folder / "link.png").symlink_to(folder.parent / "out.png")
     (folder / "page.jpg").write_text("<html>")
     (folder / "empty.png").touch()
+    (folder / "loop.png").symlink_to("loop.png")
     jsonl(folder, {"file_name": "a.png", "text": "a red cup"}, row)
     with pytest.raises(OptionError, match=why):
         read_pairs(folder)
@@ -88,6 +93,9 @@ def test_a_caption_without_its_image_and_the_like(folder):
     (folder / "z.txt").unlink()
     (folder / "b.txt").write_text(" \n")
     with pytest.raises(OptionError, match=r"b\.txt' is empty"):
+        read_pairs(folder)
+    (folder / "b.txt").write_text("None\n")
+    with pytest.raises(OptionError, match=r"b\.txt' holds no caption, but None"):
         read_pairs(folder)
     (folder / "b.txt").write_bytes("a café".encode("latin-1"))
     with pytest.raises(OptionError, match=r"b\.txt' is no UTF-8"):
