@@ -44,6 +44,8 @@ def as_seen(image: PILImage, background: str = "white") -> tuple[PILImage, tuple
     Raises:
         OptionError: as for :func:`to_rgb`.
     """
+    if not image.width or not image.height:
+        raise OptionError("it has no pixels.")
     notes = []
     if image.format not in _ONE_PICTURE and getattr(image, "is_animated", False):
         notes.append(f"the given image has several frames, of which number {image.tell() + 1} was taken")

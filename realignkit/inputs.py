@@ -148,8 +148,12 @@ def _refuse(problems: Iterable[str]) -> None:
 
 def _listed(values: Any, what: str) -> list[Any]:
     if not isinstance(values, Iterable) or isinstance(values, bytes):
-        raise OptionError(f"{what} are one or a list of them, not {type(values).__name__}.")
+        raise OptionError(f"{what} come in a list, also one: [one]. This is {_kind(values)}.")
     return list(values)
+
+
+def _kind(value: Any) -> str:
+    return "None" if value is None else f"of type {type(value).__name__}"
 
 
 def check_text(prompt: str) -> None:

@@ -156,6 +156,11 @@ def test_images_as_arrays_and_paths(tmp_path):
         given_image(b"no")
 
 
+def test_a_picture_without_pixels_is_refused():
+    with pytest.raises(OptionError, match="no pixels"):
+        given_image(Image.new("RGB", (0, 5)))
+
+
 def test_a_copy_is_made_of_what_is_given():
     image = Image.new("RGB", (4, 4))
     given_image(image)[0].putpixel((0, 0), (255, 0, 0))

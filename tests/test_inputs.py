@@ -50,6 +50,8 @@ def test_refine_wants_lists_and_one_layout_per_prompt(realigner):
 def test_score_checks_its_tags(realigner, tag):
     with pytest.raises(OptionError, match=r"tag|confidence"):
         realigner.score(PROMPT, [tag])
+    with pytest.raises(OptionError, match="tags come in a list"):
+        realigner.score(PROMPT, tag if isinstance(tag, Tag) else None)
 
 
 def test_segment_checks_its_captions_and_image(realigner):

@@ -20,7 +20,8 @@ from realignkit.integrity import check_file
 from realignkit.provenance import digest_of, stamps
 from realignkit.refl import losses, seeds
 from realignkit.refl.networks import Networks
-from realignkit.refl.pairs import METADATA, read_pairs
+from realignkit.refl.pairs import METADATA
+from realignkit.refl.pairs import read_pairs as _read_pairs
 from realignkit.rewarding import to_tensor
 from realignkit.storage import atomic_write, make_folder, png
 
@@ -115,7 +116,7 @@ class Pairs:
 
     def __init__(self, folder: Path, networks: Networks) -> None:
         self.folder, self.networks = folder, networks
-        self.pairs = read_pairs(folder).pairs
+        self.pairs = _read_pairs(folder).pairs
         self._latents: dict[int, Tensor] = {}
 
     def __len__(self) -> int:
