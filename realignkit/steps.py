@@ -13,7 +13,7 @@ import numpy as np
 
 from realignkit import checks
 from realignkit.assembly import secrets_of
-from realignkit.contracts import Scorer, Segmenter, Tagger
+from realignkit.contracts import PromptSet, Scorer, Segmenter, Tagger
 from realignkit.errors import FOREIGN, PluginError, RealignKitError, ScorerError, enough_memory
 from realignkit.redaction import redacted
 from realignkit.registry import Registry
@@ -48,6 +48,20 @@ def blame(what: str, name: str) -> Iterator[None]:
 def breach(what: str, name: str, problem: str) -> PluginError:
     """The error for a plugin that broke its contract."""
     return PluginError(f"{what} '{name}' broke its contract: {problem}. Choose another one, or tell its author.")
+
+
+def texts_of(prompts: PromptSet, name: str) -> list[str]:
+    """The prompts of a set.
+
+    Raises:
+        PluginError: the set failed, or one of its prompts is no text.
+    """
+    with blame("prompt set", name):
+        found = list(prompts)
+    for text in found:
+        if not isinstance(text, str):
+            raise breach("prompt set", name, f"{text!r} is no text")
+    return found
 
 
 def tag_images(tagger: Tagger, name: str, images: Sequence[Image]) -> list[tuple[Tag, ...]]:

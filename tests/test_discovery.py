@@ -198,3 +198,47 @@ def test_a_step_that_ends_the_program_is_an_error(cli, tmp_path):
         default_registry().unregister(quits)
     assert done.exit_code == 2
     assert "tagger 'quits' failed: SystemExit: 0" in done.stderr
+
+
+class Ends:
+    """A prompt set that fails in a way of the reader's choice, and is no subclass of ours."""
+
+    source = ""
+
+    def __init__(self, how):
+        self.how = how
+
+    def __len__(self):
+        return 2
+
+    def __iter__(self):
+        yield "a red book"
+        if self.how == "text":
+            yield 5
+        raise {"exit": SystemExit(0), "error": ValueError("odd"), "text": ValueError}[self.how]
+
+    def truth(self, prompt, tags):
+        return None
+
+
+class Registers:
+    @hookimpl
+    def register_prompts(self, register):
+        for how in ("exit", "error", "text"):
+            register(f"ends_by_{how}", Ends, "", options={"how": how})
+
+
+@pytest.mark.parametrize(
+    ("how", "message"), [("exit", "SystemExit: 0"), ("error", "ValueError: odd"), ("text", "ValueError")]
+)
+def test_a_prompt_set_that_fails_is_named(cli, tmp_path, how, message):
+    plugin = Registers()
+    default_registry().register(plugin, "ends")
+    try:
+        done = cli("run", "--prompts", f"ends_by_{how}", "--model", "tiny", "--out", tmp_path / "out")
+        other = cli("ablate", "scorers", "--prompts", f"ends_by_{how}", "--model", "tiny", "--out", tmp_path / "other")
+    finally:
+        default_registry().unregister(plugin)
+    for result in (done, other):
+        assert result.exit_code == 2
+        assert f"prompt set 'ends_by_{how}' failed: {message}" in " ".join(result.stderr.split())

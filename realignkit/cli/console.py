@@ -21,7 +21,7 @@ from rich.table import Table
 from rich.text import Text
 from typer.core import TyperCommand, TyperGroup
 
-from realignkit.errors import RealignKitError
+from realignkit.errors import PluginError, RealignKitError
 
 if TYPE_CHECKING:
     from realignkit.types import Realignment
@@ -142,8 +142,14 @@ class Command(TyperCommand):
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command; see the class."""
-        with results_only():
-            return super().invoke(ctx)
+        try:
+            with results_only():
+                return super().invoke(ctx)
+        except SystemExit as stop:  # ours are typer's; whoever else ends the program must not look like success
+            raise PluginError(
+                f"a plugin or a library ended the program (exit code {stop.code}) before the command was done. "
+                f"'realignkit plugins' lists what is installed; take out what is new, or tell its author."
+            ) from stop
 
 
 def exit_now(code: int) -> None:

@@ -37,6 +37,7 @@ def prompt_set(registry: Registry, spec: str, options: dict[str, Any] | None = N
         PromptError: there are no prompts in it.
     """
     from realignkit.cli.settings import value_of
+    from realignkit.steps import texts_of
 
     given: dict[str, Any] = {}
     if is_file(spec):
@@ -56,10 +57,10 @@ def prompt_set(registry: Registry, spec: str, options: dict[str, Any] | None = N
                 raise OptionError(f"prompt set '{name}' has no options: write '{name}' alone, not '{spec}'.")
             given[option if equals else str(first)] = value_of(value if equals else part)
     found: PromptSet = info.create(**given, **(options or {}))
-    if not any(prompt.strip() for prompt in found):
+    if not any(prompt.strip() for prompt in texts_of(found, info.name)):
         raise PromptError(f"there are no prompts in '{spec}'. Write one a line, or give a prompt set that has some.")
-    if found.summary:
-        note(found.summary)
+    if summary := getattr(found, "summary", ""):
+        note(summary)
     return found
 
 
@@ -69,4 +70,6 @@ def read_prompts(registry: Registry, spec: str) -> list[str]:
     Raises:
         OptionError, PluginError, PromptError: see there.
     """
-    return list(prompt_set(registry, spec))
+    from realignkit.steps import texts_of
+
+    return texts_of(prompt_set(registry, spec), spec)

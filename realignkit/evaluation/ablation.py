@@ -100,7 +100,7 @@ class ScorerAblation:
             batch_size=batch_size,
         )
         self._prompts = prompts
-        texts = list(prompts)[:limit]
+        texts = steps.texts_of(prompts, type(prompts).__name__)[:limit]
         if not texts:
             raise OptionError("there are no prompts: give a file with at least one, or a larger limit.")
         for text in texts:
@@ -203,9 +203,11 @@ class ScorerAblation:
         return found
 
     def _cell(self, tagger: str, name: str, tags: Sequence[tuple[Tag, ...]], report: Report) -> Cell:
-        truths = [
-            self._prompts.truth(job.prompt, [tag.name for tag in own]) for job, own in zip(self.jobs, tags, strict=True)
-        ]
+        with steps.blame("prompt set", type(self._prompts).__name__):
+            truths = [
+                self._prompts.truth(job.prompt, [tag.name for tag in own])
+                for job, own in zip(self.jobs, tags, strict=True)
+            ]
         questions = [i for i, truth in enumerate(truths) if truth is not None and tags[i]]
         scorer = self.scorers[name]
         answers = steps.spread(

@@ -101,7 +101,8 @@ class Judging:
 
     def can_judge(self, prompt: str) -> bool:
         """Whether the metric knows what a prompt means; a metric without ``can_judge(prompt)`` takes any."""
-        return bool(self.metric.can_judge(prompt)) if _has(self.metric, "can_judge") else True
+        with blame("metric", self.name):
+            return bool(self.metric.can_judge(prompt)) if _has(self.metric, "can_judge") else True
 
     def __call__(self, images: Sequence[Image], prompts: Sequence[str], batch_size: int) -> list[Judgement]:
         """Look at pictures (RGB) of these prompts.

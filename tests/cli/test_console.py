@@ -6,9 +6,11 @@ import io
 import sys
 
 import pytest
+import typer
 from rich.table import Table
+from typer.testing import CliRunner
 
-from realignkit.cli.console import TerminalSafe, out, results_only
+from realignkit.cli.console import Command, Commands, TerminalSafe, out, results_only
 
 
 @pytest.mark.parametrize("markup", [True, False])
@@ -40,3 +42,19 @@ def test_standard_output_is_for_results(capsys):
         out().print("another")
     print("after")
     assert capsys.readouterr() == ("a result\nanother\nafter\n", "somebody else\nsomebody else\n")
+
+
+@pytest.mark.parametrize("code", [0, None, 3, "bye"])
+def test_a_command_that_something_ends_is_no_success(code):
+    app = typer.Typer(cls=Commands)
+
+    @app.callback()
+    def root() -> None: ...
+
+    @app.command(cls=Command)
+    def work() -> None:
+        sys.exit(code)
+
+    done = CliRunner().invoke(app, ["work"])
+    assert done.exit_code == 2
+    assert f"ended the program (exit code {code}) before the command was done" in " ".join(done.stderr.split())
