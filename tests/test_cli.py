@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -229,6 +231,17 @@ def test_prompts_from_tables_and_standard_input(cli, tmp_path: Path):
     assert result.exit_code == 0, result.output
     assert "read 1 prompt from standard input" in result.stderr
     assert "1 there already" in result.stdout
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes on this system")
+def test_prompts_from_a_pipe(cli, tmp_path: Path):
+    os.mkfifo(tmp_path / "pipe")
+    writer = threading.Thread(target=(tmp_path / "pipe").write_text, args=("a red book, a desk\n",))
+    writer.start()
+    result = cli("run", "--model", "tiny", "--out", tmp_path / "run", "--prompts", tmp_path / "pipe")
+    writer.join()
+    assert result.exit_code == 0, result.output
+    assert "1 made" in result.stdout
 
 
 def test_many_prompts(cli, tmp_path: Path):

@@ -19,7 +19,9 @@ def is_file(spec: str) -> bool:
     from realignkit.texttables import TABLES
 
     path = Path(spec).expanduser()
-    return spec == STDIN or path.is_file() or path.suffix.lower() in (".txt", *TABLES)
+    # A pipe is a file too: --prompts <(command).
+    there = path.exists() and not path.is_dir()
+    return spec == STDIN or there or path.suffix.lower() in (".txt", *TABLES)
 
 
 def prompt_set(registry: Registry, spec: str, options: dict[str, Any] | None = None) -> PromptSet:
