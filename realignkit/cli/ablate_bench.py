@@ -28,7 +28,9 @@ DEFAULT_PROMPTS = "micro"
 ModelName = Annotated[str, typer.Option("--model", help="A generator's name, or a folder or hub id of a model.")]
 Prompts = Annotated[
     str,
-    typer.Option("--prompts", metavar="FILE|NAME", help="A file, one a line, or a prompt set: micro:test,size=300."),
+    typer.Option(
+        "--prompts", metavar="FILE|NAME", help="A file (text, CSV, JSON lines), or a prompt set: micro:test,size=300."
+    ),
 ]
 Metric = Annotated[
     str | None,

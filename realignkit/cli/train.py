@@ -28,7 +28,9 @@ def train(
     ] = None,
     prompts: Annotated[
         str | None,
-        typer.Option(metavar="FILE|NAME", help="Training prompts: a file, one a line, or a prompt set: micro:train."),
+        typer.Option(
+            metavar="FILE|NAME", help="Training prompts: a file (text, CSV, JSON lines), or a prompt set: micro:train."
+        ),
     ] = None,
     model: Annotated[
         str | None, typer.Option(help="A generator's name, or a folder or hub id of a model.", show_default="micro")

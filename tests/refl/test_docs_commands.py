@@ -6,6 +6,7 @@ import shlex
 
 import pytest
 import typer
+from PIL import Image
 
 from tests.conftest import ROOT
 from tests.test_docs import blocks, commands
@@ -39,6 +40,10 @@ def test_every_option_is_known_and_every_value_good(command, tmp_path, monkeypat
     monkeypatch.chdir(tmp_path)
     (tmp_path / "prompts.txt").write_text("a red book\na yellow pen\n")
     (tmp_path / "held-out.txt").write_text("a blue cup\n")
+    pairs = tmp_path / "runs" / "pairs"  # which another command of the page draws
+    pairs.mkdir(parents=True)
+    Image.new("RGB", (8, 8)).save(pairs / "0.png")
+    (pairs / "0.txt").write_text("a red book")
     launcher, words = parts(command)
     train = typer.main.get_command(app).commands["train"]
     given = train.make_context("train", words).params
