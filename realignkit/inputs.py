@@ -13,13 +13,11 @@ from PIL import Image, ImageOps
 from realignkit import checks
 from realignkit.assembly import SamplingOptions
 from realignkit.attention.config import ModulationConfig
-from realignkit.attention.families import denoiser
 from realignkit.errors import OptionError, PromptError
 from realignkit.images import as_seen, given_image
 from realignkit.types import Layout, LocalCaption, Tag
 
 if TYPE_CHECKING:
-    from diffusers import DiffusionPipeline
     from PIL.Image import Image as PILImage
 
 Picture = Any
@@ -173,21 +171,6 @@ def check_text(prompt: str) -> None:
 def readable(text: str) -> str:
     """A text that any file or terminal takes: lone surrogates are written as escapes."""
     return text.encode("utf-8", "backslashreplace").decode()
-
-
-def image_size(pipeline: DiffusionPipeline, width: int | None = None, height: int | None = None) -> tuple[int, int]:
-    """(width, height) in pixels of the images that the pipeline makes, where not given.
-
-    Raises:
-        OptionError: it states none.
-    """
-    sample = denoiser(pipeline).config.sample_size
-    if width and height:
-        return width, height
-    if sample is None:
-        raise OptionError("the model states no size of its images: give height and width.")
-    rows, columns = sample if isinstance(sample, list | tuple) else (sample, sample)
-    return width or columns * pipeline.vae_scale_factor, height or rows * pipeline.vae_scale_factor
 
 
 def fit_image(image: PILImage, size: tuple[int, int]) -> tuple[PILImage, list[str]]:

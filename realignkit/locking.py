@@ -35,8 +35,7 @@ def only_writer(folder: str | Path) -> Iterator[Path]:
         OutputError: somebody else writes there (the message says who), or the folder cannot be written.
     """
     folder = Path(folder)
-    made = [path for path in (folder, *folder.parents) if not path.exists()]
-    make_folder(folder)
+    made = _make(folder)
     key = (os.getpid(), threading.get_ident(), os.path.realpath(folder))
     if key in _held:
         yield folder
@@ -45,7 +44,11 @@ def only_writer(folder: str | Path) -> Iterator[Path]:
 
     lock = FileLock(folder / LOCK, timeout=0.5)  # who has just ended may still be cleaning up
     try:
-        lock.acquire()
+        try:
+            lock.acquire()
+        except FileNotFoundError:  # who has just ended has removed the folder as well
+            made = _make(folder)
+            lock.acquire()
     except Timeout:
         raise OutputError(
             f"{folder} is in use: {_holder(folder)} writes there. Wait until it has ended, stop it, or use another "
@@ -76,6 +79,13 @@ def only_writer(folder: str | Path) -> Iterator[Path]:
         with contextlib.suppress(OSError):  # as a rule, it is not empty
             for path in made:
                 path.rmdir()
+
+
+def _make(folder: Path) -> list[Path]:
+    """Make a folder; the paths that were missing, the deepest first."""
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    make_folder(folder)
+    return made
 
 
 def _remove(path: Path) -> None:

@@ -72,9 +72,9 @@ def _first_with_texts(table: Table) -> str:
 
 def _refuse_flags(name: str, texts: list[str]) -> None:
     for number, text in enumerate(texts, start=1):
-        if re.match(r"--\w", text):
+        if re.match(r"--\w|Negative prompt:|Steps: \d", text):
             raise OptionError(
-                f"line {number} of '{name}' has flags ('{text[:40]}'), which are not read here. Write the prompt "
+                f"line {number} of '{name}' has settings ('{text[:40]}'), which are not read here. Write the prompt "
                 f"alone; seeds and steps are options of the command."
             )
 

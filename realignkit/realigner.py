@@ -279,6 +279,8 @@ class Realigner:
                     notes[i].append(choice.note(self.names["reward"]))
         for i, (_, changes) in fitted.items():
             notes[i] += changes
+            if self.candidates > 1:
+                notes[i].append("no candidates were drawn: the coarse image was given")
         pictures = [coarse[i] for i in everyone]
 
         progress("tag", 0, count)
@@ -413,9 +415,10 @@ class Realigner:
         Raises:
             PluginError: no scorer of the chain gave a valid answer.
             OptionError: a tag is none, or its confidence is outside [0, 1].
-            PromptError: the prompt is no text.
+            PromptError: the prompt is no text, or holds half a character.
         """
         (text,), _, _ = inputs.pair([prompt], 0, None)
+        inputs.check_text(text)
         return steps.answer(self.scorers, text, inputs.tags(tags))
 
     def segment(self, image: PILImage, captions: Sequence[LocalCaption]) -> tuple[Layout, tuple[str, ...]]:
@@ -483,7 +486,7 @@ class Realigner:
     @property
     def image_size(self) -> tuple[int, int]:
         """(width, height) in pixels of the images that are made. Loads the pipeline."""
-        return inputs.image_size(self._pipeline(), self.sampling.width, self.sampling.height)
+        return families.image_size(self._pipeline(), self.sampling.width, self.sampling.height)
 
     def check_prompt(self, prompt: str) -> None:
         """Refuse what the model cannot read in full. Loads the pipeline.

@@ -23,8 +23,8 @@ TABLES = (".csv", ".tsv", ".tab", ".jsonl", ".ndjson", ".json")
 """How files of tables end, in lower case; others hold a text a line."""
 
 _DELIMITERS = ",;\t|"
-_HEADINGS = TEXT_COLUMNS[:4]  # what no line of a list of prompts would have between commas
-_NOTHING = ("none", "null", "nan", "<na>")  # what programs write for a text that they have not
+_HEADINGS = TEXT_COLUMNS[:4]  # what no line of a list of prompts would be, or have between commas
+_NOTHING = ("none", "null", "nan", "<na>", "n/a", "#n/a")  # what programs write for a text that they have not
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def is_table(path: Path, text: str) -> bool:
         return True
     first = next((line.strip() for line in lines(text) if line.strip()), "")
     cells = [cell.strip().strip('"').lower() for cell in re.split(f"[{_DELIMITERS}]", first)]
-    return _is_object(first) or (len(cells) > 1 and any(cell in _HEADINGS for cell in cells))
+    return _is_object(first) or any(cell in _HEADINGS for cell in cells)
 
 
 def parsed_table(name: str, suffix: str, text: str) -> Table:

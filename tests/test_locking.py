@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -11,6 +12,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from realignkit.errors import OutputError
 from realignkit.locking import LOCK, only_writer
@@ -111,3 +113,21 @@ def test_a_damaged_note_of_the_holder_is_no_obstacle(tmp_path: Path, holder, dam
     (tmp_path / "run" / ".realignkit.lock.json").write_text(damage)
     with pytest.raises(OutputError, match="another process writes there"), only_writer(tmp_path / "run"):
         pass
+
+
+def test_a_folder_that_its_last_writer_removed_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    folder = tmp_path / "deep" / "run"
+    folder.mkdir(parents=True)
+    writer = FileLock(folder / LOCK)
+    writer.acquire()
+
+    def end(seconds: float) -> None:  # while the second one waits
+        monkeypatch.undo()
+        (folder / LOCK).unlink()
+        writer.release()
+        shutil.rmtree(folder.parent)
+
+    monkeypatch.setattr("time.sleep", end)
+    with only_writer(folder):
+        assert (folder / LOCK).exists()
+    assert os.listdir(tmp_path) == []

@@ -37,6 +37,7 @@ SAME = {
     "strings.jsonl": f'"{RED}"\n"{BLUE}"\n',
     "list.json": f'["{RED}", "{BLUE}"]',
     "objects.json": f'[{{"prompt": "{RED}"}},\n {{"prompt": "{BLUE}"}}]',
+    "headed.txt": f'prompt\n"{RED}"\n{BLUE}\n',
     "jsonl.txt": f'{{"prompt": "{RED}"}}\n{{"prompt": "{BLUE}"}}\n',
 }
 
@@ -85,7 +86,8 @@ def test_columns(tmp_path):
         ("a.txt", "a cup\n".encode("utf-16-le"), "line 1 .*UTF-16 without a mark"),
         ("a.txt", "a cup\na caf\ufffd\n", "line 2 .*lost character"),
         ("a.csv", b"PK\x03\x04...", "a spreadsheet"),
-        ("a.txt", '--prompt "a cup" --steps 20\n', "line 1 .*has flags"),
+        ("a.txt", '--prompt "a cup" --steps 20\n', "line 1 .*has settings"),
+        ("a.txt", "a cup\nNegative prompt: ugly\nSteps: 20, Sampler: Euler\n", "line 2 .*has settings"),
         ("a.csv", "id,prompt\n1,a red cup, and a box\n", "line 2 .*3 cells, its header 2.*quotes"),
         ("a.csv", 'id,prompt\n1,"a red cup\n', r"no valid CSV file \(line 2"),
         ("a.csv", "a red cup and a box\na blue dog\n", "no header"),
@@ -99,6 +101,7 @@ def test_columns(tmp_path):
         ("a.json", '{"a": "a cup"}', "holds an object"),
         ("a.json", '["a cup", 3]', "item 2 .*is a number"),
         ("a.csv", "id,prompt\n1,None\n", "line 2 .*no text as its 'prompt', but None"),
+        ("a.csv", "id,prompt\n1,#N/A\n", "line 2 .*no text as its 'prompt', but #N/A"),
         ("a.csv", "id;prompt\n1;['a cup', 'a box']\n", r"line 2 .*but \['a cup'"),
         ("a.yaml", "- a cup\n", "of a kind that is not read"),
     ],

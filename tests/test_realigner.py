@@ -231,6 +231,8 @@ def test_half_a_character_is_refused_before_any_work(realigner, prompt):
     with pytest.raises(PromptError) as caught:
         realigner.generate([prompt], [1])
     str(caught.value).encode()  # any terminal can show it
+    with pytest.raises(PromptError, match="broken character"):
+        realigner.score(prompt, [])
 
 
 def test_prompt_over_the_limit_is_refused_before_any_work(realigner):

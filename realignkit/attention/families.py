@@ -6,6 +6,8 @@ import inspect
 from dataclasses import dataclass
 from typing import Any
 
+from realignkit.errors import OptionError
+
 UNET = "unet"
 PIXART = "pixart"
 
@@ -83,6 +85,22 @@ def denoiser(pipeline: Any) -> Any:
     """The network with the attention, of a pipeline of any family; of a compiled one the network itself."""
     unet = getattr(pipeline, "unet", None)
     return unwrapped(unet if unet is not None else getattr(pipeline, "transformer", None))
+
+
+def image_size(pipeline: Any, width: int | None = None, height: int | None = None) -> tuple[int, int]:
+    """(width, height) in pixels of the images that the pipeline makes, where not given.
+
+    Raises:
+        OptionError: it states none.
+    """
+    sample = denoiser(pipeline).config.sample_size
+    if width and height:
+        return width, height
+    if sample is None:
+        raise OptionError("the model states no size of its images: give height and width.")
+    scale = getattr(pipeline, "vae_scale_factor", 1)  # pixel models have none
+    rows, columns = sample if isinstance(sample, list | tuple) else (sample, sample)
+    return width or columns * scale, height or rows * scale
 
 
 def unwrapped(network: Any) -> Any:

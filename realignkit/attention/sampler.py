@@ -196,6 +196,8 @@ def _sampling(
     most = int(pipeline.scheduler.config.num_train_timesteps)
     if not 1 <= steps <= most:
         raise OptionError(f"num_inference_steps must be at least 1 and at most {most}, got {steps}.")
+    if (height is None) != (width is None):  # of one alone some pipelines take no notice
+        width, height = families.image_size(pipeline, width, height)
     check_size(pipeline, height, width)
     if not hasattr(pipeline.scheduler, "init_noise_sigma"):
         raise ModelError(

@@ -46,6 +46,7 @@ def dense(
     regions = _regions(box or [], mask or [])
 
     from realignkit import assembly, inputs
+    from realignkit.attention import families
     from realignkit.attention.dense import DENSE_DIFFUSION, dense_diffusion, dense_layout
     from realignkit.cli.settings import parse
     from realignkit.contracts import parse_options
@@ -68,7 +69,7 @@ def dense(
     with writes_into(ctx, folder):
         with err().status("drawing …"):
             pipeline = generator.pipeline()
-            layout = dense_layout(regions, inputs.image_size(pipeline, sampling.width, sampling.height))
+            layout = dense_layout(regions, families.image_size(pipeline, sampling.width, sampling.height))
             result = dense_diffusion(pipeline, [prompt], [layout], [seed], **sampling.model_dump())
         record = {
             "prompt": prompt,

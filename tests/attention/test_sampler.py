@@ -8,6 +8,7 @@ import torch
 from diffusers import DiffusionPipeline, PNDMScheduler, StableDiffusionImg2ImgPipeline
 from PIL import Image
 
+from realignkit.attention import families
 from realignkit.attention.config import ModulationConfig
 from realignkit.attention.sampler import attention_family, generate, refine
 from realignkit.errors import ModelError, OptionError, PromptError
@@ -107,6 +108,17 @@ def test_not_square_and_progress(pipeline):
     )
     assert result.images[0].size == (16, 24)
     assert calls == [(1, 3), (2, 3), (3, 3)]
+
+
+@pytest.mark.parametrize("side", ["height", "width"])
+def test_one_side_alone_keeps_the_models_other_one(pipeline, side):
+    width, height = families.image_size(pipeline)
+    size = (width, 48) if side == "height" else (48, height)
+    assert width != 48 != height
+    sampling = {"num_inference_steps": 1, side: 48}
+    assert generate(pipeline, ["a cat"], [0], **sampling)[0].size == size
+    found = refine(pipeline, ["a cat"], [layout("a cat", size=size[::-1])], [0], **sampling)
+    assert found.images[0].size == size
 
 
 def test_notes_reach_the_caller(sd_pipeline):
