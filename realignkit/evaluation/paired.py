@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from realignkit.errors import OptionError
 from realignkit.evaluation.success import wilson
 
 Array = npt.NDArray[Any]
@@ -83,8 +84,16 @@ def compare(before: Sequence[bool], after: Sequence[bool], clusters: Sequence[Ha
         after: judgements of the same pictures, in the same order.
         clusters: the prompt of each.
         seed: of :func:`difference_interval`.
+
+    Raises:
+        OptionError: they are not equally many.
     """
     was, now = np.asarray(before, bool), np.asarray(after, bool)
+    if not len(was) == len(now) == len(clusters):
+        raise OptionError(
+            f"{len(was)} judgements before, {len(now)} after and {len(clusters)} prompts do not go together: give one "
+            f"of each per picture."
+        )
     changes = now.astype(int) - was
     sums, _ = by_prompt(changes, clusters)
     p = sign_flip(sums.astype(int)) if len(sums) > 1 else None

@@ -111,7 +111,7 @@ class RunFolder:
 
         Args:
             resume: go on with what is there.
-            say: is told what is damaged.
+            say: is told what is damaged, or that there is nothing to go on with.
 
         Raises:
             OutputError: it holds a run and ``resume`` is off, a run of something else, or one without a whole
@@ -119,6 +119,8 @@ class RunFolder:
         """
         if not begun(self.folder):
             checkpoints.truncate_log(self.folder / LOG, 0)  # of a run that was killed before its first checkpoint
+            if resume:
+                say(f"{self.folder} holds no training run to resume; a new one begins")
             return None
         if not resume:
             raise OutputError(f"{self.folder} holds a training run. Resume it (--resume), or use another folder.")

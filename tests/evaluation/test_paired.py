@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
+from realignkit.errors import OptionError
 from realignkit.evaluation import paired
 from realignkit.evaluation.success import wilson
 from tests.conftest import ROOT
@@ -237,3 +238,9 @@ def test_the_interval_of_a_mean_is_that_of_its_standard_error():
 def test_they_need_no_torch():
     code = "import sys, realignkit.evaluation.paired; print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"
+
+
+@pytest.mark.parametrize("before, after, prompts", [([1, 0], [1], "ab"), ([1], [1, 0], "ab"), ([1, 0], [1, 0], "a")])
+def test_judgements_that_do_not_go_together(before, after, prompts):
+    with pytest.raises(OptionError, match="do not go together"):
+        paired.compare(before, after, prompts)

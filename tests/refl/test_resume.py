@@ -242,6 +242,12 @@ def test_with_no_checkpoint_left_nothing_is_started_over(make_trainer, stopped):
         make_trainer(**{**FOUR, "iterations": 5}).train()
 
 
+def test_where_there_is_nothing_to_resume_it_is_said(make_trainer, tmp_path):
+    said: list[str] = []
+    make_trainer(out=tmp_path / "mistyped", on_message=said.append, **ONE).train(resume=True)
+    assert said[0] == f"{tmp_path / 'mistyped'} holds no training run to resume; a new one begins"
+
+
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff", None], ids=repr)
 def test_a_damaged_record_of_the_run_is_written_anew(make_trainer, stopped, content):
     path = stopped / "training.json"
