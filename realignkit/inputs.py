@@ -44,9 +44,9 @@ def pair(
     else:
         images = _listed(coarse, "coarse images")
     if not len(prompts) == len(seeds) == len(images):
+        given = "" if coarse is None else f" and {len(images)} coarse images"
         raise OptionError(
-            f"{len(prompts)} prompts, {len(seeds)} seeds and {len(images)} coarse images do not go together: "
-            f"give one of each per prompt."
+            f"{len(prompts)} prompts and {len(seeds)} seeds{given} do not go together: give one of each per prompt."
         )
     for text in prompts:
         if not isinstance(text, str):

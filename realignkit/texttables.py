@@ -67,7 +67,18 @@ class Table:
         found = one_line(row[column])
         if is_no_text(found):
             raise OptionError(f"{where} has no text as its '{column}', but {found[:40]}.")
+        if not _whole(found):
+            raise OptionError(f"{where} holds half a character (a lone surrogate) in its '{column}'. Write it anew.")
         return found
+
+
+def _whole(text: str) -> bool:
+    """Whether a text can be written: JSON may hold halves of characters, which no encoding has."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def is_no_text(text: str) -> bool:

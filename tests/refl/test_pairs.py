@@ -52,6 +52,7 @@ def test_texts_beside_images(folder):
         ({"file_name": "a.png", "text": None}, "line 2 .*no text as its 'text', but null"),
         ({"file_name": "a.png", "text": ["a", "b"]}, "line 2 .*but a list"),
         ({"file_name": "a.png", "text": "  "}, "line 2 .*no caption"),
+        ({"file_name": "a.png", "text": "a red \ud83d cup"}, "line 2 .*half a character"),
         ({"file_name": "a.png"}, "line 2 .*has no 'text'"),
         ({"file_name": "", "text": "a cup"}, "line 2 .*no file name"),
         ({"file_name": "z.png", "text": "a cup"}, r"line 2 .*z\.png.*no such file"),
