@@ -25,6 +25,7 @@ from typing import Any
 
 import numpy as np
 from rich.progress import track
+from segmenters import WAYS  # the script beside this one
 
 from realignkit import (
     Layout,
@@ -33,7 +34,6 @@ from realignkit import (
     ModulationConfig,
     Realigner,
     Segment,
-    Segmenter,
     Tag,
     default_registry,
 )
@@ -41,7 +41,6 @@ from realignkit.evaluation.paired import HEADER, HOW, compare
 from realignkit.integrity import read_lines
 from realignkit.locking import only_writer
 from realignkit.storage import atomic_write
-from realignkit.types import Mask
 from realignkit_plugins.micro.oracle import Oracle, expected, fully_right, in_vocabulary, share_right
 from realignkit_plugins.micro.prompts import WorldPrompts
 from realignkit_plugins.micro.world import TAGS, held_out, phrase, render, scene
@@ -132,7 +131,12 @@ def main() -> None:
     parser.add_argument("--tagger", help="another tagger than micro's own, by name")
     parser.add_argument("--only", action="append", default=[], help="sweep: only the setting of this name")
     parser.add_argument("--masks", choices=["own", "world"], default="own", help="world: ground-truth layouts instead")
-    parser.add_argument("--ask", choices=["phrase", "noun"], default="phrase", help="what the segmenter is asked for")
+    parser.add_argument(
+        "--ask",
+        choices=["phrase", *WAYS],
+        default="phrase",
+        help="what the segmenter is asked for; tag: the noun, with the phrase as tie-break",
+    )
     parser.add_argument("--smoke", action="store_true", help="a handful of prompts, few steps")
     arguments = parser.parse_args()
     with only_writer(arguments.out):
@@ -173,28 +177,16 @@ def make_realigner(arguments: argparse.Namespace, how: Mapping[str, Any] | None 
     settings |= how or {}
     options = {kind: settings.pop(kind) for kind in PLUGIN_KINDS if kind in settings}
     sampling = options.pop("sampling", {}) | ({"num_inference_steps": 4} if arguments.smoke else {})
+    own = default_registry().create("segmenter", "micro")
     return Realigner.from_pretrained(
         "micro",
         tagger=arguments.tagger,
-        segmenter=ByNoun() if arguments.ask == "noun" else None,
+        segmenter=WAYS[arguments.ask](own) if arguments.ask in WAYS else None,
         modulation=settings,
         options=options,
         sampling=sampling,
         batch_size=CHUNK,
     )
-
-
-class ByNoun(Segmenter):
-    """The embedded segmenter, asked for the nouns alone: the phrases' last words."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.asked = default_registry().create("segmenter", "micro")
-
-    def __call__(self, image: Any, phrases: Sequence[str]) -> list[tuple[Mask, float] | None]:
-        """As the embedded segmenter answers."""
-        answers: list[tuple[Mask, float] | None] = self.asked(image, [text.split()[-1] for text in phrases])
-        return answers
 
 
 def _value(text: str) -> Any:

@@ -24,6 +24,7 @@ def script() -> Callable[[str], ModuleType]:
         spec = importlib.util.spec_from_file_location(f"{name}_benchmark", FOLDER / f"{name}.py")
         assert spec and spec.loader
         module = importlib.util.module_from_spec(spec)
+        sys.modules[spec.name] = module  # where dataclasses look for the names in their annotations
         sys.path.insert(0, str(FOLDER))
         try:
             spec.loader.exec_module(module)

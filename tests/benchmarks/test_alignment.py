@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.conftest import HANGS
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "alignment.py"
@@ -38,11 +40,12 @@ def test_compare_resumes_and_refuses_to_mix_settings(tmp_path):
     assert "other settings" in other.stderr
 
 
-def test_asking_for_nouns_alone_goes_on_record(tmp_path):
-    done = measure("compare", "--ask", "noun", "--out", tmp_path / "noun")
+@pytest.mark.parametrize(("ask", "name"), [("noun", "ByNoun"), ("tag", "ByTag")])
+def test_what_the_segmenter_is_asked_for_goes_on_record(tmp_path, ask, name):
+    done = measure("compare", "--ask", ask, "--out", tmp_path / ask)
     assert done.returncode == 0, done.stderr
-    settings = json.loads((tmp_path / "noun" / "settings.json").read_text())["settings"]
-    assert settings["plugins"]["segmenter"] == "ByNoun"
+    settings = json.loads((tmp_path / ask / "settings.json").read_text())["settings"]
+    assert settings["plugins"]["segmenter"] == name
 
 
 def test_steps_and_ground_truth_layouts(tmp_path):
