@@ -8,8 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from realignkit.errors import OptionError
-from realignkit.textfiles import decoded, lines, named, one_line
+from realignkit.textfiles import STDIN, decoded, lines, named, one_line
 from realignkit.texttables import TEXT_COLUMNS, Table, is_table, parsed_table
+
+_BULLETS = "-*+•–—◦‣"
+_MARK = re.compile(rf"([{re.escape(_BULLETS)}]|\d{{1,3}}[.)])(?: \[[ xX]\])?(?: |$)")
+_HEADING = re.compile(r"#+(?: |$)")
 
 
 @dataclass(frozen=True)
@@ -23,55 +27,88 @@ class TextList:
 def read_texts(path: Path, column: str | None = None, limit: int | None = None) -> TextList:
     """The prompts of a text file (one a line), of a table's column, or of JSON lines; ``-`` is standard input.
 
-    Only real line ends separate texts (LF, CR, both); other white space becomes a space.
+    Only real line ends separate texts (LF, CR, both); other white space becomes a space. The marks of a list in
+    Markdown (``- a cup``, ``1. a cup``) are no part of its prompts, and neither are lines that begin with ``#``.
 
     Args:
         path: ``.csv``, ``.tsv`` and ``.jsonl`` are tables, and so is a text whose first line names columns.
-        column: of a table, see :meth:`Table.column`; None: one of :data:`TEXT_COLUMNS`, else the first with texts.
+        column: of a table, see :meth:`Table.column`; None: one of :data:`TEXT_COLUMNS`, else the only one with texts.
         limit: only the first so many.
 
     Raises:
-        OptionError: it cannot be read, or has no such column.
+        OptionError: it cannot be read, has no such column, or does not say which of several is meant.
     """
     name, content = named(path), decoded(path)
-    source, found = name, list[str]()
+    source, found, left_out = name, list[str](), ""
     if is_table(path, content):
         table = parsed_table(name, path.suffix, content)
         if table.columns or column:
-            chosen = table.column(column, TEXT_COLUMNS) if column or _has_usual(table) else _first_with_texts(table)
+            chosen = table.column(column, TEXT_COLUMNS) if column or _has_usual(table) else _only_texts(table)
             source = f"{name}, column '{chosen}'"
             found = [table.text(line, row, chosen) for line, row in table.rows]
     elif column is not None:
         raise OptionError(f"'{name}' holds a prompt a line, and no columns. Leave out column, or give a CSV file.")
     else:
-        found = [one_line(line) for line in lines(content)]
-        _refuse_flags(name, found)
+        found, left_out = _prompts_of(name, content)
     texts = [text for text in found if text]
-    return TextList(tuple(texts[:limit]), _summary(source, found, texts, limit))
+    return TextList(tuple(texts[:limit]), _summary(source, found, texts, limit) + left_out)
 
 
 def _has_usual(table: Table) -> bool:
     return any(name.lower() in TEXT_COLUMNS for name in table.columns)
 
 
-def _first_with_texts(table: Table) -> str:
-    """The first column whose cells are words; a header that is a sentence itself is most likely the first prompt."""
-    words = [
-        name
-        for name in table.columns
-        if any(re.search(r"[^\W\d_]", str(row.get(name, ""))) for _, row in table.rows) or not table.rows
-    ]
-    chosen = (words or list(table.columns))[0]
-    if len(chosen.split()) > 2:
+def _only_texts(table: Table) -> str:
+    """The one column with texts, where no column has a usual name."""
+    if not table.headed:
         raise OptionError(
-            f"the first line of '{table.name}' is no header: '{chosen[:60]}'. Put 'prompt' above the prompts, or save "
-            f"them as .txt, one a line."
+            f"no column of '{table.name}' is called '{TEXT_COLUMNS[0]}', and its first line may be no header, but a "
+            f"prompt: '{', '.join(table.columns)[:60]}'. Put a line with names above it, '{TEXT_COLUMNS[0]}' for the "
+            f"prompts; if it is the header, choose one: {_choice(table, 'NAME')}."
         )
-    return chosen
+    found = table.with_words()
+    if len(found) > 1:
+        raise OptionError(
+            f"'{table.name}' has several columns with texts, and none is called '{TEXT_COLUMNS[0]}': "
+            f"{', '.join(found)}. Choose one: {_choice(table, found[0])}."
+        )
+    return table.column(found[0] if found else None, TEXT_COLUMNS)
 
 
-def _refuse_flags(name: str, texts: list[str]) -> None:
+def _choice(table: Table, column: str) -> str:
+    file = STDIN if table.name == named(Path(STDIN)) else table.name
+    return f"column={column}, on the command line --prompts 'file:{file},column={column}'"
+
+
+def _prompts_of(name: str, content: str) -> tuple[list[str], str]:
+    """A prompt a line, and in words what else the lines held: the marks of a list, headings and comments."""
+    found = [one_line(line) for line in lines(content)]
+    headings = [_HEADING.match(text) is not None for text in found]
+    marks = [_MARK.match(text) for text in found]
+    bare = [i for i, text in enumerate(found) if text and not marks[i] and not headings[i]]
+    kinds = dict.fromkeys(mark[1] if mark[1] in _BULLETS else "1." for mark in marks if mark)
+    said = ""
+    # A number alone among many is the prompt's own: "2. world war soldier".
+    if kinds and not (bare and list(kinds) == ["1."] and sum(map(bool, marks)) == 1):
+        if bare:
+            raise OptionError(
+                f"line {bare[0] + 1} of '{name}' ('{found[bare[0]][:40]}') has no mark of a list, as others have. "
+                f"Write each prompt on one line, and '-' before all or none of them."
+            )
+        found = [text[mark.end() :] if mark else text for text, mark in zip(found, marks, strict=True)]
+        said += f"; the list's marks ({' '.join(kinds)}) left out"
+    _refuse_others(name, found)
+    if any(headings):
+        said += f"; {sum(headings)} line{'s' if sum(headings) != 1 else ''} with # left out"
+    return [text for text, heading in zip(found, headings, strict=True) if not heading], said
+
+
+def _refuse_others(name: str, texts: list[str]) -> None:
     for number, text in enumerate(texts, start=1):
+        if re.fullmatch(r"\|.*\|", text):
+            raise OptionError(
+                f"line {number} of '{name}' is a row of a table ('{text[:40]}'). Leave the table alone in it."
+            )
         if re.match(r"--\w|Negative prompt:|Steps: \d", text):
             raise OptionError(
                 f"line {number} of '{name}' has settings ('{text[:40]}'), which are not read here. Write the prompt "

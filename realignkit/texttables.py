@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from realignkit.errors import OptionError
+from realignkit.images import SUFFIXES
 from realignkit.records import parse_json
 from realignkit.textfiles import decoded, lines, named, one_line
 
@@ -29,12 +30,20 @@ _NOTHING = ("none", "null", "nan", "<na>", "n/a", "#n/a")  # what programs write
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of a file, each with the number of its first line (or item); cells are text, in JSON whatever is there."""
+    """Rows of a file, each with the number of its first line (or item); cells are text, in JSON whatever is there.
+
+    ``headed``: whether the columns are surely names, and not a first row of texts or file names.
+    """
 
     name: str
     columns: tuple[str, ...]
     rows: tuple[tuple[int, dict[str, Any]], ...]
     unit: str = "line"
+    headed: bool = True
+
+    def with_words(self) -> list[str]:
+        """The columns that hold texts: some cell of theirs is neither a number nor the name of a picture."""
+        return [name for name in self.columns if any(_is_words(row.get(name)) for _, row in self.rows)]
 
     def column(self, wanted: str | None, usual: Sequence[str]) -> str:
         """The name of a column: the wanted one, else the first usual one; upper case makes no difference.
@@ -155,7 +164,8 @@ def _csv(name: str, text: str, delimiter: str | None) -> Table:
     skipped = 0
     if told := re.match(r"sep=(.)\r?\n", text):  # Excel's way to say it
         text, delimiter, skipped = text[told.end() :], told[1], 1
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter or _delimiter(text), strict=True)
+    delimiter = delimiter or _delimiter(text)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     found: list[tuple[int, list[str]]] = []
     start = 1
     try:
@@ -178,8 +188,30 @@ def _csv(name: str, text: str, delimiter: str | None) -> Table:
                 f"line {line} of '{name}' has {len(cells)} cells, its header {len(header)}. Put quotes around texts "
                 f"that hold the delimiter."
             )
-    rows = ((line, dict(zip_longest(header, cells[: len(header)], fillvalue=""))) for line, cells in found[1:])
-    return Table(name, tuple(header), tuple(rows))
+    body = found[1:]
+    if body and delimiter == "|" and all(re.fullmatch(r":?-+:?|", cell.strip()) for cell in body[0][1]):
+        del body[0]  # the rule under the header of a Markdown table
+    rows = tuple((line, dict(zip_longest(header, cells[: len(header)], fillvalue=""))) for line, cells in body)
+    below = [[row[column].strip() for _, row in rows if row[column].strip()] for column in header]
+    return Table(name, tuple(header), rows, headed=_is_header(header, below))
+
+
+def _is_header(header: Sequence[str], below: Sequence[Sequence[str]]) -> bool:
+    """Whether names stand in a first row: a usual one, or one of another kind than everything below it."""
+    if any(cell.lower() in TEXT_COLUMNS for cell in header):
+        return True
+    if any(cell and not _is_words(cell) for cell in header):
+        return False
+    return any(
+        cells and (not any(map(_is_words, cells)) or (len(name.split()) == 1 and all(" " in cell for cell in cells)))
+        for name, cells in zip(header, below, strict=True)
+    )
+
+
+def _is_words(cell: Any) -> bool:
+    """Whether a cell is a text: not a number, and neither the name nor the address of a picture."""
+    text = cell.strip() if isinstance(cell, str) else ""
+    return re.search(r"[^\W\d_]", text) is not None and not text.lower().endswith(SUFFIXES) and "://" not in text
 
 
 def _delimiter(text: str) -> str:

@@ -38,6 +38,13 @@ SAME = {
     "list.json": f'["{RED}", "{BLUE}"]',
     "objects.json": f'[{{"prompt": "{RED}"}},\n {{"prompt": "{BLUE}"}}]',
     "headed.txt": f'prompt\n"{RED}"\n{BLUE}\n',
+    "list.md": f"# Cups and dogs\n\n- {RED}\n- {BLUE}\n",
+    "stars.txt": f"* {RED}\n\n*   {BLUE}\n",
+    "numbers.txt": f"1. {RED}\n2. {BLUE}\n",
+    "numbers)": f" 9) {RED}\n10) {BLUE}\n",
+    "boxes.md": f"- [ ] {RED}\n- [x] {BLUE}\n",
+    "comments.txt": f"# mine\n{RED}\n# more\n{BLUE}\n",
+    "table.md": f"| prompt | n |\n| :--- | - |\n| {RED} | 1 |\n| {BLUE} | 2 |\n",
     "jsonl.txt": f'{{"prompt": "{RED}"}}\n{{"prompt": "{BLUE}"}}\n',
 }
 
@@ -53,6 +60,12 @@ def test_only_line_ends_separate_prompts(tmp_path):
     assert read(tmp_path, "a.csv", 'prompt\n"a red\ncup"\n').texts == ("a red cup",)
 
 
+def test_what_is_no_list_keeps_its_words(tmp_path):
+    for content in ("2. world war soldier\na cup\n", "-a cup\n#art, a box - blue\n", "1984. a room\n*a* cup\n"):
+        assert read(tmp_path, "a.txt", content).texts == tuple(content.splitlines())
+    assert read(tmp_path, "a.csv", "prompt\n- a cup\n").texts == ("- a cup",)
+
+
 def test_what_was_read_is_said(tmp_path):
     def said(name, content, **arguments):
         return read(tmp_path, name, content, **arguments).summary.replace(f"{tmp_path}/", "")
@@ -64,6 +77,9 @@ def test_what_was_read_is_said(tmp_path):
     assert said("a.csv", "id,prompt\n1,a cup\n2,\n3\n4,a box\n") == (
         "read 2 prompts from a.csv, column 'prompt'; 2 blank lines left out"
     )
+    assert said("a.md", "# Cups\n\n- a cup\n* a box\n1. a jug\n") == (
+        "read 3 prompts from a.md; 1 blank line left out; the list's marks (- * 1.) left out; 1 line with # left out"
+    )
     assert said("a.txt", "a\nb\nc\n", limit=2) == "read the first 2 of 3 prompts from a.txt"
 
 
@@ -73,10 +89,46 @@ def test_columns(tmp_path):
     with pytest.raises(OptionError, match=r"no column 'scenes'\. Its columns: .*, prompt\. Did you mean 'scene'"):
         read(tmp_path, "a.csv", content, column="scenes")
     assert read(tmp_path, "a.csv", "id,scene\n1,a room\n").texts == ("a room",)  # not the numbers
+    assert read(tmp_path, "a.csv", "file,scene\na.png,room\nb.png,hall\n").texts == ("room", "hall")
+    assert read(tmp_path, "a.csv", "scene\na room\na hall\n").texts == ("a room", "a hall")
+    assert read(tmp_path, "a.jsonl", '{"cup": "room", "tags": ["a"]}\n').texts == ("room",)
     with pytest.raises(OptionError, match="more than one column 'prompt'"):
         read(tmp_path, "a.csv", "prompt,prompt\na,b\n")
     with pytest.raises(OptionError, match="no columns"):
         read(tmp_path, "a.txt", "a cup\n", column="prompt")
+
+
+@pytest.mark.parametrize(
+    "name, content",
+    [
+        ("a.csv", "id,scene,style\n1,a room,photo\n"),
+        ("a.csv", "id,style,scene\n1,photo,a room\n"),
+        ("a.jsonl", '{"id": 1, "scene": "a room", "style": "photo"}\n'),
+    ],
+)
+def test_one_of_several_texts_is_chosen_by_name(tmp_path, name, content):
+    with pytest.raises(OptionError, match=r"several columns with texts.*(scene, style|style, scene).*,column=s[a-z]+'"):
+        read(tmp_path, name, content)
+    assert read(tmp_path, name, content, column="scene").texts == ("a room",)
+    assert read(tmp_path, name, content.replace("scene", "text")).texts == ("a room",)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "a.png,a red cup\nb.png,a blue dog\n",
+        "https://x.y/a,a red cup\nhttps://x.y/b,a blue dog\n",
+        "1,a red cup\n2,a blue dog\n",
+        "a red cup,3\na blue dog,4\n",
+        "a red cup,photo\na blue dog,photo\n",
+        "a cup\na red cup\n",
+        "cup\ndog\n",
+        "a cup\n",
+    ],
+)
+def test_no_prompt_is_lost_as_a_header(tmp_path, content):
+    with pytest.raises(OptionError, match=r"no column of '.*a\.csv' is called 'prompt', and its first line.*no header"):
+        read(tmp_path, "a.csv", content)
 
 
 @pytest.mark.parametrize(
@@ -91,6 +143,11 @@ def test_columns(tmp_path):
         ("a.csv", "id,prompt\n1,a red cup, and a box\n", "line 2 .*3 cells, its header 2.*quotes"),
         ("a.csv", 'id,prompt\n1,"a red cup\n', r"no valid CSV file \(line 2"),
         ("a.csv", "a red cup and a box\na blue dog\n", "no header"),
+        ("a.csv", "id,size\n1,2\n", r"no column 'prompt'\. Its columns: id, size"),
+        ("a.md", "Cups:\n- a cup\n", r"line 1 .*'Cups:'.*no mark of a list"),
+        ("a.md", "1. a cup\n   on a table\n2. a dog\n", r"line 2 .*no mark of a list"),
+        ("a.md", "# Cups\n\n| prompt |\n| --- |\n| a cup |\n", "line 3 .*a row of a table"),
+        ("a.md", "- --steps 3\n", "line 1 .*has settings"),
         ("a.jsonl", '{"prompt": "a cup"}\n{"prompt": null}\n', "line 2 .*no text as its 'prompt', but null"),
         ("a.jsonl", '{"prompt": ["a cup", "a box"]}\n', "line 1 .*but a list"),
         ("a.jsonl", '{"prompt": "a cup"}\n{"prompts": "a box"}\n', "line 2 .*has no 'prompt'"),

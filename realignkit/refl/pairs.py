@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from realignkit.errors import OptionError
-from realignkit.images import check_image, image_files
+from realignkit.images import SUFFIXES, check_image, image_files
 from realignkit.textfiles import decoded, one_line
-from realignkit.texttables import TEXT_COLUMNS, is_no_text, read_table
+from realignkit.texttables import TEXT_COLUMNS, Table, is_no_text, read_table
 
 METADATA = "metadata.jsonl"
 _TABLES = (METADATA, "metadata.csv", "metadata.tsv")
@@ -32,13 +32,14 @@ def read_pairs(folder: Path) -> PairList:
     name), or beside each image a ``.txt`` file of its name.
 
     Raises:
-        OptionError: there is no such folder or no pair, a caption is missing or no text, or an image is missing,
-            outside the folder, or no picture that can be read; file and line are named.
+        OptionError: there is no such folder or no pair, captions are in more than one place, a caption is missing or no
+            text, or an image is missing, outside the folder, or no picture that can be read; file and line are named.
     """
     if not folder.is_dir():
         raise OptionError(f"there is no folder '{folder}' with image-caption pairs. Check the path.")
-    found = next((path for name in _TABLES if (path := folder / name).is_file()), None)
-    pairs, beside = (tuple(_from_table(found)), "") if found else _from_texts(folder)
+    tables = [path for name in _TABLES if (path := folder / name).is_file()]
+    found = _only(folder, tables) if tables else None
+    pairs, beside = _from_table(found) if found else _from_texts(folder)
     if not pairs:
         raise OptionError(
             f"'{folder}' holds no images with captions. Add {METADATA} with file_name and text, or a .txt file "
@@ -48,14 +49,37 @@ def read_pairs(folder: Path) -> PairList:
     return PairList(pairs, f"read {len(pairs)} pair{'s' if len(pairs) != 1 else ''} from {source}{beside}")
 
 
-def _from_table(path: Path) -> Iterator[tuple[str, str]]:
+def _only(folder: Path, tables: list[Path]) -> Path:
+    """The table of a folder, which must have its captions in one place."""
+    pictures = {path.with_suffix("") for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES}
+    beside = [text for text in sorted(folder.rglob("*.txt")) if text.with_suffix("") in pictures]
+    if len(tables) > 1 or beside:
+        places = [path.name for path in tables] + [str(text.relative_to(folder)) for text in beside[:1]]
+        more = f" and {len(beside) - 1} more .txt files" if len(beside) > 1 else ""
+        raise OptionError(
+            f"'{folder}' has captions in several places: {', '.join(places)}{more}. Keep one of them, and move "
+            f"the others out of the folder."
+        )
+    return tables[0]
+
+
+def _from_table(path: Path) -> tuple[tuple[tuple[str, str], ...], str]:
     table = read_table(path)
     if not table.rows:
-        return
+        return (), ""
     try:
         names, captions = table.column(None, _FILE_COLUMNS), table.column(None, _CAPTION_COLUMNS)
     except OptionError as error:
+        if not table.headed:
+            raise OptionError(
+                f"the first line of '{path}' ('{', '.join(table.columns)[:60]}') is no header. Put the line "
+                f"file_name,text above it."
+            ) from None
         raise OptionError(f"{error} Each entry needs file_name and text.") from None
+    return tuple(_rows(path, table, names, captions)), f", column '{captions}'"
+
+
+def _rows(path: Path, table: Table, names: str, captions: str) -> Iterator[tuple[str, str]]:
     for line, row in table.rows:
         if not any(str(cell).strip() for cell in row.values()):
             continue

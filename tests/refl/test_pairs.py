@@ -34,7 +34,8 @@ def test_tables_by_the_usual_names(folder):
         (folder / name).write_text(content)
         found = read_pairs(folder)
         assert found.pairs == expected
-        assert found.summary == f"read 2 pairs from {folder / name}"
+        column = {"metadata.jsonl": "caption", "metadata.csv": "prompt", "metadata.tsv": "text"}[name]
+        assert found.summary == f"read 2 pairs from {folder / name}, column '{column}'"
         (folder / name).unlink()
 
 
@@ -84,6 +85,34 @@ def test_columns_that_are_not_there(folder):
     jsonl(folder, {"file_name": "a.png", "txt": "a red cup"})
     with pytest.raises(OptionError, match=r"no column 'text'.*Did you mean 'txt'.*needs file_name and text"):
         read_pairs(folder)
+
+
+def test_a_table_without_a_header_is_told_so(folder):
+    (folder / "metadata.csv").write_text("a.png,a red cup\nb.bmp,a box\n")
+    with pytest.raises(OptionError, match=r"first line of '.*metadata\.csv' \('a\.png, a red cup'\) is no header"):
+        read_pairs(folder)
+
+
+@pytest.mark.parametrize(
+    "names, places",
+    [
+        (("metadata.jsonl", "metadata.csv"), r"metadata\.jsonl, metadata\.csv\."),
+        (("metadata.tsv", "a.txt"), r"metadata\.tsv, a\.txt\."),
+        (("metadata.csv", "a.txt", "b.txt"), r"metadata\.csv, a\.txt and 1 more"),
+    ],
+)
+def test_captions_in_several_places_are_refused(folder, names, places):
+    for name in names:
+        (folder / name).write_text('{"file_name": "a.png", "text": "a red cup"}\n')
+    with pytest.raises(OptionError, match=f"captions in several places: {places}"):
+        read_pairs(folder)
+
+
+def test_other_texts_and_pictures_may_lie_beside_a_table(folder):
+    jsonl(folder, {"file_name": "a.png", "text": "a red cup"})
+    (folder / "README.txt").write_text("where they are from")
+    (folder / "logo.svg").write_text("<svg/>")
+    assert read_pairs(folder).pairs == (("a.png", "a red cup"),)
 
 
 def test_a_caption_without_its_image_and_the_like(folder):

@@ -19,7 +19,8 @@ class FilePrompts(PromptSet):
     """The prompts of a text file (one a line), or of a column of a table, without blank ones, in the file's order.
 
     Tables are CSV (delimiter comma, semicolon or tab, with a header line), TSV, JSON lines, and lists in JSON. UTF-8,
-    with or without a byte-order mark, or UTF-16 with one.
+    with or without a byte-order mark, or UTF-16 with one. Marks of a Markdown list (``-``, ``1.``) and lines that begin
+    with ``#`` are left out.
 
     Raises:
         OptionError: (on use) the file cannot be read, or has no such column; the message lists its columns.
@@ -30,7 +31,7 @@ class FilePrompts(PromptSet):
 
         path: Path = Field(description="a .txt, .csv, .tsv, .jsonl or .json file; - is standard input")
         column: str | None = Field(
-            None, description="of a table; None: prompt, caption, text or description, else the first with texts"
+            None, description="of a table; None: prompt, caption, text or description, else the only one with texts"
         )
         limit: int | None = Field(None, ge=1, description="only the first so many")
 
