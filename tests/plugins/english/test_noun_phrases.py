@@ -192,6 +192,12 @@ def test_concept_conjunctions(things: list[tuple[str, str]]) -> None:
         *(("benches", "bench"), ("sheep", "sheep"), ("people", "person"), ("knives", "knife"), ("mice", "mouse")),
         *(("glass", "glass"), ("bus", "bus"), ("buses", "bus"), ("tennis", "tennis"), ("scissors", "scissors")),
         *(("cell phones", "cell phone"), ("octopus", "octopus"), ("wolves", "wolf"), ("giraffes", "giraffe")),
+        *(("daisies", "daisy"), ("movies", "movie"), ("shoes", "shoe"), ("mosquitoes", "mosquito")),
+        *(("kiwis", "kiwi"), ("menus", "menu"), ("buses", "bus"), ("fuses", "fuse"), ("cactuses", "cactus")),
+        *(("cacti", "cactus"), ("octopi", "octopus"), ("olives", "olive"), ("mustaches", "mustache"), ("beaches", "beach")),
+        *(("firemen", "fireman"), ("abdomen", "abdomen"), ("grandchildren", "grandchild"), ("gateaux", "gateau")),
+        *(("rhinoceros", "rhinoceros"), ("tights", "tights"), ("thermos", "thermos"), ("opera", "opera")),
+        *(("hoverboards", "hoverboard"), ("skateparks", "skatepark")),  # in no list
     ],
 )
 def test_singular(plural: str, one: str) -> None:
@@ -204,6 +210,9 @@ def test_singular(plural: str, one: str) -> None:
     [
         *(("desk", "a desk"), ("orange", "an orange"), ("grass", "grass"), ("apples", "apples"), ("", "")),
         *(("unicorn", "a unicorn"), ("traffic light", "a traffic light"), ("a cup", "a cup"), ("123", "123")),
+        *(("hourglass", "an hourglass"), ("one-eyed cat", "a one-eyed cat"), ("European castle", "a European castle")),
+        *(("usher", "an usher"), ("uniform", "a uniform"), ("unmade bed", "an unmade bed"), ("éclair", "an éclair")),
+        *(("x-ray", "an x-ray"), ("USB stick", "a USB stick"), ("SUV", "an SUV"), ("lcd screen", "an lcd screen")),
     ],
 )
 def test_article(name: str, phrase: str) -> None:
