@@ -12,7 +12,7 @@ objects with each other's colour, as a prompt does whose colours the model has m
 noun or the colour? "noun", "tag" and "exchanged" take pictures of two objects that differ in both.
 
 "tag" is the noun with the phrase as tie-break: a pixel that several nouns claim goes to the one whose phrase is more
-probable there.
+probable there. "fit" is no segmenter but what takes the place of the truth on generated pictures, below.
 
 With ``--generated``, the pictures are those that the base model draws for validation prompts of two objects, and where
 the objects are is the fit of the world's drawings (``fitting.py``). What the oracle does not find exactly once is left
@@ -42,7 +42,7 @@ from realignkit_plugins.micro.world import phrase, render, scene
 from realignkit_plugins.micro.world.scenes import Thing
 
 SEED = 34
-ASK = ("phrase", "noun", "tag", "exchanged")
+ASK = ("phrase", "noun", "tag", "exchanged", "fit")
 CLEAR = 0.3
 """What a fitted drawing must explain of the variance around it; the least on 123 objects of renderings was 0.34."""
 
@@ -81,6 +81,21 @@ class ByTag(Segmenter):
             for text, mask, noun in zip(unique, masks, nouns, strict=True)
         }
         return [found[text] for text in phrases]
+
+
+class ByFit(Segmenter):
+    """No segmenter is asked: the world's drawings, fitted near what the oracle detects (only on renderings)."""
+
+    def __init__(self, asked: Any) -> None:
+        super().__init__()
+        self.oracle = Oracle.load()
+
+    def __call__(self, image: Any, phrases: Sequence[str]) -> list[tuple[Mask, float] | None]:
+        """For each phrase the place of its noun's best detection; None where the oracle sees none."""
+        seen = {detection.noun: detection for detection in reversed(self.oracle.detect([image])[0])}
+        found = [seen.get(text.split()[-1]) for text in phrases]
+        fits = [fit(np.asarray(image), best.noun, best.x, best.y) if best else None for best in found]
+        return [(fitted.mask, fitted.explained) if fitted else None for fitted in fits]
 
 
 WAYS = {"noun": ByNoun, "tag": ByTag}
@@ -217,7 +232,8 @@ def main() -> None:
         )
         segmenter = default_registry().create("segmenter", name, **_parsed(given))
         for ask in asks:
-            found = overlaps(WAYS[ask](segmenter) if ask in WAYS else segmenter, pictures, ask)
+            way = {**WAYS, "fit": ByFit}.get(ask)
+            found = overlaps(way(segmenter) if way else segmenter, pictures, ask)
             lines.append(row(f"{name}, by {ask}", found))
             if arguments.generated:
                 lines.append(row(f"{name}, by {ask}, drawn in the asked colour", split(pictures, found, True)))

@@ -149,3 +149,9 @@ def test_the_drawing_explains_nothing_of_another_object(script):
     other = fitting.fit(rendering.image, "elephant", 30, 30)
     own = fitting.fit(rendering.image, "banana", 30, 30)
     assert own.explained > other.explained + 0.3
+
+
+def test_the_fit_finds_the_worlds_objects(benchmark):
+    pictures = benchmark.renderings(5, ["fit"])
+    found = benchmark.overlaps(benchmark.ByFit(None), pictures)
+    assert pictures and min(value for picture in found for value in picture) > 0.75
