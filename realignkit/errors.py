@@ -94,9 +94,14 @@ def enough_memory(what: str) -> Iterator[None]:
     except Exception as error:
         if not out_of_memory(error):
             raise
-        reason = (str(error).strip() or "no details").splitlines()[0][:200]
-        raise ModelError(
-            f"{what} needs more memory than there is ({reason}). Take fewer images at once (batch_size) or smaller "
-            f"ones (height, width), load the model with fewer bytes a weight or by parts (options dtype and offload), "
-            f"or use another device."
-        ) from error
+        raise memory_error(what, error) from error
+
+
+def memory_error(what: str, error: BaseException) -> ModelError:
+    """What :func:`enough_memory` raises."""
+    reason = (str(error).strip() or "no details").splitlines()[0][:200]
+    return ModelError(
+        f"{what} needs more memory than there is ({reason}). Take fewer images at once (batch_size) or smaller "
+        f"ones (height, width), load the model with fewer bytes a weight or by parts (options dtype and offload), "
+        f"or use another device."
+    )

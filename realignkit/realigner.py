@@ -19,7 +19,7 @@ from realignkit.assembly import (
     effective_options,
     versions,
 )
-from realignkit.attention import families, sampler, spans
+from realignkit.attention import families, refusals, sampler, spans
 from realignkit.attention.modulation import ModulationConfig
 from realignkit.contracts import Generator, Reward, Scorer, Segmenter, Tagger, parse_options
 from realignkit.errors import ModelError, OptionError
@@ -505,14 +505,15 @@ class Realigner:
         """
         # A class that says so needs no loading to be refused.
         supported = getattr(self.generator, "attention_family", None) is not None
-        if supported and sampler.attention_family(self._pipeline()) is not None:
+        if supported and (why := refusals.why_not_drawn(self._pipeline())):
+            raise ModelError(why)
+        why = "it has neither a U-Net of the SD-1.x, SD-2.x or SDXL kind nor the transformer of PixArt."
+        if supported and not (why := refusals.why_not_modulated(self._pipeline())):
             return
-        why = families.why_not(self._pipeline()) if supported else ""
         raise ModelError(
-            f"the attention of generator '{self.names['generator']}' cannot be re-weighted: "
-            f"{why or 'it has neither a U-Net of the SD-1.x, SD-2.x or SDXL kind nor the transformer of PixArt.'} "
-            f"It can still make coarse images (Realigner.generate). For the fine stage choose another model; "
-            f"'realignkit plugins --kind generator'."
+            f"the attention of generator '{self.names['generator']}' cannot be re-weighted: {why} It can still make "
+            f"coarse images (Realigner.generate). For the fine stage choose another model; 'realignkit plugins --kind "
+            f"generator'."
         )
 
     def _pipeline(self) -> DiffusionPipeline:

@@ -31,7 +31,7 @@ class Family:
     options: dict[str, Any]
 
 
-_FAMILIES = (
+FAMILIES: tuple[tuple[tuple[str, ...], str, Family], ...] = (
     (
         ("StableDiffusionPipeline", "StableDiffusionXLPipeline"),
         "UNet2DConditionModel",
@@ -51,7 +51,7 @@ _FAMILIES = (
     ),
 )
 
-SUPPORTED = ", ".join(name for names, _, _ in _FAMILIES for name in names)
+SUPPORTED = tuple(name for names, _, _ in FAMILIES for name in names)
 """The pipeline classes that can be modulated, for messages."""
 
 
@@ -59,32 +59,21 @@ def family_of(pipeline: Any) -> Family | None:
     """The family of a pipeline that the fine stage can modulate, else None."""
     import diffusers
 
-    for names, network, family in _FAMILIES:
+    for names, network, family in FAMILIES:
         known = tuple(getattr(diffusers, name) for name in names)
         if isinstance(pipeline, known) and isinstance(denoiser(pipeline), getattr(diffusers, network)):
             return family
     return None
 
 
-def why_not(pipeline: Any) -> str:
-    """Why :func:`family_of` knows no family, as a sentence that says what to do."""
-    import diffusers
-
-    kind = type(pipeline).__name__
-    for names, network, family in _FAMILIES:
-        if isinstance(pipeline, tuple(getattr(diffusers, name) for name in names)):
-            found = type(getattr(pipeline, family.denoiser, None)).__name__
-            return (
-                f"the {family.denoiser} of this {kind} is a {found}, whose attention cannot be modulated. Give it the "
-                f"{network} that it was made of."
-            )
-    return f"{kind} has no attention that can be modulated. Use one of {SUPPORTED}."
+def denoiser_name(pipeline: Any) -> str:
+    """What the pipeline, of any family, calls the network with the attention."""
+    return "transformer" if getattr(pipeline, "unet", None) is None else "unet"
 
 
 def denoiser(pipeline: Any) -> Any:
     """The network with the attention, of a pipeline of any family; of a compiled one the network itself."""
-    unet = getattr(pipeline, "unet", None)
-    return unwrapped(unet if unet is not None else getattr(pipeline, "transformer", None))
+    return unwrapped(getattr(pipeline, denoiser_name(pipeline), None))
 
 
 def image_size(pipeline: Any, width: int | None = None, height: int | None = None) -> tuple[int, int]:
@@ -93,9 +82,10 @@ def image_size(pipeline: Any, width: int | None = None, height: int | None = Non
     Raises:
         OptionError: it states none.
     """
-    sample = denoiser(pipeline).config.sample_size
     if width and height:
         return width, height
+    stated = getattr(getattr(denoiser(pipeline), "config", None), "sample_size", None)
+    sample = stated if stated is not None else getattr(pipeline, "default_sample_size", None)
     if sample is None:
         raise OptionError("the model states no size of its images: give height and width.")
     scale = getattr(pipeline, "vae_scale_factor", 1)  # pixel models have none

@@ -16,24 +16,15 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from diffusers.models.attention_processor import (
-    AttnProcessor,
-    AttnProcessor2_0,
-    FusedAttnProcessor2_0,
-    SlicedAttnProcessor,
-    XFormersAttnProcessor,
-)
 from torch import Tensor
 
 from realignkit.attention.config import ModulationConfig
 from realignkit.attention.families import unwrapped
 from realignkit.attention.modulation import clamped, fast_attention, literal_attention, region_matrix, time_weight
+from realignkit.attention.refusals import why_not_replaced
 from realignkit.attention.regions import RegionMaps, Regions, layer_size, region_maps
 from realignkit.attention.schedule import Schedule
 from realignkit.errors import ModelError
-
-PLAIN = (AttnProcessor, AttnProcessor2_0, FusedAttnProcessor2_0, SlicedAttnProcessor, XFormersAttnProcessor)
-"""Processors that compute plain attention, so that replacing them for some steps loses nothing."""
 
 PADDING_BIAS = -1e4
 """What hides a padding token; finite in half precision, and exp of it is 0."""
@@ -77,6 +68,8 @@ def modulate(
     if timesteps is None and num_inference_steps is None and 0 < config.share < 1:
         raise ValueError("pass timesteps (or num_inference_steps): share is a share of them")
     unet = unwrapped(unet)
+    if reason := why_not_replaced(unet):
+        raise ModelError(reason)
     if timesteps is not None and not isinstance(timesteps, Schedule):
         timesteps = Schedule.of_timesteps(timesteps, train_timesteps)
     steps = num_inference_steps if timesteps is None else timesteps.count
@@ -84,12 +77,6 @@ def modulate(
     # U-Nets take (sample, timestep, text), PixArt's transformer (sample, text, timestep).
     state.timestep_at = list(inspect.signature(type(unet).forward).parameters).index("timestep") - 1
     before = dict(unet.attn_processors)
-    for name, processor in before.items():
-        if type(processor) not in PLAIN:
-            raise ModelError(
-                f"{name} computes attention with {type(processor).__name__}, which modulation would undo. "
-                "Unload adapters, or call set_default_attn_processor() of the network first."
-            )
     hooks = [
         unet.register_forward_pre_hook(state.observe, with_kwargs=True),
         unet.register_forward_hook(state.confirm),

@@ -16,18 +16,13 @@ from torch import Tensor
 
 from realignkit.attention import families, spans
 from realignkit.attention.config import ModulationConfig
+from realignkit.attention.drawing import Progress, check_finite, drawing
 from realignkit.attention.effect import effect_notes
-from realignkit.attention.plain import (
-    Progress,
-    check_finite,
-    finite_decoding,
-    generate_plainly,
-    step_callback,
-    to_pil,
-)
+from realignkit.attention.plain import generate_plainly, to_pil
 from realignkit.attention.processor import ModulatedAttention, modulate
+from realignkit.attention.refusals import why_not_drawn, why_not_modulated
 from realignkit.attention.schedule import running_schedule
-from realignkit.errors import ModelError, OptionError, enough_memory
+from realignkit.errors import ModelError, OptionError
 from realignkit.images import to_rgb
 from realignkit.types import Layout
 
@@ -151,9 +146,9 @@ def refine(
         raise OptionError("strength starts from the coarse images: pass coarse, one image per prompt.")
     if not prompts:
         return RefineResult([], [], [])
-    if config.strength is not None and attention_family(pipeline) == families.PIXART:
-        raise OptionError("PixArt has no image-to-image pipeline: leave strength out, it then starts from pure noise.")
     sampling = _sampling(pipeline, num_inference_steps, guidance_scale, height, width, negative_prompt)
+    if config.strength is not None:
+        _check_strength(pipeline, config.strength, sampling["num_inference_steps"])
     conditionings = [
         spans.condition(pipeline, prompt, layout, append=config.append_missing, separator=config.separator)
         for prompt, layout in zip(prompts, layouts, strict=True)
@@ -174,8 +169,8 @@ def refine(
 
 
 def _check(pipeline: Any, prompts: Sequence[str], seeds: Sequence[int], *, plain: bool = False) -> None:
-    if attention_family(pipeline) is None and not (plain and families.is_text_to_image(pipeline)):
-        raise ModelError(families.why_not(pipeline))
+    if reason := why_not_drawn(pipeline) if plain else why_not_modulated(pipeline):
+        raise ModelError(reason)
     if isinstance(prompts, str) or len(seeds) != len(prompts):
         raise OptionError("pass lists: one seed for each prompt.")
     for prompt in prompts:
@@ -220,6 +215,15 @@ def _sampling(
     return {"num_inference_steps": steps, **{name: wish for name, wish in wishes.items() if wish is not None}}
 
 
+def _check_strength(pipeline: Any, strength: float, num_inference_steps: int) -> None:
+    if attention_family(pipeline) == families.PIXART:
+        raise OptionError("PixArt has no image-to-image pipeline: leave strength out, it then starts from pure noise.")
+    if not hasattr(pipeline.scheduler, "add_noise"):
+        raise ModelError(f"a {type(pipeline.scheduler).__name__} cannot start from an image: leave strength out.")
+    if int(num_inference_steps * strength) < 1:
+        raise OptionError(f"strength {strength} of {num_inference_steps} steps leaves none: raise either.")
+
+
 def check_size(pipeline: Any, height: int | None, width: int | None) -> None:
     """Refuse sizes in pixels that the pipeline's networks cannot draw; None, its own, is fine.
 
@@ -242,48 +246,34 @@ def _sample(
     coarse: Sequence[Image] | None = None,
     progress: Progress | None = None,
 ) -> tuple[list[Image], ModulatedAttention | None]:
-    arguments = dict(sampling)
     family = families.family_of(pipeline)
     assert family is not None  # checked by the callers
-    arguments |= family.options
-    embeddings, companion = spans.encode(
-        pipeline, conditionings, isolate_phrases=config is not None and config.isolate_phrases
-    )
-    check_finite(embeddings, "in the text encoder")
-    arguments["prompt_embeds"] = embeddings
-    if companion is not None:
-        arguments[families.companion(pipeline) or ""] = companion
+    arguments = {**sampling, **family.options}
     if "negative_prompt" in arguments:
         # With embeddings given, pipelines take a list and repeat nothing.
         arguments["negative_prompt"] = [arguments["negative_prompt"]] * len(seeds)
     # On the CPU, one per image: noise that depends neither on the device nor on the rest of the batch.
     arguments["generator"] = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
-
-    runner = pipeline
-    if coarse is not None and config is not None:
-        size = (arguments.pop("height", None), arguments.pop("width", None))
-        if not hasattr(pipeline.scheduler, "add_noise"):
-            raise ModelError(f"a {type(pipeline.scheduler).__name__} cannot start from an image: leave strength out.")
-        runner = _from_image(pipeline)
-        arguments["image"] = _encode_images(pipeline, coarse, size)
-        arguments["strength"] = config.strength
-        if int(arguments["num_inference_steps"] * (config.strength or 1)) < 1:
-            raise OptionError(
-                f"strength {config.strength} of {arguments['num_inference_steps']} steps leaves none: raise either."
-            )
-
-    arguments |= step_callback(runner, progress)
+    strength = config.strength if coarse is not None and config is not None else None
+    runner = pipeline if strength is None else _from_image(pipeline)
 
     state = None
-    with ExitStack() as during:
+    with drawing(runner, arguments.get("guidance_scale"), progress) as watching, ExitStack() as during:
+        embeddings, companion = spans.encode(
+            pipeline, conditionings, isolate_phrases=config is not None and config.isolate_phrases
+        )
+        check_finite(embeddings, "in the text encoder")
+        arguments["prompt_embeds"] = embeddings
+        if companion is not None:
+            arguments[families.companion(pipeline) or ""] = companion
+        if coarse is not None and strength is not None:
+            size = (arguments.pop("height", None), arguments.pop("width", None))
+            arguments |= {"image": _encode_images(pipeline, coarse, size), "strength": strength}
         if config is not None:
             regions = [spans.regions(pipeline, item) for item in conditionings]
-            strength = config.strength if coarse is not None else None
             schedule = running_schedule(runner, arguments["num_inference_steps"], strength, config.time_scale)
             state = during.enter_context(modulate(families.denoiser(pipeline), regions, config, timesteps=schedule))
-        during.enter_context(enough_memory("drawing"))
-        during.enter_context(finite_decoding(runner))
-        images = runner(**arguments, output_type="pt").images
+        images = runner(**arguments, **watching, output_type="pt").images
     return to_pil(images), state
 
 
@@ -291,14 +281,16 @@ def _from_image(pipeline: Any) -> Any:
     """The image-to-image pipeline of the same components (nothing is loaded or copied)."""
     import diffusers
 
-    # Pipelines cannot be made of compiled components, which have no truth value.
-    parts = {name: families.unwrapped(part) for name, part in pipeline.components.items()}
-    if isinstance(pipeline, diffusers.StableDiffusionXLPipeline):
-        keep = {"force_zeros_for_empty_prompt": pipeline.config.force_zeros_for_empty_prompt}
-        out = diffusers.StableDiffusionXLImg2ImgPipeline(**parts, **keep)
-    else:
-        keep = {"requires_safety_checker": pipeline.config.requires_safety_checker}
-        out = diffusers.StableDiffusionImg2ImgPipeline(**parts, **keep)
+    xl = isinstance(pipeline, diffusers.StableDiffusionXLPipeline)
+    cls: Any = diffusers.StableDiffusionXLImg2ImgPipeline if xl else diffusers.StableDiffusionImg2ImgPipeline
+    # What it takes, not all there is: a class of the user's may have more. Unwrapped, as its constructor asks for the
+    # truth value of components, which compiled ones do not have.
+    wanted = inspect.signature(cls.__init__).parameters
+    given = {name: pipeline.config[name] for name in wanted if name in pipeline.config}
+    parts = {name: families.unwrapped(part) for name, part in vars(pipeline).items() if name in wanted}
+    if xl:
+        parts["add_watermarker"] = getattr(pipeline, "watermark", None) is not None
+    out = cls(**{**given, **parts})
     out.set_progress_bar_config(**getattr(pipeline, "_progress_bar_config", {}))
     return out
 

@@ -7,7 +7,7 @@ from the start of the padded sequence, special tokens included, as the U-Net's c
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,12 +29,12 @@ def find_span(ids: Sequence[int], phrase: Sequence[int], taken: Sequence[slice] 
 
 def content_ids(tokenizer: Any, text: str) -> list[int]:
     """Token ids of ``text`` alone, without start, end or padding."""
-    return [int(i) for i in tokenizer(text, add_special_tokens=False).input_ids]
+    return [int(i) for i in tokenizer(text, add_special_tokens=False, verbose=False).input_ids]
 
 
 def full_ids(tokenizer: Any, text: str) -> list[int]:
     """Token ids of ``text`` with start and end tokens, neither padded nor truncated."""
-    return [int(i) for i in tokenizer(text, truncation=False).input_ids]
+    return [int(i) for i in tokenizer(text, truncation=False, verbose=False).input_ids]
 
 
 def knows(tokenizer: Any, phrase: str) -> bool:
@@ -96,19 +96,19 @@ def isolate(embeddings: Tensor, span: slice, alone: Tensor, offset: int) -> Tens
     return out
 
 
-class Lowercase:
-    """A tokenizer that sees everything in lower case, as PixArt's pipelines hand texts to T5."""
+class PreparedTokenizer:
+    """A tokenizer that sees texts as the pipeline hands them to it."""
 
-    def __init__(self, tokenizer: Any) -> None:
-        self._tokenizer = tokenizer
+    def __init__(self, tokenizer: Any, prepare: Callable[[str], str]) -> None:
+        self._tokenizer, self._prepare = tokenizer, prepare
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._tokenizer, name)
 
     def __call__(self, text: Any, **options: Any) -> Any:
         """Tokenise one text or many."""
-        lower = text.lower().strip() if isinstance(text, str) else [item.lower().strip() for item in text]
-        return self._tokenizer(lower, **options)
+        prepared = self._prepare(text) if isinstance(text, str) else [self._prepare(item) for item in text]
+        return self._tokenizer(prepared, **options)
 
 
 def encoders(pipeline: Any) -> list[tuple[Any, Any]]:
@@ -117,10 +117,20 @@ def encoders(pipeline: Any) -> list[tuple[Any, Any]]:
         (getattr(pipeline, f"tokenizer{suffix}", None), getattr(pipeline, f"text_encoder{suffix}", None))
         for suffix in ("", "_2")
     ]
-    found = [pair for pair in pairs if pair[0] is not None and pair[1] is not None]
-    if families.padded_text_length(pipeline) is not None:
-        return [(Lowercase(tokenizer), encoder) for tokenizer, encoder in found]
-    return found
+    return [
+        (_prepared(pipeline, tokenizer), encoder)
+        for tokenizer, encoder in pairs
+        if tokenizer is not None and encoder is not None
+    ]
+
+
+def _prepared(pipeline: Any, tokenizer: Any) -> Any:
+    if families.padded_text_length(pipeline) is not None:  # PixArt's pipelines
+        return PreparedTokenizer(tokenizer, lambda text: text.lower().strip())
+    learned = tokenizer.get_added_vocab() if hasattr(pipeline, "maybe_convert_prompt") else {}
+    if any(f"{token}_1" in learned for token in learned):  # textual inversion: a word of several vectors
+        return PreparedTokenizer(tokenizer, lambda text: pipeline.maybe_convert_prompt(text, tokenizer))
+    return tokenizer
 
 
 def token_limit(pipeline: Any) -> int:

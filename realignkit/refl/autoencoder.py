@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from realignkit.attention.plain import check_finite
+from realignkit.attention.drawing import check_finite
 
 
 class Autoencoder:

@@ -262,40 +262,6 @@ def test_infinity_in_a_pipeline_of_another_kind(sd_pipeline):
         weight.data.copy_(kept)
 
 
-def compiled(pipeline):
-    for part in ("unet", "vae", "text_encoder"):
-        setattr(pipeline, part, torch.compile(getattr(pipeline, part), backend="eager"))
-
-
-def compiled_in_place(pipeline):
-    pipeline.unet.compile(backend="eager")
-    pipeline.vae.decode = torch.compile(pipeline.vae.decode, backend="eager")
-
-
-def sliced(pipeline):
-    pipeline.enable_attention_slicing()
-    pipeline.vae.enable_slicing()
-
-
-@pytest.mark.parametrize("way", [compiled, compiled_in_place, sliced])
-@pytest.mark.parametrize("strength", [None, 0.7])
-def test_pipelines_made_fast_or_small_refine_the_same(make_pipeline, way, strength):
-    prompt, found = ["a red book and a dog"], [layout("a dog", "red book")]
-    config = ModulationConfig(strength=strength, power=1.0, share=0.5)
-    own = make_pipeline("sd")
-    coarse = generate(own, prompt, [0], **FAST)
-    wanted = refine(own, prompt, found, [0], config, coarse=coarse, **FAST).images[0]
-    other = make_pipeline("sd")
-    way(other)
-    before = other.unet.attn_processors
-    plain = generate(other, prompt, [0], **FAST)[0]
-    assert distance(plain, coarse[0]) <= 1
-    refined = refine(other, prompt, found, [0], config, coarse=coarse, **FAST).images[0]
-    assert distance(refined, wanted) <= 1 < distance(refined, plain)
-    assert distance(generate(other, prompt, [0], **FAST)[0], plain) == 0
-    assert other.unet.attn_processors == before
-
-
 def test_a_schedule_that_cannot_be_is_refused(make_pipeline):
     pipeline = make_pipeline("sd")
     pipeline.scheduler = PNDMScheduler.from_config(pipeline.scheduler.config)  # Runge-Kutta needs four steps

@@ -1,0 +1,119 @@
+"""Why a pipeline cannot draw, or cannot be modulated: a sentence that says what to do, "" where it can."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from diffusers.models.attention_processor import (
+    AttnProcessor,
+    AttnProcessor2_0,
+    FusedAttnProcessor2_0,
+    SlicedAttnProcessor,
+    XFormersAttnProcessor,
+)
+
+from realignkit.attention import families
+
+_PLAIN = (AttnProcessor, AttnProcessor2_0, FusedAttnProcessor2_0, SlicedAttnProcessor, XFormersAttnProcessor)
+"""Processors that compute plain attention, so that replacing them for some steps loses nothing."""
+
+
+def why_not_drawn(pipeline: Any) -> str:
+    """What keeps a pipeline from drawing images of prompts alone."""
+    family = families.family_of(pipeline)
+    if family is None:
+        return "" if families.is_text_to_image(pipeline) else _why_foreign(pipeline, "draw from a prompt alone")
+    return _why_incomplete(pipeline) or _why_prompts_are_not_enough(pipeline, family.denoiser)
+
+
+def why_not_modulated(pipeline: Any) -> str:
+    """What keeps a pipeline's attention from being modulated, or it from drawing at all."""
+    if families.family_of(pipeline) is None:
+        return _why_foreign(pipeline, "be modulated")
+    return why_not_drawn(pipeline) or why_not_replaced(families.denoiser(pipeline))
+
+
+def why_not_replaced(network: Any) -> str:
+    """What would be lost if a network's attention were replaced by modulated attention."""
+    for name, processor in network.attn_processors.items():
+        computes = next((kind for kind in type(processor).__mro__ if "__call__" in vars(kind)), None)
+        if computes not in _PLAIN:
+            return (
+                f"{name} computes attention with {type(processor).__name__}, which modulation would undo. Unload what "
+                f"put it there, or go back to plain attention first: set_attn_processor(AttnProcessor2_0()) of the "
+                f"network."
+            )
+    return ""
+
+
+def why_failed(pipeline: Any, error: Exception) -> str:
+    """What an error that a pipeline raised while drawing comes to."""
+    kind = type(pipeline).__name__
+    weights: Iterable[Any] = getattr(families.denoiser(pipeline), "parameters", list)()
+    runs_on = getattr(getattr(pipeline, "_execution_device", None), "type", None)
+    if runs_on == "cpu" and any(weight.device.type == "meta" for weight in weights):
+        return f"the weights of this {kind} are offloaded, which needs a GPU: load it again, without offload."
+    precisions = {
+        name: str(part.dtype).removeprefix("torch.")
+        for name in ("text_encoder", "text_encoder_2", families.denoiser_name(pipeline), "vae")
+        if hasattr(part := families.unwrapped(getattr(pipeline, name, None)), "dtype")
+    }
+    if isinstance(error, RuntimeError) and len(set(precisions.values())) > 1:
+        listed = ", ".join(f"{name} {precision}" for name, precision in precisions.items())
+        return (
+            f"this {kind} does not mix the precisions of its parts ({listed}). Bring them into one: "
+            f"pipeline.to(torch.float32), say."
+        )
+    reason = (str(error).strip() or "no details").splitlines()[0][:200]
+    return (
+        f"this {kind} failed while drawing ({type(error).__name__}: {reason}). Try whether it draws on its own, "
+        f"pipeline('a cat'); if not, load it again."
+    )
+
+
+def _why_foreign(pipeline: Any, what: str) -> str:
+    import diffusers
+
+    kind, supported = type(pipeline).__name__, ", ".join(families.SUPPORTED)
+    for names, network, family in families.FAMILIES:
+        fits = isinstance(families.denoiser(pipeline), getattr(diffusers, network))
+        if isinstance(pipeline, tuple(getattr(diffusers, name) for name in names)):
+            found = type(getattr(pipeline, family.denoiser, None)).__name__
+            return (
+                f"the {family.denoiser} of this {kind} is a {found}, whose attention cannot be modulated. Give it the "
+                f"{network} that it was made of."
+            )
+        if fits and isinstance(pipeline, diffusers.DiffusionPipeline):
+            near = next((name for name in reversed(names) if kind.startswith(name.removesuffix("Pipeline"))), names[0])
+            if not _why_prompts_are_not_enough(pipeline, family.denoiser):
+                return (
+                    f"a {kind} cannot {what}. Use one of {supported}: {near}.from_pipe(pipeline, dtype=pipeline.dtype) "
+                    f"of diffusers makes it of the same parts."
+                )
+    return f"{kind} has no attention that can be modulated. Use one of {supported}."
+
+
+def _why_incomplete(pipeline: Any) -> str:
+    pairs = [(f"tokenizer{suffix}", f"text_encoder{suffix}") for suffix in ("", "_2")]
+    missing = [name for name in ("vae", "scheduler") if getattr(pipeline, name, None) is None]
+    if not any(all(getattr(pipeline, name, None) is not None for name in pair) for pair in pairs):
+        missing += [name for name in pairs[0] if getattr(pipeline, name, None) is None]
+    if not missing:
+        return ""
+    return f"this {type(pipeline).__name__} has no {' and no '.join(missing)}: load it with all of its parts."
+
+
+def _why_prompts_are_not_enough(pipeline: Any, denoiser: str) -> str:
+    config = families.denoiser(pipeline).config
+    if denoiser == "unet" and config.in_channels > config.out_channels:
+        return (
+            f"its unet reads {config.in_channels} channels and predicts {config.out_channels}: an inpainting, editing "
+            f"or upscaling model, which needs an image beside the prompt. Use a text-to-image checkpoint."
+        )
+    if "image" in (getattr(config, "encoder_hid_dim_type", None) or ""):
+        return (
+            "an IP-Adapter is loaded, which needs an image beside the prompt. Take it out first: "
+            "pipeline.unload_ip_adapter()."
+        )
+    return ""
