@@ -27,6 +27,7 @@ from realignkit.images import given_image
 from realignkit.provenance import contents, fingerprint_of_image
 from realignkit.registry import Registry, default_registry
 from realignkit.rewards import make_reward
+from realignkit.threads import check_threads, suited_threads
 from realignkit.types import Answer, Layout, Likelihood, LocalCaption, Realignment, Tag
 
 if TYPE_CHECKING:
@@ -58,6 +59,8 @@ class Realigner:
         candidates: how many coarse images to draw per prompt; the best goes on. That many times the coarse stage's
             time, and a batch holds as many images as without.
         select_by: the reward that chooses among them.
+        threads: CPU threads of torch; None: one for tiny networks, the machine's for real ones, unless the user has
+            chosen (:func:`realignkit.threads.suited_threads`). Results do not depend on it (up to rounding).
         names: what to call the plugins on record (kind -> name); their class names by default.
     """
 
@@ -75,12 +78,14 @@ class Realigner:
         segment_unlikely: bool = False,
         candidates: int = 1,
         select_by: Reward | None = None,
+        threads: int | None = None,
         names: Mapping[str, str] | None = None,
     ) -> None:
         if batch_size < 1:
             raise OptionError(f"batch_size must be at least 1, got {batch_size}.")
         if candidates < 1:
             raise OptionError(f"candidates must be at least 1, got {candidates}.")
+        check_threads(threads)
         if candidates > 1 and select_by is None:
             raise OptionError(f"{candidates} candidates need a reward that chooses among them: give select_by.")
         self.generator, self.tagger, self.segmenter = generator, tagger, segmenter
@@ -94,7 +99,7 @@ class Realigner:
             sampling = parse_options(SamplingOptions, sampling or {}, owner="sampling")
         self.sampling = sampling
         self.registry = registry or default_registry()
-        self.batch_size = batch_size
+        self.batch_size, self.threads = batch_size, threads
         self.segment_unlikely = segment_unlikely or self.modulation.suppress_unlikely
         self.candidates, self.select_by = candidates, select_by
         made: dict[str, Any] = {"generator": generator, "tagger": tagger, "segmenter": segmenter}
@@ -120,6 +125,7 @@ class Realigner:
         segment_unlikely: bool = False,
         candidates: int = 1,
         select_by: str | Reward | None = None,
+        threads: int | None = None,
         **_misplaced: Never,
     ) -> Self:
         """Make a realigner from names. Cheap: weights are loaded at first use.
@@ -138,6 +144,7 @@ class Realigner:
             segment_unlikely: as for :class:`Realigner`.
             candidates: as for :class:`Realigner`.
             select_by: a reward, its name, or a weighted sum such as ``"caption:1,clip:0.5"``.
+            threads: as for :class:`Realigner`.
 
         Raises:
             PluginError: an unknown or unavailable plugin.
@@ -173,6 +180,7 @@ class Realigner:
             segment_unlikely=segment_unlikely,
             candidates=candidates,
             select_by=chooser,
+            threads=threads,
             names={kind: named[0][0] for kind, named in parts.plugins.items() if kind != "scorer"}
             | ({"reward": name} if candidates > 1 else {}),
         )
@@ -253,9 +261,10 @@ class Realigner:
         for text in prompts:  # all of them before any work, not batch by batch
             self.check_prompt(text)
         done: list[Realignment] = []
-        for start in range(0, len(prompts), self.batch_size):
-            batch = slice(start, start + self.batch_size)
-            done += self._realign(prompts[batch], seeds[batch], images[batch], progress or _silent)
+        with suited_threads(self._pipeline(), threads=self.threads):
+            for start in range(0, len(prompts), self.batch_size):
+                batch = slice(start, start + self.batch_size)
+                done += self._realign(prompts[batch], seeds[batch], images[batch], progress or _silent)
         return done[0] if one else done
 
     def _realign(
@@ -389,15 +398,16 @@ class Realigner:
         for prompt in prompts:
             self.check_prompt(prompt)
         images: list[PILImage] = []
-        for start in range(0, len(prompts), self.batch_size):
-            batch = slice(start, start + self.batch_size)
-            images += sampler.generate(
-                self._pipeline(),
-                prompts[batch],
-                seeds[batch],
-                **self.sampling.model_dump(),
-                progress=_as_step("generate", progress),
-            )
+        with suited_threads(threads=self.threads):
+            for start in range(0, len(prompts), self.batch_size):
+                batch = slice(start, start + self.batch_size)
+                images += sampler.generate(
+                    self._pipeline(),
+                    prompts[batch],
+                    seeds[batch],
+                    **self.sampling.model_dump(),
+                    progress=_as_step("generate", progress),
+                )
         return images
 
     def tag(self, images: Sequence[PILImage]) -> list[tuple[Tag, ...]]:
@@ -407,7 +417,8 @@ class Realigner:
             PluginError: the tagger failed or broke its contract.
             OptionError: an image cannot be read.
         """
-        return steps.tag_images(self.tagger, self.names["tagger"], inputs.pictures(images))
+        with suited_threads(threads=self.threads):
+            return steps.tag_images(self.tagger, self.names["tagger"], inputs.pictures(images))
 
     def score(self, prompt: str, tags: Sequence[Tag]) -> Answer:
         """Judge and describe tags in the light of the prompt (eq. 6), by the first scorer that can.
@@ -419,7 +430,8 @@ class Realigner:
         """
         (text,), _, _ = inputs.pair([prompt], 0, None)
         inputs.check_text(text)
-        return steps.answer(self.scorers, text, inputs.tags(tags))
+        with suited_threads(threads=self.threads):
+            return steps.answer(self.scorers, text, inputs.tags(tags))
 
     def segment(self, image: PILImage, captions: Sequence[LocalCaption]) -> tuple[Layout, tuple[str, ...]]:
         """Find the captions' masks in the image; with the layout comes a note for each that has none.
@@ -433,7 +445,8 @@ class Realigner:
         """
         captions, (picture, _) = inputs.captions(captions), given_image(image)
         wanted = [c for c in captions if self.segment_unlikely or c.likelihood is not Likelihood.UNLIKELY]
-        return steps.segment_image(self.segmenter, self.names["segmenter"], picture, wanted)
+        with suited_threads(threads=self.threads):
+            return steps.segment_image(self.segmenter, self.names["segmenter"], picture, wanted)
 
     def refine(
         self,
@@ -460,16 +473,17 @@ class Realigner:
         fitted = [inputs.cropped(image, self.image_size) for image in given if image is not None]
         if fitted and len(fitted) < len(given):
             raise OptionError("coarse has None for some prompts: give refine one image per prompt, or none at all.")
-        result = sampler.refine(
-            self._pipeline(),
-            prompts,
-            inputs.layouts(layouts, self.image_size),
-            seeds,
-            self.modulation,
-            **self.sampling.model_dump(),
-            coarse=[image for image, _ in fitted] or None,
-            progress=_as_step("refine", progress),
-        )
+        with suited_threads(threads=self.threads):
+            result = sampler.refine(
+                self._pipeline(),
+                prompts,
+                inputs.layouts(layouts, self.image_size),
+                seeds,
+                self.modulation,
+                **self.sampling.model_dump(),
+                coarse=[image for image, _ in fitted] or None,
+                progress=_as_step("refine", progress),
+            )
         changes = [tuple(notes) for _, notes in fitted] or [()] * len(prompts)
         return replace(result, notes=[a + b for a, b in zip(changes, result.notes, strict=True)])
 

@@ -14,6 +14,7 @@ from realignkit.errors import ModelError, OptionError
 from realignkit.images import to_rgb
 from realignkit.precision import full_precision
 from realignkit.steps import blame, breach
+from realignkit.threads import suited_threads
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -51,7 +52,7 @@ def rewards_of(
         PluginError: the reward failed, or did not give one number per image, or no gradient where one is needed.
         ModelError: a reward is NaN or infinite.
     """
-    with blame("reward", name):
+    with blame("reward", name), suited_threads(reward):
         given: Any = reward(images, list(prompts))
     if not isinstance(given, Tensor):
         raise breach("reward", name, f"it gave a {type(given).__name__}, not a tensor")
@@ -119,7 +120,7 @@ def _ask(
     if not images:
         return []
     method: Any = next((getattr(reward, each) for each in methods if hasattr(reward, each)), None)
-    with full_precision():
+    with full_precision(), suited_threads(reward):
         if method is None:
             return [float(value) for value in rewards_of(reward, name, to_tensor(images).to(device), prompts)]
 

@@ -17,6 +17,7 @@ from realignkit.contracts import PromptSet, Scorer, Segmenter, Tagger
 from realignkit.errors import FOREIGN, PluginError, RealignKitError, ScorerError, enough_memory
 from realignkit.redaction import redacted
 from realignkit.registry import Registry
+from realignkit.threads import suited_threads
 from realignkit.types import Answer, Layout, Likelihood, LocalCaption, Realignment, Segment, Tag
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ def tag_images(tagger: Tagger, name: str, images: Sequence[Image]) -> list[tuple
     Raises:
         PluginError: the tagger failed or broke its contract.
     """
-    with blame("tagger", name):
+    with blame("tagger", name), suited_threads(tagger):
         found = [list(tags) for tags in tagger([image.copy() for image in images])]
     if len(found) != len(images):
         raise breach("tagger", name, f"{len(found)} answers for {len(images)} images")
@@ -115,7 +116,8 @@ class Attempt:
 def attempt(scorer: Scorer, prompt: str, tags: Sequence[Tag]) -> Attempt:
     """Ask one scorer, and hold its answer against the contract. Never raises."""
     try:
-        captions = tuple(scorer(prompt, tuple(tags)))
+        with suited_threads(scorer):
+            captions = tuple(scorer(prompt, tuple(tags)))
         problem = _answer_problem(captions, tags)
         notes = () if problem else notes_of(scorer, prompt, captions)
     except FOREIGN as error:  # a contract of the chain: any failure hands over to the next one
@@ -222,7 +224,7 @@ def segment_image(
     """
     if not captions:
         return Layout(), ()
-    with blame("segmenter", name):
+    with blame("segmenter", name), suited_threads(segmenter):
         found = list(segmenter(image.copy(), [caption.caption for caption in captions]))
     if len(found) != len(captions):
         raise breach("segmenter", name, f"{len(found)} answers for {len(captions)} phrases")

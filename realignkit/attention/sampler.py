@@ -24,6 +24,7 @@ from realignkit.attention.refusals import why_not_drawn, why_not_modulated
 from realignkit.attention.schedule import running_schedule
 from realignkit.errors import ModelError, OptionError
 from realignkit.images import to_rgb
+from realignkit.threads import suited_threads
 from realignkit.types import Layout
 
 if TYPE_CHECKING:
@@ -92,10 +93,12 @@ def generate(
     if attention_family(pipeline) is None:
         wishes: dict[str, Any] = {"guidance_scale": guidance_scale, "height": height, "width": width}
         wishes |= {"num_inference_steps": num_inference_steps, "negative_prompt": negative_prompt}
-        return generate_plainly(pipeline, prompts, seeds, wishes, progress)
+        with suited_threads(pipeline):
+            return generate_plainly(pipeline, prompts, seeds, wishes, progress)
     sampling = _sampling(pipeline, num_inference_steps, guidance_scale, height, width, negative_prompt)
     plain = [spans.Conditioning(prompt) for prompt in prompts]
-    return _sample(pipeline, plain, seeds, sampling, progress=progress)[0]
+    with suited_threads(pipeline):
+        return _sample(pipeline, plain, seeds, sampling, progress=progress)[0]
 
 
 def refine(
@@ -153,15 +156,16 @@ def refine(
         spans.condition(pipeline, prompt, layout, append=config.append_missing, separator=config.separator)
         for prompt, layout in zip(prompts, layouts, strict=True)
     ]
-    images, state = _sample(
-        pipeline,
-        conditionings,
-        seeds,
-        sampling,
-        config=config,
-        coarse=coarse if config.strength is not None else None,
-        progress=progress,
-    )
+    with suited_threads(pipeline):
+        images, state = _sample(
+            pipeline,
+            conditionings,
+            seeds,
+            sampling,
+            config=config,
+            coarse=coarse if config.strength is not None else None,
+            progress=progress,
+        )
     assert state is not None  # there is a config
     effects = [effect_notes(state, index, item) for index, item in enumerate(conditionings)]
     notes = [item.notes + effect for item, effect in zip(conditionings, effects, strict=True)]

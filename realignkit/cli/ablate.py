@@ -10,8 +10,9 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from realignkit.cli.console import EXIT_SOME_FAILED, Command, err, out, set_verbosity, writes_into
+from realignkit.cli.console import EXIT_SOME_FAILED, Command, Threads, err, out, set_verbosity, writes_into
 from realignkit.cli.prompts import prompt_set
+from realignkit.threads import suited_threads
 
 if TYPE_CHECKING:
     from realignkit.evaluation.tables import Cell
@@ -50,10 +51,12 @@ def scorers(
         typer.Option("--set", metavar="NAME=VALUE", help="An option, e.g. scorer.gpt4.model=…; repeatable."),
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images per forward pass.")] = 8,
+    threads: Threads = None,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Tracebacks and the libraries' messages.")] = False,
 ) -> None:
     """Table IV: taggers by scorers, how often a scorer's answer is right, and why not."""
     set_verbosity(ctx, verbose)
+    ctx.with_resource(suited_threads(threads=threads))
     from realignkit import assembly
     from realignkit.evaluation.ablation import ScorerAblation
     from realignkit.registry import default_registry

@@ -25,8 +25,9 @@ from realignkit.cli.ablate_bench import (
     Verbose,
     measure,
 )
-from realignkit.cli.console import err, set_verbosity, writes_into
+from realignkit.cli.console import Threads, err, set_verbosity, writes_into
 from realignkit.errors import OptionError
+from realignkit.threads import suited_threads
 
 
 def rewards(
@@ -67,6 +68,7 @@ def rewards(
     assignments: Assignments = None,
     batch_size: BatchSize = 8,
     keep_images: KeepImages = False,
+    threads: Threads = None,
     verbose: Verbose = False,
 ) -> None:
     """Table III: the base and fine-tuned models on the same prompts and seeds, paired.
@@ -76,6 +78,7 @@ def rewards(
     realignkit ablate rewards --row control=runs/first/control --row clip=runs/first
     """
     set_verbosity(ctx, verbose)
+    ctx.with_resource(suited_threads(threads=threads))
     from realignkit.cli.ablate_train import CONTROL, GROUPS, specs, train_rows
     from realignkit.evaluation.ablation import Nothing
     from realignkit.evaluation.models import trained_model
@@ -142,6 +145,7 @@ def stages(
     assignments: Assignments = None,
     batch_size: BatchSize = 8,
     keep_images: KeepImages = False,
+    threads: Threads = None,
     verbose: Verbose = False,
 ) -> None:
     """Table II: neither stage, the coarse one (--lora), the fine one, both, on the same prompts and seeds, paired.
@@ -151,6 +155,7 @@ def stages(
     realignkit ablate stages --lora runs/first --candidates 4 --select-by caption
     """
     set_verbosity(ctx, verbose)
+    ctx.with_resource(suited_threads(threads=threads))
     if (candidates > 1) != (select_by is not None):
         raise typer.BadParameter("--candidates N, at least 2, and --select-by REWARD go together.")
     from realignkit.assembly import RealignerOptions, effective_options

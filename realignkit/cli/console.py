@@ -12,7 +12,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 from rich.console import Console
@@ -31,6 +31,10 @@ EXIT_ERROR = 2
 EXIT_INTERRUPTED = 130
 GRACE = 5.0
 """Seconds that threads of others have to end when the program does."""
+
+Threads = Annotated[
+    int | None, typer.Option("--threads", min=1, help="CPU threads. Default: 1 for tiny models, else the machine's.")
+]
 
 _STYLES = {"certain": "green", "possible": "yellow", "unlikely": "dim"}
 

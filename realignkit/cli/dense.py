@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from realignkit.cli.console import err, out, set_verbosity, writes_into
+from realignkit.cli.console import Threads, err, out, set_verbosity, writes_into
 from realignkit.errors import ModelError, OptionError, PromptError
+from realignkit.threads import suited_threads
 
 if TYPE_CHECKING:
     from realignkit.attention.dense import Box
@@ -37,10 +38,12 @@ def dense(
         list[str] | None,
         typer.Option("--set", metavar="NAME=VALUE", help="A generator or sampling option; repeatable."),
     ] = None,
+    threads: Threads = None,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show logs and tracebacks.")] = False,
 ) -> None:
     """Draw PROMPT with each phrase where you say (DenseDiffusion, a baseline): no tagger, scorer or segmenter."""
     set_verbosity(ctx, verbose)
+    ctx.with_resource(suited_threads(threads=threads))
     if not prompt.strip():
         raise PromptError("the prompt is empty. Say what the picture should show, e.g. 'a red book'.")
     regions = _regions(box or [], mask or [])

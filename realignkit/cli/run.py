@@ -10,9 +10,19 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from realignkit.cli.console import EXIT_SOME_FAILED, err, note, out, print_realignment, set_verbosity, writes_into
+from realignkit.cli.console import (
+    EXIT_SOME_FAILED,
+    Threads,
+    err,
+    note,
+    out,
+    print_realignment,
+    set_verbosity,
+    writes_into,
+)
 from realignkit.cli.show import EXTRA_FILES, print_files, write_extras
 from realignkit.errors import PromptError
+from realignkit.threads import suited_threads
 
 if TYPE_CHECKING:
     from realignkit.evaluation import RunSummary
@@ -51,10 +61,12 @@ def run(
     select_by: Annotated[str | None, typer.Option(help="The reward that chooses the best candidate.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images per forward pass.")] = 8,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace other results in the folder.")] = False,
+    threads: Threads = None,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show logs and tracebacks.")] = False,
 ) -> None:
     """Realign PROMPT: coarse image, tags, local captions, masks, refined image, report."""
     set_verbosity(ctx, verbose)
+    ctx.with_resource(suited_threads(threads=threads))
     seeds = list(dict.fromkeys(seed or [42]))
     if (prompt is None) == (prompts is None):
         raise typer.BadParameter("give either a PROMPT or --prompts FILE.")

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from realignkit.cli.console import EXIT_INTERRUPTED, err, note, out, set_verbosity, writes_into
+from realignkit.cli.console import EXIT_INTERRUPTED, Threads, err, note, out, set_verbosity, writes_into
 from realignkit.cli.prompts import read_prompts
 from realignkit.errors import OptionError
 from realignkit.records import check_depth
+from realignkit.threads import suited_threads
 
 if TYPE_CHECKING:
     from realignkit.refl.state import TrainResult, TrainState
@@ -55,6 +56,7 @@ def train(
     control: Annotated[
         bool, typer.Option("--control", help="Then train the same without the reward, and show both.")
     ] = False,
+    threads: Threads = None,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show logs and tracebacks.")] = False,
 ) -> None:
     """Fine-tune a model with a reward; adapters, checkpoints, samples and log go to --out."""
@@ -67,8 +69,10 @@ def train(
         "judge": judge,
         "validation_prompts": validation_prompts,
         "preset": preset,
+        "threads": threads,
     }
     wanted, settings = _merge(flags, config)
+    ctx.with_resource(suited_threads(threads=wanted["threads"]))
     for name in ("reward", "prompts", "out"):
         if wanted.get(name) is None:
             raise typer.BadParameter(f"--{name} is missing (or '{name}:' in the --config file).")
@@ -109,7 +113,7 @@ def _merge(flags: Mapping[str, Any], path: Path | None) -> tuple[dict[str, Any],
         if isinstance(found.get(name), dict):  # a weighted sum, as YAML has it
             found[name] = ",".join(f"{part}:{weight}" for part, weight in found[name].items())
     for name, value in found.items():
-        if not isinstance(value, str):
+        if not isinstance(value, str) and name != "threads":
             raise OptionError(f"{path}: {name} must be a text, not {value!r}. Write it in quotes if it is one.")
     return {name: found.get(name) if flag is None else flag for name, flag in flags.items()}, settings
 

@@ -21,6 +21,7 @@ from realignkit.registry import Registry
 from realignkit.rewarding import rate
 from realignkit.rewards import measuring_reward
 from realignkit.steps import blame, breach
+from realignkit.threads import suited_threads
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -125,7 +126,7 @@ class Judging:
         return [Judgement(v, s, f) for v, s, f in zip(values, scores, features, strict=True)]
 
     def _values(self, images: Sequence[Image], prompts: Sequence[str]) -> list[dict[str, float]]:
-        with blame("metric", self.name), full_precision():
+        with blame("metric", self.name), full_precision(), suited_threads(self.metric):
             if _has(self.metric, "judge_each"):
                 found = [
                     dict(values) for values in self.metric.judge_each([image.copy() for image in images], list(prompts))
@@ -153,7 +154,7 @@ class Judging:
 
     def _see(self, images: Sequence[Image]) -> Features:
         assert self._seer is not None
-        with blame("metric", self._seer), full_precision():
+        with blame("metric", self._seer), full_precision(), suited_threads(self._eyes):
             found = np.asarray(self._eyes.features([image.copy() for image in images]), dtype=np.float32)
         if found.ndim != 2 or len(found) != len(images) or not np.isfinite(found).all():
             raise breach(

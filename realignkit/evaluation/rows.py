@@ -18,6 +18,7 @@ from realignkit.locking import only_writer
 from realignkit.realigner import Realigner
 from realignkit.registry import Registry
 from realignkit.storage import atomic_write, png
+from realignkit.threads import suited_threads
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -177,7 +178,7 @@ class RowAblation:
             OutputError: the folder cannot be written.
         """
         report = report or (lambda step, done, total: None)
-        with only_writer(self.results.folder):
+        with only_writer(self.results.folder), suited_threads(threads=self.realigner.threads):
             self._measure_missing(report)
 
     def _measure_missing(self, report: Report) -> None:

@@ -17,6 +17,7 @@ from realignkit.refl.objective import Gradients, Objective
 from realignkit.refl.state import TrainState, Validation
 from realignkit.refl.tracking import LossScale, Processes
 from realignkit.refl.trainable import Trainable
+from realignkit.threads import suited_threads
 
 
 class Learner:
@@ -67,7 +68,8 @@ class Learner:
                 raise KeyboardInterrupt
             group = iteration * accumulation + micro
             first = (group * self.processes.count + self.processes.rank) * batch
-            objective.add(found, group, range(first, first + batch), self.scale.value)
+            with suited_threads(objective.networks.pipeline, objective.reward):
+                objective.add(found, group, range(first, first + batch), self.scale.value)
         factor = 1 / (accumulation * self.scale.value)
         torch._foreach_mul_([*found.reward, *found.denoising], factor)
         found.reward, found.denoising = self.processes.mean(found.reward), self.processes.mean(found.denoising)

@@ -29,6 +29,7 @@ from realignkit.refl.validation import Judge, best_of, hacking, without_improvem
 from realignkit.refl.validator import Validator
 from realignkit.registry import Registry, default_registry
 from realignkit.steps import after_train_step
+from realignkit.threads import check_threads, suited_threads
 
 FINISHED, EARLY, BY_PLUGIN = "finished", "stopped early", "stopped by a plugin"
 INTERRUPTED, RUNNING = "interrupted", "running"
@@ -56,6 +57,7 @@ class ReFLTrainer:
             local files and folders count by what is in them. None: the folder that the pipeline was loaded from.
         prior: where the frozen model's images for L_pre are kept; None: in the run's folder.
         registry: whose hook ``after_train_step`` to call.
+        threads: CPU threads of torch; None: see :func:`realignkit.threads.suited_threads`.
         on_step: called after each optimizer step, in the main process.
         on_message: called with each warning and validation, in words.
 
@@ -80,15 +82,17 @@ class ReFLTrainer:
         generator_options: Mapping[str, Any] | None = None,
         prior: Path | None = None,
         registry: Registry | None = None,
+        threads: int | None = None,
         on_step: Callable[[TrainState], None] | None = None,
         on_message: Callable[[str], None] | None = None,
     ) -> None:
         if not isinstance(config, ReFLConfig):
             config = parse_options(ReFLConfig, config or {}, owner="training")
         check_trainable(pipeline)
+        check_threads(threads)
         self.config, self.reward, self.folder = config, reward, Path(out)
         self.names = {"reward": type(reward).__name__, "generator": type(pipeline).__name__, **(names or {})}
-        self.registry = registry or default_registry()
+        self.registry, self.threads = registry or default_registry(), threads
         self._on_step, self._say = on_step or (lambda _: None), on_message or (lambda _: None)
         self.algorithm = self._choose_algorithm()
         self.judge = self._make_judge(judge)
@@ -228,7 +232,8 @@ class ReFLTrainer:
         Raises:
             ModelError, PluginError: as :meth:`train`.
         """
-        return self.learner.gradients(iteration)
+        with suited_threads(self.networks.pipeline, threads=self.threads):
+            return self.learner.gradients(iteration)
 
     def _draw_prior(self) -> Path:
         def draw(prompts: list[str], seeds: list[int]) -> list[Any]:
@@ -261,7 +266,8 @@ class ReFLTrainer:
             KeyboardInterrupt: Ctrl-C (or SIGTERM), after what is done has been saved.
         """
         alone = only_writer(self.folder) if self.processes.main else contextlib.nullcontext()
-        with alone, memory_errors(), self._interruption.watching() as interruption:
+        threads = suited_threads(self.networks.pipeline, threads=self.threads)
+        with alone, memory_errors(), threads, self._interruption.watching() as interruption:
             found = self.processes.share(self.run.open(resume, self._say) if self.processes.main else None)
             _ = self.learner
             done, status = (0, RUNNING) if found is None else self._load(*found)

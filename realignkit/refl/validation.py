@@ -12,6 +12,7 @@ from realignkit.errors import ModelError, OptionError
 from realignkit.precision import full_precision
 from realignkit.refl.state import Validation
 from realignkit.steps import blame
+from realignkit.threads import suited_threads
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -52,7 +53,7 @@ class Judge:
             OptionError: it has no value of that name.
         """
         plugin: Any = self.plugin
-        with blame("metric", self.name), full_precision():
+        with blame("metric", self.name), full_precision(), suited_threads(plugin):
             fresh = copy.deepcopy(plugin)
             fresh.update(list(images), list(prompts))
             values = {name: float(value) for name, value in fresh.compute().items()}

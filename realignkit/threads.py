@@ -1,0 +1,123 @@
+"""How many of the CPU's threads torch computes with: one for tiny networks, the machine's for real ones.
+
+Threads wait for each other at the end of every operation. Where operations take microseconds that wait is all they
+gain; and beside other work, when one of them has to wait for a processor, all of them do, at every operation.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterable, Iterator
+from contextvars import ContextVar
+from dataclasses import dataclass
+from types import ModuleType
+
+from realignkit.errors import OptionError
+
+TINY = 30_000_000
+"""Networks with fewer parameters, all that a plugin computes with taken together, get one thread."""
+
+VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
+"""Environment variables by which the user chooses."""
+
+MOST = 1024
+"""Threads that may be asked for; with many more, the system ends the program."""
+
+_DEPTH = 5
+_LONG = 64  # what holds networks is no list of prompts
+
+
+@dataclass(frozen=True)
+class _Rule:
+    """What holds inside the outermost context: the number for real networks, and whether it is for tiny ones too."""
+
+    threads: int
+    chosen: bool
+
+
+_rule: ContextVar[_Rule | None] = ContextVar("threads", default=None)
+
+
+@contextlib.contextmanager
+def suited_threads(*holders: object, threads: int | None = None) -> Iterator[None]:
+    """Compute with as many threads as suit the networks that ``holders`` compute with; afterwards as before.
+
+    The user's choice goes before the size of networks: ``threads`` here or in a context around this one, else
+    :data:`VARIABLES`, else what ``torch.set_num_threads`` was given (unless it is what torch would take by itself).
+    Without networks on the CPU (not loaded yet, or on a GPU) the number stays.
+
+    Args:
+        holders: plugins, pipelines or networks.
+        threads: the user's own choice, for everything that is computed in this context.
+
+    Raises:
+        OptionError: as :func:`check_threads`.
+    """
+    check_threads(threads)
+    if threads is None and not holders:
+        yield
+        return
+    import torch
+
+    before = torch.get_num_threads()
+    if threads is not None:
+        rule, count = _Rule(threads, chosen=True), threads
+    else:
+        rule = _rule.get() or _Rule(before, _chosen_by_user(before))
+        size = 0 if rule.chosen else cpu_parameters(holders)
+        count = before if not size else 1 if size < TINY else rule.threads
+    token = _rule.set(rule)
+    _set(count)
+    try:
+        yield
+    finally:
+        _rule.reset(token)
+        if torch.get_num_threads() == count:  # else somebody inside has chosen
+            _set(before)
+
+
+def check_threads(threads: int | None) -> None:
+    """Refuse what is no number of threads.
+
+    Raises:
+        OptionError: it is neither None nor a whole number from 1 to :data:`MOST`.
+    """
+    if threads is not None and (type(threads) is not int or not 1 <= threads <= MOST):
+        raise OptionError(f"threads must be a whole number from 1 to {MOST}, not {threads!r}.")
+
+
+def cpu_parameters(holders: Iterable[object]) -> int:
+    """How many parameters of torch networks on the CPU some objects hold, in attributes, tuples and lists."""
+    from torch import nn
+
+    seen: set[int] = set()
+
+    def count(held: object, depth: int) -> int:
+        if id(held) in seen or depth > _DEPTH or isinstance(held, type | ModuleType):
+            return 0
+        seen.add(id(held))
+        if isinstance(held, nn.Module):
+            return sum(weights.numel() for weights in held.parameters() if weights.device.type == "cpu")
+        if isinstance(held, tuple | list):
+            return sum(count(item, depth) for item in held[:_LONG])
+        return sum(count(item, depth + 1) for item in list(getattr(held, "__dict__", {}).values()))
+
+    return sum(count(holder, 0) for holder in holders)
+
+
+def _chosen_by_user(threads: int) -> bool:
+    import torch
+
+    if any(os.environ.get(name) for name in VARIABLES):
+        return True
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    # torch takes one thread per core, which is also its number of threads between operations.
+    return threads not in (cpus, os.cpu_count(), torch.get_num_interop_threads())
+
+
+def _set(threads: int) -> None:
+    import torch
+
+    if torch.get_num_threads() != threads:
+        torch.set_num_threads(threads)
