@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 SizeTerm = Literal["area", "similarity", "none"]
+ScoreTerm = Literal["likelihood", "none"]
 Overlap = Literal["smaller", "union"]
 Form = Literal["auto", "fast", "literal"]
 MaskResize = Literal["nearest", "area"]
@@ -33,6 +34,10 @@ class ModulationConfig(BaseModel):
         False, description="keep lambda_t * S * (1 - B) in [0, 1], so that no similarity leaves the range of its row"
     )
     size_term: SizeTerm = Field("area", description="B: area fraction of the query's segment, similarity, or none (0)")
+    size_weight: float = Field(1.0, ge=0, le=1, description="what B is multiplied by, 1 as in eqs. 8 and 10")
+    score_term: ScoreTerm = Field(
+        "likelihood", description="S: by the likelihood of the object, or none: 1 in certain and possible ones alike"
+    )
     overlap: Overlap = Field("smaller", description="overlapping masks: the smaller one wins, or a pixel is in both")
     mask_resize: MaskResize = Field(
         "nearest", description="masks to attention resolution: nearest, or area (no object vanishes)"

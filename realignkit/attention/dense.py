@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from realignkit.attention.config import ModulationConfig
+from realignkit.contracts import parse_options
 from realignkit.errors import OptionError, PromptError
 from realignkit.images import open_image
 from realignkit.types import Layout, Likelihood, LocalCaption, Mask, Segment
@@ -23,9 +24,11 @@ Box = tuple[float, float, float, float]
 """Left, top, right, bottom, as shares of the image's width and height in [0, 1]."""
 
 DENSE_DIFFUSION = ModulationConfig(
-    cross_weight=0.5,
-    self_weight=0.15,
-    outside_score=2.0,
+    cross_weight=1.0,
+    self_weight=0.3,
+    size_weight=1.0,
+    score_term="none",
+    outside_score=1.0,
     power=5.0,
     share=0.3,
     size_term="area",
@@ -34,11 +37,8 @@ DENSE_DIFFUSION = ModulationConfig(
     isolate_phrases=True,
     append_missing=False,
 )
-"""DenseDiffusion's settings: w = 1.0 and 0.3, p = 5, the first 30 % of the steps, and no likelihoods.
-
-Its attention has no S of eq. 9. Here every pixel has S = 2, that of certain objects, and w is halved: only their
-product counts.
-"""
+"""DenseDiffusion's settings: its ``creg`` is ``cross_weight``, ``sreg`` is ``self_weight``, ``sizereg`` is
+``size_weight``; p = 5, the first 30 % of the steps, and no likelihoods (S = 1)."""
 
 
 def dense_layout(regions: Mapping[str, Mask | Box | str | Path], size: tuple[int, int]) -> Layout:
@@ -68,7 +68,12 @@ def dense_layout(regions: Mapping[str, Mask | Box | str | Path], size: tuple[int
 
 
 def dense_diffusion(
-    pipeline: Any, prompts: Sequence[str], layouts: Sequence[Layout], seeds: Sequence[int], **sampling: Any
+    pipeline: Any,
+    prompts: Sequence[str],
+    layouts: Sequence[Layout],
+    seeds: Sequence[int],
+    modulation: Mapping[str, Any] | None = None,
+    **sampling: Any,
 ) -> RefineResult:
     """Images of prompts, each object where its layout has it.
 
@@ -77,6 +82,7 @@ def dense_diffusion(
         prompts: texts that contain every phrase of their layout.
         layouts: one per prompt, as :func:`dense_layout` makes them.
         seeds: one per prompt.
+        modulation: laid over :data:`DENSE_DIFFUSION`.
         sampling: ``num_inference_steps`` (50 originally), ``guidance_scale`` (7.5) and so on.
 
     Raises:
@@ -87,7 +93,17 @@ def dense_diffusion(
 
     for prompt, layout in zip(prompts, layouts, strict=False):  # refine says when their numbers differ
         check_phrases(pipeline, prompt, layout)
-    return sampler.refine(pipeline, prompts, layouts, seeds, DENSE_DIFFUSION, **sampling)
+    return sampler.refine(pipeline, prompts, layouts, seeds, dense_modulation(modulation), **sampling)
+
+
+def dense_modulation(changes: Mapping[str, Any] | None = None) -> ModulationConfig:
+    """DenseDiffusion's settings with options of one's own.
+
+    Raises:
+        OptionError: there is no such option, or it has no such value.
+    """
+    merged = {**DENSE_DIFFUSION.model_dump(), **(changes or {})}
+    return parse_options(ModulationConfig, merged, owner="modulation")
 
 
 def check_phrases(pipeline: Any, prompt: str, layout: Layout) -> None:

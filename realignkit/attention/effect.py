@@ -74,7 +74,7 @@ def _why_lost(state: ModulatedAttention, index: int, item: int) -> str | None:
     if max(_amount(layer, index, item, state) for layer in maps) < NEGLIGIBLE:
         return (
             "its mask covers the image, and modulation.size_term=area pushes the less the larger a mask is; "
-            "use size_term=none, or a smaller mask"
+            "lower size_weight, use size_term=none, or a smaller mask"
         )
     return None
 
@@ -84,4 +84,5 @@ def _amount(layer: RegionMaps, index: int, item: int, state: ModulatedAttention)
     if state.config.size_term != "area":
         return score * _strongest(state)
     inside: Tensor = layer.cells[index, :, item]
-    return score * _strongest(state) * float((1 - layer.area[index, inside]).abs().max())
+    size = 1 - state.config.size_weight * layer.area[index, inside]
+    return score * _strongest(state) * float(size.abs().max())

@@ -96,6 +96,7 @@ def modulated_similarity(
     score: Tensor | float = 1.0,
     area: Tensor | float = 0.0,
     size_term: SizeTerm = "area",
+    size_weight: float = 1.0,
     suppress: Tensor | None = None,
     hidden: Tensor | None = None,
     clamp: bool = False,
@@ -109,6 +110,7 @@ def modulated_similarity(
         score: ``S``, broadcastable to (..., N, 1).
         area: area fraction of the query's segment in [0, 1], broadcastable to (..., N, 1).
         size_term: what ``B`` is: that area, the similarity scaled to [0, 1] in each row, or 0.
+        size_weight: what ``B`` is multiplied by.
         suppress: bool, broadcastable to ``sim``: pairs that get ``-lambda_t * M_neg * (1 - B)`` whatever ``S`` is.
         hidden: bool, broadcastable to ``sim``: keys that the row's minimum and maximum leave out.
         clamp: keep ``lambda_t * S * (1 - B)`` in [0, 1], so that no similarity leaves the range of its row.
@@ -125,6 +127,7 @@ def modulated_similarity(
         B = area.to(sim.dtype) if isinstance(area, Tensor) else area
     elif size_term == "similarity":
         B = (M_neg / (rowmax - rowmin).clamp_min(torch.finfo(sim.dtype).tiny)).clamp(0, 1)
+    B = size_weight * B
     R, S = region.to(sim.dtype), score.to(sim.dtype) if isinstance(score, Tensor) else score
     if clamp:
         rest = torch.as_tensor(1 - B, dtype=sim.dtype, device=sim.device)
@@ -151,6 +154,7 @@ def literal_attention(
     score: Tensor | float = 1.0,
     area: Tensor | float = 0.0,
     size_term: SizeTerm = "area",
+    size_weight: float = 1.0,
     suppress: Tensor | None = None,
     bias: Tensor | None = None,
     clamp: bool = False,
@@ -166,6 +170,7 @@ def literal_attention(
         score: see there.
         area: see there.
         size_term: see there.
+        size_weight: see there.
         suppress: see there.
         bias: additive attention mask, broadcastable to (..., N, K), added after modulation.
         clamp: see :func:`modulated_similarity`.
@@ -182,6 +187,7 @@ def literal_attention(
         score=score,
         area=area,
         size_term=size_term,
+        size_weight=size_weight,
         suppress=suppress,
         hidden=None if bias is None else bias <= HIDDEN,
         clamp=clamp,

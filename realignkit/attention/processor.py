@@ -11,7 +11,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -121,6 +121,8 @@ class ModulatedAttention:
     def __post_init__(self) -> None:
         if isinstance(self.schedule, Tensor):
             self.schedule = Schedule.of_timesteps(self.schedule, self.train_timesteps)
+        if self.config.score_term == "none":
+            self.regions = tuple(replace(item, scores=(item.scores > 0).float()) for item in self.regions)
 
     def observe(self, unet: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Forward pre-hook of the network: note timestep, step, latent size and whether guidance is on."""
@@ -256,7 +258,7 @@ class ModulatedAttention:
         suppress = cross and config.suppress_unlikely and any(item.suppresses for item in self.regions)
         low_rank = maps.disjoint and config.size_term != "similarity" and not suppress
         if low_rank and config.form != "literal":
-            amount = weight * maps.score * (1 - area)
+            amount = weight * maps.score * (1 - config.size_weight * area)
             amount = clamped(amount) if config.clamp else amount
             return fast_attention(query, key, value, maps.cells, keys, amount, bias=bias, rows=maps.rows)
         unlikely = maps.cells & maps.suppressed[:, None]
@@ -269,6 +271,7 @@ class ModulatedAttention:
             score=maps.score[:, None, :, None],
             area=area[:, None, :, None],
             size_term=config.size_term,
+            size_weight=config.size_weight,
             suppress=region_matrix(unlikely, keys)[:, None] if suppress else None,
             bias=bias,
             clamp=config.clamp,

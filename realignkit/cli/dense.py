@@ -36,7 +36,7 @@ def dense(
     ] = None,
     assignments: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="NAME=VALUE", help="A generator or sampling option; repeatable."),
+        typer.Option("--set", metavar="NAME=VALUE", help="A generator, sampling or modulation option; repeatable."),
     ] = None,
     threads: Threads = None,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show logs and tracebacks.")] = False,
@@ -50,7 +50,8 @@ def dense(
 
     from realignkit import assembly, inputs
     from realignkit.attention import families
-    from realignkit.attention.dense import DENSE_DIFFUSION, dense_diffusion, dense_layout
+    from realignkit.attention.config import ModulationConfig
+    from realignkit.attention.dense import dense_diffusion, dense_layout, dense_modulation
     from realignkit.cli.settings import parse
     from realignkit.contracts import parse_options
     from realignkit.evaluation.runs import slug
@@ -61,11 +62,17 @@ def dense(
     inputs.check_text(prompt)
     registry = default_registry()
     info = assembly.choose_generator(registry, model)
-    known = {"sampling": assembly.SamplingOptions.model_fields, "generator": assembly.option_names(info)}
+    known = {
+        # No coarse image, and no tagger that could look again.
+        "modulation": ModulationConfig.model_fields.keys() - {"strength", "verify"},
+        "sampling": assembly.SamplingOptions.model_fields,
+        "generator": assembly.option_names(info),
+    }
     settings = parse(assignments or [], known)
     generator = info.create(**settings.options["generator"])
     chosen = {**getattr(generator, "sampling_defaults", {}), **settings.sampling}
     sampling: Any = parse_options(assembly.SamplingOptions, chosen, owner="sampling")
+    modulation = dense_modulation(settings.modulation)
     if generator.attention_family is None:  # before minutes of loading
         raise ModelError(f"the attention of generator '{info.name}' cannot be re-weighted. Choose another model.")
     folder = folder or Path("realignments") / f"{slug(prompt)}-dense-s{seed}"
@@ -73,7 +80,7 @@ def dense(
         with err().status("drawing …"):
             pipeline = generator.pipeline()
             layout = dense_layout(regions, families.image_size(pipeline, sampling.width, sampling.height))
-            result = dense_diffusion(pipeline, [prompt], [layout], [seed], **sampling.model_dump())
+            result = dense_diffusion(pipeline, [prompt], [layout], [seed], settings.modulation, **sampling.model_dump())
         record = {
             "prompt": prompt,
             "seed": seed,
@@ -81,7 +88,7 @@ def dense(
             "model": info.name,
             "generator": assembly.effective_options(generator, settings.options["generator"]),
             "sampling": sampling.model_dump(mode="json"),
-            "modulation": DENSE_DIFFUSION.model_dump(mode="json"),
+            "modulation": modulation.model_dump(mode="json"),
             "notes": list(result.notes[0]),
             "versions": assembly.versions(),
         }

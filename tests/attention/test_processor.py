@@ -79,7 +79,7 @@ class Reference:
                 R = any((item.tokens[k, i] if cross else masks[i, k]) for i in inside)
                 B = {"area": area, "none": 0.0, "similarity": (sim[q, k] - low) / (high - low)}[config.size_term]
                 down = suppressing and any(item.tokens[k, i] and item.scores[i] == 0 for i in inside)
-                a = lam * (1 - B) * (1.0 if down else S)
+                a = lam * (1 - config.size_weight * B) * (1.0 if down else S)
                 a = min(max(a, 0.0), 1.0) if config.clamp else a
                 out[q, k] = sim[q, k] + a * ((high - sim[q, k]) if R and not down else -(sim[q, k] - low))
         return out
@@ -114,6 +114,8 @@ CASES = {
     "not square": (["two"], 1, True, (4, 6), {}),
     "literal": (["two", "none"], 1, True, (4, 4), {"form": "literal"}),
     "similarity": (["two"], 1, True, (4, 4), {"size_term": "similarity"}),
+    "half the size term": (["unlikely"], 1, True, (4, 4), {"size_weight": 0.5, "power": 1.0}),
+    "half the size term, similarity": (["two"], 1, True, (4, 4), {"size_term": "similarity", "size_weight": 0.5}),
     "no size term": (["unlikely"], 1, True, (4, 4), {"size_term": "none", "power": 1.0}),
     "cross only": (["two"], 1, True, (4, 4), {"self_weight": 0.0}),
     "self only": (["two"], 1, True, (4, 4), {"cross_weight": 0.0, "self_weight": 1.0}),

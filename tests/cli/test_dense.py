@@ -38,6 +38,21 @@ def test_the_image_is_the_functions_own(dense, tmp_path: Path):
     assert (record["seed"], record["sampling"]["num_inference_steps"], record["notes"]) == (7, 4, [])
 
 
+def test_the_originals_values_are_options(dense, tmp_path: Path):
+    chosen = {"cross_weight": 1.4, "self_weight": 0.1, "size_weight": 0.25}
+    result = dense(PROMPT, "--box", BOX, *(f"--set=modulation.{name}={value}" for name, value in chosen.items()))
+    assert result.exit_code == 0, result.output
+    layout = dense_layout({"a red book": (0, 0, 0.5, 1)}, (32, 32))
+    sampling = {"num_inference_steps": 4}
+    want = dense_diffusion(shared_pipeline(), [PROMPT], [layout], [42], chosen, **sampling).images[0]
+    found = np.asarray(Image.open(tmp_path / "out" / "dense.png"))
+    assert (found == np.asarray(want)).all()
+    usual = dense_diffusion(shared_pipeline(), [PROMPT], [layout], [42], **sampling).images[0]
+    assert (found != np.asarray(usual)).any()
+    record = json.loads((tmp_path / "out" / "dense.json").read_text())["modulation"]
+    assert {name: record[name] for name in chosen} == chosen
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -50,7 +65,8 @@ def test_the_image_is_the_functions_own(dense, tmp_path: Path):
         ([PROMPT, "--box", BOX, "--mask", "a red book=x.png"], "twice"),
         ([PROMPT, "--mask", "a red book=nowhere.png"], "cannot be read"),
         ([PROMPT, "--box", "a blue dog=0,0,1,1"], "not part of"),
-        ([PROMPT, "--box", BOX, "--set", "share=0.5"], "no option 'share'"),
+        ([PROMPT, "--box", BOX, "--set", "strength=0.5"], "no option 'strength'"),
+        ([PROMPT, "--box", BOX, "--set", "modulation.size_weight=2"], "size_weight: Input should be less than"),
         ([PROMPT, "--box", BOX, "--model", "tiny-transformer"], "cannot be re-weighted"),
     ],
 )
