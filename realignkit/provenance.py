@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -158,7 +158,8 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def differences(there: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """How two records differ, a phrase for each value: ``share (0.5 there, 0.9 now)``.
 
-    Where both know what was in a file or folder (``contents``, see :func:`contents`), its path does not matter.
+    Where both know what was in a file or folder (``contents``, see :func:`contents`), its path does not matter. What only
+    one of them has in a group that both have is what another version did not know, which the last phrase says.
 
     Args:
         there: JSON values, nested.
@@ -170,9 +171,10 @@ def differences(there: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
         flat({name: value for name, value in record.items() if name != "contents"}) for record in (there, now)
     )
     paths = [{str(record.get(name)) for name in both} for record in (before, after)]
+    new, gone = _unknown(before, after), _unknown(after, before)
     found = [
         f"{name} ({brief(before.get(name))} there, {brief(after.get(name))} now)"
-        for name in sorted(before.keys() | after.keys())
+        for name in sorted((before.keys() | after.keys()) - {*new, *gone})
         if before.get(name) != after.get(name)
         # A model may be called by its path elsewhere too.
         and not (str(before.get(name)) in paths[0] and str(after.get(name)) in paths[1])
@@ -182,7 +184,26 @@ def differences(there: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
         if inside[0].get(name) != inside[1].get(name):
             there_, now_ = (values.get(name, "nothing known") for values in inside)
             found.append(f"what is in {name} ({there_} there, {now_} now)")
-    return found
+    return [*found, *another_version(new, gone)]
+
+
+def _unknown(record: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    """What ``other`` has and ``record`` lacks, in groups that both have; flat. A group alone is of another plugin."""
+    groups = {name.rpartition(".")[0] for name in record} - {""}
+    return sorted(name for name in other.keys() - record.keys() if name.rpartition(".")[0] in groups)
+
+
+def another_version(new: Sequence[str], gone: Sequence[str]) -> list[str]:
+    """In words which version wrote a record, by the options that it does not know yet, and those that are gone; or []."""
+    if not new and not gone:
+        return []
+    which = "another" if new and gone else "an earlier" if new else "a later"
+    known = [f"{word} {_some(names)}" for word, names in (("without", new), ("with", gone)) if names]
+    return [f"{which} version of realignkit or of a plugin wrote it, {' and '.join(known)}"]
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 def brief(value: Any) -> str:

@@ -101,6 +101,25 @@ def test_what_differs_is_said_by_contents_where_they_are_known():
     assert differences(earlier, moved) == ['a.model ("/old/place" there, "/new/place" now)']
 
 
+def test_what_another_version_wrote_is_said_to_be():
+    settings = {"seed": 1, "modulation": {"share": 0.3, "clamp": False}, "scorer": {"lexical": {"kinds": True}}}
+    earlier = {"seed": 1, "modulation": {"share": 0.3}, "scorer": {"lexical": {"kinds": True}}}
+    wrote = "version of realignkit or of a plugin wrote it"
+    assert differences(earlier, settings) == [f"an earlier {wrote}, without modulation.clamp"]
+    assert differences(settings, earlier) == [f"a later {wrote}, with modulation.clamp"]
+    other = {**earlier, "modulation": {"share": 0.5, "old": 1}}
+    assert differences(other, settings) == [
+        "modulation.share (0.5 there, 0.3 now)",
+        f"another {wrote}, without modulation.clamp and with modulation.old",
+    ]
+    # What is given now and was not then, and the options of another plugin, are no matter of versions.
+    assert differences(settings, {**settings, "candidates": 4}) == ["candidates (null there, 4 now)"]
+    assert differences(settings, {**settings, "scorer": {"gpt4": {"model": "x"}}}) == [
+        'scorer.gpt4.model (null there, "x" now)',
+        "scorer.lexical.kinds (true there, null now)",
+    ]
+
+
 def test_images_are_known_by_their_pixels():
     red, blue = (Image.new("RGB", (4, 3), colour) for colour in ("red", "blue"))
     assert fingerprint_of_image(red) == fingerprint_of_image(red.copy())

@@ -144,7 +144,7 @@ class ScorerAblation:
             ]
             wanted[kind] = {**before, **wanted[kind]}
         if different:
-            raise OutputError(f"{self.out} was made with others: {listed(different)}. Use another --out.")
+            raise OutputError(f"{self.out} was made otherwise: {listed(different)}. Use another --out.")
         atomic_write(path, json.dumps(wanted, indent=2, ensure_ascii=False) + "\n")
 
     def __call__(self, report: Report | None = None) -> list[Cell]:

@@ -166,8 +166,7 @@ class AblationFolder:
         ]
         if different:
             raise OptionError(
-                f"{self.folder} holds results that were measured otherwise; different: {listed(different)}. Use "
-                f"another --out."
+                f"{self.folder} holds results that were measured otherwise: {listed(different)}. Use another --out."
             )
         for name in (FEATURES, ROWS):
             self._mend(name)

@@ -17,7 +17,7 @@ from pydantic import Field, JsonValue
 
 from realignkit.assembly import versions
 from realignkit.errors import DamagedError, OutputError
-from realignkit.provenance import flat, placeless
+from realignkit.provenance import another_version, flat, listed, placeless
 from realignkit.records import Written, as_written, read_json
 from realignkit.refl import checkpoints
 from realignkit.refl.config import ReFLConfig
@@ -141,14 +141,17 @@ class RunFolder:
         now = self.what
         old = {**there.get("config", {}), **there.get("identity", {})}
         new = {**now["config"], **now["identity"]}
+        known = there.get("config") or now["config"]
+        unknown = sorted(now["config"].keys() - known.keys() - CHANGEABLE)
+        gone = sorted(known.keys() - now["config"].keys() - CHANGEABLE)
         different = [
             _difference(name, old.get(name), new.get(name))
-            for name in sorted(old.keys() | new.keys())
+            for name in sorted((old.keys() | new.keys()) - {*unknown, *gone})
             if name not in CHANGEABLE and old.get(name) != new.get(name)
-        ]
+        ] + another_version(unknown, gone)
         if different:
             raise OutputError(
-                f"{self.folder} holds another training; different: {'; '.join(different[:3])}. "
+                f"{self.folder} holds another training; different: {listed(different)}. "
                 f"Use the same options and inputs to resume, or another folder."
             )
 

@@ -14,7 +14,7 @@ import realignkit
 from realignkit.contracts import Options
 from realignkit.errors import ModelError, OutputError, PluginError
 from realignkit.evaluation import run_many
-from realignkit.evaluation.runs import slug
+from realignkit.evaluation.runs import Job, slug
 from realignkit.locking import only_writer
 from realignkit.types import Realignment
 from tests import tiny
@@ -93,6 +93,12 @@ def test_results_of_other_settings_or_prompts_are_not_mixed_up(tmp_path: Path, r
     other = make_realigner(modulation={"share": 0.9})
     with pytest.raises(OutputError, match=r"modulation\.share \(0\.5 there, 0\.9 now\).*--overwrite"):
         run_many(other, PROMPTS[:1], tmp_path)
+    record = tmp_path / Job(1, PROMPTS[0], 42).name / "realignment.json"
+    earlier = json.loads(record.read_text())
+    del earlier["settings"]["modulation"]["clamp"]
+    record.write_text(json.dumps(earlier))
+    with pytest.raises(OutputError, match=r"an earlier version of realignkit.*wrote it, without modulation\.clamp\."):
+        run_many(realigner, PROMPTS[:1], tmp_path)
     with pytest.raises(OutputError, match="another list of prompts"):
         run_many(realigner, ["a pen"], tmp_path)
     with pytest.raises(OutputError, match="prompt"):  # same slug, other text

@@ -59,6 +59,18 @@ def test_resuming_something_else_is_refused(make_trainer):
     assert len(log(longer)) == 2
 
 
+def test_a_run_of_an_earlier_version_is_said_to_be_one(make_trainer, tmp_path):
+    make_trainer(out=tmp_path / "run", iterations=1, validate_every=0).train()
+    last = checkpoints.listed(tmp_path / "run")[-1]
+    state = json.loads((last / "state.json").read_text())
+    del state["run"]["config"]["margin"]
+    (last / "state.json").write_text(json.dumps(state))
+    (last / "manifest.json").unlink()
+    write_manifest(last)
+    with pytest.raises(OutputError, match=r"different: an earlier version of realignkit.* wrote it, without margin\."):
+        make_trainer(out=tmp_path / "run", iterations=2, validate_every=0).train(resume=True)
+
+
 def test_a_run_is_not_resumed_with_the_same_reward_set_up_otherwise(make_trainer):
     """What the reward's own options say decides what is learnt, as much as its name."""
 
