@@ -158,8 +158,8 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def differences(there: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """How two records differ, a phrase for each value: ``share (0.5 there, 0.9 now)``.
 
-    Where both know what was in a file or folder (``contents``, see :func:`contents`), its path does not matter. What only
-    one of them has in a group that both have is what another version did not know, which the last phrase says.
+    Where both know what was in a file or folder (``contents``, see :func:`contents`), its path does not matter. What
+    only one of them has, in a group that both have, another version did not know, which the last phrase says.
 
     Args:
         there: JSON values, nested.
@@ -194,7 +194,7 @@ def _unknown(record: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
 
 
 def another_version(new: Sequence[str], gone: Sequence[str]) -> list[str]:
-    """In words which version wrote a record, by the options that it does not know yet, and those that are gone; or []."""
+    """Which version wrote a record: a phrase by the options that it does not know yet, and those that are gone; or []."""
     if not new and not gone:
         return []
     which = "another" if new and gone else "an earlier" if new else "a later"
