@@ -55,5 +55,6 @@ $(VENV)/installed-%: $(VENV)/installed
 	$(PIP) -e ".[$*]"
 	@touch $@
 
+# demo-out: what 'make demo' writes; a folder of your own (OUT=…) and what other commands wrote stay.
 clean:
-	rm -rf $(VENV) build dist site *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) demo-out build dist site *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

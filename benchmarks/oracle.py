@@ -70,11 +70,15 @@ def main() -> None:
     parser.add_argument("command", choices=["draw", "agree"])
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
-    arguments.out.mkdir(parents=True, exist_ok=True)
+    out: Path = arguments.out
     if arguments.command == "draw":
-        draw(arguments.out)
-    else:
-        print(agree(arguments.out))
+        out.mkdir(parents=True, exist_ok=True)
+        draw(out)
+        return
+    if missing := [name for name in ("images.png", "prompts.json", "labels.json") if not (out / name).is_file()]:
+        how = "write it by looking at images.png" if missing == ["labels.json"] else "begin with 'draw'"
+        parser.error(f"'{out}' has no {' and no '.join(missing)}: {how}.")
+    print(agree(out))
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from realignkit.attention.plain import to_pil
 from realignkit.evaluation.paired import HOW, compare
-from realignkit.precision import has_bf16
+from realignkit.precision import bf16_speedup
 from realignkit.refl.networks import Networks
 from realignkit.refl.sampling import Rollout
 from realignkit.registry import default_registry
@@ -46,9 +46,10 @@ def main() -> None:
     parser.add_argument("--share", type=float, default=0.3, help="of the steps, from the first, that are moved")
     parser.add_argument("--length", type=float, default=0.75, help="of the move: root mean square over the latents")
     parser.add_argument("--batch-size", type=int, default=40)
-    parser.add_argument("--precision", default="bf16" if has_bf16() else "no", choices=["no", "bf16"])
+    parser.add_argument("--precision", choices=["no", "bf16"], help="the faster one here, as measured, unless said")
     parser.add_argument("--smoke", action="store_true")
     arguments = parser.parse_args()
+    arguments.precision = arguments.precision or ("bf16" if bf16_speedup() > 1 else "no")
     if arguments.smoke:
         arguments.count, arguments.steps = 2, 4
     text = measure(arguments)

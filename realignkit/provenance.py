@@ -194,7 +194,7 @@ def _unknown(record: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
 
 
 def another_version(new: Sequence[str], gone: Sequence[str]) -> list[str]:
-    """Which version wrote a record: a phrase by the options that it does not know yet, and those that are gone; or []."""
+    """Which version wrote a record, in a phrase: by the options that it does not know yet, and those that are gone."""
     if not new and not gone:
         return []
     which = "another" if new and gone else "an earlier" if new else "a later"

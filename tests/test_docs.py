@@ -127,6 +127,10 @@ def test_no_exemption_has_outlived_its_command(pattern):
     assert any(re.match(pattern, command) for block in ALL for command in commands(block))
 
 
+def test_no_command_asks_for_a_precision_that_only_some_processors_are_fast_in():
+    assert not [command for block in ALL for command in commands(block) if re.search("bf16|bfloat16", command)]
+
+
 def test_every_code_block_is_of_a_kind_that_is_known():
     known = {"bash", "bibtex", "console", "json", "python", "text", "toml", "yaml"}
     assert {block.language for block in ALL} <= known

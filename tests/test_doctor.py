@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 from pydantic import Field
 
 from realignkit import hookimpl
-from realignkit.cli.doctor import Finding, commands, examine, hub_repositories, hub_repository
+from realignkit.cli.doctor import Finding, commands, examine, hub_repositories, hub_repository, machine_facts
 from realignkit.contracts import Generator, Options, Scorer
 from realignkit.registry import PluginInfo, Registry, default_registry
 
@@ -49,6 +50,15 @@ class Stranger:
 
 def info(factory, requires=(), extra=None, **options):
     return PluginInfo("scorer", "patient", "", factory, tuple(requires), extra, options)
+
+
+@pytest.mark.parametrize(
+    ("speedup", "said"),
+    [(0.05, "0.05 times as fast .*leave dtype and mixed_precision to 'auto'"), (1.9, "1.9 times .*worth dtype=bf16")],
+)
+def test_the_doctor_measures_bf16(monkeypatch, speedup, said):
+    monkeypatch.setitem(machine_facts.__globals__, "bf16_speedup", lambda: speedup)
+    assert re.match(said, machine_facts()["bf16 on the cpu"])
 
 
 @pytest.mark.parametrize(

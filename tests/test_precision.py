@@ -46,6 +46,19 @@ def test_processors(processor, names, has):
         assert precision.slow_bf16(device, dtype) is None
 
 
+@pytest.mark.parametrize("slower", [0.5, 3.0])
+def test_how_fast_bf16_is_is_measured(monkeypatch, slower):
+    now = 0.0
+
+    def tick():
+        nonlocal now
+        now += slower if torch.is_autocast_enabled("cpu") else 1.0
+        return now
+
+    monkeypatch.setattr(precision.time, "perf_counter", tick)
+    assert precision.bf16_speedup() == pytest.approx(1 / slower)
+
+
 def test_an_older_torch_is_asked_otherwise(processor, monkeypatch):
     processor()
     monkeypatch.delattr(torch.cpu, "get_capabilities")

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from realignkit.cli.console import Threads, err, out, set_verbosity, writes_into
-from realignkit.errors import ModelError, OptionError, PromptError
+from realignkit.cli.console import Threads, err, note, out, set_verbosity, writes_into
+from realignkit.errors import DamagedError, ModelError, OptionError, OutputError, PromptError
 from realignkit.threads import suited_threads
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ def dense(
         typer.Option("--set", metavar="NAME=VALUE", help="A generator, sampling or modulation option; repeatable."),
     ] = None,
     threads: Threads = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace another picture in the folder.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show logs and tracebacks.")] = False,
 ) -> None:
     """Draw PROMPT with each phrase where you say (DenseDiffusion, a baseline): no tagger, scorer or segmenter."""
@@ -55,6 +56,7 @@ def dense(
     from realignkit.cli.settings import parse
     from realignkit.contracts import parse_options
     from realignkit.evaluation.runs import slug
+    from realignkit.provenance import contents
     from realignkit.registry import default_registry
     from realignkit.report import overlay
     from realignkit.storage import atomic_write, png
@@ -76,31 +78,67 @@ def dense(
     if generator.attention_family is None:  # before minutes of loading
         raise ModelError(f"the attention of generator '{info.name}' cannot be re-weighted. Choose another model.")
     folder = folder or Path("realignments") / f"{slug(prompt)}-dense-s{seed}"
+    wanted: dict[str, Any] = {
+        "prompt": prompt,
+        "seed": seed,
+        "regions": {phrase: _on_record(region) for phrase, region in regions.items()},
+        "model": info.name,
+        "generator": assembly.effective_options(generator, settings.options["generator"]),
+        "sampling": sampling.model_dump(mode="json"),
+        "modulation": modulation.model_dump(mode="json"),
+    }
+    wanted["contents"] = contents({"generator": wanted["generator"]})
     with writes_into(ctx, folder):
+        if not overwrite:
+            _check_matches(folder, json.loads(json.dumps(wanted)))
         with err().status("drawing …"):
             pipeline = generator.pipeline()
             layout = dense_layout(regions, families.image_size(pipeline, sampling.width, sampling.height))
             result = dense_diffusion(pipeline, [prompt], [layout], [seed], settings.modulation, **sampling.model_dump())
-        record = {
-            "prompt": prompt,
-            "seed": seed,
-            "phrases": [segment.caption.caption for segment in layout],
-            "model": info.name,
-            "generator": assembly.effective_options(generator, settings.options["generator"]),
-            "sampling": sampling.model_dump(mode="json"),
-            "modulation": modulation.model_dump(mode="json"),
-            "notes": list(result.notes[0]),
-            "versions": assembly.versions(),
-        }
+        record = {**wanted, "notes": list(result.notes[0]), "versions": assembly.versions()}
         (image,) = result.images
         (folder / FILES[2]).unlink(missing_ok=True)  # the record of other pictures must not stand beside these
         atomic_write(folder / FILES[0], png(image))
         atomic_write(folder / FILES[1], png(overlay(image, layout)))
         atomic_write(folder / FILES[2], json.dumps(record, indent=2, ensure_ascii=False) + "\n")
-    for note in result.notes[0]:
-        out().print(f"note: {note}", markup=False)
+    for text in result.notes[0]:
+        out().print(f"note: {text}", markup=False)
     for name in FILES:
         out().print(f"  {folder / name}", markup=False)
+
+
+def _on_record(region: Box | Path) -> list[float] | str:
+    """Where a phrase is to be: a box, or what is in the file of a mask."""
+    from realignkit.provenance import fingerprint
+
+    if not isinstance(region, Path):
+        return list(region)
+    try:
+        return fingerprint(region.expanduser())
+    except (OSError, ValueError, RuntimeError):  # it is said when it is read
+        return str(region)
+
+
+def _check_matches(folder: Path, wanted: dict[str, Any]) -> None:
+    """Make sure that a folder does not hold another picture, whose record can be read.
+
+    Raises:
+        OutputError: it does; the message says what differs.
+    """
+    from realignkit.provenance import differences, listed
+    from realignkit.records import read_json
+
+    try:
+        there = read_json(folder / FILES[2])
+    except FileNotFoundError:
+        return
+    except DamagedError as error:
+        note(f"{error.reason}; the picture is drawn again")
+        return
+    if different := differences({name: there[name] for name in wanted if name in there}, wanted):
+        raise OutputError(
+            f"{folder} does not hold what would be made now: {listed(different)}. Use another --out, or --overwrite."
+        )
 
 
 def _regions(boxes: list[str], masks: list[str]) -> dict[str, Box | Path]:

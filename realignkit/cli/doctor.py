@@ -17,6 +17,7 @@ from rich.table import Table
 from realignkit.assembly import LAST_SCORER, choose, companions, versions
 from realignkit.cli.console import out, print_json
 from realignkit.errors import FOREIGN, PluginError, RealignKitError
+from realignkit.precision import bf16_speedup
 
 if TYPE_CHECKING:
     from realignkit.registry import PluginInfo, Registry
@@ -139,6 +140,7 @@ def machine_facts() -> dict[str, Any]:
     else:
         facts["device"] = "mps" if torch.backends.mps.is_available() else "cpu (full-size models are slow on it)"
     facts["cpu cores"] = os.cpu_count() or 1
+    facts["bf16 on the cpu"] = _bf16(bf16_speedup())
     if "SC_PHYS_PAGES" in os.sysconf_names:
         page = os.sysconf("SC_PAGE_SIZE") / _GIB
         total_memory = page * os.sysconf("SC_PHYS_PAGES")
@@ -148,6 +150,11 @@ def machine_facts() -> dict[str, Any]:
     for variable in ("OPENAI_API_KEY", "HF_TOKEN"):
         facts[variable] = "set" if os.environ.get(variable) else "not set"
     return facts
+
+
+def _bf16(speedup: float) -> str:
+    worth = "worth dtype=bf16, mixed_precision=bf16" if speedup > 1 else "leave dtype and mixed_precision to 'auto'"
+    return f"{speedup:.2g} times as fast as float32, as measured now: {worth}"
 
 
 def _can_tell_free() -> bool:

@@ -34,7 +34,8 @@ def test_the_image_is_the_functions_own(dense, tmp_path: Path):
     want = dense_diffusion(shared_pipeline(), [PROMPT], [layout], [7], num_inference_steps=4).images[0]
     assert (np.asarray(Image.open(folder / "dense.png")) == np.asarray(want)).all()
     record = json.loads((folder / "dense.json").read_text())
-    assert record["phrases"] == ["a red book", "a yellow pen"]
+    assert list(record["regions"]) == ["a red book", "a yellow pen"]
+    assert record["regions"]["a red book"] == [0, 0, 0.5, 1]
     assert (record["seed"], record["sampling"]["num_inference_steps"], record["notes"]) == (7, 4, [])
 
 
@@ -51,6 +52,30 @@ def test_the_originals_values_are_options(dense, tmp_path: Path):
     assert (found != np.asarray(usual)).any()
     record = json.loads((tmp_path / "out" / "dense.json").read_text())["modulation"]
     assert {name: record[name] for name in chosen} == chosen
+
+
+def test_another_picture_is_not_overwritten(dense, tmp_path: Path):
+    assert dense(PROMPT, "--box", BOX).exit_code == 0
+    before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    for change, difference in (
+        (
+            ["--box", "a red book=0,0,1,1"],
+            "regions.a red book ([0.0, 0.0, 0.5, 1.0] there, [0.0, 0.0, 1.0, 1.0] now)",
+        ),
+        (["--box", BOX, "--seed", "9"], "seed (42 there, 9 now)"),
+        (["--box", BOX, "--set", "num_inference_steps=3"], "sampling.num_inference_steps (4 there, 3 now)"),
+    ):
+        refused = dense(PROMPT, *change)
+        assert refused.exit_code == 2
+        assert f"{difference}. Use another --out, or --overwrite." in " ".join(refused.stderr.split())
+        assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
+    assert dense(PROMPT, "--box", BOX).exit_code == 0  # the same again
+    assert dense(PROMPT, "--box", BOX, "--seed", "9", "--overwrite").exit_code == 0
+    assert json.loads((tmp_path / "out" / "dense.json").read_text())["seed"] == 9
+    (tmp_path / "out" / "dense.json").write_text("{")
+    drawn = dense(PROMPT, "--box", BOX)
+    assert drawn.exit_code == 0
+    assert "the picture is drawn again" in " ".join(drawn.stderr.split())
 
 
 @pytest.mark.parametrize(

@@ -72,16 +72,21 @@ def test_with_one_picture_per_prompt_they_are_mcnemar_and_wilson():
 
 
 def test_four_seeds_of_a_prompt_are_no_four_prompts():
-    """Under no effect, pictures of a prompt moving together, p is below 0.05 in no more than 5 % (28 % by picture)."""
+    """Under no effect, pictures of a prompt moving together, p is below 0.05 no more often than 5 % explains, in 500
+    draws and by a one-sided binomial test at 5 %; by picture it is below 0.05 in more than 20 %.
+    """
     random = np.random.default_rng(0)
     by_prompt = by_picture = 0
-    for _ in range(500):
+    draws = 500
+    for _ in range(draws):
         signs = random.choice([-1, 0, 1], size=100, p=[0.15, 0.7, 0.15])
         moved = signs[:, None] * (random.random((100, 4)) < 0.8)
         by_prompt += paired.sign_flip(moved.sum(1)) < 0.05
         by_picture += paired.mcnemar(int((moved > 0).sum()), int((moved < 0).sum())) < 0.05
-    assert by_prompt / 500 <= 0.07
-    assert by_picture / 500 >= 0.2
+    # P(X >= by_prompt) of a binomial X with a share of 5 %.
+    as_many = sum(math.comb(draws, k) * 0.05**k * 0.95 ** (draws - k) for k in range(by_prompt, draws + 1))
+    assert as_many > 0.05
+    assert by_picture / draws >= 0.2
 
 
 @given(st.lists(st.integers(-4, 4), max_size=10))
