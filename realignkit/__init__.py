@@ -13,7 +13,6 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from realignkit._version import __version__
-from realignkit.hookspecs import hookimpl
 
 if TYPE_CHECKING:
     from realignkit.attention.modulation import ModulationConfig
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
         RealignKitError,
         ScorerError,
     )
+    from realignkit.hookspecs import hookimpl
     from realignkit.realigner import Realigner
     from realignkit.refl import ReFLConfig, ReFLTrainer
     from realignkit.registry import Registry, default_registry
@@ -40,6 +40,7 @@ _HOME = {
     "errors": (
         *("ModelError", "OptionError", "OutputError", "PluginError", "PromptError", "RealignKitError", "ScorerError"),
     ),
+    "hookspecs": ("hookimpl",),
     "realigner": ("Realigner",),
     "refl": ("ReFLConfig", "ReFLTrainer"),
     "registry": ("Registry", "default_registry"),
@@ -47,11 +48,7 @@ _HOME = {
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 
-__all__ = [
-    "__version__",
-    "hookimpl",
-    *_MODULE_OF,
-]
+__all__ = ["__version__", *_MODULE_OF]
 
 
 def __getattr__(name: str) -> Any:

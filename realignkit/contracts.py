@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from realignkit.errors import OptionError
+from realignkit.kinds import KINDS as KINDS
 from realignkit.types import LocalCaption, Mask, Tag, Truth
 
 if TYPE_CHECKING:
@@ -21,9 +22,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 T = TypeVar("T", bound=BaseModel)
-
-KINDS = ("generator", "reward", "tagger", "scorer", "segmenter", "metric", "prompts")
-"""The kinds of plugin. Each has a registering hook ``register_<kind>s`` (``register_prompts``)."""
 
 
 class Options(BaseModel):

@@ -10,11 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from pydantic import BaseModel
 from rich.markup import escape
 from rich.table import Table
 
-from realignkit.assembly import LAST_SCORER, choose, companions, versions
 from realignkit.cli.console import out, print_json
 from realignkit.errors import FOREIGN, PluginError, RealignKitError
 from realignkit.precision import bf16_speedup
@@ -44,6 +42,7 @@ class Finding:
 
 def doctor(as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False) -> None:
     """Check device, memory, extras, keys and checkpoints, and say which commands will work."""
+    from realignkit.assembly import versions
     from realignkit.registry import default_registry
 
     registry = default_registry()
@@ -97,6 +96,8 @@ def examine(info: PluginInfo, cached: frozenset[str]) -> Finding:
 
 def hub_repositories(plugin: Any) -> list[str]:
     """The models on the hub that a plugin's options name, ``owner/name`` each."""
+    from pydantic import BaseModel
+
     options = getattr(plugin, "options", None)
     # The model of a service is a name there, and none of a checkpoint.
     names = type(options).model_fields if isinstance(options, BaseModel) and not hasattr(options, "base_url") else ()
@@ -163,6 +164,8 @@ def _can_tell_free() -> bool:
 
 def commands(findings: list[Finding], registry: Registry) -> list[str]:
     """Commands that work as they are printed; those that download something first come later, and say what."""
+    from realignkit.assembly import LAST_SCORER
+
     usable = {(finding.kind, finding.name): finding for finding in findings if finding.usable}
     runs = [run_command(registry, info, usable) for info in registry.infos("generator")]
     found = [command for command in runs if command and "#" not in command]
@@ -177,6 +180,8 @@ def commands(findings: list[Finding], registry: Registry) -> list[str]:
 
 def run_command(registry: Registry, info: PluginInfo, usable: Mapping[tuple[str, str], Finding]) -> str | None:
     """``realignkit run`` with a generator; None where it cannot be refined, or what goes with it is missing."""
+    from realignkit.assembly import choose, companions
+
     generator = usable.get((info.kind, info.name))
     if generator is None or getattr(info.create(), "attention_family", None) is None:
         return None

@@ -10,8 +10,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from realignkit.cli.console import Command, err, out, print_json, results_only
-from realignkit.contracts import KINDS
 from realignkit.errors import PluginError
+from realignkit.kinds import KINDS
 
 if typing.TYPE_CHECKING:
     from realignkit.registry import PluginInfo

@@ -13,7 +13,6 @@ import typer
 from realignkit.cli.console import EXIT_INTERRUPTED, Threads, err, note, out, set_verbosity, writes_into
 from realignkit.cli.prompts import read_prompts
 from realignkit.errors import OptionError
-from realignkit.records import check_depth
 from realignkit.threads import suited_threads
 
 if TYPE_CHECKING:
@@ -95,6 +94,8 @@ def _merge(flags: Mapping[str, Any], path: Path | None) -> tuple[dict[str, Any],
     import json
 
     import yaml
+
+    from realignkit.records import check_depth
 
     if path is None:
         return dict(flags), []
