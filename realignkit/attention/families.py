@@ -57,11 +57,8 @@ SUPPORTED = tuple(name for names, _, _ in FAMILIES for name in names)
 
 def family_of(pipeline: Any) -> Family | None:
     """The family of a pipeline that the fine stage can modulate, else None."""
-    import diffusers
-
     for names, network, family in FAMILIES:
-        known = tuple(getattr(diffusers, name) for name in names)
-        if isinstance(pipeline, known) and isinstance(denoiser(pipeline), getattr(diffusers, network)):
+        if is_a(pipeline, *names) and is_a(denoiser(pipeline), network):
             return family
     return None
 
@@ -103,7 +100,7 @@ def companion(pipeline: Any) -> str | None:
     family = family_of(pipeline)
     if family is None:
         return None
-    return next((name for kind, name in family.companion.items() if _is_a(pipeline, kind)), None)
+    return next((name for kind, name in family.companion.items() if is_a(pipeline, kind)), None)
 
 
 def padded_text_length(pipeline: Any) -> int | None:
@@ -122,7 +119,6 @@ def is_text_to_image(pipeline: Any) -> bool:
     return {"prompt", "generator", "output_type"} <= parameters.keys() and "image" not in parameters
 
 
-def _is_a(pipeline: Any, kind: str) -> bool:
-    import diffusers
-
-    return isinstance(pipeline, getattr(diffusers, kind))
+def is_a(thing: Any, *names: str) -> bool:
+    """``isinstance`` of a class of diffusers, by name: importing each class that is asked for would take seconds."""
+    return any(base.__name__ in names and base.__module__.startswith("diffusers.") for base in type(thing).__mro__)

@@ -285,7 +285,7 @@ def _from_image(pipeline: Any) -> Any:
     """The image-to-image pipeline of the same components (nothing is loaded or copied)."""
     import diffusers
 
-    xl = isinstance(pipeline, diffusers.StableDiffusionXLPipeline)
+    xl = families.is_a(pipeline, "StableDiffusionXLPipeline")
     cls: Any = diffusers.StableDiffusionXLImg2ImgPipeline if xl else diffusers.StableDiffusionImg2ImgPipeline
     # What it takes, not all there is: a class of the user's may have more. Unwrapped, as its constructor asks for the
     # truth value of components, which compiled ones do not have.

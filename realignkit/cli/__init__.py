@@ -19,6 +19,7 @@ from realignkit.cli.doctor import doctor
 from realignkit.cli.plugins import plugins_app
 from realignkit.cli.run import run
 from realignkit.cli.show import show
+from realignkit.cli.startup import collect_seldom
 from realignkit.cli.train import train
 
 app = typer.Typer(
@@ -56,6 +57,7 @@ app.add_typer(ablate_app, name="ablate")
 
 def main() -> None:
     """The ``realignkit`` command."""
+    collect_seldom()
     try:
         app()
     except SystemExit as stop:

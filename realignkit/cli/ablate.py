@@ -12,6 +12,7 @@ from rich.table import Table
 
 from realignkit.cli.console import EXIT_SOME_FAILED, Command, Threads, err, out, set_verbosity, writes_into
 from realignkit.cli.prompts import prompt_set
+from realignkit.cli.startup import loading
 from realignkit.threads import suited_threads
 
 if TYPE_CHECKING:
@@ -67,19 +68,20 @@ def scorers(
     taggers = tagger or [info.name for info in assembly.choose(registry, "tagger", None, beside)]
     chosen = scorer or [assembly.LAST_SCORER]
     options, sampling, own = _options(registry, model, taggers, chosen, assignments or [])
-    ablation = ScorerAblation(
-        registry,
-        model,
-        taggers,
-        chosen,
-        prompt_set(registry, prompts, own),
-        folder,
-        seeds=seed or [42],
-        limit=limit,
-        options=options,
-        sampling=sampling,
-        batch_size=batch_size,
-    )
+    with loading():
+        ablation = ScorerAblation(
+            registry,
+            model,
+            taggers,
+            chosen,
+            prompt_set(registry, prompts, own),
+            folder,
+            seeds=seed or [42],
+            limit=limit,
+            options=options,
+            sampling=sampling,
+            batch_size=batch_size,
+        )
     cells: list[Cell] = with_progress(ablation)
     _print(cells)
     for name, plugin in ablation.scorers.items():

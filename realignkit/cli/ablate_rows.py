@@ -26,6 +26,7 @@ from realignkit.cli.ablate_bench import (
     measure,
 )
 from realignkit.cli.console import Threads, err, set_verbosity, writes_into
+from realignkit.cli.startup import loading
 from realignkit.errors import OptionError
 from realignkit.threads import suited_threads
 
@@ -102,7 +103,7 @@ def rewards(
         trained = train_rows(wanted, to_train, training_seeds, training)
         rows = {name: [trained_model(path) for path in folders] for name, folders in trained.items()} | rows
     nothing: Any = Nothing()
-    with err().status("loading …"):
+    with loading():
         realigner = Realigner.from_pretrained(
             model,
             tagger=nothing,
@@ -172,7 +173,7 @@ def stages(
     settings = bench.settings(assignments or [], None, {**specs, "reward": select_by})
     own: Any = parse_options(RealignerOptions, settings.realigner, owner="realigner")
     chooser = None
-    with err().status("loading …"):
+    with loading():
         if select_by is not None:
             chooser = make_reward(bench.registry, select_by, settings.options["reward"], bench.beside)
         realigner = Realigner.from_pretrained(

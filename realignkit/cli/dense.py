@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from realignkit.cli.console import Threads, err, note, out, set_verbosity, writes_into
+from realignkit.cli.startup import loading
 from realignkit.errors import DamagedError, ModelError, OptionError, OutputError, PromptError
 from realignkit.threads import suited_threads
 
@@ -91,8 +92,9 @@ def dense(
     with writes_into(ctx, folder):
         if not overwrite:
             _check_matches(folder, json.loads(json.dumps(wanted)))
-        with err().status("drawing …"):
+        with loading():
             pipeline = generator.pipeline()
+        with err().status("drawing …"):
             layout = dense_layout(regions, families.image_size(pipeline, sampling.width, sampling.height))
             result = dense_diffusion(pipeline, [prompt], [layout], [seed], settings.modulation, **sampling.model_dump())
         record = {**wanted, "notes": list(result.notes[0]), "versions": assembly.versions()}

@@ -21,6 +21,7 @@ from realignkit.cli.console import (
     writes_into,
 )
 from realignkit.cli.show import EXTRA_FILES, print_files, write_extras
+from realignkit.cli.startup import loading
 from realignkit.errors import PromptError
 from realignkit.threads import suited_threads
 
@@ -89,7 +90,7 @@ def run(
         folder = DEFAULT_ROOT / (f"{stem}-s{seeds[0]}" if single else stem)
     # An unwritable folder, or one that is in use, shows before minutes of work.
     with writes_into(ctx, folder):
-        with err().status("loading …"):
+        with loading():
             specs = {"tagger": tagger, "scorer": scorer, "segmenter": segmenter}
             extra = [] if lora is None else [f"generator.lora={json.dumps(lora)}"]
             realigner = _realigner(model, specs, [*extra, *(assignments or [])], candidates, select_by)

@@ -12,6 +12,7 @@ import typer
 
 from realignkit.cli.console import EXIT_INTERRUPTED, Threads, err, note, out, set_verbosity, writes_into
 from realignkit.cli.prompts import read_prompts
+from realignkit.cli.startup import loading
 from realignkit.errors import OptionError
 from realignkit.threads import suited_threads
 
@@ -191,7 +192,7 @@ class TrainingJob:
         if begun(folder) and not resume:  # before minutes of loading
             raise OptionError(f"{folder} holds a training run. Resume it with --resume, or use another --out.")
         PartialState()  # under a launcher, each process loads onto a GPU of its own
-        with err().status("loading …"):
+        with loading():
             generator = self.generator.create(**self._generator_options())
             with blame("generator", self.generator.name):
                 pipeline = generator.pipeline()

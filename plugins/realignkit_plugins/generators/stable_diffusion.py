@@ -187,7 +187,7 @@ def load_pipeline(
     diffusers_logging.disable_progress_bar()
     try:
         with loading("text-to-image pipeline" if text_to_image else "pipeline", model):
-            from diffusers import AutoPipelineForText2Image, DiffusionPipeline  # which talks about torchvision
+            from diffusers import DiffusionPipeline  # which talks about torchvision
 
             index = DiffusionPipeline.load_config(folder, **hub)
             _refuse_code(index, model)
@@ -199,8 +199,14 @@ def load_pipeline(
                 extras |= {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
             if "watermarker" in index:
                 extras["watermarker"] = None
-            cls = AutoPipelineForText2Image if text_to_image else DiffusionPipeline
-            pipeline = cls.from_pretrained(folder, dtype=kind, use_safetensors=True, trust_remote_code=False, **extras)
+            loader: Any = DiffusionPipeline
+            if text_to_image and index.get("_class_name") not in _FAMILIES:
+                from diffusers import AutoPipelineForText2Image  # imports every pipeline that there is
+
+                loader = AutoPipelineForText2Image
+            pipeline = loader.from_pretrained(
+                folder, dtype=kind, use_safetensors=True, trust_remote_code=False, **extras
+            )
             if prepare is not None:
                 prepare(pipeline)
             # Moved, never cast: some networks keep modules in float32 (T5's overflow in half precision).
