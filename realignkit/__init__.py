@@ -26,7 +26,7 @@ if TYPE_CHECKING:
         RealignKitError,
         ScorerError,
     )
-    from realignkit.hookspecs import hookimpl
+    from realignkit.hookspecs import hookimpl as hookimpl
     from realignkit.realigner import Realigner
     from realignkit.refl import ReFLConfig, ReFLTrainer
     from realignkit.registry import Registry, default_registry
