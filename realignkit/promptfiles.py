@@ -40,7 +40,7 @@ def read_texts(path: Path, column: str | None = None, limit: int | None = None) 
     """
     name, content = named(path), decoded(path)
     source, found, left_out = name, list[str](), ""
-    if is_table(path, content):
+    if is_table(path, content, column):
         table = parsed_table(name, path.suffix, content)
         if table.columns or column:
             chosen = table.column(column, TEXT_COLUMNS) if column or _has_usual(table) else _only_texts(table)

@@ -104,13 +104,19 @@ def read_table(path: Path) -> Table:
     return parsed_table(named(path), path.suffix, decoded(path))
 
 
-def is_table(path: Path, text: str) -> bool:
-    """Whether a text is a table: by its name, or because its first line is a header or a JSON object."""
+def is_table(path: Path, text: str, column: str | None = None) -> bool:
+    """Whether a text is a table: by its name, or because its first line is a header or a JSON object.
+
+    Args:
+        path: the file.
+        text: what is in it.
+        column: what its header names, where that is known.
+    """
     if path.suffix.lower() in TABLES:
         return True
     first = next((line.strip() for line in lines(text) if line.strip()), "")
     cells = [cell.strip().strip('"').lower() for cell in re.split(f"[{_DELIMITERS}]", first)]
-    return _is_object(first) or any(cell in _HEADINGS for cell in cells)
+    return _is_object(first) or any(cell in (*_HEADINGS, (column or "").lower() or None) for cell in cells)
 
 
 def parsed_table(name: str, suffix: str, text: str) -> Table:

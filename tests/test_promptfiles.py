@@ -188,3 +188,5 @@ def test_standard_input(tmp_path, monkeypatch):
     found = read_texts(Path("-"))
     assert found.texts == (RED, BLUE)
     assert found.summary == "read 2 prompts from standard input"
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"id,Scene\n1,a room\n")))
+    assert read_texts(Path("-"), column="scene").texts == ("a room",)
