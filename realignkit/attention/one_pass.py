@@ -108,7 +108,7 @@ def _blocks(
                 sim.add_(_block(added, group, part))
             torch.softmax(sim, -1, out=sim)
             torch.bmm(sim, values[group], out=out[group, part])
-    return out.unflatten(0, (batch, heads))
+    return out.view(batch, heads, length, value.shape[-1])
 
 
 def _rows(mask: Tensor, rows: Tensor) -> Tensor:
