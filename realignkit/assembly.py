@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -13,6 +14,7 @@ from typing import Any
 from pydantic import BaseModel, Field, SecretStr
 
 from realignkit._version import __version__
+from realignkit.arguments import mapping
 from realignkit.contracts import Options
 from realignkit.errors import OptionError, PluginError
 from realignkit.redaction import REDACTED, redacted_urls, url_secrets
@@ -51,12 +53,22 @@ def unknown_option(name: str, known: Iterable[str]) -> OptionError:
     return OptionError(f"there is no option '{name}'. {hint}Known: {', '.join(names) or 'none'}.")
 
 
-def choose_generator(registry: Registry, model: str) -> PluginInfo:
+def choose_generator(registry: Registry, model: Any) -> PluginInfo:
     """A registered generator by name; any other folder or hub id is a ``stable_diffusion`` model.
 
+    A pipeline, or a generator that is made, is taken as it is (see :mod:`realignkit.given`).
+
     Raises:
-        PluginError: neither.
+        PluginError: there is no such generator, folder or hub id.
+        OptionError: it is nothing of the kind.
+        ModelError: the pipeline cannot draw from prompts alone.
     """
+    if isinstance(model, os.PathLike):
+        model = os.fspath(model)
+    if not isinstance(model, str):
+        from realignkit.given import generator_info  # which imports torch
+
+        return generator_info(model)
     known = {info.name for info in registry.infos("generator")}
     if model not in known and ("/" in model or Path(model).is_dir()) and "stable_diffusion" in known:
         info = registry.info("generator", "stable_diffusion")
@@ -115,7 +127,7 @@ class Assembly:
 
 
 def assemble(
-    registry: Registry, model: str, specs: Mapping[str, Any], options: Mapping[str, Mapping[str, Any]]
+    registry: Registry, model: Any, specs: Mapping[str, Any], options: Mapping[str, Mapping[str, Any]]
 ) -> Assembly:
     """Make a generator and the plugins beside it.
 
@@ -135,13 +147,14 @@ def assemble(
     plugins: dict[str, tuple[tuple[str, Any], ...]] = {}
     given: dict[tuple[str, str], Mapping[str, Any]] = {}
     for kind, spec in {"generator": None, **specs}.items():
+        wishes = mapping(f"options['{kind}']", options.get(kind))
         if spec is not None and not isinstance(spec, str):
-            if options.get(kind):
+            if wishes:
                 raise OptionError(f"options for a {kind} that is already made: give them when making it.")
             plugins[kind] = ((type(spec).__name__, spec),)
             continue
         infos = (generator,) if kind == "generator" else choose(registry, kind, spec, companions(generator))
-        assigned = assign_options(infos, options.get(kind, {}))
+        assigned = assign_options(infos, wishes)
         plugins[kind] = tuple((info.name, info.create(**own)) for info, own in zip(infos, assigned, strict=True))
         given |= {(kind, info.name): {**info.options, **own} for info, own in zip(infos, assigned, strict=True)}
     return Assembly(plugins, given)

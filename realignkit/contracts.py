@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from realignkit.arguments import mapping
 from realignkit.errors import OptionError
 from realignkit.kinds import KINDS as KINDS
 from realignkit.types import LocalCaption, Mask, Tag, Truth
@@ -55,10 +56,15 @@ class Plugin(ABC):
         return ""
 
 
-def parse_options(model: type[T], values: Mapping[str, Any], owner: str) -> T:
-    """Validate ``values`` against a pydantic model; one readable :class:`OptionError` if that fails."""
+def parse_options(model: type[T], values: T | Mapping[str, Any] | None, owner: str) -> T:
+    """Validate ``values`` against a pydantic model; one readable :class:`OptionError` if that fails.
+
+    What is of that model already is taken as it is.
+    """
+    if isinstance(values, model):
+        return values
     try:
-        return model.model_validate(dict(values))
+        return model.model_validate(mapping(owner, values))
     except ValidationError as error:
         problems = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'options'}: {e['msg']}" for e in error.errors())
         known = ", ".join(model.model_fields) or "none"

@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image, ImageColor, ImageOps, UnidentifiedImageError
 from PIL.Image import Image as PILImage
 
+from realignkit.arguments import refuse_address
 from realignkit.errors import OptionError
 
 SUFFIXES = (
@@ -65,6 +66,7 @@ def open_image(path: str | Path, background: str = "white") -> tuple[PILImage, t
     Raises:
         OptionError: there is no such file, or it holds no picture that can be read; the message names it and says why.
     """
+    refuse_address(path)
     path = Path(path).expanduser()
     try:
         with _opened(path) as image:
@@ -81,6 +83,7 @@ def check_image(path: str | Path) -> None:
     Raises:
         OptionError: as for :func:`open_image`.
     """
+    refuse_address(path)
     path = Path(path).expanduser()
     try:
         _opened(path).close()

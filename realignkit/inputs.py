@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image, ImageOps
 
 from realignkit import checks
+from realignkit.arguments import listed, shown
 from realignkit.assembly import SamplingOptions
 from realignkit.attention.config import ModulationConfig
 from realignkit.errors import OptionError, PromptError
@@ -35,14 +36,14 @@ def pair(
         OptionError: the numbers do not match, a seed is no whole number in [0, 2**63), or an image cannot be read.
         PromptError: a prompt is no text.
     """
-    prompts = [prompt] if isinstance(prompt, str) else _listed(prompt, "prompts")
-    seeds = [seed] * len(prompts) if is_one(seed) else _listed(seed, "seeds")
+    prompts = [prompt] if isinstance(prompt, str) else listed("prompts", prompt)
+    seeds = [seed] * len(prompts) if is_one(seed) else listed("seeds", seed)
     if isinstance(prompt, str):
         prompts *= len(seeds)
     if coarse is None or isinstance(coarse, Image.Image | str | Path) or getattr(coarse, "ndim", 4) < 4:
         images = [coarse] * len(prompts)
     else:
-        images = _listed(coarse, "coarse images")
+        images = listed("coarse images", coarse)
     if not len(prompts) == len(seeds) == len(images):
         given = "" if coarse is None else f" and {len(images)} coarse images"
         raise OptionError(
@@ -50,7 +51,7 @@ def pair(
         )
     for text in prompts:
         if not isinstance(text, str):
-            raise PromptError(f"a prompt is text, not {type(text).__name__}.")
+            raise PromptError(f"a prompt is text, not {shown(text)}.")
     return prompts, [whole(value) for value in seeds], [None if i is None else given_image(i) for i in images]
 
 
@@ -70,7 +71,7 @@ def whole(seed: Any) -> int:
     except TypeError:
         value = -1
     if not 0 <= value < 2**63:
-        raise OptionError(f"a seed is a whole number from 0 to 2**63 - 1, not {seed!r}.")
+        raise OptionError(f"a seed is a whole number from 0 to 2**63 - 1, not {shown(seed)}.")
     return value
 
 
@@ -82,7 +83,7 @@ def pictures(images: Sequence[Picture]) -> list[PILImage]:
     """
     if isinstance(images, Image.Image | str | Path) or getattr(images, "ndim", 4) < 4:
         raise OptionError("give a list of images, also of one: [image].")
-    return [given_image(image)[0] for image in _listed(images, "images")]
+    return [given_image(image)[0] for image in listed("images", images)]
 
 
 def tags(values: Sequence[Tag]) -> tuple[Tag, ...]:
@@ -91,7 +92,7 @@ def tags(values: Sequence[Tag]) -> tuple[Tag, ...]:
     Raises:
         OptionError: one is no tag with a name and a confidence in [0, 1].
     """
-    found = _listed(values, "tags")
+    found = listed("tags", values)
     _refuse(map(checks.tag_problem, found))
     return checks.distinct(found)
 
@@ -102,7 +103,7 @@ def captions(values: Sequence[LocalCaption]) -> tuple[LocalCaption, ...]:
     Raises:
         OptionError: one is no local caption with a text and a likelihood.
     """
-    found = _listed(values, "captions")
+    found = listed("captions", values)
     _refuse(map(checks.caption_problem, found))
     return tuple(found)
 
@@ -117,7 +118,7 @@ def layouts(values: Sequence[Layout], size: tuple[int, int]) -> list[Layout]:
     """
     if isinstance(values, Layout):
         raise OptionError("give a list of layouts, also of one: [layout].")
-    found = _listed(values, "layouts")
+    found = listed("layouts", values)
     for layout in found:
         if not isinstance(layout, Layout):
             raise OptionError(f"a {type(layout).__name__} is no Layout.")
@@ -144,22 +145,14 @@ def _refuse(problems: Iterable[str]) -> None:
         raise OptionError(f"{problem}.")
 
 
-def _listed(values: Any, what: str) -> list[Any]:
-    if not isinstance(values, Iterable) or isinstance(values, bytes):
-        raise OptionError(f"{what} come in a list, also one: [one]. This is {_kind(values)}.")
-    return list(values)
-
-
-def _kind(value: Any) -> str:
-    return "None" if value is None else f"of type {type(value).__name__}"
-
-
 def check_text(prompt: str) -> None:
     """Refuse a prompt that is no text: bytes that are no UTF-8 and halves of surrogate pairs get into Python strings.
 
     Raises:
-        PromptError: it holds a lone surrogate.
+        PromptError: it is no text, or holds a lone surrogate.
     """
+    if not isinstance(prompt, str):
+        raise PromptError(f"a prompt is text, not {shown(prompt)}.")
     broken = next((character for character in prompt if "\ud800" <= character <= "\udfff"), None)
     if broken is not None:
         raise PromptError(

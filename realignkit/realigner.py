@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Never, Self
 
+from realignkit import arguments, inputs, steps
 from realignkit import candidates as selection
-from realignkit import inputs, steps
 from realignkit.assembly import (
     SamplingOptions,
     assemble,
@@ -23,6 +23,7 @@ from realignkit.attention import families, refusals, sampler, spans
 from realignkit.attention.modulation import ModulationConfig
 from realignkit.contracts import Generator, Reward, Scorer, Segmenter, Tagger, parse_options
 from realignkit.errors import ModelError, OptionError
+from realignkit.given import generator_info
 from realignkit.images import given_image
 from realignkit.provenance import contents, fingerprint_of_image
 from realignkit.registry import Registry, default_registry
@@ -31,6 +32,8 @@ from realignkit.threads import check_threads, suited_threads
 from realignkit.types import Answer, Layout, Likelihood, LocalCaption, Realignment, Tag
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from diffusers import DiffusionPipeline
     from PIL.Image import Image as PILImage
 
@@ -46,7 +49,7 @@ class Realigner:
     """Runs the training-free half of the method; reusable, and deterministic for a seed.
 
     Args:
-        generator: a plugin, as the next three; see :mod:`realignkit.contracts`.
+        generator: a plugin, as the next three; see :mod:`realignkit.contracts`. Or a pipeline of diffusers.
         tagger: see there.
         segmenter: see there.
         scorers: one scorer, or a fallback chain of ``(name, scorer)``, tried in order.
@@ -71,7 +74,7 @@ class Realigner:
         scorers: Scorer | Sequence[tuple[str, Scorer]],
         segmenter: Segmenter,
         *,
-        modulation: ModulationConfig | None = None,
+        modulation: ModulationConfig | Mapping[str, Any] | None = None,
         sampling: SamplingOptions | Mapping[str, Any] | None = None,
         registry: Registry | None = None,
         batch_size: int = 8,
@@ -81,38 +84,35 @@ class Realigner:
         threads: int | None = None,
         names: Mapping[str, str] | None = None,
     ) -> None:
-        if batch_size < 1:
-            raise OptionError(f"batch_size must be at least 1, got {batch_size}.")
-        if candidates < 1:
-            raise OptionError(f"candidates must be at least 1, got {candidates}.")
+        self.batch_size = arguments.whole("batch_size", batch_size)
+        self.candidates = arguments.whole("candidates", candidates)
         check_threads(threads)
-        if candidates > 1 and select_by is None:
+        if self.candidates > 1 and select_by is None:
             raise OptionError(f"{candidates} candidates need a reward that chooses among them: give select_by.")
-        self.generator, self.tagger, self.segmenter = generator, tagger, segmenter
-        self.scorers: tuple[tuple[str, Scorer], ...] = (
-            tuple(scorers) if isinstance(scorers, Sequence) else ((type(scorers).__name__, scorers),)
-        )
-        if not self.scorers:
-            raise OptionError("a realigner needs at least one scorer; 'lexical' always answers.")
-        self.modulation = modulation or ModulationConfig()
-        if not isinstance(sampling, SamplingOptions):
-            sampling = parse_options(SamplingOptions, sampling or {}, owner="sampling")
-        self.sampling = sampling
-        self.registry = registry or default_registry()
-        self.batch_size, self.threads = batch_size, threads
-        self.segment_unlikely = segment_unlikely or self.modulation.suppress_unlikely
-        self.candidates, self.select_by = candidates, select_by
+        self.select_by = None if select_by is None else arguments.plugin("select_by", select_by)
+        if isinstance(generator, str):
+            raise OptionError(f"generator takes a plugin; its name goes to from_pretrained: '{generator[:60]}'.")
+        self.generator: Generator = generator_info(generator).create()
+        self.tagger = arguments.plugin("tagger", tagger)
+        self.segmenter = arguments.plugin("segmenter", segmenter)
+        self.scorers: tuple[tuple[str, Scorer], ...] = arguments.scorers(scorers)
+        self.modulation = parse_options(ModulationConfig, modulation, owner="modulation")
+        self.sampling = parse_options(SamplingOptions, sampling, owner="sampling")
+        self.registry = arguments.instance("registry", registry, Registry) or default_registry()
+        self.threads = threads
+        self.segment_unlikely = arguments.truth("segment_unlikely", segment_unlikely)
+        self.segment_unlikely |= self.modulation.suppress_unlikely
         made: dict[str, Any] = {"generator": generator, "tagger": tagger, "segmenter": segmenter}
-        if candidates > 1:
+        if self.candidates > 1:
             made["reward"] = select_by
-        self.names = {kind: type(plugin).__name__ for kind, plugin in made.items()} | dict(names or {})
+        self.names = {kind: type(plugin).__name__ for kind, plugin in made.items()} | arguments.mapping("names", names)
         self._given: Mapping[tuple[str, str], Mapping[str, Any]] = {}
         self._known: dict[str, str] = {}  # what is in local files and folders, which is read once
 
     @classmethod
     def from_pretrained(
         cls,
-        model: str = "micro",
+        model: str | Path | Generator | DiffusionPipeline = "micro",
         *,
         tagger: str | Tagger | None = None,
         scorer: str | Scorer | None = None,
@@ -131,7 +131,8 @@ class Realigner:
         """Make a realigner from names. Cheap: weights are loaded at first use.
 
         Args:
-            model: a registered generator, or the folder or hub id of a Stable Diffusion model.
+            model: a registered generator, the folder or hub id of a Stable Diffusion model, or a pipeline of diffusers
+                that is loaded.
             tagger: its name, or a plugin; by default the one that goes with the model.
             scorer: likewise; may be a fallback chain, ``"gpt4,lexical"``. ``lexical`` always comes last.
             segmenter: like ``tagger``.
@@ -151,14 +152,15 @@ class Realigner:
             OptionError: an unknown option or a bad value.
         """
         _refuse_misplaced(_misplaced, cls.from_pretrained)
-        registry = registry or default_registry()
+        registry = arguments.instance("registry", registry, Registry) or default_registry()
+        candidates = arguments.whole("candidates", candidates)
         specs = {"tagger": tagger, "scorer": scorer, "segmenter": segmenter}
-        options = dict(options or {})
-        reward_options = options.pop("reward", {})
+        options = arguments.mapping("options", options)
+        reward_options = arguments.mapping("options['reward']", options.pop("reward", None))
         parts = assemble(registry, model, specs, options)
         generator: Generator = parts.plugins["generator"][0][1]
         if not isinstance(modulation, ModulationConfig):
-            merged = {**getattr(generator, "refine_defaults", {}), **(modulation or {})}
+            merged = {**getattr(generator, "refine_defaults", {}), **arguments.mapping("modulation", modulation)}
             modulation = parse_options(ModulationConfig, merged, owner="modulation")
         if isinstance(select_by, str):
             beside = companions(choose_generator(registry, model))
@@ -168,13 +170,14 @@ class Realigner:
         else:
             chooser, name = select_by, type(select_by).__name__
         explicit = sampling.model_dump(exclude_unset=True) if isinstance(sampling, SamplingOptions) else sampling
+        explicit = arguments.mapping("sampling", explicit)
         realigner = cls(
             generator,
             parts.plugins["tagger"][0][1],
             parts.plugins["scorer"],
             parts.plugins["segmenter"][0][1],
             modulation=modulation,
-            sampling={**getattr(generator, "sampling_defaults", {}), **(explicit or {})},
+            sampling={**getattr(generator, "sampling_defaults", {}), **explicit},
             registry=registry,
             batch_size=batch_size,
             segment_unlikely=segment_unlikely,
@@ -255,6 +258,7 @@ class Realigner:
             OptionError: the numbers of prompts, seeds and coarse images do not match, or an image cannot be read.
         """
         _refuse_misplaced(_misplaced, self.__call__)
+        watch = arguments.function("progress", progress) or _silent
         one = isinstance(prompt, str) and inputs.is_one(seed)
         prompts, seeds, images = inputs.pair(prompt, seed, coarse)
         self.check_model()
@@ -264,7 +268,7 @@ class Realigner:
         with suited_threads(self._pipeline(), threads=self.threads):
             for start in range(0, len(prompts), self.batch_size):
                 batch = slice(start, start + self.batch_size)
-                done += self._realign(prompts[batch], seeds[batch], images[batch], progress or _silent)
+                done += self._realign(prompts[batch], seeds[batch], images[batch], watch)
         return done[0] if one else done
 
     def _realign(
@@ -549,6 +553,7 @@ def _silent(step: str, done: int, total: int) -> None: ...
 
 
 def _as_step(step: str, progress: Progress | None) -> Callable[[int, int], None] | None:
+    arguments.function("progress", progress)
     return None if progress is None else lambda done, total: progress(step, done, total)
 
 

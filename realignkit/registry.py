@@ -15,6 +15,7 @@ from typing import Any
 import pluggy
 
 from realignkit import hookspecs
+from realignkit.arguments import shown
 from realignkit.contracts import KINDS, Options
 from realignkit.discovery import bounded, load_plugin
 from realignkit.errors import FOREIGN, PluginError, RealignKitError
@@ -223,6 +224,8 @@ class Registry:
         """
         if kind not in KINDS:
             raise PluginError(f"'{kind}' is no kind of plugin. Kinds: {', '.join(KINDS)}.")
+        if not isinstance(name, str):
+            raise PluginError(f"a {kind}'s name is text, not {shown(name)}.")
         found = self._infos.get((kind, name))
         if found is None:
             names = [info.name for info in self.infos(kind)]

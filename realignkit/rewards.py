@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from realignkit.arguments import instance
 from realignkit.assembly import assign_options, option_names
 from realignkit.errors import OptionError
 from realignkit.registry import Registry
@@ -20,6 +21,7 @@ def parse_weights(spec: str) -> dict[str, float]:
     Raises:
         OptionError: an empty or repeated name, or a weight that is no positive number.
     """
+    instance("a reward's name", spec, str)
     weights: dict[str, float] = {}
     for part in spec.split(","):
         name, colon, number = (text.strip() for text in part.partition(":"))

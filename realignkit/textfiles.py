@@ -7,6 +7,7 @@ import re
 import sys
 from pathlib import Path
 
+from realignkit.arguments import refuse_address
 from realignkit.errors import OptionError
 
 STDIN = "-"
@@ -29,6 +30,7 @@ def decoded(path: Path) -> str:
     Raises:
         OptionError: it cannot be read, or is in another encoding; the message says how to convert it.
     """
+    refuse_address(path)
     name = named(path)
     if path.suffix.lower() in _MARKUP:
         raise OptionError(

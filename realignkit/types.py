@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from realignkit.arguments import as_path
+
 if TYPE_CHECKING:
     from PIL.Image import Image
 
@@ -222,10 +224,11 @@ class Realignment:
 
         Raises:
             OutputError: the folder cannot be written.
+            OptionError: this is no path.
         """
         from realignkit.storage import save_realignment
 
-        return save_realignment(self, Path(folder))
+        return save_realignment(self, as_path("folder", folder))
 
     @classmethod
     def load(cls, folder: str | Path) -> Realignment:
@@ -233,10 +236,11 @@ class Realignment:
 
         Raises:
             OutputError: the folder holds no complete realignment.
+            OptionError: this is no path.
         """
         from realignkit.storage import load_realignment
 
-        return load_realignment(Path(folder))
+        return load_realignment(as_path("folder", folder))
 
 
 _IMAGES = ("coarse", "refined")

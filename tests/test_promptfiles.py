@@ -3,6 +3,7 @@
 import codecs
 import io
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -190,3 +191,8 @@ def test_standard_input(tmp_path, monkeypatch):
     assert found.summary == "read 2 prompts from standard input"
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"id,Scene\n1,a room\n")))
     assert read_texts(Path("-"), column="scene").texts == ("a room",)
+
+
+def test_an_address_is_not_fetched():
+    with pytest.raises(OptionError, match=r"'https://a\.org/prompts\.txt' is an address"):
+        read_texts(Path("https://a.org/prompts.txt"))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from realignkit.arguments import listed, mapping, real, whole
 from realignkit.attention.config import ModulationConfig
 from realignkit.contracts import parse_options
 from realignkit.errors import OptionError, PromptError
@@ -53,6 +54,7 @@ def dense_layout(regions: Mapping[str, Mask | Box | str | Path], size: tuple[int
         OptionError: nothing is given, a phrase is empty, a mask has another size or is empty, a box is no box in the
             image, or a file is no picture.
     """
+    regions, size = mapping("regions", regions), _size(size)
     if not regions:
         raise OptionError("a layout needs at least one phrase with a mask or a box.")
     segments = []
@@ -102,7 +104,7 @@ def dense_modulation(changes: Mapping[str, Any] | None = None) -> ModulationConf
     Raises:
         OptionError: there is no such option, or it has no such value.
     """
-    merged = {**DENSE_DIFFUSION.model_dump(), **(changes or {})}
+    merged = {**DENSE_DIFFUSION.model_dump(), **mapping("modulation", changes)}
     return parse_options(ModulationConfig, merged, owner="modulation")
 
 
@@ -124,6 +126,13 @@ def check_phrases(pipeline: Any, prompt: str, layout: Layout) -> None:
             raise PromptError(f"'{phrase}' is not part of '{prompt}', token by token. Write it as the prompt does.")
 
 
+def _size(size: tuple[int, int]) -> tuple[int, int]:
+    sides = [whole("width and height", side) for side in listed("width and height", size)]
+    if len(sides) != 2:
+        raise OptionError(f"size is (width, height), two numbers, not {len(sides)}.")
+    return sides[0], sides[1]
+
+
 def _mask(phrase: str, region: Mask | Box | str | Path, size: tuple[int, int]) -> Mask:
     width, height = size
     if isinstance(region, str | Path):
@@ -136,7 +145,7 @@ def _mask(phrase: str, region: Mask | Box | str | Path, size: tuple[int, int]) -
                 f"the mask of '{phrase}' has values between inside and outside. Make it bool: mask > 0.5."
             )
         return region.astype(np.bool_)
-    box = tuple(float(side) for side in region)
+    box = tuple(real(f"a side of the box of '{phrase}'", side) for side in listed(f"the sides of '{phrase}'", region))
     if len(box) != 4 or not (0 <= box[0] < box[2] <= 1 and 0 <= box[1] < box[3] <= 1):
         raise OptionError(
             f"the box of '{phrase}' is {tuple(region)}: give left, top, right, bottom as shares of the image (0 to 1)."

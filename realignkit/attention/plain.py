@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import operator
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from realignkit.arguments import shown
 from realignkit.attention import families
 from realignkit.attention.drawing import Progress, check_finite, drawing
 from realignkit.errors import OptionError
@@ -31,7 +33,7 @@ def generate_plainly(
         pipeline: called with ``prompt``, ``generator`` (a list), ``output_type="np"`` and what is wished for.
         prompts: one text per image.
         seeds: one per image.
-        wishes: sampling options; None leaves one to the pipeline. Those that it does not know are an error.
+        wishes: sampling options that the pipeline is not to choose. Those that it does not know are an error.
         progress: called after each step, where the pipeline has a callback.
 
     Raises:
@@ -39,7 +41,7 @@ def generate_plainly(
         OptionError: it does not take one of the sampling options.
     """
     known = inspect.signature(type(pipeline).__call__).parameters
-    arguments = {name: wish for name, wish in wishes.items() if wish is not None}
+    arguments = dict(wishes)
     if unknown := sorted(arguments.keys() - known.keys()):
         raise OptionError(f"{type(pipeline).__name__} takes no {', '.join(unknown)}: leave it out.")
     if len({"height", "width"} & arguments.keys()) == 1:  # of one alone some pipelines take no notice
@@ -48,14 +50,25 @@ def generate_plainly(
             arguments |= dict(zip(("width", "height"), sides, strict=True))
     if "negative_prompt" in arguments:
         arguments["negative_prompt"] = [arguments["negative_prompt"]] * len(prompts)
-    # On the CPU, one per image: noise that depends neither on the device nor on the rest of the batch.
-    arguments["generator"] = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
+    arguments["generator"] = noise_sources(seeds)
     # As arrays: DeepFloyd-IF's tensors are not scaled to [0, 1], and a PIL image hides NaN.
     with drawing(pipeline, arguments.get("guidance_scale"), progress) as watching:
         images = pipeline(prompt=list(prompts), output_type="np", **arguments, **watching).images
         tensor = torch.as_tensor(images).float()
         check_finite(tensor, "in the image decoder")
     return to_pil(tensor.permute(0, 3, 1, 2))
+
+
+def noise_sources(seeds: Sequence[int]) -> list[torch.Generator]:
+    """One per image, on the CPU: noise that depends neither on the device nor on the rest of the batch.
+
+    Raises:
+        OptionError: a seed is no whole number in [0, 2**64).
+    """
+    try:
+        return [torch.Generator("cpu").manual_seed(operator.index(seed)) for seed in seeds]
+    except (TypeError, ValueError, RuntimeError):
+        raise OptionError(f"seeds are whole numbers from 0 to 2**64 - 1, not {', '.join(map(shown, seeds))}.") from None
 
 
 def to_pil(images: Tensor) -> list[Image]:

@@ -14,14 +14,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from realignkit.arguments import instance, listed, real, whole
 from realignkit.attention import families, spans
 from realignkit.attention.config import ModulationConfig
 from realignkit.attention.drawing import Progress, check_finite, drawing
 from realignkit.attention.effect import effect_notes
-from realignkit.attention.plain import generate_plainly, to_pil
+from realignkit.attention.plain import generate_plainly, noise_sources, to_pil
 from realignkit.attention.processor import ModulatedAttention, modulate
 from realignkit.attention.refusals import why_not_drawn, why_not_modulated
 from realignkit.attention.schedule import running_schedule
+from realignkit.contracts import parse_options
 from realignkit.errors import ModelError, OptionError
 from realignkit.images import to_rgb
 from realignkit.threads import suited_threads
@@ -87,15 +89,14 @@ def generate(
         PromptError: a prompt is empty or over the encoder's limit.
         OptionError: there are not as many seeds as prompts, or a sampling option is out of range.
     """
-    _check(pipeline, prompts, seeds, plain=True)
+    prompts = _checked(pipeline, prompts, seeds, plain=True)
     if not prompts:
         return []
+    wishes = _wishes(num_inference_steps, guidance_scale, height, width, negative_prompt)
     if attention_family(pipeline) is None:
-        wishes: dict[str, Any] = {"guidance_scale": guidance_scale, "height": height, "width": width}
-        wishes |= {"num_inference_steps": num_inference_steps, "negative_prompt": negative_prompt}
         with suited_threads(pipeline):
             return generate_plainly(pipeline, prompts, seeds, wishes, progress)
-    sampling = _sampling(pipeline, num_inference_steps, guidance_scale, height, width, negative_prompt)
+    sampling = _sampling(pipeline, wishes)
     plain = [spans.Conditioning(prompt) for prompt in prompts]
     with suited_threads(pipeline):
         return _sample(pipeline, plain, seeds, sampling, progress=progress)[0]
@@ -141,15 +142,19 @@ def refine(
         OptionError: numbers of prompts, layouts, seeds and coarse images differ; ``strength`` without ``coarse``,
             or so small that no step is left, or with PixArt, which has no image-to-image pipeline.
     """
-    config = config or ModulationConfig()
-    _check(pipeline, prompts, seeds)
+    config = parse_options(ModulationConfig, config, owner="modulation")
+    prompts, layouts = _checked(pipeline, prompts, seeds), listed("layouts", layouts)
+    for layout in layouts:
+        instance("layouts", layout, Layout)
+    coarse = None if coarse is None else listed("coarse images", coarse)
     if len(layouts) != len(prompts):
         raise OptionError(f"{len(prompts)} prompts need as many layouts, got {len(layouts)}.")
     if config.strength is not None and (coarse is None or len(coarse) != len(prompts)):
         raise OptionError("strength starts from the coarse images: pass coarse, one image per prompt.")
     if not prompts:
         return RefineResult([], [], [])
-    sampling = _sampling(pipeline, num_inference_steps, guidance_scale, height, width, negative_prompt)
+    wishes = _wishes(num_inference_steps, guidance_scale, height, width, negative_prompt)
+    sampling = _sampling(pipeline, wishes)
     if config.strength is not None:
         _check_strength(pipeline, config.strength, sampling["num_inference_steps"])
     conditionings = [
@@ -172,26 +177,39 @@ def refine(
     return RefineResult(images, [item.text for item in conditionings], notes)
 
 
-def _check(pipeline: Any, prompts: Sequence[str], seeds: Sequence[int], *, plain: bool = False) -> None:
+def _checked(pipeline: Any, prompts: Sequence[str], seeds: Sequence[int], *, plain: bool = False) -> list[str]:
+    """The prompts, all of them texts that the pipeline reads in full."""
     if reason := why_not_drawn(pipeline) if plain else why_not_modulated(pipeline):
         raise ModelError(reason)
-    if isinstance(prompts, str) or len(seeds) != len(prompts):
+    texts = listed("prompts", prompts)
+    if len(listed("seeds", seeds)) != len(texts):
         raise OptionError("pass lists: one seed for each prompt.")
-    for prompt in prompts:
-        spans.check_prompt(pipeline, prompt)
+    for text in texts:
+        spans.check_prompt(pipeline, text)
+    return texts
 
 
-def _sampling(
-    pipeline: Any,
+def _wishes(
     num_inference_steps: int | None,
     guidance_scale: float | None,
     height: int | None,
     width: int | None,
     negative_prompt: str | None,
 ) -> dict[str, Any]:
+    """The sampling options that were asked for, each of its kind."""
+    counts = {"num_inference_steps": num_inference_steps, "height": height, "width": width}
+    wishes: dict[str, Any] = {name: whole(name, wish) for name, wish in counts.items() if wish is not None}
+    if guidance_scale is not None:
+        wishes["guidance_scale"] = real("guidance_scale", guidance_scale)
+    if negative_prompt is not None:
+        wishes["negative_prompt"] = instance("negative_prompt", negative_prompt, str)
+    return wishes
+
+
+def _sampling(pipeline: Any, wishes: dict[str, Any]) -> dict[str, Any]:
     """The pipeline's keyword arguments, its own defaults where the caller has no wish."""
     default = inspect.signature(type(pipeline).__call__).parameters["num_inference_steps"].default
-    steps = default if num_inference_steps is None else num_inference_steps
+    steps, height, width = wishes.get("num_inference_steps", default), wishes.get("height"), wishes.get("width")
     most = int(pipeline.scheduler.config.num_train_timesteps)
     if not 1 <= steps <= most:
         raise OptionError(f"num_inference_steps must be at least 1 and at most {most}, got {steps}.")
@@ -210,13 +228,8 @@ def _sampling(
             f"{type(pipeline.scheduler).__name__} has no schedule of {steps} steps ({error}): "
             "give another num_inference_steps, or another scheduler."
         ) from error
-    wishes = {
-        "guidance_scale": guidance_scale,
-        "height": height,
-        "width": width,
-        "negative_prompt": negative_prompt,
-    }
-    return {"num_inference_steps": steps, **{name: wish for name, wish in wishes.items() if wish is not None}}
+    size = {} if height is None else {"height": height, "width": width}
+    return {**wishes, **size, "num_inference_steps": steps}
 
 
 def _check_strength(pipeline: Any, strength: float, num_inference_steps: int) -> None:
@@ -256,8 +269,7 @@ def _sample(
     if "negative_prompt" in arguments:
         # With embeddings given, pipelines take a list and repeat nothing.
         arguments["negative_prompt"] = [arguments["negative_prompt"]] * len(seeds)
-    # On the CPU, one per image: noise that depends neither on the device nor on the rest of the batch.
-    arguments["generator"] = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
+    arguments["generator"] = noise_sources(seeds)
     strength = config.strength if coarse is not None and config is not None else None
     runner = pipeline if strength is None else _from_image(pipeline)
 

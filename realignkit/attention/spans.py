@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from realignkit.arguments import shown
 from realignkit.attention import families
 from realignkit.attention.occurrences import Choice, assign, occurrences, overlap
 from realignkit.attention.regions import Regions
@@ -152,8 +153,10 @@ def check_prompt(pipeline: Any, prompt: str) -> None:
     """Refuse what the pipeline would silently truncate.
 
     Raises:
-        PromptError: the prompt is empty or over the encoder's limit.
+        PromptError: the prompt is no text, empty, or over the encoder's limit.
     """
+    if not isinstance(prompt, str):
+        raise PromptError(f"a prompt is text, not {shown(prompt)}.")
     if not prompt.strip():
         raise PromptError("the prompt is empty: say what the picture should show.")
     count, limit = token_count(pipeline, prompt), token_limit(pipeline)

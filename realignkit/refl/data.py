@@ -13,9 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from realignkit.arguments import listed
 from realignkit.errors import DamagedError, OptionError, PromptError
 from realignkit.images import open_image
-from realignkit.inputs import fit_image
+from realignkit.inputs import check_text, fit_image
 from realignkit.integrity import check_file
 from realignkit.provenance import digest_of, stamps
 from realignkit.refl import losses, seeds
@@ -48,9 +49,12 @@ def split(
     Without held-out ones given, every tenth training prompt (at most ``most``) is set aside, by the seed.
 
     Raises:
-        PromptError: there are no prompts, or none is left to train on.
+        PromptError: there are no prompts, one is no text, or none is left to train on.
     """
-    known = clean(prompts)
+    given, kept_out = listed("prompts", prompts), listed("held-out prompts", held_out or ())
+    for prompt in (*given, *kept_out):
+        check_text(prompt)
+    known = clean(given)
     if not known:
         raise PromptError("there are no training prompts. Give a file with one a line, or a prompt set that has some.")
     if held_out is None:
@@ -58,7 +62,7 @@ def split(
         chosen = {int(i) for i in seeds.numpy_rng(seed, "held out").permutation(len(known))[:count]}
         kept = tuple(prompt for i, prompt in enumerate(known) if i in chosen)
     else:
-        kept = clean(held_out)[:most]
+        kept = clean(kept_out)[:most]
     training = tuple(prompt for prompt in known if prompt not in set(kept))
     if not training:
         raise PromptError("every training prompt is held out as well. Give other validation prompts.")

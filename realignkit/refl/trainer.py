@@ -8,10 +8,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
+from realignkit import arguments
 from realignkit.attention import spans
 from realignkit.contracts import Metric, Reward, parse_options
 from realignkit.errors import OptionError
-from realignkit.inputs import check_text
 from realignkit.locking import only_writer
 from realignkit.provenance import placeless
 from realignkit.refl import checkpoints, data
@@ -86,13 +86,15 @@ class ReFLTrainer:
         on_step: Callable[[TrainState], None] | None = None,
         on_message: Callable[[str], None] | None = None,
     ) -> None:
-        if not isinstance(config, ReFLConfig):
-            config = parse_options(ReFLConfig, config or {}, owner="training")
+        config = parse_options(ReFLConfig, config, owner="training")
         check_trainable(pipeline)
         check_threads(threads)
-        self.config, self.reward, self.folder = config, reward, Path(out)
-        self.names = {"reward": type(reward).__name__, "generator": type(pipeline).__name__, **(names or {})}
-        self.registry, self.threads = registry or default_registry(), threads
+        self.config, self.folder = config, arguments.as_path("out", out)
+        self.reward = arguments.plugin("reward", reward)
+        self.names = {"reward": type(reward).__name__, "generator": type(pipeline).__name__}
+        self.names |= arguments.mapping("names", names)
+        self.registry = arguments.instance("registry", registry, Registry) or default_registry()
+        self.threads = threads
         self._on_step, self._say = on_step or (lambda _: None), on_message or (lambda _: None)
         self.algorithm = self._choose_algorithm()
         self.judge = self._make_judge(judge)
@@ -102,7 +104,6 @@ class ReFLTrainer:
             self.sampling["guidance_scale"] if config.guidance_scale is None else config.guidance_scale
         )
         for prompt in (*self.prompts, *self.held_out):
-            check_text(prompt)
             spans.check_prompt(pipeline, prompt)
 
         self.processes = Processes(config, self.folder)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -171,6 +173,17 @@ def test_bad_prompts(pipeline, prompt, message):
         generate(pipeline, [prompt], [0], **FAST)
     with pytest.raises(PromptError, match=message):
         refine(pipeline, [prompt], [EMPTY], [0], **FAST)
+
+
+def test_a_long_prompt_prints_no_line_of_the_tokenizers(make_pipeline, capfd, caplog):
+    """It says so once in the life of a tokenizer; the refusal says it already."""
+    pipeline = make_pipeline("sd")
+    pipeline.tokenizer = copy.deepcopy(pipeline.tokenizer)
+    pipeline.tokenizer.deprecation_warnings.clear()
+    with pytest.raises(PromptError, match="tokens"):
+        generate(pipeline, ["zebra " * 6], [0], **FAST)
+    refine(pipeline, ["a cat"], [layout("zebra " * 6, "a cat")], [0], **FAST)
+    assert "Token indices" not in capfd.readouterr().err + caplog.text
 
 
 def test_bad_arguments(sd_pipeline):

@@ -145,3 +145,22 @@ def test_weights_say_how_often_each_comes_up_and_equal_ones_change_nothing():
     many = Counter(order.at(i) for i in range(8000))
     assert all(many[i] == pytest.approx(8000 * w / sum(weights), abs=100) for i, w in enumerate(weights))
     assert [order.at(i) for i in range(16)] != [order.at(i) for i in range(16, 32)]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"prompts": 3}, "prompts come in a list"),
+        ({"prompts": "a red book"}, "prompts come in a list"),
+        ({"prompts": [3]}, "a prompt is text, not 3"),
+        ({"held_out": "a red book"}, "held-out prompts come in a list"),
+        ({"held_out": [None]}, "a prompt is text, not None"),
+        ({"reward": 3}, "reward takes a plugin"),
+        ({"out": 3}, "out takes a path"),
+        ({"registry": 3}, "registry takes a Registry"),
+        ({"names": 3}, "names takes a dict"),
+    ],
+)
+def test_arguments_of_the_wrong_kind(make_trainer, given, message):
+    with pytest.raises((OptionError, PromptError), match=message):
+        make_trainer(**given)

@@ -1,0 +1,186 @@
+"""Arguments of the wrong kind, at every door of the Python interface: one typed sentence, never a bare Python error."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from realignkit import Layout, Realigner, Realignment, arguments
+from realignkit.attention import generate, refine
+from realignkit.attention.dense import dense_diffusion, dense_layout
+from realignkit.errors import OptionError, PluginError, PromptError, RealignKitError
+from realignkit.rewards import make_reward, parse_weights
+from tests import tiny
+
+PROMPT = "a red book and a yellow pen"
+ONE_STEP = {"num_inference_steps": 1}
+
+MAKING = {
+    "model": (3, None, ["tiny"], b"tiny", tiny.TinyGenerator, object()),
+    "tagger": (3, [], {}, tiny.QuadrantTagger),
+    "scorer": (3, [], ["lexical"]),
+    "segmenter": (3, {}),
+    "modulation": (3, "x", [1], [("share", 0.2)], {3: 4}),
+    "sampling": (3, "x", [1]),
+    "options": (3, "x", {3: {}}, {"tagger": 3}, {"scorer": "x"}, {"tagger": {3: 4}}, {"reward": 3}),
+    "registry": (3, "x"),
+    "batch_size": ("a", "2", 0, -1, 1.5, True, None, [1]),
+    "candidates": ("2", 0, 1.5, True, None),
+    "segment_unlikely": ("x", 3, []),
+    "select_by": (3, [], {"clip": 1}),
+}
+
+
+def one_sentence(error: RealignKitError) -> None:
+    assert isinstance(error, OptionError | PluginError | PromptError)
+    assert "\n" not in str(error) and str(error).endswith(".")
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in MAKING.items() for value in values])
+def test_making_a_realigner(make_realigner, registry, name, value):
+    given = {"model": "tiny", "registry": registry, name: value}
+    with pytest.raises(OptionError) as caught:
+        Realigner.from_pretrained(given.pop("model"), **given)
+    one_sentence(caught.value)
+
+
+PARTS = {
+    "generator": (3, None, "tiny", [], tiny.TinyGenerator, object()),
+    "tagger": (3, None, "quadrants", [3], tiny.QuadrantTagger),
+    "scorers": (3, None, "lexical", [], [3], [("a", 3)], [("a",)], [(3, tiny.WordyScorer())], tiny.WordyScorer),
+    "segmenter": (3, None, "quadrants", object()),
+    "modulation": (3, "x", {"share": "x"}),
+    "sampling": (3, "x", {"height": "x"}),
+    "registry": (3,),
+    "batch_size": ("a", 0),
+    "candidates": ("2",),
+    "select_by": (3,),
+    "names": (3, "x", ["a"]),
+}
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in PARTS.items() for value in values])
+def test_making_a_realigner_of_parts(name, value):
+    parts = {
+        "generator": tiny.TinyGenerator(),
+        "tagger": tiny.QuadrantTagger(),
+        "scorers": tiny.WordyScorer(),
+        "segmenter": tiny.QuadrantSegmenter(),
+    }
+    with pytest.raises(OptionError) as caught:
+        Realigner(**{**parts, name: value})
+    one_sentence(caught.value)
+
+
+def test_numbers_of_numpy_and_mappings_are_welcome(make_realigner):
+    made = make_realigner(batch_size=np.int64(3), candidates=np.int32(1), segment_unlikely=np.True_)
+    assert (made.batch_size, made.candidates, made.segment_unlikely) == (3, 1, True)
+    assert type(made.batch_size) is int and type(made.segment_unlikely) is bool
+    assert make_realigner(batch_size=8.0).batch_size == 8
+    parts = (tiny.TinyGenerator(), tiny.QuadrantTagger(), tiny.WordyScorer(), tiny.QuadrantSegmenter())
+    assert Realigner(*parts, modulation={"share": 0.2}).modulation.share == 0.2
+
+
+CALLS = {
+    "a seed": lambda r: r(PROMPT, "x"),
+    "no seed": lambda r: r(PROMPT, None),
+    "a fraction": lambda r: r(PROMPT, 1.5),
+    "a prompt": lambda r: r(3),
+    "no prompt": lambda r: r(None),
+    "bytes": lambda r: r(b"a red book"),
+    "prompts": lambda r: r([3]),
+    "a picture": lambda r: r(PROMPT, coarse=3),
+    "pictures": lambda r: r([PROMPT], coarse=[3]),
+    "progress": lambda r: r(PROMPT, progress=3),
+    "seeds of generate": lambda r: r.generate([PROMPT], ["x"]),
+    "prompts of generate": lambda r: r.generate(3, [1]),
+    "progress of generate": lambda r: r.generate([PROMPT], [1], progress="x"),
+    "progress of refine": lambda r: r.refine([PROMPT], [Layout()], [1], progress=3),
+    "images of tag": lambda r: r.tag(3),
+    "prompt of score": lambda r: r.score(3, []),
+    "tags of score": lambda r: r.score(PROMPT, "book"),
+    "captions of segment": lambda r: r.segment(np.zeros((32, 32, 3), np.uint8), 3),
+    "layouts of refine": lambda r: r.refine([PROMPT], 3, [1]),
+    "prompt of check_prompt": lambda r: r.check_prompt(3),
+}
+
+
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+def test_calling_a_realigner(realigner, call):
+    with pytest.raises(RealignKitError) as caught:
+        call(realigner)
+    one_sentence(caught.value)
+
+
+def drawn(prompts=(PROMPT,), seeds=(1,), **sampling):
+    return generate(tiny.shared_pipeline(), prompts, seeds, **{**ONE_STEP, **sampling})
+
+
+def redrawn(layouts=None, config=None, **more):
+    layouts = [Layout()] if layouts is None else layouts
+    return refine(tiny.shared_pipeline(), [PROMPT], layouts, [1], config, **{**ONE_STEP, **more})
+
+
+FUNCTIONS = {
+    "prompts": lambda: drawn(3),
+    "a prompt": lambda: drawn([3]),
+    "a text for prompts": lambda: drawn(PROMPT),
+    "seeds": lambda: drawn(seeds=3),
+    "a seed": lambda: drawn(seeds=["x"]),
+    "a large seed": lambda: drawn(seeds=[2**64]),
+    "steps": lambda: drawn(num_inference_steps="x"),
+    "half a step": lambda: drawn(num_inference_steps=2.5),
+    "guidance": lambda: drawn(guidance_scale="x"),
+    "infinite guidance": lambda: drawn(guidance_scale=float("inf")),
+    "height": lambda: drawn(height="x"),
+    "negative prompt": lambda: drawn(negative_prompt=3),
+    "layouts": lambda: redrawn(3),
+    "a layout": lambda: redrawn([3]),
+    "modulation": lambda: redrawn(config=3),
+    "a value of modulation": lambda: redrawn(config={"share": 3}),
+    "coarse images": lambda: redrawn(config={"strength": 0.9}, coarse=3),
+    "regions": lambda: dense_layout(3, (32, 32)),
+    "a phrase": lambda: dense_layout({3: (0, 0, 1, 1)}, (32, 32)),
+    "a box": lambda: dense_layout({"a": 3}, (32, 32)),
+    "a side": lambda: dense_layout({"a": ("x", 0, 1, 1)}, (32, 32)),
+    "a size": lambda: dense_layout({"a": (0, 0, 1, 1)}, 3),
+    "sizes": lambda: dense_layout({"a": (0, 0, 1, 1)}, (3,)),
+    "DenseDiffusion's options": lambda: dense_diffusion(tiny.shared_pipeline(), [], [], [], 3),
+    "a folder": lambda: Realignment.load(3),
+    "a reward": lambda: parse_weights(3),
+    "a reward to make": lambda: make_reward(None, 3),
+}
+
+
+@pytest.mark.parametrize("call", FUNCTIONS.values(), ids=FUNCTIONS)
+def test_functions(call):
+    with pytest.raises(RealignKitError) as caught:
+        call()
+    one_sentence(caught.value)
+
+
+@pytest.mark.parametrize("name", [3, None, ["tiny"]])
+def test_names_in_the_registry(registry, name):
+    with pytest.raises(PluginError, match="a generator's name is text"):
+        registry.create("generator", name)
+
+
+@pytest.mark.parametrize("address", ["http://a.org/b.png", "HTTPS://a.org/b.png", "s3://a/b.png", "file:///tmp/b.png"])
+def test_addresses_are_not_fetched(realigner, address):
+    for value in (address, Path(address)):
+        with pytest.raises(OptionError, match=r"is an address, and nothing is fetched here\. Download it"):
+            realigner(PROMPT, coarse=value)
+
+
+def test_keys_in_addresses_stay_secret():
+    with pytest.raises(OptionError, match=r"'https://\*\*\*@a\.org/b\.png\?\*\*\*'") as caught:
+        arguments.refuse_address("https://me:hunter2@a.org/b.png?key=hunter2")
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize("path", ["b.png", "C:/b.png", "C:\\b.png", "/tmp/a:b/c.png", "~/b.png", "./http/b.png", "-"])
+def test_paths_are_no_addresses(path):
+    arguments.refuse_address(path)
+    arguments.refuse_address(Path(path))
