@@ -257,4 +257,5 @@ INVARIANT = _words(
     mattress compass pliers tongs binoculars headquarters outdoors indoors opera agenda
     """
 )
-IRREGULAR = {"cattle": "cow", "dice": "dice"}
+IRREGULAR = {"cattle": "cow", "dice": "dice", "emojis": "emoji", "hoodies": "hoodie", "safaris": "safari"}
+IRREGULAR |= {"oxen": "ox", "selfies": "selfie", "taxis": "taxi"}

@@ -30,6 +30,7 @@ _BEGINS_LIKE_YOU_OR_ONE = re.compile(
 _BEGINS_WITH_A_VOWEL = re.compile(
     r"[aeiou]|heir|honest|hono[ur]|hour(?!i)|[fhlmnrsx][bcdfghjklmnpqrstvwxz0-9]*\b|(fbi|mri|sos|suv)\b|y(gg|ps|tt)"
 )
+_SPELT_OUT = re.compile(r"(?!F[LR]|RH|S[CHKLMNPQTW])[FHLMNRSX][B-DF-HJ-NP-TV-Z][A-Z0-9]{0,2}\b|LED\b")
 
 
 @functools.cache
@@ -72,5 +73,5 @@ def with_article(name: str) -> str:
     if words[-1] in NO_ARTICLE or is_plural(words[-1]):
         return name
     plain = unicodedata.normalize("NFD", words[0])  # "éclair" begins with an e
-    vowel = _BEGINS_WITH_A_VOWEL.match(plain) and not _BEGINS_LIKE_YOU_OR_ONE.match(plain)
-    return f"{'an' if vowel else 'a'} {name}"
+    vowel = _BEGINS_WITH_A_VOWEL.match(plain) or _SPELT_OUT.match(name)
+    return f"{'an' if vowel and not _BEGINS_LIKE_YOU_OR_ONE.match(plain) else 'a'} {name}"

@@ -193,7 +193,15 @@ def test_concept_conjunctions(things: list[tuple[str, str]]) -> None:
         *(("glass", "glass"), ("bus", "bus"), ("buses", "bus"), ("tennis", "tennis"), ("scissors", "scissors")),
         *(("cell phones", "cell phone"), ("octopus", "octopus"), ("wolves", "wolf"), ("giraffes", "giraffe")),
         *(("daisies", "daisy"), ("movies", "movie"), ("shoes", "shoe"), ("mosquitoes", "mosquito")),
-        *(("kiwis", "kiwi"), ("menus", "menu"), ("buses", "bus"), ("fuses", "fuse"), ("cactuses", "cactus")),
+        *(
+            ("kiwis", "kiwi"),
+            ("menus", "menu"),
+            ("taxis", "taxi"),
+            ("oxen", "ox"),
+            ("buses", "bus"),
+            ("fuses", "fuse"),
+            ("cactuses", "cactus"),
+        ),
         *(("cacti", "cactus"), ("octopi", "octopus"), ("mustaches", "mustache"), ("beaches", "beach")),
         *(
             ("firemen", "fireman"),
@@ -218,7 +226,14 @@ def test_singular(plural: str, one: str) -> None:
         *(("unicorn", "a unicorn"), ("traffic light", "a traffic light"), ("a cup", "a cup"), ("123", "123")),
         *(("hourglass", "an hourglass"), ("one-eyed cat", "a one-eyed cat"), ("European castle", "a European castle")),
         *(("usher", "an usher"), ("uniform", "a uniform"), ("unmade bed", "an unmade bed"), ("éclair", "an éclair")),
-        *(("x-ray", "an x-ray"), ("USB stick", "a USB stick"), ("SUV", "an SUV"), ("lcd screen", "an lcd screen")),
+        *(
+            ("x-ray", "an x-ray"),
+            ("USB stick", "a USB stick"),
+            ("SUV", "an SUV"),
+            ("NBA player", "an NBA player"),
+            ("FROG", "a FROG"),
+            ("lcd screen", "an lcd screen"),
+        ),
     ],
 )
 def test_article(name: str, phrase: str) -> None:
