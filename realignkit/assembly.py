@@ -54,7 +54,7 @@ def unknown_option(name: str, known: Iterable[str]) -> OptionError:
 
 
 def choose_generator(registry: Registry, model: Any) -> PluginInfo:
-    """A registered generator by name; any other folder or hub id is a ``stable_diffusion`` model.
+    """A registered generator by name; any other folder, file or hub id is a ``stable_diffusion`` model.
 
     A pipeline, or a generator that is made, is taken as it is (see :mod:`realignkit.given`).
 
@@ -70,13 +70,15 @@ def choose_generator(registry: Registry, model: Any) -> PluginInfo:
 
         return generator_info(model)
     known = {info.name for info in registry.infos("generator")}
-    if model not in known and ("/" in model or Path(model).is_dir()) and "stable_diffusion" in known:
+    if model not in known and ("/" in model or Path(model).exists()) and "stable_diffusion" in known:
         info = registry.info("generator", "stable_diffusion")
         return replace(info, name=model, options={**info.options, "model": model})
     try:
         return registry.info("generator", model)
     except PluginError as error:
-        raise PluginError(f"{error} A folder or hub id (owner/name) of a Stable Diffusion model will do too.") from None
+        raise PluginError(
+            f"{error} A folder, a file or a hub id (owner/name) of a Stable Diffusion model will do too."
+        ) from None
 
 
 def companions(info: PluginInfo) -> Mapping[str, str]:

@@ -14,7 +14,9 @@ from pathlib import Path
 
 import pytest
 
+from realignkit_plugins.micro import checkpoints
 from tests.conftest import HANGS
+from tests.plugins.generators.original import write_quick_model
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("README.md"), *(ROOT / "docs").rglob("*.md")])
@@ -44,6 +46,17 @@ EXEMPT_PYTHON = {
     "--8<--": "included from examples/, which tests/test_examples.py runs",
     "path/to/my-model": "stands for a model of the reader's",
 }
+
+
+def own_model(folder):
+    """What the reader has downloaded: a model in one file, a classifier, a CLIPSeg, all small."""
+    write_quick_model(folder / "downloaded.safetensors")
+    shutil.copytree(checkpoints.path("tagger"), folder / "my-classifier")
+    shutil.copytree(checkpoints.path("segmenter"), folder / "my-clipseg")
+
+
+# What must lie in the reader's folder before a page is followed.
+THERE = {"docs/how-to/your-own-model.md": own_model}
 
 
 @dataclass(frozen=True)
@@ -95,11 +108,20 @@ def run(command, folder):
 )
 def test_what_a_page_says_works(page, tmp_path):
     shutil.copytree(ROOT / "examples", tmp_path / "examples")
+    THERE.get(page.relative_to(ROOT).as_posix(), lambda folder: None)(tmp_path)
     for command in (c for block in blocks(page) for c in commands(block) if not exempt(c)):
         run(["bash", "-euo", "pipefail", "-c", command], tmp_path)
     # The blocks of a page build on one another, as somebody who reads it would run them.
     if code := runnable_python(page):
         run([sys.executable, "-c", code], tmp_path)
+
+
+def test_the_page_on_ones_own_model_begins_with_a_file_from_the_web():
+    text = (ROOT / "docs/how-to/your-own-model.md").read_text(encoding="utf-8")
+    assert text.splitlines()[2] == "## I have a .safetensors file from the web"
+    (first, *_) = [command for block in blocks(ROOT / "docs/how-to/your-own-model.md") for command in commands(block)]
+    assert "--model downloaded.safetensors" in first
+    assert not exempt(first)
 
 
 def test_there_is_something_to_run():

@@ -8,36 +8,69 @@ import os
 import pickle
 import re
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from realignkit.errors import out_of_memory
 from realignkit.redaction import redacted
+from realignkit_plugins.weight_folders import unusable_weights
 
 _NO_SPACE = re.compile(r"no space left on device|not enough free disk space|os error 28\b", re.IGNORECASE)
 _NO_NETWORK = re.compile(r"couldn't connect to|cannot find the requested files in the disk cache", re.IGNORECASE)
 _CUT_SHORT = re.compile(r"consistency check failed|peer closed connection|connection reset", re.IGNORECASE)
 _DAMAGED = re.compile(
-    r"not a valid json|incompletemetadata|metadataincompletebuffer|headertoolarge|invalidheader|pytorchstreamreader",
+    r"not a valid json|deserializing header|incompletemetadata|metadataincompletebuffer|headertoolarge|invalidheader|"
+    r"pytorchstreamreader failed (?!locating)|unexpected eof|file might be corrupted",
     re.IGNORECASE,
 )
+# A weight of another shape, as torch, diffusers and transformers' report say it: its name, the file's, the model's.
+_SIZE = r"torch\.Size\(\[([\d, ]*)\]\)"
+_EXPECTED_FIRST = re.compile(rf"because (?P<name>\S+) expected shape {_SIZE}, but got {_SIZE}")
+_OF_ANOTHER_SHAPE = (
+    re.compile(rf"size mismatch for (?P<name>\S+): copying a param with shape {_SIZE} from checkpoint.*? is {_SIZE}"),
+    _EXPECTED_FIRST,
+    re.compile(rf"^(?P<name>\S.*?) *\| MISMATCH \|.*?ckpt: {_SIZE} vs model: ?{_SIZE}", re.MULTILINE),
+)
+_MISSING = (
+    re.compile(r"^(\S.*?) *\| MISSING \|", re.MULTILINE),
+    re.compile(r"newly initialized: \['([^']+)'"),
+)
+_UNKNOWN_KIND = re.compile(r"model type `([^`]+)` but Transformers does not recognize")
+_NEEDS = re.compile(
+    r"(?:requires|need to install|install)\s+(?:the\s+)?`?([A-Za-z][\w-]*)`?(?=\s+(?:library|package|to be|but))"
+)
+_FORBIDDEN = re.compile(r"permission denied|os error 13\b", re.IGNORECASE)
+_NO_VARIANT = re.compile(r"variant=(\w+)`, but no such modeling files")
+_NO_WEIGHTS = re.compile(
+    r"no file named \S*(?:model|weights)|could not find the necessary|no such modeling files", re.IGNORECASE
+)
+_BROKEN = (json.JSONDecodeError, UnicodeDecodeError, pickle.UnpicklingError, zipfile.BadZipFile, EOFError)
+_LONGEST = 300
+_COLOURS = re.compile(r"\x1b\[[\d;]*m")
 OWN_CODE = "wants to run code of its own, which is never done here"
 KNOWN_CLASSES = "Use a checkpoint whose classes are part of transformers or diffusers."
 _HUB = "https://huggingface.co"
 
 
-def explain(model: str, error: BaseException, local: bool) -> str:
+def explain(model: str, error: BaseException, local: bool, told: Sequence[str] = ()) -> str:
     """Say what is wrong, in brackets, and what to do, by the error and everything that led to it.
 
     Args:
         model: as the user gave it: a hub id, a file or a folder.
         error: whatever a library raised.
         local: whether ``model`` is a file or a folder.
+        told: what the libraries logged meanwhile, where some put what the error only points to.
 
     Returns:
         ``"(reason). Advice."``, to stand behind "X cannot be loaded". The hub's token is not in it.
     """
-    return redacted(_explain(model, error, local), _hub_tokens())
+    return redacted(_explain(model, error, local, told), _hub_tokens())
+
+
+def missing_weights(told: Sequence[str]) -> list[str]:
+    """Which weights a library has filled with random numbers, by what it logged."""
+    text = _COLOURS.sub("", "\n".join(told))
+    return [name for pattern in _MISSING for name in pattern.findall(text)]
 
 
 def _hub_tokens() -> list[str]:
@@ -52,17 +85,14 @@ def _hub_tokens() -> list[str]:
     return found
 
 
-def _explain(model: str, error: BaseException, local: bool) -> str:
+def _explain(model: str, error: BaseException, local: bool, told: Sequence[str]) -> str:
     chain = list(_chain(error))
-    names = {cls.__name__ for one in chain for cls in type(one).__mro__}
     text = "\n".join(f"{type(one).__name__}: {one}" for one in chain)
     numbers = {one.errno for one in chain if isinstance(one, OSError)}
-    first = f"{type(error).__name__}: {(str(error).strip() or 'no details').splitlines()[0][:300]}"
-    repository = model.partition(":")[0]
-
+    gist = _gist(error)
     if any(map(out_of_memory, chain)):
         return (
-            f"(it does not fit into memory: {first}). Close other programs, take a smaller model or another device, or "
+            f"(it does not fit into memory: {gist}). Close other programs, take a smaller model or another device, or "
             f"use fewer bytes a weight (options dtype and offload, or n_gpu_layers, where there are such)."
         )
     if "trust_remote_code" in text:
@@ -72,56 +102,120 @@ def _explain(model: str, error: BaseException, local: bool) -> str:
             "(the disk is full). Free some space or set HF_HOME to a folder on another disk, and run again: what has "
             "been downloaded is kept."
         )
-    if errno.EACCES in numbers or errno.EROFS in numbers:
-        return f"({first}). Make the file readable and its folder writable, or set HF_HOME to a folder of yours."
-    if not local:
-        if "GatedRepoError" in names:
-            return (
-                f"(its authors let in only who accepts their terms). Accept them at {_HUB}/{repository}, log in with "
-                f"'hf auth login', and run again."
-            )
-        if "RevisionNotFoundError" in names:
-            return f"(it has no such revision). Correct the revision, or leave it out; see {_HUB}/{repository}."
-        if "RepositoryNotFoundError" in names:
-            return (
-                f"(the hub knows no '{repository}', or shows it to others only). Check the spelling at {_HUB}, log in "
-                f"with 'hf auth login' if it is private, or give a local folder."
-            )
-        if "HFValidationError" in names:
-            return "(that is no hub id). Give owner/name, or the path of a local folder."
-        if names & {"OfflineModeIsEnabled"}:
-            return (
-                "(it is not on this machine, and HF_HUB_OFFLINE forbids to download it). Unset HF_HUB_OFFLINE, or give "
-                "a local folder."
-            )
-        if _CUT_SHORT.search(text) or "RemoteProtocolError" in names:
-            return "(the download broke off). Run again: it goes on where it stopped."
-        if names & {"LocalEntryNotFoundError", "NetworkError", "TimeoutException", "ConnectionError"} or (
-            _NO_NETWORK.search(text)
-        ):
-            return (
-                "(it is not on this machine, and the hub cannot be reached). Check the network and run again, or copy "
-                "the model here and give its folder."
-            )
-    damaged = (json.JSONDecodeError, UnicodeDecodeError, pickle.UnpicklingError, zipfile.BadZipFile, EOFError)
-    if any(isinstance(one, damaged) for one in chain) or "SafetensorError" in names or _DAMAGED.search(text):
-        return f"(a file of it is damaged or only half there: {first}). {again(model, local)}"
-    if not local:
-        if "EntryNotFoundError" in names:
-            return (
-                f"(it lacks a file that is needed: {first}). Check that {_HUB}/{repository} is of this kind and has "
-                f"weights as safetensors, or give a local folder."
-            )
-        if "HfHubHTTPError" in names:
-            return f"(the hub refuses: {first}). Run again later, or give a local folder."
-        return (
-            f"({first}). Check that {_HUB}/{repository} is of this kind and has weights as safetensors, or give a "
-            f"local folder."
-        )
+    if errno.EACCES in numbers or errno.EROFS in numbers or _FORBIDDEN.search(text):
+        return f"({gist}). Make the file readable and its folder writable, or set HF_HOME to a folder of yours."
+    if not local and (said := _of_the_hub(model, chain, text)):
+        return said
+    if said := _of_another_kind(chain, text, told):
+        return said
+    if said := _of_the_weights(model, local, chain, text):
+        return said
+    if any(isinstance(one, _BROKEN) for one in chain) or _DAMAGED.search(text):
+        return f"(a file of it is damaged or only half there: {gist}). {again(model, local)}"
+    if local:
+        return f"({gist}). Check that the file or folder is complete and of this kind."
+    address = f"{_HUB}/{model.partition(':')[0]}"
+    if "HfHubHTTPError" in _names(chain) and "EntryNotFoundError" not in _names(chain):
+        return f"(the hub refuses: {gist}). Run again later, or give a local folder."
+    lacks = "it lacks a file that is needed: " if "EntryNotFoundError" in _names(chain) else ""
     return (
-        f"({first}). Check that the file or folder is complete and of this kind; if it is damaged, copy or download it "
-        f"again."
+        f"({lacks}{gist}). Check that {address} is of this kind and has weights as safetensors, or give a local folder."
     )
+
+
+def _names(chain: Sequence[BaseException]) -> set[str]:
+    return {cls.__name__ for one in chain for cls in type(one).__mro__}
+
+
+def _of_the_hub(model: str, chain: Sequence[BaseException], text: str) -> str | None:
+    """Why the hub does not give it."""
+    names = _names(chain)
+    repository = model.partition(":")[0]
+    if "GatedRepoError" in names:
+        return (
+            f"(its authors let in only who accepts their terms). Accept them at {_HUB}/{repository}, log in with "
+            f"'hf auth login', and run again."
+        )
+    if "RevisionNotFoundError" in names:
+        return f"(it has no such revision). Correct the revision, or leave it out; see {_HUB}/{repository}."
+    if "RepositoryNotFoundError" in names:
+        return (
+            f"(the hub knows no '{repository}', or shows it to others only). Check the spelling at {_HUB}, log in "
+            f"with 'hf auth login' if it is private, or give a local folder."
+        )
+    if "HFValidationError" in names:
+        return "(that is no hub id). Give owner/name, or the path of a local folder."
+    if "OfflineModeIsEnabled" in names:
+        return (
+            "(it is not on this machine, and HF_HUB_OFFLINE forbids to download it). Unset HF_HUB_OFFLINE, or give "
+            "a local folder."
+        )
+    if _CUT_SHORT.search(text) or "RemoteProtocolError" in names:
+        return "(the download broke off). Run again: it goes on where it stopped."
+    away = {"LocalEntryNotFoundError", "NetworkError", "TimeoutException", "ConnectionError"}
+    if names & away or _NO_NETWORK.search(text):
+        return (
+            "(it is not on this machine, and the hub cannot be reached). Check the network and run again, or copy "
+            "the model here and give its folder."
+        )
+    return None
+
+
+def _of_another_kind(chain: Sequence[BaseException], text: str, told: Sequence[str]) -> str | None:
+    """What is whole, but does not go with this model, these libraries, or what is installed."""
+    told_too = _COLOURS.sub("", "\n".join([text, *told]))
+    for pattern in _OF_ANOTHER_SHAPE:
+        if match := pattern.search(told_too):
+            sizes = [_size(match[number]) for number in (2, 3)]
+            theirs, ours = reversed(sizes) if pattern is _EXPECTED_FIRST else sizes
+            return (
+                f"(it was made for another model: {match['name']} is {theirs} where this one has {ours}). Use weights "
+                f"and settings of the same model."
+            )
+    if missing := missing_weights(told):
+        return f"({_some_missing(missing)}). Use a complete checkpoint of this kind."
+    if match := _UNKNOWN_KIND.search(text):
+        return (
+            f"(it is of a kind that the installed transformers does not know: '{match[1]}'). Check that it is the "
+            f"right model, or install a newer transformers."
+        )
+    if "meta tensor" in text:
+        return "(some of its weights are missing). Use a complete checkpoint of this kind."
+    for one in chain:
+        if isinstance(one, ImportError):
+            found = [one.name.partition(".")[0]] if one.name else _NEEDS.findall(str(one))
+            if found:
+                return (
+                    f"(it needs {found[0]}, which is not installed). Install it with 'pip install {found[0].lower()}'."
+                )
+    return None
+
+
+def _of_the_weights(model: str, local: bool, chain: Sequence[BaseException], text: str) -> str | None:
+    """Weights that are not there by the name and in the form that is asked for."""
+    if match := _NO_VARIANT.search(text):
+        return f"(it has no weights of the variant {match[1]}). Leave the option variant out, or set it to null."
+    if _NO_WEIGHTS.search(text) or "EntryNotFoundError" in _names(chain):
+        return unusable_weights(model, local)
+    return None
+
+
+def _some_missing(names: Sequence[str]) -> str:
+    more = " …" if len(names) > 3 else ""
+    return f"it holds no weights for {', '.join(names[:3])}{more}"
+
+
+def _size(numbers: str) -> str:
+    return " × ".join(numbers.split(", ")) or "one number"
+
+
+def _gist(error: BaseException) -> str:
+    """Type and text in one line: whole, or as many whole sentences as fit."""
+    text = " ".join(str(error).split()) or "no details"
+    if len(text) > _LONGEST:
+        end = max(text.rfind(mark, 0, _LONGEST) for mark in (". ", "! ", "; "))
+        text = text[: end + 1] if end > _LONGEST // 3 else text[:_LONGEST].rpartition(" ")[0] + " …"
+    return f"{type(error).__name__}: {text.rstrip('.;')}"
 
 
 def again(model: str, local: bool) -> str:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from realignkit.errors import ModelError
 from realignkit.precision import say_once, slow_bf16
-from realignkit_plugins.failures import explain, is_local
+from realignkit_plugins.failures import explain, is_local, missing_weights
 
 if TYPE_CHECKING:
     import torch
@@ -74,41 +75,72 @@ def loading(what: str, model: str) -> Iterator[None]:
     Args:
         what: what is being loaded, for the message ("text-to-image pipeline").
         model: as the user gave it.
+
+    Raises:
+        ModelError: loading failed, or a library has filled weights that are missing with random numbers.
     """
     from transformers import dynamic_module_utils
     from transformers.utils import logging as transformers_logging
 
     bars = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()
-    imports = logging.getLogger("transformers.utils.import_utils")
-    imports.addFilter(_worth_saying)
     # A checkpoint that wants to run code of its own is refused, not asked about on standard input.
     patience, dynamic_module_utils.TIME_OUT_REMOTE_CODE = dynamic_module_utils.TIME_OUT_REMOTE_CODE, 0
+    told: list[str] = []
     try:
-        yield
+        with _collected(told):
+            yield
+        if missing := missing_weights(told):
+            raise ModelError(
+                f"the {what} '{model}' holds no weights for {len(missing)} of its parameters ({missing[0]} …). Use a "
+                f"complete checkpoint of this kind."
+            )
     except ModelError:
         raise
     except Exception as error:  # the libraries raise a dozen types for a bad checkpoint
-        raise ModelError(f"the {what} '{model}' cannot be loaded {explain(model, error, is_local(model))}") from error
+        reason = explain(model, error, is_local(model), told)
+        raise ModelError(f"the {what} '{model}' cannot be loaded {reason}") from error
     finally:
-        imports.removeFilter(_worth_saying)
         dynamic_module_utils.TIME_OUT_REMOTE_CODE = patience
         if bars:
             transformers_logging.enable_progress_bar()
 
 
-def _worth_saying(record: logging.LogRecord) -> bool:
-    # That image processors fall back to Pillow is what we want: torchvision is left out on purpose.
-    return "requires torchvision (not installed); falling back to" not in record.getMessage()
+@contextlib.contextmanager
+def _collected(told: list[str]) -> Iterator[None]:
+    """What the libraries log goes into a list: an error that only points to it needs it, and one sentence is enough."""
+    loggers = [logging.getLogger(name) for name in ("transformers", "diffusers") if name in sys.modules]
+    before = [(logger, logger.handlers, logger.level) for logger in loggers]
+    for logger in loggers:
+        logger.handlers = [_Collector(told)]
+        logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        for logger, handlers, level in before:
+            logger.handlers = handlers
+            logger.setLevel(level)
 
 
-def load_model(cls: Any, folder: str, model: str, dtype: torch.dtype | None = None, **kwargs: Any) -> Any:
+class _Collector(logging.Handler):
+    def __init__(self, told: list[str]) -> None:
+        super().__init__()
+        self.told = told
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.told.append(record.getMessage())
+
+
+def load_model(
+    cls: Any, folder: str | None, model: str, dtype: torch.dtype | None = None, *, exact: bool = False, **kwargs: Any
+) -> Any:
     """``cls.from_pretrained``, from safetensors only, in evaluation mode, without code from the checkpoint.
 
     Args:
         cls: of transformers.
-        folder: what :func:`resolve_model` says.
+        folder: what :func:`resolve_model` says; None where ``kwargs`` have the configuration and the weights.
         model: as the user gave it.
+        exact: refuse weights that the network has no place for.
         dtype: of the weights, but for modules that the class keeps in float32: casting later would undo that, and take
             the memory of both. None: float32.
         kwargs: further ones of ``from_pretrained``.
@@ -131,6 +163,11 @@ def load_model(cls: Any, folder: str, model: str, dtype: torch.dtype | None = No
         raise ModelError(
             f"'{model}' holds no weights for {len(info['missing_keys'])} parameters of {cls.__name__} ({some} …). "
             f"Use a checkpoint that was fine-tuned for this task."
+        )
+    if exact and info["unexpected_keys"]:
+        raise ModelError(
+            f"'{model}' holds {len(info['unexpected_keys'])} weights that {cls.__name__} has no place for "
+            f"({min(info['unexpected_keys'])} …): it is of another kind. Use a published checkpoint of {cls.__name__}."
         )
     return network.eval()
 

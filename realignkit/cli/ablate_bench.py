@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 DEFAULT_PROMPTS = "micro"
 
-ModelName = Annotated[str, typer.Option("--model", help="A generator's name, or a folder or hub id of a model.")]
+ModelName = Annotated[str, typer.Option("--model", help="A generator's name, or a folder, file or hub id of a model.")]
 Prompts = Annotated[
     str,
     typer.Option(

@@ -30,7 +30,7 @@ def dense(
         list[str] | None,
         typer.Option(metavar="PHRASE=FILE", help="The same as a picture that is white inside; repeatable."),
     ] = None,
-    model: Annotated[str, typer.Option(help="A generator's name, or a folder or hub id of a model.")] = "micro",
+    model: Annotated[str, typer.Option(help="A generator's name, or a folder, file or hub id of a model.")] = "micro",
     seed: Annotated[int, typer.Option(min=0, help="Start noise.")] = 42,
     folder: Annotated[
         Path | None, typer.Option("--out", metavar="DIR", help="Where to write.", show_default="realignments/…")

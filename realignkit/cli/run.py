@@ -36,7 +36,7 @@ DEFAULT_ROOT = Path("realignments")
 def run(
     ctx: typer.Context,
     prompt: Annotated[str | None, typer.Argument(help="What the picture should show.")] = None,
-    model: Annotated[str, typer.Option(help="A generator's name, or a folder or hub id of a model.")] = "micro",
+    model: Annotated[str, typer.Option(help="A generator's name, or a folder, file or hub id of a model.")] = "micro",
     seed: Annotated[list[int] | None, typer.Option(help="Start noise; repeatable.", show_default="42")] = None,
     folder: Annotated[
         Path | None, typer.Option("--out", metavar="DIR", help="Where to write.", show_default="realignments/…")

@@ -34,7 +34,8 @@ def train(
         ),
     ] = None,
     model: Annotated[
-        str | None, typer.Option(help="A generator's name, or a folder or hub id of a model.", show_default="micro")
+        str | None,
+        typer.Option(help="A generator's name, or a folder, file or hub id of a model.", show_default="micro"),
     ] = None,
     folder: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Where to write.")] = None,
     judge: Annotated[

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
+from realignkit.errors import ModelError
 from realignkit_plugins.failures import explain
+from realignkit_plugins.generators.stable_diffusion import StableDiffusionGenerator
 from tests.conftest import HANGS
+from tests.tiny import build_pipeline
 
 EVERY = (
     *("stable_diffusion", "structure_diffusion", "deepfloyd_if", "promptist", "lora"),
@@ -98,3 +104,115 @@ def test_the_hubs_token_is_in_no_message(variable, monkeypatch):
         told = explain("owner/name", error, local)
         assert "Illegal header value" in told
         assert token[:14] not in told
+
+
+def torch_mismatch():
+    with torch.device("meta"):
+        network = torch.nn.Sequential(torch.nn.Linear(128, 128))
+    network.load_state_dict({"0.weight": torch.zeros(64, 128), "0.bias": torch.zeros(64)})
+
+
+def missing_package():
+    import no_such_package_anywhere  # noqa: F401
+
+
+def raised(call):
+    try:
+        call()
+    except Exception as error:
+        return error
+    raise AssertionError
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (raised(torch_mismatch), "it was made for another model: 0.weight is 64 × 128 where this one has 128 × 128"),
+        (
+            RuntimeError(
+                "Error(s) in loading state_dict for X:\n\tsize mismatch for a.bias: copying a param with shape "
+                "torch.Size([64]) from checkpoint, the shape in current model is torch.Size([128])."
+            ),
+            "it was made for another model: a.bias is 64 where this one has 128",
+        ),
+        (
+            ValueError("Cannot load  because b.weight expected shape torch.Size([128]), but got torch.Size([64]). If"),
+            "it was made for another model: b.weight is 64 where this one has 128",
+        ),
+        (raised(missing_package), "it needs no_such_package_anywhere, which is not installed"),
+        (
+            ImportError("\nXTokenizer requires the SentencePiece library but it was not found in your environment."),
+            "it needs SentencePiece, which is not installed). Install it with 'pip install sentencepiece'",
+        ),
+        (
+            ValueError(
+                "The checkpoint you load has model type `zebra` but Transformers does not recognize this.\nMore"
+            ),
+            "a kind that the installed transformers does not know: 'zebra'",
+        ),
+        (PermissionError(13, "Permission denied", "x"), "Make the file readable"),
+        (RuntimeError("could not open\nPermission denied (os error 13)"), "Make the file readable"),
+        (MemoryError(), "it does not fit into memory"),
+        (RuntimeError("first line:\n  what is really wrong"), "first line: what is really wrong"),
+        (KeyError("x"), "complete and of this kind"),
+        (NotImplementedError("Cannot copy out of meta tensor; no data!"), "some of its weights are missing"),
+        (RuntimeError("PytorchStreamReader failed locating file data.pkl: file not found"), "of this kind"),
+    ],
+    ids=lambda value: value[:40] if isinstance(value, str) else "",
+)
+def test_what_is_no_damage_is_not_called_so(error, told):
+    text = explain("folder", error, True)
+    assert told in text
+    assert "damaged" not in text
+    assert "opy or download it again" not in text
+    assert "\n" not in text
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("PytorchStreamReader failed reading zip archive: failed finding central directory"),
+        json.JSONDecodeError("Expecting value", "{", 1),
+        EOFError("Ran out of input"),
+    ],
+)
+def test_damage_is_called_so(error):
+    assert "is damaged or only half there" in explain("folder", error, True)
+
+
+def test_a_long_message_ends_with_a_sentence():
+    text = explain("folder", RuntimeError("One thing.\n" + "Another thing is said here. " * 30), True)
+    assert len(text) < 500
+    assert "said here). Check" in text
+
+
+def test_a_pipeline_with_weights_of_another_model_or_none(tmp_path, capfd):
+    """What the libraries only log is in the sentence, and nothing stands before it."""
+    build_pipeline().save_pretrained(tmp_path / "model")
+    for part, change, told in (
+        ("unet", {"cross_attention_dim": 48}, "made for another model: down_blocks.0"),
+        ("text_encoder", {"hidden_size": 64}, "made for another model: "),
+    ):
+        shutil.copytree(tmp_path / "model", tmp_path / part)
+        config = tmp_path / part / part / "config.json"
+        config.write_text(json.dumps(json.loads(config.read_text()) | change))
+        refused_quietly(tmp_path / part, told, capfd)
+    for part, file in (("unet", "diffusion_pytorch_model"), ("text_encoder", "model")):
+        folder = tmp_path / f"{part} in part"
+        shutil.copytree(tmp_path / "model", folder)
+        path = folder / part / f"{file}.safetensors"
+        weights = load_file(path)
+        gone = next(name for name in weights if name.endswith("norm1.weight"))
+        del weights[gone]
+        save_file(weights, path, metadata={"format": "pt"})
+        refused_quietly(folder, gone, capfd)
+
+
+def refused_quietly(folder, told, capfd):
+    capfd.readouterr()
+    with pytest.raises(ModelError) as caught:
+        StableDiffusionGenerator(model=str(folder), device="cpu").pipeline()
+    assert told in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert "damaged" not in str(caught.value)
+    assert capfd.readouterr() == ("", "")

@@ -42,7 +42,12 @@ class PromptistGenerator(StableDiffusionGenerator):
     class Options(StableDiffusionGenerator.Options):
         """Options of :class:`PromptistGenerator`: those of Stable Diffusion, and those of the language model."""
 
-        adapter: str = Field(PUBLISHED, description="GPT-2 that adapts prompts: hub id or folder", min_length=1)
+        adapter: str = Field(
+            PUBLISHED,
+            description="GPT-2 that adapts prompts: hub id or folder (the default is a pickle on the hub, as far as is "
+            "known, and needs a copy as safetensors)",
+            min_length=1,
+        )
         adapter_tokenizer: str | None = Field(
             None, description="its tokenizer: hub id or folder; None: gpt2 for the published one, else its own"
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 from collections.abc import Callable, Mapping
@@ -14,7 +15,10 @@ from realignkit.contracts import Generator
 from realignkit.contracts import Options as PluginOptions
 from realignkit.errors import ModelError
 from realignkit_plugins.failures import KNOWN_CLASSES, OWN_CODE
+from realignkit_plugins.generators.single_file import single_file
+from realignkit_plugins.generators.single_file_config import Prediction
 from realignkit_plugins.loading import DTypeName, hub_options, loading, resolve_device, resolve_dtype, resolve_model
+from realignkit_plugins.weight_files import is_weight_file
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -56,7 +60,17 @@ class StableDiffusionGenerator(Generator):
         """Options of :class:`StableDiffusionGenerator`."""
 
         model: str = Field(
-            "stable-diffusion-v1-5/stable-diffusion-v1-5", description="hub id, folder, or micro:<name>", min_length=1
+            "stable-diffusion-v1-5/stable-diffusion-v1-5",
+            description="hub id, folder, one file of SD 1.x, 2.x or XL (.safetensors, .ckpt), or micro:<name>",
+            min_length=1,
+        )
+        config: str | None = Field(
+            None,
+            description="for one file: folder or hub id with its settings in diffusers' layout; None: from its weights",
+            min_length=1,
+        )
+        prediction_type: Prediction | None = Field(
+            None, description="what the network predicts; None: as the checkpoint says"
         )
         revision: str | None = Field(None, description="branch, tag or commit on the hub")
         variant: str | None = Field(None, description="weights variant, such as fp16")
@@ -124,6 +138,8 @@ class StableDiffusionGenerator(Generator):
             chosen.model,
             revision=chosen.revision,
             variant=chosen.variant,
+            config=chosen.config,
+            prediction_type=chosen.prediction_type,
             device=chosen.device,
             dtype=chosen.dtype,
             safety_checker=chosen.safety_checker,
@@ -153,6 +169,8 @@ def load_pipeline(
     *,
     revision: str | None = None,
     variant: str | None = None,
+    config: str | None = None,
+    prediction_type: Prediction | None = None,
     device: str = "auto",
     dtype: DTypeName = "auto",
     safety_checker: bool = False,
@@ -164,9 +182,12 @@ def load_pipeline(
     """A diffusers pipeline from safetensors, on its device, progress bar off.
 
     Args:
-        model: see :func:`realignkit_plugins.loading.resolve_model`.
+        model: see :func:`realignkit_plugins.loading.resolve_model`; or one file of Stable Diffusion 1.x, 2.x or XL, see
+            :func:`realignkit_plugins.generators.single_file.single_file`, to which the next two do not apply.
         revision: branch, tag or commit on the hub.
         variant: of the weights, such as ``fp16``.
+        config: settings that go with a single file, a folder or hub id; None: read off its weights.
+        prediction_type: what the network predicts; None: as the checkpoint says.
         device: see :func:`realignkit_plugins.loading.resolve_device`.
         dtype: see :func:`realignkit_plugins.loading.resolve_dtype`.
         safety_checker: whether to load one where there is one.
@@ -181,14 +202,19 @@ def load_pipeline(
     """
     from diffusers.utils import logging as diffusers_logging
 
-    folder, device = resolve_model(model), resolve_device(device)
-    kind, hub = resolve_dtype(dtype, device), hub_options(revision)
+    device = resolve_device(device)
+    kind = resolve_dtype(dtype, device)
+    one_file = text_to_image and is_weight_file(model)
+    folder, hub = ("", {}) if one_file else (resolve_model(model), hub_options(revision))
     bars = diffusers_logging.is_progress_bar_enabled()
     diffusers_logging.disable_progress_bar()
     try:
-        with loading("text-to-image pipeline" if text_to_image else "pipeline", model):
+        with loading("text-to-image pipeline" if text_to_image else "pipeline", model), contextlib.ExitStack() as stack:
             from diffusers import DiffusionPipeline  # which talks about torchvision
 
+            if one_file:
+                folder, networks = stack.enter_context(single_file(model, config, prediction_type, kind))
+                variant, parts = None, {**networks, **parts}
             index = DiffusionPipeline.load_config(folder, **hub)
             _refuse_code(index, model)
             extras: dict[str, Any] = {**hub, **parts}
@@ -207,6 +233,12 @@ def load_pipeline(
             pipeline = loader.from_pretrained(
                 folder, dtype=kind, use_safetensors=True, trust_remote_code=False, **extras
             )
+            if one_file:  # not the name of a folder that lasts as long as this
+                pipeline.register_to_config(_name_or_path=model)
+            if prediction_type is not None and pipeline.scheduler.config.get("prediction_type") != prediction_type:
+                pipeline.scheduler = pipeline.scheduler.from_config(
+                    pipeline.scheduler.config, prediction_type=prediction_type
+                )
             if prepare is not None:
                 prepare(pipeline)
             # Moved, never cast: some networks keep modules in float32 (T5's overflow in half precision).

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,7 @@ from realignkit_plugins.loading import (
     text_tokenizer,
 )
 from realignkit_plugins.rewards.base import PixelReward, place, workplace
+from realignkit_plugins.weight_files import read_weights
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -53,7 +54,9 @@ class ImageReward(PixelReward[_Loaded]):
         """Options of :class:`ImageReward`."""
 
         model: str = Field(
-            "THUDM/ImageReward", description="ImageReward.pt, folder, hub id, or micro:<name>", min_length=1
+            "THUDM/ImageReward",
+            description="ImageReward.pt, folder, hub id (a pickle there; only tensors are read), or micro:<name>",
+            min_length=1,
         )
         revision: str | None = Field(None, description="branch, tag or commit on the hub")
         tokenizer: str = Field(
@@ -89,7 +92,7 @@ class ImageReward(PixelReward[_Loaded]):
         with loading("ImageReward model", chosen.model):
             file = _find(chosen.model, chosen.revision)
             where, dtype = workplace(chosen.device, chosen.dtype)
-            network = ImageRewardModel.from_state(read_weights(file), _known(file.parent), dtype)
+            network = ImageRewardModel.from_state(read_weights(file, chosen.model), _known(file.parent), dtype)
         own = any((file.parent / name).is_file() for name in _TOKENIZER)
         words = str(file.parent) if own else chosen.tokenizer
         with loading("tokenizer of ImageReward", words):
@@ -103,24 +106,6 @@ class ImageReward(PixelReward[_Loaded]):
         # The original trains through tensors, which saturate nowhere, and scores through 8-bit images.
         preprocessing = Preprocessing(size=side, crop=(side, side), crop_offset="round", saturate=False)
         return _Loaded(place(network, where), tokenizer, preprocessing)
-
-
-def read_weights(file: Path) -> Mapping[str, Tensor]:
-    """The tensors of a ``.safetensors`` or (without running anything in it) ``.pt``/``.pth`` file.
-
-    Raises:
-        ModelError: it holds something else than tensors.
-    """
-    if file.suffix == ".safetensors":
-        from safetensors.torch import load_file
-
-        return load_file(file)
-    import torch
-
-    state = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
-    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        raise ModelError(f"'{file.name}' holds no flat table of weights. Give ImageReward.pt as published.")
-    return state
 
 
 def _find(model: str, revision: str | None) -> Path:

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from realignkit.errors import ModelError
 from realignkit_plugins.rewards.preprocess import CLIP_MEAN, CLIP_STD, Preprocessing
+from realignkit_plugins.weight_files import read_weights
 
 if TYPE_CHECKING:
     from transformers import CLIPConfig, CLIPModel
@@ -98,7 +99,7 @@ def load(
     weights = next((file for name in WEIGHTS if (file := find(model, name, revision)) is not None), None)
     if weights is None:
         raise ModelError(f"there are no weights in '{model}'. It should hold one of {', '.join(WEIGHTS)}.")
-    load_strictly(network, convert(_read(weights)), model)
+    load_strictly(network, convert(read_weights(weights, model)), model)
     return network.eval(), preprocessing(said.get("preprocess_cfg", {}), known["vision_cfg"]["image_size"])
 
 
@@ -200,17 +201,6 @@ def load_strictly(network: Any, state: Mapping[str, Tensor], model: str) -> None
         )
     with torch.no_grad():
         network.load_state_dict(state, strict=False)  # each tensor cast as it is copied
-
-
-def _read(file: Path) -> Mapping[str, Tensor]:
-    if file.suffix == ".safetensors":
-        from safetensors.torch import load_file
-
-        return load_file(file)
-    state = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ModelError(f"'{file.name}' holds no flat table of weights. Give the one that open_clip published.")
-    return state
 
 
 def preprocessing(said: Mapping[str, Any], image_size: int) -> Preprocessing:

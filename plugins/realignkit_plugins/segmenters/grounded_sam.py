@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
@@ -23,12 +24,15 @@ from realignkit_plugins.loading import (
     resolve_model,
     text_tokenizer,
 )
+from realignkit_plugins.weight_files import is_weight_file
 
 if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
 
     from realignkit_plugins.segmenters.sam import BoxMasker
+
+BERT = "google-bert/bert-base-uncased"
 
 
 class GroundedSamSegmenter(Segmenter):
@@ -50,10 +54,19 @@ class GroundedSamSegmenter(Segmenter):
         """Options of :class:`GroundedSamSegmenter`; the thresholds are those of Grounded-SAM."""
 
         model: str = Field(
-            "IDEA-Research/grounding-dino-tiny", description="Grounding DINO: hub id or folder", min_length=1
+            "IDEA-Research/grounding-dino-tiny",
+            description="Grounding DINO: hub id, folder, or the authors' groundingdino_….pth",
+            min_length=1,
         )
         revision: str | None = Field(None, description="branch, tag or commit of the detector on the hub")
-        sam: str = Field("facebook/sam-vit-huge", description="SAM or SAM 2: hub id or folder", min_length=1)
+        tokenizer: str | None = Field(
+            None, description=f"for the authors' file: hub id or folder of its tokenizer; None: {BERT}", min_length=1
+        )
+        sam: str = Field(
+            "facebook/sam-vit-huge",
+            description="SAM or SAM 2: hub id, folder, or the authors' sam_vit_….pth",
+            min_length=1,
+        )
         sam_revision: str | None = Field(None, description="branch, tag or commit of SAM on the hub")
         box_threshold: float = Field(0.25, ge=0, le=1, description="least probability of a box's best word")
         text_threshold: float = Field(0.2, ge=0, le=1, description="least probability of a word that names a box")
@@ -178,6 +191,9 @@ class GroundedSamSegmenter(Segmenter):
             from transformers import GroundingDinoForObjectDetection
 
             chosen = self.options
+            if is_weight_file(chosen.model):
+                self._detector = self._load_original()
+                return self._detector
             folder, hub = resolve_model(chosen.model), hub_options(chosen.revision)
             with loading("Grounding DINO checkpoint", chosen.model):
                 family = model_config(folder, **hub).model_type
@@ -191,6 +207,24 @@ class GroundedSamSegmenter(Segmenter):
                 # Not GroundingDinoProcessor: parts and phrases are kept apart here, and it hides the tokens.
                 self._detector = (network, image_processor(folder, **hub), text_tokenizer(folder, **hub))
         return self._detector
+
+    def _load_original(self) -> tuple[Any, Any, Any]:
+        """From the authors' file, which leaves the tokenizer out: that first, as it is the smaller one."""
+        from realignkit_plugins.segmenters.originals import load_grounding_dino
+
+        chosen = self.options
+        words = chosen.tokenizer or BERT
+        with loading("tokenizer of Grounding DINO (option tokenizer)", words):
+            tokenizer = text_tokenizer(resolve_model(words))
+        with loading("Grounding DINO checkpoint", chosen.model):
+            network, processor = load_grounding_dino(Path(chosen.model).expanduser(), chosen.model)
+        known = network.config.text_config.vocab_size
+        if len(tokenizer) > known:
+            raise ModelError(
+                f"the tokenizer '{words}' has {len(tokenizer)} tokens, the model only {known}. Give the tokenizer that "
+                f"the model was trained with."
+            )
+        return network.to(resolve_device(chosen.device)), processor, tokenizer
 
 
 def _tokens(tokenizer: Any, phrase: str) -> list[int]:

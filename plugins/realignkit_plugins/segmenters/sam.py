@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +17,8 @@ from realignkit_plugins.loading import (
     model_config,
     resolve_model,
 )
+from realignkit_plugins.segmenters.originals import load_sam
+from realignkit_plugins.weight_files import is_weight_file
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -27,7 +30,7 @@ _ALIASES = {"sam2_video": "sam2"}
 
 
 class BoxMasker:
-    """A SAM (``SamModel``) or SAM 2 (``Sam2Model``) checkpoint, prompted with boxes.
+    """A SAM (``SamModel``) or SAM 2 (``Sam2Model``) checkpoint, or a file of SAM's authors, prompted with boxes.
 
     SAM scales an image's longer side to the network's (1024), pads below and to the right; SAM 2 stretches it to a
     square. Both normalise as for ImageNet.
@@ -40,6 +43,11 @@ class BoxMasker:
         import transformers
 
         self.model = model
+        if is_weight_file(model):
+            with loading("SAM checkpoint", model):
+                network, self._processor = load_sam(Path(model).expanduser(), model)
+            self.family, self.network = "sam", network.to(device)
+            return
         folder, hub = resolve_model(model), hub_options(revision)
         with loading("SAM checkpoint", model):
             family = model_config(folder, **hub).model_type

@@ -52,7 +52,9 @@ class RecognizeAnythingTagger(Tagger):
         """Options of :class:`RecognizeAnythingTagger`."""
 
         model: str = Field(
-            "xinyu1205/recognize_anything_model", min_length=1, description="hub id, file, folder, or micro:<name>"
+            "xinyu1205/recognize_anything_model",
+            min_length=1,
+            description="hub id (pickles there; only tensors are read), file, folder, or micro:<name>",
         )
         file: str = Field("ram_swin_large_14m.pth", description="name of the weights in the folder or on the hub")
         revision: str | None = Field(None, description="branch, tag or commit on the hub")
@@ -125,6 +127,7 @@ class RecognizeAnythingTagger(Tagger):
 
             from realignkit_plugins.taggers import recognize_anything_files as files
             from realignkit_plugins.taggers.recognize_anything_networks import build_network
+            from realignkit_plugins.weight_files import read_weights
 
             chosen = self.options
             with loading("tagging network", chosen.model):
@@ -138,9 +141,8 @@ class RecognizeAnythingTagger(Tagger):
                     thresholds = files.read_thresholds(source, config, chosen.model, chosen.thresholds)
                 with torch.device("meta"):
                     network = build_network(config)
-                files.load_weights(
-                    network, files.read_weights(source.weights(), chosen.model), chosen.model, chosen.skip
-                )
+                weights = read_weights(source.weights(), chosen.model)
+                files.load_weights(network, weights, chosen.model, chosen.skip)
                 device = resolve_device(chosen.device)
                 network = network.float().to(device).eval().requires_grad_(False)
             self._kept = _Loaded(network, tags, thresholds, device)

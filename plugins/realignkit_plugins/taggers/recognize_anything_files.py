@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import pickle
-import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from realignkit.errors import ModelError
-from realignkit_plugins.failures import again, explain, is_local
 from realignkit_plugins.loading import resolve_model
 from realignkit_plugins.taggers.recognize_anything_config import (
     IN_THE_SPACE,
@@ -113,40 +110,6 @@ def read_config(source: Source, model: str, architecture: Architecture, given: P
         beside = source.beside(["config.json"])
     found = given or beside
     return NetworkConfig.read(found) if found else PUBLISHED[architecture]
-
-
-def read_weights(path: Path, model: str | None = None) -> dict[str, Tensor]:
-    """Tensors by name, on the CPU, from a safetensors file or a ``.pth`` (flat, or under the key ``model``).
-
-    Nothing is unpickled but tensors and plain values, and the file is mapped rather than read: what is not used (an
-    optimiser's state, the captioning half) takes no memory.
-
-    Args:
-        path: the file.
-        model: what the user calls it, for messages.
-
-    Raises:
-        ModelError: it is damaged, or holds something else.
-    """
-    import torch
-    from safetensors.torch import load_file
-
-    named = model or str(path)
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        data: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except pickle.UnpicklingError as error:
-        raise ModelError(
-            f"'{path}' cannot be read as weights: it is damaged, or holds more than tensors and plain values, which "
-            f"is refused, as unpickling it could run anything. {again(named, is_local(named))}"
-        ) from error
-    except Exception as error:  # torch and safetensors raise a dozen types for a bad file
-        raise ModelError(f"'{path}' cannot be read as weights {explain(named, error, is_local(named))}") from error
-    weights = data.get("model", data) if isinstance(data, Mapping) else None
-    if not isinstance(weights, Mapping) or not all(isinstance(value, torch.Tensor) for value in weights.values()):
-        raise ModelError(f"'{path}' holds no weights, neither at its top nor under 'model'. Check that it is the file.")
-    return {str(name): value for name, value in weights.items()}
 
 
 def load_weights(network: TaggingNetwork, weights: Mapping[str, Tensor], model: str, skip: Sequence[str] = ()) -> None:

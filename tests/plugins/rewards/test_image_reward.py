@@ -12,8 +12,9 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from realignkit.errors import ModelError, OptionError
-from realignkit_plugins.rewards.image_reward import ImageReward, read_weights
+from realignkit_plugins.rewards.image_reward import ImageReward
 from realignkit_plugins.rewards.image_reward_model import ImageRewardConfig, ImageRewardModel
+from realignkit_plugins.weight_files import read_weights
 
 FOLDER = Path(__file__).parents[2] / "golden" / "image_reward"
 META = json.loads((FOLDER / "meta.json").read_text())
@@ -172,3 +173,14 @@ def test_what_is_no_batch_is_refused(reward, images, prompts, match):
 def test_nan_is_refused(reward):
     with pytest.raises(ModelError, match="NaN"):
         reward(torch.full((1, 3, 48, 48), float("nan")), ["a red cat"])
+
+
+def test_the_file_in_torchs_old_format(folder, reward, tmp_path):
+    """As ImageReward.pt was first published: a pickle followed by the numbers, no zip."""
+    shutil.copytree(folder, tmp_path / "old")
+    weights = torch.load(folder / "ImageReward.pt", weights_only=True)
+    torch.save(weights, tmp_path / "old" / "ImageReward.pt", _use_new_zipfile_serialization=False)
+    images = torch.rand(2, 3, 40, 40, generator=torch.Generator().manual_seed(0))
+    for given in ("old", "old/ImageReward.pt"):
+        found = ImageReward(model=str(tmp_path / given))
+        assert torch.equal(found(images, ["a", "b"]), reward(images, ["a", "b"]))

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from realignkit.errors import ModelError
 from realignkit_plugins.taggers.recognize_anything import RecognizeAnythingTagger
 from realignkit_plugins.taggers.recognize_anything_config import VOCABULARY_REVISION
-from realignkit_plugins.taggers.recognize_anything_files import read_weights
+from realignkit_plugins.weight_files import read_weights
 from tests.plugins.taggers import recognize_anything as golden
 
 CHECKPOINT = golden.GOLDEN / "ram" / "checkpoint.pth"

@@ -1,0 +1,134 @@
+"""Stable Diffusion 1.x, 2.x and XL from one file, as people download them, without any network.
+
+The file holds the networks under the names of the original code. Their settings are read off the weights, the tokenizer
+comes with this package, and diffusers' ``from_single_file`` renames the weights.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from realignkit.precision import say_once
+from realignkit_plugins.generators.single_file_config import UNET, VAE, Prediction, unlike, write_config
+from realignkit_plugins.generators.single_file_kinds import family_of
+from realignkit_plugins.loading import resolve_model
+from realignkit_plugins.weight_files import read_weights
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+# Of two networks that predict differently, the last normalisation's bias; the rule, and its limit, are ComfyUI's.
+_TELLING = f"{UNET}output_blocks.11.1.transformer_blocks.0.norm1.bias"
+_SPREAD = 0.09
+_PREDICTIONS: dict[str, Prediction] = {"epsilon": "epsilon", "v": "v_prediction", "v_prediction": "v_prediction"}
+
+
+@contextmanager
+def single_file(
+    model: str, config: str | None, prediction: Prediction | None, dtype: torch.dtype
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """A folder of settings and the networks that go with it: ``DiffusionPipeline.from_pretrained(folder, **networks)``.
+
+    Args:
+        model: the file, of any format that :func:`realignkit_plugins.weight_files.read_weights` reads.
+        config: a folder or hub id with the settings, in diffusers' layout; None: read off the weights.
+        prediction: what the U-Net predicts, where ``config`` is None; None: as the file says, or as it looks.
+        dtype: of the networks.
+
+    Yields:
+        The folder (or hub id), which lasts as long as the context, and the networks by component.
+
+    Raises:
+        ModelError: there is no such file, or it is damaged, a pickle that would run something, something else than a
+            whole Stable Diffusion model, or made for other settings.
+    """
+    path = Path(model).expanduser()
+    weights = _usual_names(read_weights(path, model))
+    shapes = {name: tuple(weight.shape) for name, weight in weights.items()}
+    family = family_of(shapes, model)
+    with tempfile.TemporaryDirectory(prefix="realignkit-") as temporary:
+        if config is None:
+            if prediction is None:
+                prediction = _prediction(path, weights, family, model)
+            write_config(Path(temporary), shapes, family, prediction, zero_snr="ztsnr" in shapes, model=model)
+        folder = temporary if config is None else resolve_model(config)
+        yield folder, _networks(weights, folder, dtype, model)
+
+
+def _usual_names(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Names that older and newer tools give to the same parts, as the published files have them."""
+    renamed = {}
+    xl = f"{UNET}label_emb.0.0.weight" in weights
+    for name, weight in weights.items():
+        if name.startswith("conditioner.embedders.0.") and not xl:  # SD 1.x and 2.x, written by Stability's later code
+            name = "cond_stage_model." + name.removeprefix("conditioner.embedders.0.")
+        old = name.removeprefix("cond_stage_model.transformer.")
+        if old != name and old.startswith(("embeddings.", "encoder.", "final_layer_norm.")):
+            name = f"cond_stage_model.transformer.text_model.{old}"
+        if not name.startswith(("model_ema.", f"{VAE}loss.")):  # a trainer's, which nothing here reads
+            renamed[name] = weight
+    return renamed
+
+
+def _prediction(path: Path, weights: Mapping[str, Tensor], family: str, model: str) -> Prediction:
+    if "v_pred" in weights:
+        return "v_prediction"
+    said = _PREDICTIONS.get(str(_metadata(path).get("modelspec.prediction_type")).lower())
+    if said is not None:
+        return said
+    if family != "sd2":
+        return "epsilon"
+    last = weights.get(_TELLING)
+    found: Prediction = "epsilon"
+    if last is not None and float(last.float().std(unbiased=False)) > _SPREAD:
+        found = "v_prediction"
+    say_once(
+        f"'{model}' does not say what its network predicts, which differs among Stable Diffusion 2.x; by its weights "
+        f"it is taken for {found}. If it draws noise, set generator.prediction_type to the other."
+    )
+    return found
+
+
+def _metadata(path: Path) -> dict[str, Any]:
+    """What a safetensors file says of itself; nothing of others."""
+    with path.open("rb") as file:
+        begin = file.read(9)
+        if begin[8:] != b"{":
+            return {}
+        file.seek(8)
+        header = json.loads(file.read(struct.unpack("<Q", begin[:8])[0]))
+    return header.get("__metadata__") or {}
+
+
+def _networks(weights: Mapping[str, Tensor], folder: str, dtype: torch.dtype, model: str) -> dict[str, Any]:
+    import diffusers
+    import transformers
+    from diffusers.loaders.single_file_utils import create_diffusers_clip_model_from_ldm
+
+    index = diffusers.DiffusionPipeline.load_config(folder)
+    networks: dict[str, Any] = {}
+    for name, prefix in (("unet", UNET), ("vae", VAE)):
+        cls = getattr(diffusers, {"unet": "UNet2DConditionModel", "vae": "AutoencoderKL"}[name])
+        own = {key: weight for key, weight in weights.items() if key.startswith(prefix)}
+        networks[name] = cls.from_single_file(own, config=folder, subfolder=name, dtype=dtype)
+        unused = len(own) - len(networks[name].state_dict())
+        if unused > 0:
+            raise unlike(model, f"{unused} of the {len(own)} weights of its {cls.__name__} have no place")
+    for name, other in (("text_encoder", "conditioner.embedders.1."), ("text_encoder_2", "conditioner.embedders.0.")):
+        if index.get(name, [None, None])[1] is not None:
+            cls = getattr(transformers, index[name][1])
+            own = {key: weight for key, weight in weights.items() if not key.startswith((UNET, VAE, other))}
+            networks[name] = create_diffusers_clip_model_from_ldm(
+                cls, checkpoint=own, config=folder, subfolder=name, torch_dtype=dtype
+            )
+    for name, network in networks.items():
+        if lacking := [key for key, weight in network.state_dict().items() if weight.is_meta]:
+            raise unlike(model, f"it holds no weights for {len(lacking)} parts of the {name} ({lacking[0]} …)")
+    return networks

@@ -1,0 +1,68 @@
+"""Folders whose weights are there, but not as safetensors under the name that is asked for."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path, PurePosixPath
+
+_PLAIN = re.compile(r"[^.]+\.safetensors")
+_VARIANT = re.compile(r"[^.]+\.(?P<variant>[a-z]\w*?)(?:-\d+-of-\d+)?\.safetensors")
+_PICKLE = re.compile(r".*model.*\.(?:bin|pt|pth)", re.IGNORECASE)  # not a trainer's arguments, optimiser or the like
+
+
+def unusable_weights(model: str, local: bool) -> str | None:
+    """Why a model's weights cannot be used although they are there; None where nothing of that kind is found.
+
+    Args:
+        model: a folder or a hub id, of which the hub is asked for its list of files.
+        local: whether it is a folder.
+
+    Returns:
+        ``"(reason). Advice."``, as of :func:`realignkit_plugins.failures.explain`.
+    """
+    return reason(_files(model, local))
+
+
+def reason(names: Iterable[str]) -> str | None:
+    """The same by the names of the files, relative and with slashes."""
+    folders: dict[PurePosixPath, list[str]] = {}
+    for path in map(PurePosixPath, names):
+        folders.setdefault(path.parent, []).append(path.name)
+    variants: set[str] = set()
+    pickles: list[str] = []
+    for folder, inside in folders.items():
+        if any(map(_PLAIN.fullmatch, inside)):
+            continue
+        found = {match["variant"] for match in map(_VARIANT.fullmatch, inside) if match}
+        variants |= found
+        if not found:
+            pickles += [str(folder / name) for name in inside if _PICKLE.fullmatch(name)]
+    if pickles:
+        return (
+            f"(its weights are pickles, which can run code and are not read: {_some(pickles)}). Take a copy of it as "
+            f"safetensors, or convert it where that may run: from_pretrained, then save_pretrained."
+        )
+    if variants:
+        name = "fp16" if "fp16" in variants else min(variants)
+        return (
+            f"(its weights are there as the variant {name} only). Set variant={name} (--set generator.variant={name}), "
+            f"or name its files without '.{name}' where there is no such option."
+        )
+    return None
+
+
+def _files(model: str, local: bool) -> Sequence[str]:
+    if local:
+        folder = Path(model).expanduser()
+        return [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+    from huggingface_hub import HfApi
+
+    try:
+        return HfApi().list_repo_files(model)
+    except Exception:  # no network, or forbidden: then nothing is known
+        return []
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")

@@ -1,0 +1,99 @@
+"""Folders with pickles only, or a variant only: the true reason, and the option."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+import torch
+from PIL import Image
+
+from realignkit.errors import ModelError
+from realignkit_plugins.generators.stable_diffusion import StableDiffusionGenerator
+from realignkit_plugins.micro import checkpoints
+from realignkit_plugins.rewards.clip import CLIPReward
+from realignkit_plugins.segmenters.clipseg import CLIPSegSegmenter
+from realignkit_plugins.weight_folders import reason
+from tests.tiny import build_pipeline
+
+
+def load(folder, **options):
+    return StableDiffusionGenerator(model=str(folder), device="cpu", **options).pipeline()
+
+
+def refused(call):
+    with pytest.raises(ModelError) as caught:
+        call()
+    told = str(caught.value)
+    assert "\n" not in told
+    assert "damaged" not in told
+    return told
+
+
+def test_a_pipeline_of_variants_only(tmp_path, capfd):
+    build_pipeline().save_pretrained(tmp_path, variant="fp16")
+    capfd.readouterr()
+    told = refused(lambda: load(tmp_path))
+    assert "its weights are there as the variant fp16 only" in told
+    assert "--set generator.variant=fp16" in told
+    assert capfd.readouterr() == ("", ""), "no lines of the libraries before it"
+    load(tmp_path, variant="fp16")
+
+
+def test_a_variant_that_is_not_there(tmp_path):
+    build_pipeline().save_pretrained(tmp_path)
+    assert "no weights of the variant fp16). Leave the option variant out" in refused(
+        lambda: load(tmp_path, variant="fp16")
+    )
+
+
+@pytest.mark.parametrize("part", ["unet", "text_encoder", "all"])
+def test_a_pipeline_of_pickles(tmp_path, capfd, part):
+    build_pipeline().save_pretrained(tmp_path)
+    for file in tmp_path.rglob("*.safetensors"):
+        if part in ("all", file.parent.name):
+            torch.save({}, file.with_name(f"{'pytorch_' * (file.stem == 'model')}{file.stem}.bin"))
+            file.unlink()
+    capfd.readouterr()
+    told = refused(lambda: load(tmp_path))
+    assert "its weights are pickles, which can run code and are not read" in told
+    assert ("unet/" if part == "all" else part) in told
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("variant", [True, False], ids=["variant", "pickle"])
+@pytest.mark.parametrize(
+    ("name", "use"),
+    [
+        ("clip", lambda folder: CLIPReward(model=folder)(torch.zeros(1, 3, 32, 32), ["a"])),
+        ("segmenter", lambda folder: CLIPSegSegmenter(model=folder)(Image.new("RGB", (32, 32)), ["a"])),
+    ],
+)
+def test_other_models(tmp_path, name, use, variant):
+    folder = tmp_path / "model"
+    shutil.copytree(checkpoints.path(name), folder)
+    weights = folder / "model.safetensors"
+    weights.rename(folder / ("model.fp16.safetensors" if variant else "pytorch_model.bin"))
+    told = refused(lambda: use(str(folder)))
+    assert ("the variant fp16 only" if variant else "are pickles") in told
+
+
+@pytest.mark.parametrize(
+    ("names", "found"),
+    [
+        (["unet/diffusion_pytorch_model.safetensors", "unet/diffusion_pytorch_model.bin"], None),
+        (["unet/diffusion_pytorch_model.fp16-00001-of-00002.safetensors"], "the variant fp16 only"),
+        (["unet/diffusion_pytorch_model-00001-of-00002.safetensors"], None),
+        (
+            ["unet/diffusion_pytorch_model.bin", "unet/diffusion_pytorch_model.fp16.safetensors"],
+            "the variant fp16 only",
+        ),
+        (["pytorch_model-00001-of-00002.bin", "config.json"], "are pickles"),
+        (["sd_xl_base_1.0.safetensors", "training_args.bin", "config.json"], None),
+        (["optimizer.bin", "scheduler.bin"], None),
+        ([], None),
+    ],
+)
+def test_by_the_names_of_the_files(names, found):
+    told = reason(names)
+    assert told is None if found is None else found in told
