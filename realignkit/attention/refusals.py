@@ -53,7 +53,10 @@ def why_failed(pipeline: Any, error: Exception) -> str:
     weights: Iterable[Any] = getattr(families.denoiser(pipeline), "parameters", list)()
     runs_on = getattr(getattr(pipeline, "_execution_device", None), "type", None)
     if runs_on == "cpu" and any(weight.device.type == "meta" for weight in weights):
-        return f"the weights of this {kind} are offloaded, which needs a GPU: load it again, without offload."
+        return (
+            f"weights of this {kind} are not in memory: they were never loaded, or are offloaded, which needs a GPU. "
+            f"Load it again, without offload."
+        )
     precisions = {
         name: str(part.dtype).removeprefix("torch.")
         for name in ("text_encoder", "text_encoder_2", families.denoiser_name(pipeline), "vae")
@@ -66,24 +69,19 @@ def why_failed(pipeline: Any, error: Exception) -> str:
             f"pipeline.to(torch.float32), say."
         )
     reason = (str(error).strip() or "no details").splitlines()[0][:200]
-    return (
-        f"this {kind} failed while drawing ({type(error).__name__}: {reason}). Try whether it draws on its own, "
-        f"pipeline('a cat'); if not, load it again."
-    )
+    advice = "try whether it draws on its own, pipeline('a cat'); if not, load it again."
+    advice = _why_other_network(pipeline) or advice
+    return f"this {kind} failed while drawing ({type(error).__name__}: {reason}): {advice}"
 
 
 def _why_foreign(pipeline: Any, what: str) -> str:
     import diffusers
 
+    if other := _why_other_network(pipeline):
+        return other
     kind, supported = type(pipeline).__name__, ", ".join(families.SUPPORTED)
     for names, network, family in families.FAMILIES:
         fits = isinstance(families.denoiser(pipeline), getattr(diffusers, network))
-        if isinstance(pipeline, tuple(getattr(diffusers, name) for name in names)):
-            found = type(getattr(pipeline, family.denoiser, None)).__name__
-            return (
-                f"the {family.denoiser} of this {kind} is a {found}, whose attention cannot be modulated. Give it the "
-                f"{network} that it was made of."
-            )
         if fits and isinstance(pipeline, diffusers.DiffusionPipeline):
             near = next((name for name in reversed(names) if kind.startswith(name.removesuffix("Pipeline"))), names[0])
             if not _why_prompts_are_not_enough(pipeline, family.denoiser):
@@ -94,11 +92,26 @@ def _why_foreign(pipeline: Any, what: str) -> str:
     return f"{kind} has no attention that can be modulated. Use one of {supported}."
 
 
+def _why_other_network(pipeline: Any) -> str:
+    """Of a pipeline of a supported class whose network is of another one, else ""."""
+    import diffusers
+
+    for names, network, family in families.FAMILIES:
+        found = families.unwrapped(getattr(pipeline, family.denoiser, None))
+        known = isinstance(pipeline, tuple(getattr(diffusers, name) for name in names))
+        if known and not isinstance(found, getattr(diffusers, network)):
+            return (
+                f"the {family.denoiser} of this {type(pipeline).__name__} is a {type(found).__name__}, whose attention "
+                f"cannot be modulated. Give it the {network} that it was made of."
+            )
+    return ""
+
+
 def _why_incomplete(pipeline: Any) -> str:
-    pairs = [(f"tokenizer{suffix}", f"text_encoder{suffix}") for suffix in ("", "_2")]
-    missing = [name for name in ("vae", "scheduler") if getattr(pipeline, name, None) is None]
-    if not any(all(getattr(pipeline, name, None) is not None for name in pair) for pair in pairs):
-        missing += [name for name in pairs[0] if getattr(pipeline, name, None) is None]
+    # Of SDXL's two text encoders the first may be missing: its refiner has the second alone.
+    suffix = "_2" if hasattr(pipeline, "text_encoder_2") else ""
+    needed = ("vae", "scheduler", f"tokenizer{suffix}", f"text_encoder{suffix}")
+    missing = [name for name in needed if getattr(pipeline, name, None) is None]
     if not missing:
         return ""
     return f"this {type(pipeline).__name__} has no {' and no '.join(missing)}: load it with all of its parts."

@@ -290,6 +290,8 @@ def _sample(
             schedule = running_schedule(runner, arguments["num_inference_steps"], strength, config.time_scale)
             state = during.enter_context(modulate(families.denoiser(pipeline), regions, config, timesteps=schedule))
         images = runner(**arguments, **watching, output_type="pt").images
+    if runner is not pipeline:  # offloaded components wait for the pipeline that put them off to be done
+        pipeline.maybe_free_model_hooks()
     return to_pil(images), state
 
 
@@ -321,7 +323,9 @@ def _encode_images(pipeline: Any, images: Sequence[Image], size: tuple[int | Non
     upcast = dtype == torch.float16 and bool(getattr(vae.config, "force_upcast", False))
     if upcast:
         vae.to(torch.float32)
-    latents: Tensor = vae.encode(pixels.to(pipeline._execution_device, vae.dtype)).latent_dist.mode()
+    encoded = vae.encode(pixels.to(pipeline._execution_device, vae.dtype))
+    # AutoencoderTiny's are no distribution.
+    latents: Tensor = encoded.latent_dist.mode() if hasattr(encoded, "latent_dist") else encoded.latents
     if upcast:
         vae.to(dtype)
     config = vae.config

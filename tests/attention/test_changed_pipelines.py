@@ -6,12 +6,13 @@ import copy
 
 import pytest
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import AutoencoderTiny, StableDiffusionPipeline
 from diffusers.models.attention_processor import AttnProcessor, XFormersAttnProcessor
 
 from realignkit.attention import spans
 from realignkit.attention.config import ModulationConfig
-from realignkit.attention.sampler import generate, refine
+from realignkit.attention.families import unwrapped
+from realignkit.attention.sampler import _encode_images, generate, refine
 from tests.attention.pixart import pixart_pipeline
 from tests.attention.test_sampler import FAST, distance, layout
 
@@ -86,7 +87,7 @@ def stop(done: int, total: int) -> None:
 
 def processors(pipeline):
     network = pipeline.unet if hasattr(pipeline, "unet") else pipeline.transformer
-    return list(getattr(network, "_orig_mod", network).attn_processors.values())
+    return list(unwrapped(network).attn_processors.values())
 
 
 PIXART = {"num_inference_steps": 4}
@@ -124,6 +125,17 @@ def test_the_same_pictures_as_without_the_change(unchanged, make_pipeline, way, 
     if from_coarse is not None:
         again = refine(pipeline, PROMPT, FOUND, [0], FROM_COARSE, coarse=[plain], **size).images[0]
         assert distance(again, from_coarse) <= 1 < distance(from_coarse, plain)
+
+
+def test_offloaded_parts_leave_the_device_after_starting_from_the_coarse_image(make_pipeline):
+    """As after the pipeline's own call, which renews its hooks when it has emptied the device."""
+    pipeline = make_pipeline("sd")
+    offloaded(pipeline)
+    coarse = generate(pipeline, PROMPT, [0], **FAST)
+    hooks = pipeline._all_hooks
+    refine(pipeline, PROMPT, FOUND, [0], FROM_COARSE, coarse=coarse, **FAST)
+    assert len(pipeline._all_hooks) == len(hooks) > 0
+    assert not any(new is old for new, old in zip(pipeline._all_hooks, hooks, strict=True))
 
 
 def half(pipeline):
@@ -196,6 +208,24 @@ def test_processors_of_xformers_are_replaced_and_come_back(make_pipeline):
     found = refine(other, PROMPT, FOUND, [0], config, **FAST).images[0]
     assert distance(found, refine(own, PROMPT, FOUND, [0], config, **FAST).images[0]) <= 1
     assert all(a is b for a, b in zip(before, processors(other), strict=True))
+
+
+def test_a_tiny_autoencoder(make_pipeline):
+    """TAESD's kind, whose latents are no distribution."""
+    pipeline = make_pipeline("sd")
+    torch.manual_seed(2)
+    pipeline.vae = AutoencoderTiny(
+        encoder_block_out_channels=(8, 8),
+        decoder_block_out_channels=(8, 8),
+        num_encoder_blocks=(1, 1),
+        num_decoder_blocks=(1, 1),
+        upsampling_scaling_factor=2,
+    )
+    plain = generate(pipeline, PROMPT, [0], **FAST)
+    wanted = pipeline.vae.encode(pipeline.image_processor.preprocess(plain)).latents
+    torch.testing.assert_close(_encode_images(pipeline, plain, (None, None)), wanted)  # its scaling factor is 1
+    refined = refine(pipeline, PROMPT, FOUND, [0], FROM_COARSE, coarse=plain, **FAST).images[0]
+    assert distance(refined, plain[0]) > 0
 
 
 def test_a_class_with_more_components_starts_from_the_coarse_image(make_pipeline):

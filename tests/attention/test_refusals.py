@@ -28,6 +28,20 @@ def test_a_part_is_missing(make_pipeline, part):
     both_refused(pipeline, f"StableDiffusionPipeline has no {part}: load it with all of its parts")
 
 
+@pytest.mark.parametrize("part", ["vae", "text_encoder_2", "tokenizer_2"])
+def test_a_part_of_sdxl_is_missing(make_pipeline, part):
+    pipeline = make_pipeline("sdxl")
+    setattr(pipeline, part, None)
+    both_refused(pipeline, f"StableDiffusionXLPipeline has no {part}: load it with all of its parts")
+
+
+def test_a_network_inside_another_one(make_pipeline):
+    """Drawn with where the pipeline can; where it cannot, the network is named."""
+    pipeline = make_pipeline("sd")
+    pipeline.unet = torch.nn.Sequential(pipeline.unet)
+    both_refused(pipeline, r"unet of this StableDiffusionPipeline is a Sequential.*UNet2DConditionModel")
+
+
 @pytest.mark.parametrize("channels", [5, 7, 8, 9])
 def test_a_network_that_reads_an_image_too(make_pipeline, channels):
     pipeline = make_pipeline("sd")
