@@ -45,6 +45,10 @@ class RealignerOptions(Options):
     )
 
 
+_FILES = (".safetensors", ".ckpt")
+"""What a name that ends so means, also where nothing is there: the loader then says that."""
+
+
 def unknown_option(name: str, known: Iterable[str]) -> OptionError:
     """The error for an option that nobody takes, with the nearest known names."""
     names = sorted(set(known))
@@ -70,7 +74,8 @@ def choose_generator(registry: Registry, model: Any) -> PluginInfo:
 
         return generator_info(model)
     known = {info.name for info in registry.infos("generator")}
-    if model not in known and ("/" in model or Path(model).exists()) and "stable_diffusion" in known:
+    path = "/" in model or Path(model).exists() or Path(model).suffix.lower() in _FILES
+    if model not in known and path and "stable_diffusion" in known:
         info = registry.info("generator", "stable_diffusion")
         return replace(info, name=model, options={**info.options, "model": model})
     try:

@@ -42,7 +42,7 @@ _NEEDS = re.compile(
 _FORBIDDEN = re.compile(r"permission denied|os error 13\b", re.IGNORECASE)
 _NO_VARIANT = re.compile(r"variant=(\w+)`, but no such modeling files")
 _NO_WEIGHTS = re.compile(
-    r"no file named \S*(?:model|weights)|could not find the necessary|no such modeling files", re.IGNORECASE
+    r"(?:no|a) file named \S*(?:model|weights)|could not find the necessary|no such modeling files", re.IGNORECASE
 )
 _BROKEN = (json.JSONDecodeError, UnicodeDecodeError, pickle.UnpicklingError, zipfile.BadZipFile, EOFError)
 _LONGEST = 300

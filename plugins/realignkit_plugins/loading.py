@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 DTypeName = Literal["auto", "fp32", "fp16", "bf16"]
 _MICRO = "micro:"
+_LIBRARIES = ("transformers", "diffusers", "huggingface_hub")
 
 
 def resolve_model(model: str) -> str:
@@ -109,7 +110,7 @@ def loading(what: str, model: str) -> Iterator[None]:
 @contextlib.contextmanager
 def _collected(told: list[str]) -> Iterator[None]:
     """What the libraries log goes into a list: an error that only points to it needs it, and one sentence is enough."""
-    loggers = [logging.getLogger(name) for name in ("transformers", "diffusers") if name in sys.modules]
+    loggers = [logging.getLogger(name) for name in _LIBRARIES if name in sys.modules]
     before = [(logger, logger.handlers, logger.level) for logger in loggers]
     for logger in loggers:
         logger.handlers = [_Collector(told)]

@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import resource
+import shutil
 import sys
 import threading
 import time
@@ -200,6 +201,13 @@ def main(cache: Path, home: Path) -> None:
         found[name]["resumed"]["left"] = " ".join(map(str, left))
         broken_off.clear()
         found[name]["short"] = attempt(lambda: load(f"short/{repository}"))  # noqa: B023
+    for name, of in (("stable_diffusion", "base"), ("clipseg", "segmenter")):
+        HERE["variant"], HERE["pickles"] = (copy_of(HERE[of], home / f"{name}-{kind}", kind) for kind in RENAMED)
+        for kind in RENAMED:
+            found[name][kind] = attempt(lambda: every[name][1](f"good/{kind}"))  # noqa: B023
+        HERE.pop("variant"), HERE.pop("pickles")
+        shutil.rmtree(cache / "hub" / "models--good--variant", ignore_errors=True)
+        shutil.rmtree(cache / "hub" / "models--good--pickles", ignore_errors=True)
     load = every["lora"][1]
     for given in ("good/lora", "good/lora:other.safetensors", "good/lora:none.safetensors"):
         found["lora"][given] = attempt(lambda: load(given))  # noqa: B023
@@ -235,10 +243,20 @@ def adapters(folder: Path) -> Path:
     return folder
 
 
+RENAMED = {"variant": ".fp16.safetensors", "pickles": ".bin"}
+
+
+def copy_of(folder: Path, to: Path, kind: str) -> Path:
+    """A checkpoint whose weights have other names, as a variant or as pickles have them."""
+    shutil.copytree(folder, to)
+    for file in to.rglob("*.safetensors"):
+        stem = "pytorch_model" if (file.stem, kind) == ("model", "pickles") else file.stem
+        file.rename(file.with_name(f"{stem}{RENAMED[kind]}"))
+    return to
+
+
 def swollen(folder: Path, to: Path) -> Path:
     """A copy of a checkpoint whose weights take 64 GB, in an address space that is smaller."""
-    import shutil
-
     shutil.copytree(folder, to)
     for file in to.rglob("*.safetensors"):
         data = file.read_bytes()

@@ -86,6 +86,15 @@ def test_too_little_memory(found, loader):
     assert "does not fit into memory" in answer["text"]
 
 
+@pytest.mark.parametrize("loader", ["stable_diffusion", "clipseg"])
+def test_weights_on_the_hub_in_another_form(found, loader):
+    for kind, told in (("variant", "as the variant fp16 only"), ("pickles", "its weights are pickles")):
+        answer = found[loader][kind]
+        assert answer["type"] == "ModelError", answer
+        assert told in answer["text"], answer
+        assert "\n" not in answer["text"]
+
+
 def test_adapters_from_the_hub(found):
     """By repository, by a file of it, and from the cache without network."""
     for given in ("good/lora", "good/lora:other.safetensors", "kept"):

@@ -12,6 +12,7 @@ from PIL import Image
 
 from realignkit.types import Realignment
 from tests import tiny
+from tests.plugins.generators.original import write_quick_model
 from tests.refl.conftest import PROMPTS, QUICK
 
 STEPS = ("--tagger", "quadrants", "--scorer", "wordy", "--segmenter", "quadrants")
@@ -256,3 +257,19 @@ def test_an_odd_config_is_refused(cli, arguments, tmp_path, text, message):
     result = cli(*arguments, "--config", tmp_path / "train.yaml", "--out", tmp_path / "out")
     assert result.exit_code == 2, result.output
     assert message in " ".join(result.stderr.split())
+
+
+def test_a_model_in_one_file_is_trained_and_used(cli, arguments, tmp_path):
+    file = tmp_path / "downloaded.safetensors"
+    write_quick_model(file)
+    arguments[2] = file
+    out = tmp_path / "run"
+    result = cli(*arguments, "--out", out, "--set", "learning_rate=0.05", "--set", "iterations=1")
+    assert result.exit_code == 0, result.output + result.stderr
+    drawn = []
+    for name, more in (("plain", ()), ("tuned", ("--lora", out))):
+        where = ["--out", tmp_path / name, "--set", "sampling.num_inference_steps=2"]
+        done = cli("run", "a red book", "--model", file, *STEPS, *where, *more)
+        assert done.exit_code == 0, done.output + done.stderr
+        drawn.append(np.asarray(Realignment.load(tmp_path / name).coarse, dtype=int))
+    assert abs(drawn[0] - drawn[1]).max() > 0

@@ -52,14 +52,21 @@ def single_file(
     path = Path(model).expanduser()
     weights = _usual_names(read_weights(path, model))
     shapes = {name: tuple(weight.shape) for name, weight in weights.items()}
-    family = family_of(shapes, model)
+    try:
+        family = family_of(shapes, model)
+    except IndexError as error:
+        raise unlike(model, "a weight has another number of dimensions") from error
     with tempfile.TemporaryDirectory(prefix="realignkit-") as temporary:
         if config is None:
             if prediction is None:
                 prediction = _prediction(path, weights, family, model)
             write_config(Path(temporary), shapes, family, prediction, zero_snr="ztsnr" in shapes, model=model)
         folder = temporary if config is None else resolve_model(config)
-        yield folder, _networks(weights, folder, dtype, model)
+        try:
+            networks = _networks(weights, folder, dtype, model)
+        except (KeyError, IndexError) as error:  # of diffusers' renaming: the settings speak of weights that it lacks
+            raise unlike(model, f"{error} does not go with its settings") from error
+        yield folder, networks
 
 
 def _usual_names(weights: dict[str, Tensor]) -> dict[str, Tensor]:

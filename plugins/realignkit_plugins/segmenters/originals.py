@@ -171,7 +171,7 @@ def _renamed(name: str, rules: _Rules) -> str:
 
 
 def _no_original(model: str, what: str, hub: str) -> ModelError:
-    return ModelError(f"'{model}' is {what}. Use its conversion on the hub: {hub}.")
+    return ModelError(f"'{model}' is {what}. Use a conversion on the hub: {hub}.")
 
 
 def _count(weights: Weights, pattern: str) -> int:

@@ -306,6 +306,23 @@ def test_settings_of_another_model(models, files, tmp_path):
         load(files / "sd1.safetensors", config=str(tmp_path))
 
 
+def test_settings_of_another_family(models, files, tmp_path):
+    load(files / "sdxl.safetensors").save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match=r"label_emb\S+ does not go with its settings"):
+        load(files / "sd1.safetensors", config=str(tmp_path))
+
+
+@pytest.mark.parametrize("shape", [(4,), (32, 32)])
+@pytest.mark.parametrize("name", ["input_blocks.0.0.weight", "input_blocks.1.0.out_layers.3.weight", "out.2.weight"])
+def test_a_weight_of_an_odd_shape(name, shape, models, tmp_path):
+    weights = original(models["sd1"], "sd1") | {f"{UNET}{name}": torch.zeros(shape)}
+    save_file(weights, tmp_path / "model.safetensors")
+    with pytest.raises(ModelError) as caught:
+        load(tmp_path / "model.safetensors")
+    assert "Error" not in str(caught.value)
+    assert "damaged" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("gone", "told"),
     [
@@ -395,9 +412,13 @@ def test_a_file_by_its_bare_name_is_a_model(files, monkeypatch):
     assert image.size == (64, 64)
 
 
-def test_a_file_that_is_not_there(tmp_path):
+def test_a_file_that_is_not_there(tmp_path, monkeypatch):
     with pytest.raises(ModelError, match="there is no file"):
         load(tmp_path / "model.safetensors")
+    monkeypatch.chdir(tmp_path)
+    info = choose_generator(default_registry(), "model.safetensors")
+    with pytest.raises(ModelError, match="there is no file"):
+        info.create(device="cpu").pipeline()
 
 
 def test_a_preset_for_a_folder_does_not_stand_in_the_way(files):
