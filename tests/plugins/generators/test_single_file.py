@@ -18,6 +18,7 @@ from realignkit.assembly import choose_generator
 from realignkit.errors import ModelError
 from realignkit.registry import default_registry
 from realignkit_plugins.generators import clip_bpe
+from realignkit_plugins.generators.single_file import _prediction
 from realignkit_plugins.generators.single_file_config import _parts, write_config
 from realignkit_plugins.generators.single_file_kinds import family_of
 from realignkit_plugins.generators.stable_diffusion import StableDiffusionGenerator
@@ -281,6 +282,15 @@ def test_what_the_network_predicts(models, files, tmp_path, caplog):
     save_file(two, tmp_path / "silent.safetensors")
     assert prediction(tmp_path / "silent.safetensors")[0] == "epsilon"
     assert "is taken for epsilon. If it draws noise, set generator.prediction_type" in caplog.text
+
+
+@pytest.mark.parametrize(("spread", "wanted"), [(0.05, "epsilon"), (0.2, "v_prediction")])
+def test_stable_diffusion_2_is_judged_by_its_weights(files, spread, wanted):
+    """By the last normalisation's bias, which of the published models is small where noise is predicted."""
+    bias = torch.linspace(-1, 1, 320)
+    telling = {"model.diffusion_model.output_blocks.11.1.transformer_blocks.0.norm1.bias": spread * bias / bias.std()}
+    assert _prediction(files / "sd2.safetensors", telling, "sd2", f"model of {spread}") == wanted
+    assert _prediction(files / "sd1.safetensors", telling, "sd1", "model") == "epsilon"
 
 
 def test_settings_of_the_users(models, tmp_path):
