@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import logging
 import os
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import EntryPoint
 from types import ModuleType
 from typing import Any, TypeVar
@@ -48,6 +50,18 @@ def load_plugin(entry_point: EntryPoint) -> Any:
             len(started),
         )
     return plugin
+
+
+@contextlib.contextmanager
+def prints_of(name: str) -> Iterator[None]:
+    """Send what is printed meanwhile to standard error, each line with whose it is."""
+    printed = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(printed):
+            yield
+    finally:
+        for line in printed.getvalue().splitlines():
+            print(f"plugin {name} prints: {line}", file=sys.stderr)
 
 
 def bounded(work: Callable[[], T]) -> T:

@@ -17,7 +17,7 @@ import pluggy
 from realignkit import hookspecs
 from realignkit.arguments import shown
 from realignkit.contracts import KINDS, Options
-from realignkit.discovery import bounded, load_plugin
+from realignkit.discovery import bounded, load_plugin, prints_of
 from realignkit.errors import FOREIGN, PluginError, RealignKitError
 
 ENTRY_POINT_GROUP = "realignkit"
@@ -162,7 +162,9 @@ class Registry:
         distribution = entry_point.dist.name if entry_point.dist else ""
         source = f"{distribution}:{entry_point.name}" if distribution else entry_point.name
         try:
-            self.register(load_plugin(entry_point), source)
+            with prints_of(source):
+                plugin = load_plugin(entry_point)
+            self.register(plugin, source)
         except Exception as error:  # somebody else's code; named, recorded, skipped
             told = isinstance(error, RealignKitError)
             self.broken[source] = str(error) if told else f"{type(error).__name__}: {error}"
@@ -193,7 +195,8 @@ class Registry:
             register = Register(kind, source)
             hook = self.manager.subset_hook_caller(hook_name(kind), remove_plugins=others)
             if hook.get_hookimpls():
-                bounded(functools.partial(hook, register=register))
+                with prints_of(source):
+                    bounded(functools.partial(hook, register=register))
             for info in register.found:
                 key = (kind, info.name)
                 taken = self._infos.get(key) or found.get(key)
