@@ -97,11 +97,19 @@ def enough_memory(what: str) -> Iterator[None]:
         raise memory_error(what, error) from error
 
 
+def in_one_line(error: BaseException, longest: int = 300) -> str:
+    """What an error says, on one line: all of it, or as many whole sentences as ``longest`` characters hold."""
+    text = " ".join(str(error).split()) or "no details"
+    if len(text) > longest:
+        end = max(text.rfind(mark, 0, longest) for mark in (". ", "! ", "; "))
+        text = text[: end + 1] if end > longest // 3 else text[:longest].rpartition(" ")[0] + " …"
+    return text.rstrip(".;")
+
+
 def memory_error(what: str, error: BaseException) -> ModelError:
     """What :func:`enough_memory` raises."""
-    reason = (str(error).strip() or "no details").splitlines()[0][:200]
     return ModelError(
-        f"{what} needs more memory than there is ({reason}). Take fewer images at once (batch_size) or smaller "
-        f"ones (height, width), load the model with fewer bytes a weight or by parts (options dtype and offload), "
-        f"or use another device."
+        f"{what} needs more memory than there is ({in_one_line(error)}). Take fewer images at once (batch_size) or "
+        f"smaller ones (height, width), load the model with fewer bytes a weight or by parts (options dtype and "
+        f"offload), or use another device."
     )

@@ -11,7 +11,7 @@ import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from realignkit.errors import out_of_memory
+from realignkit.errors import in_one_line, out_of_memory
 from realignkit.redaction import redacted
 from realignkit_plugins.weight_folders import unusable_weights
 
@@ -45,7 +45,6 @@ _NO_WEIGHTS = re.compile(
     r"(?:no|a) file named \S*(?:model|weights)|could not find the necessary|no such modeling files", re.IGNORECASE
 )
 _BROKEN = (json.JSONDecodeError, UnicodeDecodeError, pickle.UnpicklingError, zipfile.BadZipFile, EOFError)
-_LONGEST = 300
 _COLOURS = re.compile(r"\x1b\[[\d;]*m")
 OWN_CODE = "wants to run code of its own, which is never done here"
 KNOWN_CLASSES = "Use a checkpoint whose classes are part of transformers or diffusers."
@@ -210,12 +209,7 @@ def _size(numbers: str) -> str:
 
 
 def _gist(error: BaseException) -> str:
-    """Type and text in one line: whole, or as many whole sentences as fit."""
-    text = " ".join(str(error).split()) or "no details"
-    if len(text) > _LONGEST:
-        end = max(text.rfind(mark, 0, _LONGEST) for mark in (". ", "! ", "; "))
-        text = text[: end + 1] if end > _LONGEST // 3 else text[:_LONGEST].rpartition(" ")[0] + " …"
-    return f"{type(error).__name__}: {text.rstrip('.;')}"
+    return f"{type(error).__name__}: {in_one_line(error)}"
 
 
 def again(model: str, local: bool) -> str:

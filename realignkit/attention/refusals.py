@@ -14,6 +14,7 @@ from diffusers.models.attention_processor import (
 )
 
 from realignkit.attention import families
+from realignkit.errors import in_one_line
 
 _PLAIN = (AttnProcessor, AttnProcessor2_0, FusedAttnProcessor2_0, SlicedAttnProcessor, XFormersAttnProcessor)
 """Processors that compute plain attention, so that replacing them for some steps loses nothing."""
@@ -68,7 +69,7 @@ def why_failed(pipeline: Any, error: Exception) -> str:
             f"this {kind} does not mix the precisions of its parts ({listed}). Bring them into one: "
             f"pipeline.to(torch.float32), say."
         )
-    reason = (str(error).strip() or "no details").splitlines()[0][:200]
+    reason = in_one_line(error)
     advice = "try whether it draws on its own, pipeline('a cat'); if not, load it again."
     advice = _why_other_network(pipeline) or advice
     return f"this {kind} failed while drawing ({type(error).__name__}: {reason}): {advice}"

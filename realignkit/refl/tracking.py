@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from realignkit.errors import ModelError, OptionError
+from realignkit.errors import ModelError, OptionError, in_one_line
 from realignkit.precision import say_once, slow_bf16
 from realignkit.refl.config import ReFLConfig
 
@@ -193,7 +193,7 @@ def memory_errors() -> Iterator[None]:
         if found is None:
             raise
         raise ModelError(
-            f"the memory does not suffice ({str(found).splitlines()[0][:200] if str(found) else 'no details'}). Lower "
+            f"the memory does not suffice ({in_one_line(found)}). Lower "
             f"batch_size (total_batch_size keeps the sum), switch gradient_checkpointing on, use mixed_precision=bf16, "
             f"trainable=lora or fewer candidates; then resume: the last checkpoint is intact."
         ) from error

@@ -72,7 +72,9 @@ def test_any_other_failure_is_named_with_its_reason(make_pipeline):
         raise ValueError("the first line\nand the second")
 
     pipeline.unet.forward = forward
-    with pytest.raises(ModelError, match=r"failed while drawing \(ValueError: the first line\): try whether") as caught:
+    with pytest.raises(
+        ModelError, match=r"failed while drawing \(ValueError: the first line and the second\): try whether"
+    ) as caught:
         generate(pipeline, ["a cat"], [0], **FAST)
     assert isinstance(caught.value.__cause__, ValueError)
 
