@@ -40,7 +40,7 @@ from realignkit import (
 from realignkit.evaluation.paired import HEADER, HOW, compare
 from realignkit.integrity import read_lines
 from realignkit.locking import only_writer
-from realignkit.storage import atomic_write
+from realignkit.realignment import atomic_write
 from realignkit_plugins.micro.oracle import Oracle, expected, fully_right, in_vocabulary, share_right
 from realignkit_plugins.micro.prompts import WorldPrompts
 from realignkit_plugins.micro.world import TAGS, held_out, phrase, render, scene

@@ -26,9 +26,9 @@ from rich.progress import track
 from realignkit.attention import sampler
 from realignkit.cli.settings import value_of
 from realignkit.evaluation.paired import share_interval
+from realignkit.realignment import atomic_write
 from realignkit.registry import default_registry
 from realignkit.rewarding import to_tensor
-from realignkit.storage import atomic_write
 from realignkit_plugins.micro.oracle import Oracle, fully_right
 from realignkit_plugins.micro.prompts import WorldPrompts
 

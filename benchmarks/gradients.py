@@ -30,12 +30,12 @@ import torch
 from rich.progress import track
 from torch import Tensor
 
+from realignkit.realignment import atomic_write
 from realignkit.refl import losses
 from realignkit.refl.networks import Networks
 from realignkit.refl.sampling import Rollout
 from realignkit.registry import default_registry
 from realignkit.rewarding import rewards_of
-from realignkit.storage import atomic_write
 from realignkit_plugins.micro.oracle import expected
 from realignkit_plugins.micro.prompts import WorldPrompts
 from realignkit_plugins.micro.world.scenes import render, sample_scene

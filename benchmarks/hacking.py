@@ -30,10 +30,10 @@ from typing import Any
 from xml.sax.saxutils import escape
 
 from realignkit import Reward, hookimpl
+from realignkit.realignment import atomic_write
 from realignkit.refl import ReFLConfig, Validation
 from realignkit.refl.runfolder import LOG, read_record, validation_from
 from realignkit.refl.validation import best_of, hacking, without_improvement
-from realignkit.storage import atomic_write
 
 ROOT = Path(__file__).parent.parent
 PATIENCE = ReFLConfig().patience

@@ -21,10 +21,10 @@ from PIL import Image
 from rich.progress import track
 
 from realignkit.contracts import Reward
+from realignkit.realignment import atomic_write
 from realignkit.refl import seeds
 from realignkit.registry import default_registry
 from realignkit.rewarding import rewards_of, to_tensor
-from realignkit.storage import atomic_write
 from realignkit_plugins.micro.world.captions import CAREFUL, CARELESS, caption
 from realignkit_plugins.micro.world.scenes import render, sample_scene
 

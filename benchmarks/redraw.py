@@ -24,10 +24,10 @@ from torch import Tensor
 from realignkit.attention.plain import to_pil
 from realignkit.evaluation.paired import HOW, compare
 from realignkit.precision import bf16_speedup
+from realignkit.realignment import atomic_write
 from realignkit.refl.networks import Networks
 from realignkit.refl.sampling import Rollout
 from realignkit.registry import default_registry
-from realignkit.storage import atomic_write
 from realignkit_plugins.micro.oracle import Oracle, fully_right
 from realignkit_plugins.micro.prompts import WorldPrompts
 

@@ -38,11 +38,11 @@ import torch
 from attention import synchronize  # the script beside this one
 
 from realignkit.contracts import Reward
+from realignkit.realignment import atomic_write
 from realignkit.refl import ReFLConfig
 from realignkit.refl.networks import Networks
 from realignkit.refl.objective import Objective
 from realignkit.refl.trainable import Trainable
-from realignkit.storage import atomic_write
 
 LOOPS = ("published", "trainer", "trainer, faster solver")
 PROMPTS = ("a red book", "a yellow pen", "a blue cup", "a green car and a pink vase")

@@ -22,7 +22,7 @@ from realignkit.evaluation.measurements import RECORD, AblationFolder
 from realignkit.evaluation.row_pages import comma_separated, markdown
 from realignkit.evaluation.row_plot import svg
 from realignkit.evaluation.row_tables import CONTROL, RowTable, tabulate
-from realignkit.storage import atomic_write
+from realignkit.realignment import atomic_write
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"

@@ -41,7 +41,7 @@ def check_file(path: Path) -> None:
 
 
 def picture_key(path: Path) -> str | None:
-    """The key of a picture that :func:`realignkit.storage.png` made; None where there is none, or it is damaged."""
+    """The key of a picture that :func:`realignkit.realignment.png` made; None where there is none, or it is damaged."""
     from PIL import Image
 
     try:

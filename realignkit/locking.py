@@ -16,7 +16,7 @@ from datetime import datetime
 from pathlib import Path
 
 from realignkit.errors import OutputError
-from realignkit.storage import atomic_write, make_folder, sweep
+from realignkit.realignment import atomic_write, make_folder, sweep
 
 LOCK, HOLDER = ".realignkit.lock", ".realignkit.lock.json"
 

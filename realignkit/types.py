@@ -226,7 +226,7 @@ class Realignment:
             OutputError: the folder cannot be written.
             OptionError: this is no path.
         """
-        from realignkit.storage import save_realignment
+        from realignkit.realignment import save_realignment
 
         return save_realignment(self, as_path("folder", folder))
 
@@ -238,7 +238,7 @@ class Realignment:
             OutputError: the folder holds no complete realignment.
             OptionError: this is no path.
         """
-        from realignkit.storage import load_realignment
+        from realignkit.realignment import load_realignment
 
         return load_realignment(as_path("folder", folder))
 

@@ -58,9 +58,9 @@ def dense(
     from realignkit.contracts import parse_options
     from realignkit.evaluation.runs import slug
     from realignkit.provenance import contents
+    from realignkit.realignment import atomic_write, png
     from realignkit.registry import default_registry
     from realignkit.report import overlay
-    from realignkit.storage import atomic_write, png
 
     inputs.check_text(prompt)
     registry = default_registry()

@@ -107,7 +107,7 @@ def run(
 def _run_one(realigner: Realigner, prompt: str, seed: int, folder: Path, coarse: Path | None, overwrite: bool) -> None:
     from realignkit.errors import DamagedError
     from realignkit.evaluation.runs import check_matches
-    from realignkit.storage import discard, is_complete
+    from realignkit.realignment import discard, is_complete
 
     if is_complete(folder) and not overwrite:
         try:
@@ -157,7 +157,7 @@ def _run_many(realigner: Realigner, prompts: list[str], seeds: list[int], folder
 def _finished(folder: Path) -> Iterator[tuple[str, Realignment]]:
     """The finished realignments below a folder, those of earlier, longer lists too."""
     from realignkit.errors import OutputError
-    from realignkit.storage import is_complete
+    from realignkit.realignment import is_complete
     from realignkit.types import Realignment
 
     for path in sorted(folder.iterdir()):

@@ -34,8 +34,8 @@ def show(
 
 def write_extras(realignment: Realignment, folder: Path) -> None:
     """Write what is for people only: ``layout.png``, ``sheet.png`` (all in one picture) and ``report.html``."""
+    from realignkit.realignment import atomic_write, png
     from realignkit.report import contact_sheet, overlay, write_report
-    from realignkit.storage import atomic_write, png
 
     atomic_write(folder / "layout.png", png(overlay(realignment.coarse, realignment.layout)))
     atomic_write(folder / "sheet.png", png(contact_sheet([realignment])))

@@ -28,9 +28,9 @@ from realignkit.integrity import checksum, picture_key
 from realignkit.locking import only_writer
 from realignkit.provenance import contents, differences, digest_of, listed, placeless
 from realignkit.realigner import Realigner
+from realignkit.realignment import atomic_write, png
 from realignkit.records import read_json
 from realignkit.registry import Registry
-from realignkit.storage import atomic_write, png
 from realignkit.types import Likelihood, LocalCaption, Tag
 
 if TYPE_CHECKING:

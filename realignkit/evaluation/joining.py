@@ -10,7 +10,7 @@ from realignkit.errors import OptionError
 from realignkit.evaluation.measurements import AblationFolder, Measurement
 from realignkit.locking import only_writer
 from realignkit.provenance import differences
-from realignkit.storage import atomic_write
+from realignkit.realignment import atomic_write
 
 
 def join(folders: Sequence[str | Path], out: str | Path) -> int:

@@ -26,8 +26,8 @@ from realignkit.assembly import versions
 from realignkit.errors import OptionError, OutputError
 from realignkit.integrity import read_lines
 from realignkit.provenance import differences, listed
+from realignkit.realignment import atomic_write, make_folder
 from realignkit.records import Written, as_written, read_json
-from realignkit.storage import atomic_write, make_folder
 
 logger = logging.getLogger(__name__)
 

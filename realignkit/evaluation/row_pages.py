@@ -13,7 +13,7 @@ from realignkit.evaluation.measurements import AblationFolder
 from realignkit.evaluation.paired import HOW, shown_gain, shown_p
 from realignkit.evaluation.row_plot import svg
 from realignkit.evaluation.row_tables import CONTROL, Difference, Pair, RowResult, RowTable, tabulate
-from realignkit.storage import atomic_write
+from realignkit.realignment import atomic_write
 
 FILES = ("table.md", "table.csv", "table.json", "plot.svg")
 

@@ -16,8 +16,8 @@ from realignkit.evaluation.runs import slug
 from realignkit.inputs import check_text
 from realignkit.locking import only_writer
 from realignkit.realigner import Realigner
+from realignkit.realignment import atomic_write, png
 from realignkit.registry import Registry
-from realignkit.storage import atomic_write, png
 from realignkit.threads import suited_threads
 
 if TYPE_CHECKING:

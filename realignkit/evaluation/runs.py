@@ -23,7 +23,7 @@ from realignkit.errors import DamagedError, OutputError, RealignKitError
 from realignkit.inputs import readable
 from realignkit.integrity import check_file
 from realignkit.locking import only_writer
-from realignkit.storage import atomic_write, discard, is_complete, load_realignment, make_folder, read_record
+from realignkit.realignment import atomic_write, discard, is_complete, load_realignment, make_folder, read_record
 
 if TYPE_CHECKING:
     from realignkit.realigner import Progress, Realigner

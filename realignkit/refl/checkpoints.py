@@ -17,10 +17,10 @@ from torch import Tensor
 
 from realignkit.errors import DamagedError, OutputError
 from realignkit.integrity import check_manifest, read_lines, write_manifest
+from realignkit.realignment import atomic_folder, atomic_write, sweep
 from realignkit.records import Written, as_written, read_json
 from realignkit.refl.state import WrittenValidation
 from realignkit.refl.trainable import Trainable
-from realignkit.storage import atomic_folder, atomic_write, sweep
 
 FORMAT = "realignkit.checkpoint"
 VERSION = 2

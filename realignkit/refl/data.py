@@ -19,12 +19,12 @@ from realignkit.images import open_image
 from realignkit.inputs import check_text, fit_image
 from realignkit.integrity import check_file
 from realignkit.provenance import digest_of, stamps
+from realignkit.realignment import atomic_write, make_folder, png
 from realignkit.refl import losses, seeds
 from realignkit.refl.networks import Networks
 from realignkit.refl.pairs import METADATA
 from realignkit.refl.pairs import read_pairs as _read_pairs
 from realignkit.rewarding import to_tensor
-from realignkit.storage import atomic_write, make_folder, png
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -9,11 +9,11 @@ from pathlib import Path
 
 from realignkit.integrity import read_lines
 from realignkit.provenance import placeless
+from realignkit.realignment import atomic_write
 from realignkit.refl.data import digest
 from realignkit.refl.objective import Objective
 from realignkit.refl.tracking import Processes
 from realignkit.rewarding import settings_of
-from realignkit.storage import atomic_write
 
 RATINGS = "pairs.jsonl"
 BLOCK = 500

@@ -18,12 +18,12 @@ from pydantic import Field, JsonValue
 from realignkit.assembly import versions
 from realignkit.errors import DamagedError, OutputError
 from realignkit.provenance import another_version, flat, listed, placeless
+from realignkit.realignment import atomic_write, png
 from realignkit.records import Written, as_written, read_json
 from realignkit.refl import checkpoints
 from realignkit.refl.config import ReFLConfig
 from realignkit.refl.state import TrainState, Validation, WrittenValidation
 from realignkit.rewarding import settings_of
-from realignkit.storage import atomic_write, png
 
 RECORD = "training.json"
 FORMAT = "realignkit.training"

@@ -13,12 +13,12 @@ from torch import Tensor
 
 from realignkit.errors import DamagedError, ModelError, OptionError, OutputError
 from realignkit.integrity import check_manifest, seal, sealed_notes, write_manifest
+from realignkit.realignment import atomic_folder, atomic_write
 from realignkit.refl.autoencoder import place
 from realignkit.refl.config import ReFLConfig
 from realignkit.refl.networks import Networks
 from realignkit.refl.seeds import seeded
 from realignkit.refl.trainability import ADAPTER, TEXT_ENCODERS
-from realignkit.storage import atomic_folder, atomic_write
 
 LORA_FILE = "pytorch_lora_weights.safetensors"
 """Where diffusers looks for adapters in a folder."""

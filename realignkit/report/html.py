@@ -15,9 +15,9 @@ from urllib.parse import quote
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL.Image import Image
 
+from realignkit.realignment import atomic_write
 from realignkit.redaction import REDACTED
 from realignkit.report.overlay import overlay
-from realignkit.storage import atomic_write
 from realignkit.types import Realignment
 
 REPORT_NAME = "report.html"

@@ -13,7 +13,7 @@ from realignkit.evaluation.ablation import ScorerAblation
 from realignkit.evaluation.success import NOT_NAMED, wilson
 from realignkit.hookspecs import hookimpl
 from realignkit.integrity import picture_key
-from realignkit.storage import png
+from realignkit.realignment import png
 from realignkit.types import Expected, Likelihood, LocalCaption, Tag, Truth
 from tests import tiny
 

@@ -11,7 +11,7 @@ import typer
 from PIL import Image
 from rich.progress import track
 
-from realignkit.storage import atomic_write, make_folder, png
+from realignkit.realignment import atomic_write, make_folder, png
 from realignkit_plugins.micro.world.captions import CAREFUL, CARELESS, caption
 from realignkit_plugins.micro.world.scenes import render, sample_scene
 

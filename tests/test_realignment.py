@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from realignkit.errors import OutputError
-from realignkit.storage import atomic_folder, atomic_write, is_complete, read_record
+from realignkit.realignment import atomic_folder, atomic_write, is_complete, read_record
 from realignkit.types import Layout, Likelihood, LocalCaption, Realignment, Segment, Tag
 
 
@@ -208,7 +208,7 @@ def test_failed_write_leaves_the_old_file_and_no_debris(tmp_path: Path):
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is always full")
 def test_full_disk_is_named(tmp_path: Path):
-    from realignkit.storage import _writing
+    from realignkit.realignment import _writing
 
     with (
         pytest.raises(OutputError, match="disk is full: free some space"),
