@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Never, Self
 
-from realignkit import arguments, inputs, steps
+from realignkit import arguments, calls, inputs
 from realignkit import candidates as selection
 from realignkit.assembly import (
     SamplingOptions,
@@ -304,7 +304,7 @@ class Realigner:
         progress("score", 0, count)
         with _timed(timings, "score", everyone):
             questions = list(zip(prompts, tags, strict=True))
-            answers = steps.answers(self.scorers, questions, lambda done: progress("score", done, count))
+            answers = calls.answers(self.scorers, questions, lambda done: progress("score", done, count))
         layouts, emptied = [], set()
         for i in everyone:
             notes[i] += [f"scorer '{name}' did not answer: {why}" for name, why in answers[i].failures.items()]
@@ -314,7 +314,7 @@ class Realigner:
             with _timed(timings, "segment", [i]):
                 layout, missing = self.segment(pictures[i], answers[i].captions)
             notes[i] += missing
-            layouts.append(steps.before_refine(self.registry, prompts[i], layout, pictures[i].size))
+            layouts.append(calls.before_refine(self.registry, prompts[i], layout, pictures[i].size))
             if self._modulates(layout) and not self._modulates(layouts[i]):
                 emptied.add(i)
         progress("segment", count, count)
@@ -334,7 +334,7 @@ class Realigner:
                 refined[i], conditioning[i] = result.images[place], result.conditioning[place]
                 notes[i] += result.notes[place]
         for i in set(everyone) - set(active):
-            notes[i].append(steps.why_unrefined(tags[i], answers[i].captions, emptied=i in emptied))
+            notes[i].append(calls.why_unrefined(tags[i], answers[i].captions, emptied=i in emptied))
 
         rejected: set[int] = set()
         if active and self.modulation.verify:
@@ -343,7 +343,7 @@ class Realigner:
             for i, names in zip(active, lost, strict=True):
                 if names:
                     rejected.add(i)
-                    notes[i].append(steps.why_rejected(names))
+                    notes[i].append(calls.why_rejected(names))
 
         done = []
         for i in everyone:
@@ -363,7 +363,7 @@ class Realigner:
                 versions=versions(),
                 accepted=i not in rejected,
             )
-            steps.after_realign(self.registry, realignment)
+            calls.after_realign(self.registry, realignment)
             done.append(realignment)
         return done
 
@@ -422,7 +422,7 @@ class Realigner:
             OptionError: an image cannot be read.
         """
         with suited_threads(threads=self.threads):
-            return steps.tag_images(self.tagger, self.names["tagger"], inputs.pictures(images))
+            return calls.tag_images(self.tagger, self.names["tagger"], inputs.pictures(images))
 
     def score(self, prompt: str, tags: Sequence[Tag]) -> Answer:
         """Judge and describe tags in the light of the prompt (eq. 6), by the first scorer that can.
@@ -435,7 +435,7 @@ class Realigner:
         (text,), _, _ = inputs.pair([prompt], 0, None)
         inputs.check_text(text)
         with suited_threads(threads=self.threads):
-            return steps.answer(self.scorers, text, inputs.tags(tags))
+            return calls.answer(self.scorers, text, inputs.tags(tags))
 
     def segment(self, image: PILImage, captions: Sequence[LocalCaption]) -> tuple[Layout, tuple[str, ...]]:
         """Find the captions' masks in the image; with the layout comes a note for each that has none.
@@ -450,7 +450,7 @@ class Realigner:
         captions, (picture, _) = inputs.captions(captions), given_image(image)
         wanted = [c for c in captions if self.segment_unlikely or c.likelihood is not Likelihood.UNLIKELY]
         with suited_threads(threads=self.threads):
-            return steps.segment_image(self.segmenter, self.names["segmenter"], picture, wanted)
+            return calls.segment_image(self.segmenter, self.names["segmenter"], picture, wanted)
 
     def refine(
         self,
@@ -535,7 +535,7 @@ class Realigner:
         )
 
     def _pipeline(self) -> DiffusionPipeline:
-        with steps.blame("generator", self.names["generator"]):
+        with calls.blame("generator", self.names["generator"]):
             return self.generator.pipeline()
 
     def _modulates(self, layout: Layout) -> bool:

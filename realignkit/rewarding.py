@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from realignkit.calls import blame, breach
 from realignkit.contracts import Options, Reward
 from realignkit.errors import ModelError, OptionError
 from realignkit.images import to_rgb
 from realignkit.precision import full_precision
-from realignkit.steps import blame, breach
 from realignkit.threads import suited_threads
 
 if TYPE_CHECKING:

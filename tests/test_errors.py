@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from realignkit.calls import blame
 from realignkit.errors import ModelError, PluginError, enough_memory, out_of_memory
-from realignkit.steps import blame
 
 TOO_MUCH = 2**58
 """Bytes; no machine has them."""

@@ -38,8 +38,8 @@ def prompt_set(registry: Registry, spec: str, options: dict[str, Any] | None = N
         PluginError: there is no such prompt set.
         PromptError: there are no prompts in it.
     """
+    from realignkit.calls import texts_of
     from realignkit.cli.settings import value_of
-    from realignkit.steps import texts_of
 
     given: dict[str, Any] = {}
     if is_file(spec):
@@ -72,6 +72,6 @@ def read_prompts(registry: Registry, spec: str) -> list[str]:
     Raises:
         OptionError, PluginError, PromptError: see there.
     """
-    from realignkit.steps import texts_of
+    from realignkit.calls import texts_of
 
     return texts_of(prompt_set(registry, spec), spec)

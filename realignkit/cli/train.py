@@ -184,11 +184,11 @@ class TrainingJob:
         """
         from accelerate import PartialState
 
+        from realignkit.calls import blame
         from realignkit.refl import ReFLTrainer
         from realignkit.refl.runfolder import begun
         from realignkit.refl.trainability import check_trainable
         from realignkit.rewards import make_reward
-        from realignkit.steps import blame
 
         if begun(folder) and not resume:  # before minutes of loading
             raise OptionError(f"{folder} holds a training run. Resume it with --resume, or use another --out.")

@@ -14,7 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from realignkit import steps
+from realignkit import calls
 from realignkit.assembly import assign_options, effective_options
 from realignkit.contracts import Plugin, PromptSet, Scorer, Tagger
 from realignkit.errors import DamagedError, OptionError, OutputError, PluginError, RealignKitError
@@ -100,7 +100,7 @@ class ScorerAblation:
             batch_size=batch_size,
         )
         self._prompts = prompts
-        texts = steps.texts_of(prompts, type(prompts).__name__)[:limit]
+        texts = calls.texts_of(prompts, type(prompts).__name__)[:limit]
         if not texts:
             raise OptionError("there are no prompts: give a file with at least one, or a larger limit.")
         for text in texts:
@@ -196,21 +196,21 @@ class ScorerAblation:
             seen = {"prompt": job.prompt, "image": checksum(path), "by": self._keys[f"tagger {name}"]}
             tags = _tags_of(_read(kept), seen)
             if tags is None:
-                (tags,) = steps.tag_images(tagger, name, [_open(path)])
+                (tags,) = calls.tag_images(tagger, name, [_open(path)])
                 record = {**seen, "tags": [asdict(tag) for tag in tags]}
                 atomic_write(kept, json.dumps(record, ensure_ascii=False) + "\n")
             found.append(tags)
         return found
 
     def _cell(self, tagger: str, name: str, tags: Sequence[tuple[Tag, ...]], report: Report) -> Cell:
-        with steps.blame("prompt set", type(self._prompts).__name__):
+        with calls.blame("prompt set", type(self._prompts).__name__):
             truths = [
                 self._prompts.truth(job.prompt, [tag.name for tag in own])
                 for job, own in zip(self.jobs, tags, strict=True)
             ]
         questions = [i for i, truth in enumerate(truths) if truth is not None and tags[i]]
         scorer = self.scorers[name]
-        answers = steps.spread(
+        answers = calls.spread(
             lambda i: self._ask(tagger, name, scorer, self.jobs[i], tags[i]),
             questions,
             max(1, int(getattr(scorer, "concurrency", 1))),
@@ -250,7 +250,7 @@ class ScorerAblation:
         if record and record.get("final") and _is_answer(record, question):
             return record
         start = time.perf_counter()
-        found = steps.attempt(scorer, job.prompt, tags)
+        found = calls.attempt(scorer, job.prompt, tags)
         record = {
             **question,
             "captions": None if found.captions is None else [asdict(caption) for caption in found.captions],

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from realignkit.assembly import assign_options, effective_options
+from realignkit.calls import blame, breach
 from realignkit.errors import ModelError, OptionError
 from realignkit.evaluation.measurements import Features
 from realignkit.images import image_files, open_image
@@ -20,7 +21,6 @@ from realignkit.provenance import digest_of, stamps
 from realignkit.registry import Registry
 from realignkit.rewarding import rate
 from realignkit.rewards import measuring_reward
-from realignkit.steps import blame, breach
 from realignkit.threads import suited_threads
 
 if TYPE_CHECKING:

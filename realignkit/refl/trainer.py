@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from realignkit import arguments
 from realignkit.attention import spans
+from realignkit.calls import after_train_step
 from realignkit.contracts import Metric, Reward, parse_options
 from realignkit.errors import OptionError
 from realignkit.locking import only_writer
@@ -28,7 +29,6 @@ from realignkit.refl.trainable import Trainable
 from realignkit.refl.validation import Judge, best_of, hacking, without_improvement
 from realignkit.refl.validator import Validator
 from realignkit.registry import Registry, default_registry
-from realignkit.steps import after_train_step
 from realignkit.threads import check_threads, suited_threads
 
 FINISHED, EARLY, BY_PLUGIN = "finished", "stopped early", "stopped by a plugin"

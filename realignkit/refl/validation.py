@@ -7,11 +7,11 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from realignkit.calls import blame
 from realignkit.contracts import Metric, Reward
 from realignkit.errors import ModelError, OptionError
 from realignkit.precision import full_precision
 from realignkit.refl.state import Validation
-from realignkit.steps import blame
 from realignkit.threads import suited_threads
 
 if TYPE_CHECKING:

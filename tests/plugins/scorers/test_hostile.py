@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from realignkit import steps
+from realignkit import calls
 from realignkit.types import Likelihood, LocalCaption, Tag
 from realignkit_plugins.scorers.lexical import LexicalScorer
 from realignkit_plugins.scorers.openai_chat import OpenAIChatScorer
@@ -143,7 +143,7 @@ def test_malformed_replies(count, tmp_path):
         chain = [("chat", chat), ("lexical", LexicalScorer())]
         start = time.monotonic()
         while len(service.requests) < count:
-            for answer in steps.answers(chain, [(PROMPT, TAGS)] * questions_each):
+            for answer in calls.answers(chain, [(PROMPT, TAGS)] * questions_each):
                 # Nothing here is a right answer of the service's, so whoever believes one is wrong.
                 assert answer.scorer == "lexical"
                 assert answer.captions == lexical()
@@ -169,7 +169,7 @@ def test_a_right_answer_among_the_rubbish_is_found(tmp_path):
             structured="none",
             max_total_tokens=None,
         )
-        found = [steps.answer([("chat", chat), ("lexical", LexicalScorer())], PROMPT, TAGS) for _ in range(10)]
+        found = [calls.answer([("chat", chat), ("lexical", LexicalScorer())], PROMPT, TAGS) for _ in range(10)]
     answered = [answer for answer in found if answer.scorer == "chat"]
     assert answered
     assert all(answer.captions == RIGHT for answer in answered)
