@@ -74,8 +74,8 @@ class Saturation(Reward):
 def train(reward: str, judge: str, model: str, out: Path, changes: dict[str, Any]) -> None:
     """Train with the exploitable settings, or go on with it."""
     from realignkit import ReFLTrainer, default_registry
-    from realignkit.assembly import choose_generator, companions
     from realignkit.refl import Judge
+    from realignkit.resolve import choose_generator, companions
     from realignkit.rewards import make_reward
 
     registry, mine = default_registry(), ModuleType("hacking")

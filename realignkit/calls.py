@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from realignkit import checks
-from realignkit.assembly import secrets_of
 from realignkit.contracts import PromptSet, Scorer, Segmenter, Tagger
 from realignkit.errors import FOREIGN, PluginError, RealignKitError, ScorerError, enough_memory
 from realignkit.redaction import redacted
 from realignkit.registry import Registry
+from realignkit.resolve import secrets_of
 from realignkit.threads import suited_threads
 from realignkit.types import Answer, Layout, Likelihood, LocalCaption, Realignment, Segment, Tag
 

@@ -12,10 +12,10 @@ from PIL import Image, ImageOps
 
 from realignkit import checks
 from realignkit.arguments import listed, shown
-from realignkit.assembly import SamplingOptions
 from realignkit.attention.config import ModulationConfig
 from realignkit.errors import OptionError, PromptError
 from realignkit.images import as_seen, given_image
+from realignkit.resolve import SamplingOptions
 from realignkit.types import Layout, LocalCaption, Tag
 
 if TYPE_CHECKING:

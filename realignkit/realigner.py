@@ -11,14 +11,6 @@ from typing import TYPE_CHECKING, Any, Never, Self
 
 from realignkit import arguments, calls, inputs
 from realignkit import candidates as selection
-from realignkit.assembly import (
-    SamplingOptions,
-    assemble,
-    choose_generator,
-    companions,
-    effective_options,
-    versions,
-)
 from realignkit.attention import families, refusals, sampler, spans
 from realignkit.attention.modulation import ModulationConfig
 from realignkit.contracts import Generator, Reward, Scorer, Segmenter, Tagger, parse_options
@@ -27,6 +19,14 @@ from realignkit.given import generator_info
 from realignkit.images import given_image
 from realignkit.provenance import contents, fingerprint_of_image
 from realignkit.registry import Registry, default_registry
+from realignkit.resolve import (
+    SamplingOptions,
+    assemble,
+    choose_generator,
+    companions,
+    effective_options,
+    versions,
+)
 from realignkit.rewards import make_reward
 from realignkit.threads import check_threads, suited_threads
 from realignkit.types import Answer, Layout, Likelihood, LocalCaption, Realignment, Tag

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from realignkit.arguments import instance
-from realignkit.assembly import assign_options, option_names
 from realignkit.errors import OptionError
 from realignkit.registry import Registry
+from realignkit.resolve import assign_options, option_names
 
 SUM_OPTIONS = ("normalise",)
 """Options of a weighted sum itself, beside those of its parts."""

@@ -11,10 +11,10 @@ from PIL import Image, ImageDraw
 
 import realignkit
 from realignkit import contracts
-from realignkit.assembly import LAST_SCORER
 from realignkit.attention.config import ModulationConfig
 from realignkit.errors import ModelError, OptionError, PluginError, PromptError
 from realignkit.realigner import STEPS, Realigner
+from realignkit.resolve import LAST_SCORER
 from realignkit.types import Layout, Likelihood, LocalCaption, Segment, Tag
 from tests import tiny
 

@@ -7,9 +7,9 @@ from urllib.parse import quote
 
 import pytest
 
-from realignkit.assembly import effective_options, secrets_of
 from realignkit.contracts import Options, Plugin
 from realignkit.redaction import redacted, redacted_urls, url_secrets
+from realignkit.resolve import effective_options, secrets_of
 
 KEY = "sk-Proj+0123456789/abcXYZ=="
 

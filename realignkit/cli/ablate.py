@@ -58,15 +58,15 @@ def scorers(
     """Table IV: taggers by scorers, how often a scorer's answer is right, and why not."""
     set_verbosity(ctx, verbose)
     ctx.with_resource(suited_threads(threads=threads))
-    from realignkit import assembly
+    from realignkit import resolve
     from realignkit.evaluation.ablation import ScorerAblation
     from realignkit.registry import default_registry
 
     ctx.with_resource(writes_into(ctx, folder))
     registry = default_registry()
-    beside = assembly.companions(assembly.choose_generator(registry, model))
-    taggers = tagger or [info.name for info in assembly.choose(registry, "tagger", None, beside)]
-    chosen = scorer or [assembly.LAST_SCORER]
+    beside = resolve.companions(resolve.choose_generator(registry, model))
+    taggers = tagger or [info.name for info in resolve.choose(registry, "tagger", None, beside)]
+    chosen = scorer or [resolve.LAST_SCORER]
     options, sampling, own = _options(registry, model, taggers, chosen, assignments or [])
     with loading():
         ablation = ScorerAblation(
@@ -98,19 +98,19 @@ def _options(
     registry: Registry, model: str, taggers: list[str], scorers: list[str], assignments: list[str]
 ) -> tuple[dict[str, dict[str, Any]], dict[str, Any], dict[str, Any]]:
     """Options by kind, of sampling, and of the prompt set (``prompts.name=value``)."""
-    from realignkit import assembly
+    from realignkit import resolve
     from realignkit.cli.settings import parse
 
     infos = {
         "tagger": [registry.info("tagger", name) for name in taggers],
         "scorer": [registry.info("scorer", name) for name in scorers],
-        "generator": [assembly.choose_generator(registry, model)],
+        "generator": [resolve.choose_generator(registry, model)],
     }
-    known: dict[str, Any] = {"sampling": assembly.SamplingOptions.model_fields}
+    known: dict[str, Any] = {"sampling": resolve.SamplingOptions.model_fields}
     for kind, found in infos.items():
         names: set[str] | None = set()
         for info in found:
-            option_names = assembly.option_names(info)
+            option_names = resolve.option_names(info)
             if names is None or option_names is None:
                 names = None
             else:

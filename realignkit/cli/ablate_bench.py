@@ -72,12 +72,12 @@ class Bench:
     reference: Path | None
 
     def __post_init__(self) -> None:
-        from realignkit import assembly
+        from realignkit import resolve
         from realignkit.registry import default_registry
 
         self.registry: Registry = default_registry()
-        self.generator = assembly.choose_generator(self.registry, self.model)
-        self.beside: Mapping[str, str] = assembly.companions(self.generator)
+        self.generator = resolve.choose_generator(self.registry, self.model)
+        self.beside: Mapping[str, str] = resolve.companions(self.generator)
         chosen = self.metric or self.beside.get("metric")
         if chosen is None:
             names = ", ".join(info.name for info in self.registry.infos("metric"))
@@ -88,12 +88,12 @@ class Bench:
         self, assignments: Sequence[str], groups: Sequence[str] | None, specs: Mapping[str, str | None] | None = None
     ) -> Settings:
         """What ``--set`` says, of these groups (None: all) and the metric."""
-        from realignkit import assembly
+        from realignkit import resolve
         from realignkit.cli.settings import known_options, parse
 
         known = known_options(self.registry, self.model, specs or {})
         chosen = {name: names for name, names in known.items() if groups is None or name in groups}
-        chosen["metric"] = assembly.option_names(self.registry.info("metric", self.judge.partition(".")[0]))
+        chosen["metric"] = resolve.option_names(self.registry.info("metric", self.judge.partition(".")[0]))
         return parse(assignments, chosen)
 
     def judging(self, settings: Settings) -> Judging:

@@ -159,11 +159,11 @@ def stages(
     ctx.with_resource(suited_threads(threads=threads))
     if (candidates > 1) != (select_by is not None):
         raise typer.BadParameter("--candidates N, at least 2, and --select-by REWARD go together.")
-    from realignkit.assembly import RealignerOptions, effective_options
     from realignkit.contracts import parse_options
     from realignkit.evaluation.models import trained_model
     from realignkit.evaluation.stages import stages_plan
     from realignkit.realigner import Realigner
+    from realignkit.resolve import RealignerOptions, effective_options
     from realignkit.rewards import make_reward
 
     ctx.with_resource(writes_into(ctx, folder))

@@ -50,7 +50,7 @@ def dense(
         raise PromptError("the prompt is empty. Say what the picture should show, e.g. 'a red book'.")
     regions = _regions(box or [], mask or [])
 
-    from realignkit import assembly, inputs
+    from realignkit import inputs, resolve
     from realignkit.attention import families
     from realignkit.attention.config import ModulationConfig
     from realignkit.attention.dense import dense_diffusion, dense_layout, dense_modulation
@@ -64,17 +64,17 @@ def dense(
 
     inputs.check_text(prompt)
     registry = default_registry()
-    info = assembly.choose_generator(registry, model)
+    info = resolve.choose_generator(registry, model)
     known = {
         # No coarse image, and no tagger that could look again.
         "modulation": ModulationConfig.model_fields.keys() - {"strength", "verify"},
-        "sampling": assembly.SamplingOptions.model_fields,
-        "generator": assembly.option_names(info),
+        "sampling": resolve.SamplingOptions.model_fields,
+        "generator": resolve.option_names(info),
     }
     settings = parse(assignments or [], known)
     generator = info.create(**settings.options["generator"])
     chosen = {**getattr(generator, "sampling_defaults", {}), **settings.sampling}
-    sampling: Any = parse_options(assembly.SamplingOptions, chosen, owner="sampling")
+    sampling: Any = parse_options(resolve.SamplingOptions, chosen, owner="sampling")
     modulation = dense_modulation(settings.modulation)
     if generator.attention_family is None:  # before minutes of loading
         raise ModelError(f"the attention of generator '{info.name}' cannot be re-weighted. Choose another model.")
@@ -84,7 +84,7 @@ def dense(
         "seed": seed,
         "regions": {phrase: _on_record(region) for phrase, region in regions.items()},
         "model": info.name,
-        "generator": assembly.effective_options(generator, settings.options["generator"]),
+        "generator": resolve.effective_options(generator, settings.options["generator"]),
         "sampling": sampling.model_dump(mode="json"),
         "modulation": modulation.model_dump(mode="json"),
     }
@@ -97,7 +97,7 @@ def dense(
         with err().status("drawing …"):
             layout = dense_layout(regions, families.image_size(pipeline, sampling.width, sampling.height))
             result = dense_diffusion(pipeline, [prompt], [layout], [seed], settings.modulation, **sampling.model_dump())
-        record = {**wanted, "notes": list(result.notes[0]), "versions": assembly.versions()}
+        record = {**wanted, "notes": list(result.notes[0]), "versions": resolve.versions()}
         (image,) = result.images
         (folder / FILES[2]).unlink(missing_ok=True)  # the record of other pictures must not stand beside these
         atomic_write(folder / FILES[0], png(image))

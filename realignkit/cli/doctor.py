@@ -42,8 +42,8 @@ class Finding:
 
 def doctor(as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False) -> None:
     """Check device, memory, extras, keys and checkpoints, and say which commands will work."""
-    from realignkit.assembly import versions
     from realignkit.registry import default_registry
+    from realignkit.resolve import versions
 
     registry = default_registry()
     cached = cached_models()
@@ -164,7 +164,7 @@ def _can_tell_free() -> bool:
 
 def commands(findings: list[Finding], registry: Registry) -> list[str]:
     """Commands that work as they are printed; those that download something first come later, and say what."""
-    from realignkit.assembly import LAST_SCORER
+    from realignkit.resolve import LAST_SCORER
 
     usable = {(finding.kind, finding.name): finding for finding in findings if finding.usable}
     runs = [run_command(registry, info, usable) for info in registry.infos("generator")]
@@ -180,7 +180,7 @@ def commands(findings: list[Finding], registry: Registry) -> list[str]:
 
 def run_command(registry: Registry, info: PluginInfo, usable: Mapping[tuple[str, str], Finding]) -> str | None:
     """``realignkit run`` with a generator; None where it cannot be refined, or what goes with it is missing."""
-    from realignkit.assembly import choose, companions
+    from realignkit.resolve import choose, companions
 
     generator = usable.get((info.kind, info.name))
     if generator is None or getattr(info.create(), "attention_family", None) is None:

@@ -171,11 +171,11 @@ def _finished(folder: Path) -> Iterator[tuple[str, Realignment]]:
 def _realigner(
     model: str, specs: dict[str, Any], assignments: list[str], candidates: int, select_by: str | None
 ) -> Realigner:
-    from realignkit.assembly import RealignerOptions
     from realignkit.cli.settings import known_options, parse
     from realignkit.contracts import parse_options
     from realignkit.realigner import Realigner
     from realignkit.registry import default_registry
+    from realignkit.resolve import RealignerOptions
 
     registry = default_registry()
     settings = parse(assignments, known_options(registry, model, {**specs, "reward": select_by}))

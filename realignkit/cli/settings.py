@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from realignkit import assembly
+from realignkit import resolve
 from realignkit.attention.config import ModulationConfig
 from realignkit.errors import OptionError
 from realignkit.registry import PluginInfo, Registry
@@ -29,19 +29,19 @@ class Settings:
 
 def known_options(registry: Registry, model: str, specs: Mapping[str, str | None]) -> dict[str, Collection[str] | None]:
     """The option names of each group; None for a group with a plugin that declares none and takes anything."""
-    generator = assembly.choose_generator(registry, model)
+    generator = resolve.choose_generator(registry, model)
     known: dict[str, Collection[str] | None] = {
         "modulation": ModulationConfig.model_fields,
-        "sampling": assembly.SamplingOptions.model_fields,
-        "realigner": assembly.RealignerOptions.model_fields,
-        "generator": assembly.option_names(generator),
+        "sampling": resolve.SamplingOptions.model_fields,
+        "realigner": resolve.RealignerOptions.model_fields,
+        "generator": resolve.option_names(generator),
     }
-    beside = assembly.companions(generator)
+    beside = resolve.companions(generator)
     for kind, spec in specs.items():
         if kind == "reward":
             known[kind] = reward_options(registry, spec, beside)
         else:
-            known[kind] = _options_of(assembly.choose(registry, kind, spec, beside))
+            known[kind] = _options_of(resolve.choose(registry, kind, spec, beside))
     return known
 
 
@@ -58,7 +58,7 @@ def reward_options(registry: Registry, spec: str | None, beside: Mapping[str, st
 def _options_of(infos: Sequence[PluginInfo]) -> Collection[str] | None:
     names: set[str] = set()
     for info in infos:
-        own = assembly.option_names(info)
+        own = resolve.option_names(info)
         if own is None:
             return None
         names |= own | {f"{info.name}.{name}" for name in own}
@@ -104,7 +104,7 @@ def _locate(name: str, known: Mapping[str, Collection[str] | None], prefer: str 
             raise OptionError(f"'{name}' is ambiguous: say {' or '.join(f'{group}.{name}' for group in groups)}.")
     full = [f"{group}.{option}" for group, names in known.items() for option in names or () if "." not in option]
     bare = [option for names in known.values() for option in names or () if "." not in option]
-    raise assembly.unknown_option(name, full if dot else bare)
+    raise resolve.unknown_option(name, full if dot else bare)
 
 
 def value_of(text: str) -> Any:

@@ -133,7 +133,7 @@ class TrainingJob:
     """
 
     def __init__(self, wanted: Mapping[str, Any], assignments: Sequence[str]) -> None:
-        from realignkit import assembly
+        from realignkit import resolve
         from realignkit.cli.settings import parse, reward_options
         from realignkit.contracts import parse_options
         from realignkit.refl.config import ReFLConfig, preset
@@ -142,12 +142,12 @@ class TrainingJob:
 
         self.registry, self.wanted = default_registry(), wanted
         self.model = str(wanted["model"] or DEFAULT_MODEL)
-        self.generator = assembly.choose_generator(self.registry, self.model)
-        self.beside = assembly.companions(self.generator)
+        self.generator = resolve.choose_generator(self.registry, self.model)
+        self.beside = resolve.companions(self.generator)
         self.judge_name, _, self._judge_value = str(wanted["judge"] or "").partition(".")
         known = {
             "training": ReFLConfig.model_fields,
-            "generator": assembly.option_names(self.generator),
+            "generator": resolve.option_names(self.generator),
             "reward": reward_options(self.registry, str(wanted["reward"]), self.beside),
             "judge": None if self.judge_name else set(),
         }
@@ -235,7 +235,7 @@ class TrainingJob:
 
     def _generator_options(self) -> dict[str, Any]:
         """Whole networks learn from weights as they are stored: "auto" would round them on a GPU."""
-        from realignkit.assembly import option_names
+        from realignkit.resolve import option_names
 
         given = dict(self.settings.options["generator"])
         rounds = self.config.trainable == "unet" and "dtype" in (option_names(self.generator) or ())

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from realignkit import calls
-from realignkit.assembly import assign_options, effective_options
 from realignkit.contracts import Plugin, PromptSet, Scorer, Tagger
 from realignkit.errors import DamagedError, OptionError, OutputError, PluginError, RealignKitError
 from realignkit.evaluation.paired import share_interval
@@ -31,6 +30,7 @@ from realignkit.realigner import Realigner
 from realignkit.realignment import atomic_write, png
 from realignkit.records import read_json
 from realignkit.registry import Registry
+from realignkit.resolve import assign_options, effective_options
 from realignkit.types import Likelihood, LocalCaption, Tag
 
 if TYPE_CHECKING:

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from realignkit.assembly import assign_options, effective_options
 from realignkit.calls import blame, breach
 from realignkit.errors import ModelError, OptionError
 from realignkit.evaluation.measurements import Features
@@ -19,6 +18,7 @@ from realignkit.images import image_files, open_image
 from realignkit.precision import full_precision
 from realignkit.provenance import digest_of, stamps
 from realignkit.registry import Registry
+from realignkit.resolve import assign_options, effective_options
 from realignkit.rewarding import rate
 from realignkit.rewards import measuring_reward
 from realignkit.threads import suited_threads

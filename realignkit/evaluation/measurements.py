@@ -22,12 +22,12 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import ConfigDict, JsonValue
 
-from realignkit.assembly import versions
 from realignkit.errors import OptionError, OutputError
 from realignkit.integrity import read_lines
 from realignkit.provenance import differences, listed
 from realignkit.realignment import atomic_write, make_folder
 from realignkit.records import Written, as_written, read_json
+from realignkit.resolve import versions
 
 logger = logging.getLogger(__name__)
 

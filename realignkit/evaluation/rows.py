@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from realignkit.assembly import choose_generator
 from realignkit.errors import OptionError
 from realignkit.evaluation.judging import Judging
 from realignkit.evaluation.measurements import AblationFolder, Measurement, digest
@@ -18,6 +17,7 @@ from realignkit.locking import only_writer
 from realignkit.realigner import Realigner
 from realignkit.realignment import atomic_write, png
 from realignkit.registry import Registry
+from realignkit.resolve import choose_generator
 from realignkit.threads import suited_threads
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ class RowAblation:
 
     Args:
         registry: where plugins are looked up.
-        model: the generator, see :func:`realignkit.assembly.choose_generator`.
+        model: the generator, see :func:`realignkit.resolve.choose_generator`.
         realigner: made from ``model``; its generator is replaced by that of each part.
         generator_options: of the generator, the parts' own over them.
         plan: what to measure.

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from realignkit.assembly import SamplingOptions
 from realignkit.attention import sampler, spans
 from realignkit.attention.families import image_size
 from realignkit.attention.sampler import check_size
@@ -23,6 +22,7 @@ from realignkit.errors import OptionError
 from realignkit.refl import losses
 from realignkit.refl.autoencoder import Autoencoder, place
 from realignkit.refl.trainability import TEXT_ENCODERS, check_trainable
+from realignkit.resolve import SamplingOptions
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -245,7 +245,7 @@ def drawing_options(pipeline: Any, given: Mapping[str, Any], steps: int | None) 
 
     Args:
         pipeline: whose defaults.
-        given: see :class:`realignkit.assembly.SamplingOptions`.
+        given: see :class:`realignkit.resolve.SamplingOptions`.
         steps: to take in place of ``num_inference_steps``; None: as given.
 
     Raises:

@@ -15,7 +15,6 @@ from typing import Any
 from PIL import Image
 from pydantic import Field, JsonValue
 
-from realignkit.assembly import versions
 from realignkit.errors import DamagedError, OutputError
 from realignkit.provenance import another_version, flat, listed, placeless
 from realignkit.realignment import atomic_write, png
@@ -23,6 +22,7 @@ from realignkit.records import Written, as_written, read_json
 from realignkit.refl import checkpoints
 from realignkit.refl.config import ReFLConfig
 from realignkit.refl.state import TrainState, Validation, WrittenValidation
+from realignkit.resolve import versions
 from realignkit.rewarding import settings_of
 
 RECORD = "training.json"

@@ -14,9 +14,9 @@ import torch
 from safetensors.torch import save_file
 
 from realignkit import Realigner
-from realignkit.assembly import choose_generator
 from realignkit.errors import ModelError
 from realignkit.registry import default_registry
+from realignkit.resolve import choose_generator
 from realignkit_plugins.generators import clip_bpe
 from realignkit_plugins.generators.single_file import _prediction
 from realignkit_plugins.generators.single_file_config import _parts, write_config

@@ -14,9 +14,9 @@ from urllib.parse import quote
 import pytest
 
 from realignkit import calls
-from realignkit.assembly import effective_options
 from realignkit.errors import OptionError, ScorerError
 from realignkit.registry import default_registry
+from realignkit.resolve import effective_options
 from realignkit.types import Likelihood, LocalCaption, Tag
 from realignkit_plugins.scorers.lexical import LexicalScorer
 from realignkit_plugins.scorers.meter import Meter
