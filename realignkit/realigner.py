@@ -9,8 +9,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Never, Self
 
-from realignkit import arguments, calls, inputs
-from realignkit import candidates as selection
+from realignkit import arguments, calls, inputs, selection
 from realignkit.attention import families, refusals, sampler, spans
 from realignkit.attention.modulation import ModulationConfig
 from realignkit.contracts import Generator, Reward, Scorer, Segmenter, Tagger, parse_options

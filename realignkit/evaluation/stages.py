@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
-from realignkit import candidates as selection
+from realignkit import selection
 from realignkit.contracts import Reward
 from realignkit.evaluation.models import BASE, Model
 from realignkit.evaluation.rows import Part, Plan

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from realignkit import candidates
+from realignkit import selection
 from realignkit.contracts import Metric
 from realignkit.errors import ModelError, OptionError, PluginError, PromptError
 from realignkit.evaluation.frechet import frechet_distance
@@ -117,7 +117,7 @@ def test_stages_are_what_a_realigner_makes(bench, make_realigner, tmp_path):
             # Batches of another size round differently.
             assert abs(found - np.asarray(image)).max() <= 1, row
     darkest = {m.row: m.scores["darkness"] for m in AblationFolder(tmp_path / "out").read() if m.index == 1}
-    drawn = alone.generate([KNOWN[0]] * 3, candidates.candidate_seeds(noise_seed(5, 1), 3))
+    drawn = alone.generate([KNOWN[0]] * 3, selection.candidate_seeds(noise_seed(5, 1), 3))
     rated = [1 - np.asarray(image).mean() / 255 for image in drawn]
     assert darkest["base, best of 3"] == pytest.approx(max(rated), abs=1e-3)
     table = write_tables(tmp_path / "out")

@@ -7,9 +7,9 @@ import pytest
 import torch
 from PIL import Image
 
-from realignkit.candidates import candidate_seeds, choose
 from realignkit.errors import ModelError, OptionError
 from realignkit.rewarding import rate
+from realignkit.selection import candidate_seeds, choose
 from realignkit.types import Realignment
 from tests.refl.rewards import Darkness
 
