@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pydantic import Field
 
-from realignkit.records import Written
+from realignkit.files import Written
 
 
 @dataclass(frozen=True)
