@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from realignkit.arguments import shown
-from realignkit.attention import families, refusals
+from realignkit.attention import refusals
 from realignkit.contracts import Generator
 from realignkit.contracts import Options as PluginOptions
 from realignkit.errors import ModelError, OptionError
+from realignkit.pipelines import families
 from realignkit.registry import PluginInfo
 
 if TYPE_CHECKING:

@@ -10,12 +10,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Never, Self
 
 from realignkit import arguments, calls, inputs, selection
-from realignkit.attention import families, refusals, sampler, spans
+from realignkit.attention import refusals, sampler, spans
 from realignkit.attention.modulation import ModulationConfig
 from realignkit.contracts import Generator, Reward, Scorer, Segmenter, Tagger, parse_options
 from realignkit.errors import ModelError, OptionError
 from realignkit.given import generator_info
 from realignkit.images import given_image
+from realignkit.pipelines import families
 from realignkit.provenance import contents, fingerprint_of_image
 from realignkit.registry import Registry, default_registry
 from realignkit.resolve import (

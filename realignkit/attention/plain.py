@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from realignkit.arguments import shown
-from realignkit.attention import families
 from realignkit.attention.drawing import Progress, check_finite, drawing
 from realignkit.errors import OptionError
+from realignkit.pipelines import families
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -13,8 +13,8 @@ from diffusers.models.attention_processor import (
     XFormersAttnProcessor,
 )
 
-from realignkit.attention import families
 from realignkit.errors import in_one_line
+from realignkit.pipelines import families
 
 _PLAIN = (AttnProcessor, AttnProcessor2_0, FusedAttnProcessor2_0, SlicedAttnProcessor, XFormersAttnProcessor)
 """Processors that compute plain attention, so that replacing them for some steps loses nothing."""

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from realignkit.arguments import instance, listed, real, whole
-from realignkit.attention import families, spans
+from realignkit.attention import spans
 from realignkit.attention.config import ModulationConfig
 from realignkit.attention.drawing import Progress, check_finite, drawing
 from realignkit.attention.effect import effect_notes
@@ -26,6 +26,7 @@ from realignkit.attention.schedule import running_schedule
 from realignkit.contracts import parse_options
 from realignkit.errors import ModelError, OptionError
 from realignkit.images import to_rgb
+from realignkit.pipelines import families
 from realignkit.threads import suited_threads
 from realignkit.types import Layout
 

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from realignkit.arguments import shown
-from realignkit.attention import families
 from realignkit.attention.occurrences import Choice, assign, occurrences, overlap
 from realignkit.attention.regions import Regions
 from realignkit.errors import ModelError, PromptError
+from realignkit.pipelines import families
 from realignkit.types import Layout, Segment
 
 

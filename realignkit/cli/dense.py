@@ -51,12 +51,12 @@ def dense(
     regions = _regions(box or [], mask or [])
 
     from realignkit import inputs, resolve
-    from realignkit.attention import families
     from realignkit.attention.config import ModulationConfig
     from realignkit.attention.dense import dense_diffusion, dense_layout, dense_modulation
     from realignkit.cli.settings import parse
     from realignkit.contracts import parse_options
     from realignkit.evaluation.runs import slug
+    from realignkit.pipelines import families
     from realignkit.provenance import contents
     from realignkit.realignment import atomic_write, png
     from realignkit.registry import default_registry

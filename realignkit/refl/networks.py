@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from realignkit.attention import sampler, spans
-from realignkit.attention.families import image_size
 from realignkit.attention.sampler import check_size
 from realignkit.contracts import parse_options
 from realignkit.errors import OptionError
+from realignkit.pipelines.families import image_size
 from realignkit.refl import losses
 from realignkit.refl.autoencoder import Autoencoder, place
 from realignkit.refl.trainability import TEXT_ENCODERS, check_trainable

@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-from realignkit.attention import families
 from realignkit.attention.sampler import attention_family
 from realignkit.errors import ModelError
+from realignkit.pipelines import families
 
 ADAPTER = "realignkit"
 """The name of the adapters that training adds."""

@@ -11,8 +11,8 @@ from diffusers.models.attention_processor import AttnProcessor, XFormersAttnProc
 
 from realignkit.attention import spans
 from realignkit.attention.config import ModulationConfig
-from realignkit.attention.families import unwrapped
 from realignkit.attention.sampler import _encode_images, generate, refine
+from realignkit.pipelines.families import unwrapped
 from tests.attention.pixart import pixart_pipeline
 from tests.attention.test_sampler import FAST, distance, layout
 

@@ -10,10 +10,10 @@ import torch
 from diffusers import DiffusionPipeline, PNDMScheduler, StableDiffusionImg2ImgPipeline
 from PIL import Image
 
-from realignkit.attention import families
 from realignkit.attention.config import ModulationConfig
 from realignkit.attention.sampler import attention_family, generate, refine
 from realignkit.errors import ModelError, OptionError, PromptError
+from realignkit.pipelines import families
 from realignkit.types import Layout, Likelihood, LocalCaption, Segment
 
 PROMPTS = ["a red book and a dog", "a cat"]

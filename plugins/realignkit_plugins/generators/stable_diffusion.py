@@ -23,7 +23,7 @@ from realignkit_plugins.weight_files import is_weight_file
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
-# The pipelines whose attention can be modulated, and their family (realignkit.attention.families).
+# The pipelines whose attention can be modulated, and their family (realignkit.pipelines.families).
 _FAMILIES = {
     "StableDiffusionPipeline": "unet",
     "StableDiffusionXLPipeline": "unet",
