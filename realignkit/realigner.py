@@ -10,13 +10,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Never, Self
 
 from realignkit import arguments, calls, inputs, selection
-from realignkit.attention import refusals, sampler, spans
+from realignkit.attention import refusals, sampler
 from realignkit.attention.modulation import ModulationConfig
 from realignkit.contracts import Generator, Reward, Scorer, Segmenter, Tagger, parse_options
 from realignkit.errors import ModelError, OptionError
 from realignkit.given import generator_info
 from realignkit.images import given_image
-from realignkit.pipelines import families
+from realignkit.pipelines import encoding, families
 from realignkit.provenance import contents, fingerprint_of_image
 from realignkit.registry import Registry, default_registry
 from realignkit.resolve import (
@@ -513,7 +513,7 @@ class Realigner:
             PromptError: the prompt is empty, no text, or longer than a text encoder's limit.
         """
         inputs.check_text(prompt)
-        spans.check_prompt(self._pipeline(), prompt)
+        encoding.check_prompt(self._pipeline(), prompt)
 
     def check_model(self) -> None:
         """Refuse a model that cannot be loaded or whose attention cannot be modulated. Loads the pipeline.

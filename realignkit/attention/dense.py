@@ -114,15 +114,15 @@ def check_phrases(pipeline: Any, prompt: str, layout: Layout) -> None:
     Raises:
         PromptError: see above.
     """
-    from realignkit.attention import spans
+    from realignkit.pipelines import encoding
 
-    tokenizer = next((tokenizer for tokenizer, _ in spans.encoders(pipeline)), None)
+    tokenizer = next((tokenizer for tokenizer, _ in encoding.encoders(pipeline)), None)
     if tokenizer is None:
         return
-    text = spans.content_ids(tokenizer, prompt)
+    text = encoding.content_ids(tokenizer, prompt)
     for segment in layout:
         phrase = segment.caption.caption
-        if spans.find_span(text, spans.content_ids(tokenizer, phrase)) is None:
+        if encoding.find_span(text, encoding.content_ids(tokenizer, phrase)) is None:
             raise PromptError(f"'{phrase}' is not part of '{prompt}', token by token. Write it as the prompt does.")
 
 

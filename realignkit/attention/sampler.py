@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from realignkit.arguments import instance, listed, real, whole
-from realignkit.attention import spans
 from realignkit.attention.config import ModulationConfig
 from realignkit.attention.drawing import Progress, check_finite, drawing
 from realignkit.attention.effect import effect_notes
@@ -26,7 +25,7 @@ from realignkit.attention.schedule import running_schedule
 from realignkit.contracts import parse_options
 from realignkit.errors import ModelError, OptionError
 from realignkit.images import to_rgb
-from realignkit.pipelines import families
+from realignkit.pipelines import encoding, families
 from realignkit.threads import suited_threads
 from realignkit.types import Layout
 
@@ -98,7 +97,7 @@ def generate(
         with suited_threads(pipeline):
             return generate_plainly(pipeline, prompts, seeds, wishes, progress)
     sampling = _sampling(pipeline, wishes)
-    plain = [spans.Conditioning(prompt) for prompt in prompts]
+    plain = [encoding.Conditioning(prompt) for prompt in prompts]
     with suited_threads(pipeline):
         return _sample(pipeline, plain, seeds, sampling, progress=progress)[0]
 
@@ -159,7 +158,7 @@ def refine(
     if config.strength is not None:
         _check_strength(pipeline, config.strength, sampling["num_inference_steps"])
     conditionings = [
-        spans.condition(pipeline, prompt, layout, append=config.append_missing, separator=config.separator)
+        encoding.condition(pipeline, prompt, layout, append=config.append_missing, separator=config.separator)
         for prompt, layout in zip(prompts, layouts, strict=True)
     ]
     with suited_threads(pipeline):
@@ -186,7 +185,7 @@ def _checked(pipeline: Any, prompts: Sequence[str], seeds: Sequence[int], *, pla
     if len(listed("seeds", seeds)) != len(texts):
         raise OptionError("pass lists: one seed for each prompt.")
     for text in texts:
-        spans.check_prompt(pipeline, text)
+        encoding.check_prompt(pipeline, text)
     return texts
 
 
@@ -256,7 +255,7 @@ def check_size(pipeline: Any, height: int | None, width: int | None) -> None:
 
 def _sample(
     pipeline: Any,
-    conditionings: Sequence[spans.Conditioning],
+    conditionings: Sequence[encoding.Conditioning],
     seeds: Sequence[int],
     sampling: dict[str, Any],
     *,
@@ -276,7 +275,7 @@ def _sample(
 
     state = None
     with drawing(runner, arguments.get("guidance_scale"), progress) as watching, ExitStack() as during:
-        embeddings, companion = spans.encode(
+        embeddings, companion = encoding.encode(
             pipeline, conditionings, isolate_phrases=config is not None and config.isolate_phrases
         )
         check_finite(embeddings, "in the text encoder")
@@ -287,7 +286,7 @@ def _sample(
             size = (arguments.pop("height", None), arguments.pop("width", None))
             arguments |= {"image": _encode_images(pipeline, coarse, size), "strength": strength}
         if config is not None:
-            regions = [spans.regions(pipeline, item) for item in conditionings]
+            regions = [encoding.regions(pipeline, item) for item in conditionings]
             schedule = running_schedule(runner, arguments["num_inference_steps"], strength, config.time_scale)
             state = during.enter_context(modulate(families.denoiser(pipeline), regions, config, timesteps=schedule))
         images = runner(**arguments, **watching, output_type="pt").images

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from realignkit.attention import sampler, spans
+from realignkit.attention import sampler
 from realignkit.attention.sampler import check_size
 from realignkit.contracts import parse_options
 from realignkit.errors import OptionError
+from realignkit.pipelines import encoding
 from realignkit.pipelines.families import image_size
 from realignkit.refl import losses
 from realignkit.refl.autoencoder import Autoencoder, place
@@ -132,7 +133,7 @@ class Networks:
 
     def _live_text(self, prompts: Sequence[str]) -> Text:
         with self.autocast():
-            embeddings, pooled = spans.encode_texts(self.pipeline, list(prompts))
+            embeddings, pooled = encoding.encode_texts(self.pipeline, list(prompts))
         if pooled is not None and getattr(self.pipeline.config, "force_zeros_for_empty_prompt", False):
             told = torch.tensor([bool(prompt) for prompt in prompts], device=pooled.device)
             embeddings, pooled = embeddings * told.view(-1, 1, 1), pooled * told.view(-1, 1)
@@ -143,7 +144,7 @@ class Networks:
         for prompt in prompts:
             if prompt not in self._texts:
                 # One by one: rounding depends on what shares a batch, and a resumed run must not notice.
-                embeddings, pooled = spans.encode(self.pipeline, [spans.Conditioning(prompt)])
+                embeddings, pooled = encoding.encode(self.pipeline, [encoding.Conditioning(prompt)])
                 # As the pipeline does: SDXL was trained with zeros for the empty prompt.
                 zero = bool(getattr(self.pipeline.config, "force_zeros_for_empty_prompt", False)) and pooled is not None
                 factor = 0 if zero and not prompt else 1

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from realignkit import arguments
-from realignkit.attention import spans
 from realignkit.calls import after_train_step
 from realignkit.contracts import Metric, Reward, parse_options
 from realignkit.errors import OptionError
 from realignkit.locking import only_writer
+from realignkit.pipelines import encoding
 from realignkit.provenance import placeless
 from realignkit.refl import checkpoints, data
 from realignkit.refl.config import ReFLConfig
@@ -104,7 +104,7 @@ class ReFLTrainer:
             self.sampling["guidance_scale"] if config.guidance_scale is None else config.guidance_scale
         )
         for prompt in (*self.prompts, *self.held_out):
-            spans.check_prompt(pipeline, prompt)
+            encoding.check_prompt(pipeline, prompt)
 
         self.processes = Processes(config, self.folder)
         device = self.processes.accelerator.device if self.processes.count > 1 else pipeline._execution_device
