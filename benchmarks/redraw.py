@@ -21,8 +21,8 @@ import torch
 from rich.progress import track
 from torch import Tensor
 
-from realignkit.attention.plain import to_pil
 from realignkit.evaluation.paired import HOW, compare
+from realignkit.pipelines.generate import to_pil
 from realignkit.precision import bf16_speedup
 from realignkit.realignment import atomic_write
 from realignkit.refl.networks import Networks

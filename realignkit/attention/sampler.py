@@ -18,7 +18,6 @@ from realignkit.arguments import instance, listed, real, whole
 from realignkit.attention.config import ModulationConfig
 from realignkit.attention.drawing import Progress, check_finite, drawing
 from realignkit.attention.effect import effect_notes
-from realignkit.attention.plain import generate_plainly, noise_sources, to_pil
 from realignkit.attention.processor import ModulatedAttention, modulate
 from realignkit.attention.refusals import why_not_drawn, why_not_modulated
 from realignkit.attention.schedule import running_schedule
@@ -26,6 +25,7 @@ from realignkit.contracts import parse_options
 from realignkit.errors import ModelError, OptionError
 from realignkit.images import to_rgb
 from realignkit.pipelines import encoding, families
+from realignkit.pipelines.generate import generate_plainly, noise_sources, to_pil
 from realignkit.threads import suited_threads
 from realignkit.types import Layout
 
