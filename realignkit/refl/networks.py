@@ -20,8 +20,8 @@ from realignkit.contracts import parse_options
 from realignkit.errors import OptionError
 from realignkit.pipelines import encoding
 from realignkit.pipelines.families import image_size
+from realignkit.pipelines.images import Autoencoder, place
 from realignkit.refl import losses
-from realignkit.refl.autoencoder import Autoencoder, place
 from realignkit.refl.trainability import TEXT_ENCODERS, check_trainable
 from realignkit.resolve import SamplingOptions
 

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from realignkit.errors import DamagedError, ModelError, OptionError, OutputError
 from realignkit.integrity import check_manifest, seal, sealed_notes, write_manifest
+from realignkit.pipelines.images import place
 from realignkit.realignment import atomic_folder, atomic_write
-from realignkit.refl.autoencoder import place
 from realignkit.refl.config import ReFLConfig
 from realignkit.refl.networks import Networks
 from realignkit.refl.seeds import seeded

@@ -9,7 +9,7 @@ from PIL import Image
 
 from realignkit.attention import sampler
 from realignkit.errors import ModelError, OptionError
-from realignkit.refl.autoencoder import place
+from realignkit.pipelines.images import place
 from realignkit.refl.networks import Networks
 from realignkit.refl.sampling import Rollout
 from tests import tiny
