@@ -26,7 +26,7 @@ from realignkit.pipelines.generate import to_pil
 from realignkit.precision import bf16_speedup
 from realignkit.realignment import atomic_write
 from realignkit.refl.networks import Networks
-from realignkit.refl.sampling import Rollout
+from realignkit.refl.rollout import Rollout
 from realignkit.registry import default_registry
 from realignkit_plugins.micro.oracle import Oracle, fully_right
 from realignkit_plugins.micro.prompts import WorldPrompts

@@ -15,7 +15,7 @@ from realignkit.refl import losses, seeds
 from realignkit.refl.config import ReFLConfig
 from realignkit.refl.data import Order, Pairs
 from realignkit.refl.networks import Networks, Text
-from realignkit.refl.sampling import Point, Rollout, draw_steps
+from realignkit.refl.rollout import Point, Rollout, draw_steps
 from realignkit.refl.trainable import Trainable
 from realignkit.rewarding import rewards_of
 

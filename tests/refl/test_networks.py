@@ -11,7 +11,7 @@ from realignkit.attention import sampler
 from realignkit.errors import ModelError, OptionError
 from realignkit.pipelines.images import place
 from realignkit.refl.networks import Networks
-from realignkit.refl.sampling import Rollout
+from realignkit.refl.rollout import Rollout
 from tests import tiny
 from tests.refl.rewards import Colour
 from tests.refl.test_trainability import xl

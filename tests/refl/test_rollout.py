@@ -8,7 +8,7 @@ import torch
 
 from realignkit.errors import ModelError
 from realignkit.refl.networks import Networks
-from realignkit.refl.sampling import Rollout, draw_steps
+from realignkit.refl.rollout import Rollout, draw_steps
 
 PROMPTS = ["a red book", "a yellow pen on the desk"]
 
