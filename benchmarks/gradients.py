@@ -32,7 +32,7 @@ from torch import Tensor
 
 from realignkit.realignment import atomic_write
 from realignkit.refl import losses
-from realignkit.refl.networks import Networks
+from realignkit.refl.model import Networks
 from realignkit.refl.rollout import Rollout
 from realignkit.registry import default_registry
 from realignkit.rewarding import rewards_of

@@ -25,7 +25,7 @@ from realignkit.evaluation.paired import HOW, compare
 from realignkit.pipelines.generate import to_pil
 from realignkit.precision import bf16_speedup
 from realignkit.realignment import atomic_write
-from realignkit.refl.networks import Networks
+from realignkit.refl.model import Networks
 from realignkit.refl.rollout import Rollout
 from realignkit.registry import default_registry
 from realignkit_plugins.micro.oracle import Oracle, fully_right

@@ -40,7 +40,7 @@ from attention import synchronize  # the script beside this one
 from realignkit.contracts import Reward
 from realignkit.realignment import atomic_write
 from realignkit.refl import ReFLConfig
-from realignkit.refl.networks import Networks
+from realignkit.refl.model import Networks
 from realignkit.refl.objective import Objective
 from realignkit.refl.trainable import Trainable
 

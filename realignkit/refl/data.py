@@ -21,7 +21,7 @@ from realignkit.integrity import check_file
 from realignkit.provenance import digest_of, stamps
 from realignkit.realignment import atomic_write, make_folder, png
 from realignkit.refl import losses, seeds
-from realignkit.refl.networks import Networks
+from realignkit.refl.model import Networks
 from realignkit.refl.pairs import METADATA
 from realignkit.refl.pairs import read_pairs as _read_pairs
 from realignkit.rewarding import to_tensor

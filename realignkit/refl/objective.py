@@ -14,7 +14,7 @@ from realignkit.errors import ModelError
 from realignkit.refl import losses, seeds
 from realignkit.refl.config import ReFLConfig
 from realignkit.refl.data import Order, Pairs
-from realignkit.refl.networks import Networks, Text
+from realignkit.refl.model import Networks, Text
 from realignkit.refl.rollout import Point, Rollout, draw_steps
 from realignkit.refl.trainable import Trainable
 from realignkit.rewarding import rewards_of

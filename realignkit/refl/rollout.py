@@ -12,7 +12,7 @@ from torch import Tensor
 
 from realignkit.errors import ModelError
 from realignkit.refl import losses
-from realignkit.refl.networks import Networks, Text
+from realignkit.refl.model import Networks, Text
 
 # All of them work on x_t = sqrt(abar) x_0 + sqrt(1 - abar) eps at whole timesteps, so that one formula gives x0'. Other
 # spacings of the noise levels, between timesteps, and clipping of x_0 are the pipeline's own affair.

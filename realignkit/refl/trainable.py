@@ -16,7 +16,7 @@ from realignkit.integrity import check_manifest, seal, sealed_notes, write_manif
 from realignkit.pipelines.images import place
 from realignkit.realignment import atomic_folder, atomic_write
 from realignkit.refl.config import ReFLConfig
-from realignkit.refl.networks import Networks
+from realignkit.refl.model import Networks
 from realignkit.refl.seeds import seeded
 from realignkit.refl.trainability import ADAPTER, TEXT_ENCODERS
 

@@ -18,7 +18,7 @@ from realignkit.provenance import placeless
 from realignkit.refl import checkpoints, data
 from realignkit.refl.config import ReFLConfig
 from realignkit.refl.learner import Learner
-from realignkit.refl.networks import Networks, drawing_options
+from realignkit.refl.model import Networks, drawing_options
 from realignkit.refl.objective import Gradients, Objective
 from realignkit.refl.ratings import draw_by_reward
 from realignkit.refl.runfolder import LOG, RunFolder, grid, told, validation_from

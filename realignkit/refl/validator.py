@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from realignkit.contracts import Reward
 from realignkit.refl.config import ReFLConfig
-from realignkit.refl.networks import Networks
+from realignkit.refl.model import Networks
 from realignkit.refl.seeds import seeded
 from realignkit.refl.state import Validation
 from realignkit.refl.tracking import Processes

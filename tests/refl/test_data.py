@@ -10,7 +10,7 @@ from PIL import Image
 
 from realignkit.errors import OptionError, PromptError
 from realignkit.refl import data, seeds
-from realignkit.refl.networks import Networks
+from realignkit.refl.model import Networks
 
 
 def test_held_out_prompts_are_never_trained_on():

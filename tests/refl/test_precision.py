@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from realignkit.refl import losses
 from realignkit.refl.config import ReFLConfig
-from realignkit.refl.networks import Networks
+from realignkit.refl.model import Networks
 from realignkit.refl.rollout import Rollout
 from realignkit.refl.tracking import LossScale
 from realignkit.refl.trainable import Trainable

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from realignkit.errors import ModelError
-from realignkit.refl.networks import Networks
+from realignkit.refl.model import Networks
 from realignkit.refl.rollout import Rollout, draw_steps
 
 PROMPTS = ["a red book", "a yellow pen on the desk"]

@@ -8,7 +8,7 @@ import torch
 
 from realignkit.errors import ModelError, OptionError
 from realignkit.refl import losses
-from realignkit.refl.networks import Networks
+from realignkit.refl.model import Networks
 from realignkit.refl.rollout import Rollout
 from realignkit.refl.trainability import why_not_trainable
 from tests import tiny

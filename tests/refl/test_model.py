@@ -10,7 +10,7 @@ from PIL import Image
 from realignkit.attention import sampler
 from realignkit.errors import ModelError, OptionError
 from realignkit.pipelines.images import place
-from realignkit.refl.networks import Networks
+from realignkit.refl.model import Networks
 from realignkit.refl.rollout import Rollout
 from tests import tiny
 from tests.refl.rewards import Colour
