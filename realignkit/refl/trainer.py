@@ -17,12 +17,12 @@ from realignkit.pipelines import encoding
 from realignkit.provenance import placeless
 from realignkit.refl import checkpoints, data
 from realignkit.refl.config import ReFLConfig
-from realignkit.refl.learner import Learner
 from realignkit.refl.model import Networks, drawing_options
 from realignkit.refl.objective import Gradients, Objective
 from realignkit.refl.ratings import draw_by_reward
 from realignkit.refl.runfolder import LOG, RunFolder, grid, told, validation_from
 from realignkit.refl.state import TrainResult, TrainState, Validation
+from realignkit.refl.step import Learner
 from realignkit.refl.tracking import Interruption, LossScale, Processes, memory_errors, precision_of
 from realignkit.refl.trainability import check_trainable
 from realignkit.refl.trainable import Trainable
