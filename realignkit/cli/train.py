@@ -186,7 +186,7 @@ class TrainingJob:
 
         from realignkit.calls import blame
         from realignkit.refl import ReFLTrainer
-        from realignkit.refl.runfolder import begun
+        from realignkit.refl.run import begun
         from realignkit.refl.trainability import check_trainable
         from realignkit.rewards import make_reward
 

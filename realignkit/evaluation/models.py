@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from realignkit.errors import ModelError
-from realignkit.refl.runfolder import read_record
+from realignkit.refl.run import read_record
 from realignkit.rewards import parse_weights
 
 LORA, WHOLE = "pytorch_lora_weights.safetensors", "model"

@@ -20,7 +20,7 @@ from realignkit.refl.config import ReFLConfig
 from realignkit.refl.model import Networks, drawing_options
 from realignkit.refl.objective import Gradients, Objective
 from realignkit.refl.ratings import draw_by_reward
-from realignkit.refl.runfolder import LOG, RunFolder, grid, told, validation_from
+from realignkit.refl.run import LOG, RunFolder, grid, told, validation_from
 from realignkit.refl.state import TrainResult, TrainState, Validation
 from realignkit.refl.step import Learner
 from realignkit.refl.tracking import Interruption, LossScale, Processes, memory_errors, precision_of
