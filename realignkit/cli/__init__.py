@@ -10,10 +10,10 @@ from typing import Annotated
 import typer
 
 from realignkit._version import __version__
+from realignkit.cli._progress import Command, Commands, exit_now
 from realignkit.cli.ablate import ablate_app
 from realignkit.cli.ablate_results import join, pair
 from realignkit.cli.ablate_rows import rewards, stages
-from realignkit.cli.console import Command, Commands, exit_now
 from realignkit.cli.dense import dense
 from realignkit.cli.doctor import doctor
 from realignkit.cli.plugins import plugins_app

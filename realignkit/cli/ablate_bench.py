@@ -11,8 +11,8 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
+from realignkit.cli._progress import err, out
 from realignkit.cli.ablate import with_progress
-from realignkit.cli.console import err, out
 from realignkit.errors import OptionError
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
+from realignkit.cli._progress import out
 from realignkit.cli.ablate_bench import print_rows
-from realignkit.cli.console import out
 
 
 def join(

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from realignkit.cli.console import err
+from realignkit.cli._progress import err
 from realignkit.errors import OptionError
 
 GROUPS = ("training.", "reward.", "judge.", "generator.")

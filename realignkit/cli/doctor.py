@@ -13,7 +13,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from realignkit.cli.console import out, print_json
+from realignkit.cli._progress import out, print_json
 from realignkit.errors import FOREIGN, PluginError, RealignKitError
 from realignkit.precision import bf16_speedup
 

@@ -9,7 +9,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from realignkit.cli.console import Command, err, out, print_json, results_only
+from realignkit.cli._progress import Command, err, out, print_json, results_only
 from realignkit.errors import PluginError
 from realignkit.kinds import KINDS
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from realignkit.cli.console import note
+from realignkit.cli._progress import note
 from realignkit.errors import OptionError, PluginError, PromptError
 
 if TYPE_CHECKING:

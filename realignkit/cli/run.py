@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from realignkit.cli.console import (
+from realignkit.cli._progress import (
     EXIT_SOME_FAILED,
     Threads,
     err,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from realignkit.cli.console import out, print_realignment, set_verbosity
+from realignkit.cli._progress import out, print_realignment, set_verbosity
 
 if TYPE_CHECKING:
     from realignkit.types import Realignment

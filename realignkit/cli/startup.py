@@ -10,7 +10,7 @@ import contextlib
 import gc
 from collections.abc import Iterator
 
-from realignkit.cli.console import err
+from realignkit.cli._progress import err
 
 _USUALLY = gc.get_threshold()
 _SELDOM = (20_000, 50, 100)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from realignkit.cli.console import EXIT_INTERRUPTED, Threads, err, note, out, set_verbosity, writes_into
+from realignkit.cli._progress import EXIT_INTERRUPTED, Threads, err, note, out, set_verbosity, writes_into
 from realignkit.cli.prompts import read_prompts
 from realignkit.cli.startup import loading
 from realignkit.errors import OptionError

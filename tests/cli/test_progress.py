@@ -10,7 +10,7 @@ import typer
 from rich.table import Table
 from typer.testing import CliRunner
 
-from realignkit.cli.console import Command, Commands, TerminalSafe, out, results_only
+from realignkit.cli._progress import Command, Commands, TerminalSafe, out, results_only
 
 
 @pytest.mark.parametrize("markup", [True, False])
