@@ -24,7 +24,7 @@ from PIL import Image
 from rich.progress import track
 
 from realignkit.attention import sampler
-from realignkit.cli.settings import value_of
+from realignkit.cli._settings import value_of
 from realignkit.evaluation.paired import share_interval
 from realignkit.realignment import atomic_write
 from realignkit.registry import default_registry

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 import realignkit
-from realignkit.cli.settings import parse
+from realignkit.cli._settings import parse
 from realignkit.errors import OptionError
 from realignkit.registry import default_registry
 from realignkit.types import Realignment

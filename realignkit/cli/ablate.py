@@ -99,7 +99,7 @@ def _options(
 ) -> tuple[dict[str, dict[str, Any]], dict[str, Any], dict[str, Any]]:
     """Options by kind, of sampling, and of the prompt set (``prompts.name=value``)."""
     from realignkit import resolve
-    from realignkit.cli.settings import parse
+    from realignkit.cli._settings import parse
 
     infos = {
         "tagger": [registry.info("tagger", name) for name in taggers],

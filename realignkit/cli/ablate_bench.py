@@ -16,7 +16,7 @@ from realignkit.cli.ablate import with_progress
 from realignkit.errors import OptionError
 
 if TYPE_CHECKING:
-    from realignkit.cli.settings import Settings
+    from realignkit.cli._settings import Settings
     from realignkit.evaluation.judging import Judging
     from realignkit.evaluation.row_tables import RowTable
     from realignkit.evaluation.rows import Plan, RowAblation
@@ -89,7 +89,7 @@ class Bench:
     ) -> Settings:
         """What ``--set`` says, of these groups (None: all) and the metric."""
         from realignkit import resolve
-        from realignkit.cli.settings import known_options, parse
+        from realignkit.cli._settings import known_options, parse
 
         known = known_options(self.registry, self.model, specs or {})
         chosen = {name: names for name, names in known.items() if groups is None or name in groups}

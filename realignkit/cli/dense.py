@@ -53,7 +53,7 @@ def dense(
     from realignkit import inputs, resolve
     from realignkit.attention.config import ModulationConfig
     from realignkit.attention.dense import dense_diffusion, dense_layout, dense_modulation
-    from realignkit.cli.settings import parse
+    from realignkit.cli._settings import parse
     from realignkit.contracts import parse_options
     from realignkit.evaluation.runs import slug
     from realignkit.pipelines import families

@@ -39,7 +39,7 @@ def prompt_set(registry: Registry, spec: str, options: dict[str, Any] | None = N
         PromptError: there are no prompts in it.
     """
     from realignkit.calls import texts_of
-    from realignkit.cli.settings import value_of
+    from realignkit.cli._settings import value_of
 
     given: dict[str, Any] = {}
     if is_file(spec):

@@ -171,7 +171,7 @@ def _finished(folder: Path) -> Iterator[tuple[str, Realignment]]:
 def _realigner(
     model: str, specs: dict[str, Any], assignments: list[str], candidates: int, select_by: str | None
 ) -> Realigner:
-    from realignkit.cli.settings import known_options, parse
+    from realignkit.cli._settings import known_options, parse
     from realignkit.contracts import parse_options
     from realignkit.realigner import Realigner
     from realignkit.registry import default_registry

@@ -134,7 +134,7 @@ class TrainingJob:
 
     def __init__(self, wanted: Mapping[str, Any], assignments: Sequence[str]) -> None:
         from realignkit import resolve
-        from realignkit.cli.settings import parse, reward_options
+        from realignkit.cli._settings import parse, reward_options
         from realignkit.contracts import parse_options
         from realignkit.refl.config import ReFLConfig, preset
         from realignkit.refl.pairs import read_pairs

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from realignkit.attention.config import ModulationConfig
-from realignkit.cli.settings import known_options, parse
+from realignkit.cli._settings import known_options, parse
 from realignkit.errors import OutputError
 from realignkit.realigner import Realigner
 from realignkit.registry import default_registry
