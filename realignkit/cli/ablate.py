@@ -10,8 +10,8 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
+from realignkit.cli._options import prompt_set
 from realignkit.cli._progress import EXIT_SOME_FAILED, Command, Threads, err, out, set_verbosity, writes_into
-from realignkit.cli.prompts import prompt_set
 from realignkit.cli.startup import loading
 from realignkit.threads import suited_threads
 

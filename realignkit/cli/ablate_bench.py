@@ -123,7 +123,7 @@ def measure(
     **chosen: Any,
 ) -> None:
     """Measure a plan, go on with what is there, and show the table; ``chosen``: as for ``RowAblation``."""
-    from realignkit.cli.prompts import read_prompts
+    from realignkit.cli._options import read_prompts
     from realignkit.evaluation.row_pages import write_tables
     from realignkit.evaluation.rows import RowAblation
 

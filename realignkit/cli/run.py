@@ -194,7 +194,7 @@ def _realigner(
 
 
 def _read_prompts(spec: str | Path) -> list[str]:
-    from realignkit.cli.prompts import read_prompts
+    from realignkit.cli._options import read_prompts
     from realignkit.registry import default_registry
 
     return read_prompts(default_registry(), str(spec))
@@ -202,7 +202,7 @@ def _read_prompts(spec: str | Path) -> list[str]:
 
 def _stem(spec: str) -> str:
     """What a folder of a list's results is called."""
-    from realignkit.cli.prompts import is_file
+    from realignkit.cli._options import is_file
     from realignkit.evaluation.runs import slug
 
     return "prompts" if spec == "-" else Path(spec).stem if is_file(spec) else slug(spec)

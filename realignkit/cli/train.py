@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from realignkit.cli._options import read_prompts
 from realignkit.cli._progress import EXIT_INTERRUPTED, Threads, err, note, out, set_verbosity, writes_into
-from realignkit.cli.prompts import read_prompts
 from realignkit.cli.startup import loading
 from realignkit.errors import OptionError
 from realignkit.threads import suited_threads
