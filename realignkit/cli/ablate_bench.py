@@ -18,8 +18,8 @@ from realignkit.errors import OptionError
 if TYPE_CHECKING:
     from realignkit.cli._settings import Settings
     from realignkit.evaluation.judging import Judging
+    from realignkit.evaluation.plan import Plan, RowAblation
     from realignkit.evaluation.row_tables import RowTable
-    from realignkit.evaluation.rows import Plan, RowAblation
     from realignkit.realigner import Realigner
     from realignkit.registry import Registry
 
@@ -124,8 +124,8 @@ def measure(
 ) -> None:
     """Measure a plan, go on with what is there, and show the table; ``chosen``: as for ``RowAblation``."""
     from realignkit.cli._options import read_prompts
+    from realignkit.evaluation.plan import RowAblation
     from realignkit.evaluation.row_pages import write_tables
-    from realignkit.evaluation.rows import RowAblation
 
     ablation = RowAblation(
         bench.registry,

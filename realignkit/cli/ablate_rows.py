@@ -83,7 +83,7 @@ def rewards(
     from realignkit.cli.ablate_train import CONTROL, GROUPS, specs, train_rows
     from realignkit.evaluation.ablation import Nothing
     from realignkit.evaluation.models import trained_model
-    from realignkit.evaluation.rows import rewards_plan
+    from realignkit.evaluation.plan import rewards_plan
     from realignkit.realigner import Realigner
 
     ctx.with_resource(writes_into(ctx, folder))

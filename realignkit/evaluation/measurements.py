@@ -51,7 +51,7 @@ class Measurement:
         run: which of the row's models drew it (from 0), where it has several.
         index: the prompt's place, from 1.
         prompt: its digest.
-        seed: as given; not the noise's own, see :func:`realignkit.evaluation.rows.noise_seed`.
+        seed: as given; not the noise's own, see :func:`realignkit.evaluation.plan.noise_seed`.
         values: the metric's, by name.
         scores: rewards, by name.
         features: float32 (D,), where there are any.

@@ -22,7 +22,7 @@ def write_tables(folder: str | Path, control: str = CONTROL) -> RowTable:
     """Count what a folder has, and write :data:`FILES`.
 
     Args:
-        folder: that :class:`realignkit.evaluation.rows.RowAblation` filled.
+        folder: that :class:`realignkit.evaluation.plan.RowAblation` filled.
         control: see :func:`realignkit.evaluation.row_tables.tabulate`.
 
     Raises:

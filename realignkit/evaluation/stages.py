@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 from realignkit import selection
 from realignkit.contracts import Reward
 from realignkit.evaluation.models import BASE, Model
-from realignkit.evaluation.rows import Part, Plan
+from realignkit.evaluation.plan import Part, Plan
 from realignkit.realigner import Realigner
 
 if TYPE_CHECKING:

@@ -16,8 +16,8 @@ from realignkit.evaluation.frechet import frechet_distance
 from realignkit.evaluation.judging import Judging
 from realignkit.evaluation.measurements import AblationFolder, digest
 from realignkit.evaluation.models import BASE, Model, raised, trained_model
+from realignkit.evaluation.plan import RowAblation, noise_seed, rewards_plan
 from realignkit.evaluation.row_pages import write_tables
-from realignkit.evaluation.rows import RowAblation, noise_seed, rewards_plan
 from realignkit.evaluation.stages import stages_plan
 from realignkit.hookspecs import hookimpl
 from tests.refl.rewards import Darkness
