@@ -17,7 +17,7 @@ from realignkit.errors import OptionError
 
 if TYPE_CHECKING:
     from realignkit.cli._settings import Settings
-    from realignkit.evaluation.judging import Judging
+    from realignkit.evaluation.measure import Judging
     from realignkit.evaluation.plan import Plan, RowAblation
     from realignkit.evaluation.row_tables import RowTable
     from realignkit.realigner import Realigner
@@ -98,7 +98,7 @@ class Bench:
 
     def judging(self, settings: Settings) -> Judging:
         """Metric, scores and features."""
-        from realignkit.evaluation.judging import Judging
+        from realignkit.evaluation.measure import Judging
 
         default = ["clip"] if "reward:clip" in self.beside else []
         scores = default if self.score is None else [spec for spec in self.score if spec != "none"]

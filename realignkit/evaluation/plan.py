@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from realignkit.errors import OptionError
-from realignkit.evaluation.judging import Judging
+from realignkit.evaluation.measure import Judging
 from realignkit.evaluation.measurements import AblationFolder, Measurement, digest
 from realignkit.evaluation.models import BASE, Model, raised
 from realignkit.evaluation.runs import slug

@@ -180,7 +180,7 @@ def test_where_a_score_runs_is_not_what_it_is(tmp_path):
 
 
 def test_scores_are_float32_wherever_they_run():
-    from realignkit.evaluation.judging import Judging
+    from realignkit.evaluation.measure import Judging
     from realignkit.registry import default_registry
 
     judging = Judging(default_registry(), "micro_oracle", scores=["micro_clip", "micro_clip:1,micro_blip:2"])

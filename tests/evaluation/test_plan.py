@@ -13,7 +13,7 @@ from realignkit import selection
 from realignkit.contracts import Metric
 from realignkit.errors import ModelError, OptionError, PluginError, PromptError
 from realignkit.evaluation.frechet import frechet_distance
-from realignkit.evaluation.judging import Judging
+from realignkit.evaluation.measure import Judging
 from realignkit.evaluation.measurements import AblationFolder, digest
 from realignkit.evaluation.models import BASE, Model, raised, trained_model
 from realignkit.evaluation.plan import RowAblation, noise_seed, rewards_plan
