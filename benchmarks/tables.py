@@ -18,7 +18,7 @@ from pathlib import Path
 from alignment import summary, sweep_summary
 
 from realignkit.evaluation.frechet import Ratio
-from realignkit.evaluation.measurements import RECORD, AblationFolder
+from realignkit.evaluation.results import RECORD, AblationFolder
 from realignkit.evaluation.row_pages import comma_separated, markdown
 from realignkit.evaluation.row_plot import svg
 from realignkit.evaluation.row_tables import CONTROL, RowTable, tabulate

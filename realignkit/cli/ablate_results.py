@@ -40,7 +40,7 @@ def pair(
 
     realignkit ablate pair ablations/rewards clip caption
     """
-    from realignkit.evaluation.measurements import AblationFolder
+    from realignkit.evaluation.results import AblationFolder
     from realignkit.evaluation.row_pages import pair_cells, pair_columns
     from realignkit.evaluation.row_tables import pair_rows
 

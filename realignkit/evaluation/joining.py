@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from realignkit.errors import OptionError
-from realignkit.evaluation.measurements import AblationFolder, Measurement
+from realignkit.evaluation.results import AblationFolder, Measurement
 from realignkit.locking import only_writer
 from realignkit.provenance import differences
 from realignkit.realignment import atomic_write

@@ -13,7 +13,7 @@ import numpy as np
 
 from realignkit.calls import blame, breach
 from realignkit.errors import ModelError, OptionError
-from realignkit.evaluation.measurements import Features
+from realignkit.evaluation.results import Features
 from realignkit.images import image_files, open_image
 from realignkit.precision import full_precision
 from realignkit.provenance import digest_of, stamps
@@ -33,7 +33,7 @@ PER_PROMPT = 4
 
 @dataclass(frozen=True, eq=False)
 class Judgement:
-    """What was found out about one picture; see :class:`realignkit.evaluation.measurements.Measurement`."""
+    """What was found out about one picture; see :class:`realignkit.evaluation.results.Measurement`."""
 
     values: Mapping[str, float]
     scores: Mapping[str, float] = field(default_factory=dict)

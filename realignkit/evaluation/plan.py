@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from realignkit.errors import OptionError
 from realignkit.evaluation.measure import Judging
-from realignkit.evaluation.measurements import AblationFolder, Measurement, digest
 from realignkit.evaluation.models import BASE, Model, raised
+from realignkit.evaluation.results import AblationFolder, Measurement, digest
 from realignkit.evaluation.runs import slug
 from realignkit.inputs import check_text
 from realignkit.locking import only_writer

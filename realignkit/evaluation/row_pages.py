@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from realignkit.evaluation.measurements import AblationFolder
 from realignkit.evaluation.paired import HOW, shown_gain, shown_p
+from realignkit.evaluation.results import AblationFolder
 from realignkit.evaluation.row_plot import svg
 from realignkit.evaluation.row_tables import CONTROL, Difference, Pair, RowResult, RowTable, tabulate
 from realignkit.realignment import atomic_write

@@ -11,7 +11,6 @@ import numpy.typing as npt
 
 from realignkit.errors import OptionError
 from realignkit.evaluation.frechet import Ratio, Reference, ratio
-from realignkit.evaluation.measurements import Features, Measurement
 from realignkit.evaluation.paired import (
     Interval,
     compare,
@@ -20,6 +19,7 @@ from realignkit.evaluation.paired import (
     share_interval,
     standard_error,
 )
+from realignkit.evaluation.results import Features, Measurement
 
 BASE, CONTROL = "base", "control"
 

@@ -14,9 +14,9 @@ from realignkit.contracts import Metric
 from realignkit.errors import ModelError, OptionError, PluginError, PromptError
 from realignkit.evaluation.frechet import frechet_distance
 from realignkit.evaluation.measure import Judging
-from realignkit.evaluation.measurements import AblationFolder, digest
 from realignkit.evaluation.models import BASE, Model, raised, trained_model
 from realignkit.evaluation.plan import RowAblation, noise_seed, rewards_plan
+from realignkit.evaluation.results import AblationFolder, digest
 from realignkit.evaluation.row_pages import write_tables
 from realignkit.evaluation.stages import stages_plan
 from realignkit.hookspecs import hookimpl

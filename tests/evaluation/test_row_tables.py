@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from realignkit.errors import OptionError
 from realignkit.evaluation.frechet import frechet_distance
-from realignkit.evaluation.measurements import Measurement
+from realignkit.evaluation.results import Measurement
 from realignkit.evaluation.row_pages import comma_separated, markdown
 from realignkit.evaluation.row_plot import svg, ticks
 from realignkit.evaluation.row_tables import pair_rows, tabulate

@@ -9,7 +9,7 @@ import pytest
 
 from realignkit.errors import OptionError, OutputError
 from realignkit.evaluation.joining import join
-from realignkit.evaluation.measurements import AblationFolder, Measurement, digest
+from realignkit.evaluation.results import AblationFolder, Measurement, digest
 from realignkit.evaluation.row_pages import write_tables
 
 SETTINGS = {"metric": {"name": "m"}, "sampling": {"num_inference_steps": 3}}
