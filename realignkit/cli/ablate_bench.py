@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from realignkit.cli._settings import Settings
     from realignkit.evaluation.measure import Judging
     from realignkit.evaluation.plan import Plan, RowAblation
-    from realignkit.evaluation.row_tables import RowTable
+    from realignkit.evaluation.table import RowTable
     from realignkit.realigner import Realigner
     from realignkit.registry import Registry
 

@@ -42,7 +42,7 @@ def pair(
     """
     from realignkit.evaluation.results import AblationFolder
     from realignkit.evaluation.row_pages import pair_cells, pair_columns
-    from realignkit.evaluation.row_tables import pair_rows
+    from realignkit.evaluation.table import pair_rows
 
     folder = AblationFolder(results.parent if results.is_file() else results)
     found = pair_rows(folder.read(features=False), before, after)

@@ -12,7 +12,7 @@ from typing import Any
 from realignkit.evaluation.paired import HOW, shown_gain, shown_p
 from realignkit.evaluation.results import AblationFolder
 from realignkit.evaluation.row_plot import svg
-from realignkit.evaluation.row_tables import CONTROL, Difference, Pair, RowResult, RowTable, tabulate
+from realignkit.evaluation.table import CONTROL, Difference, Pair, RowResult, RowTable, tabulate
 from realignkit.realignment import atomic_write
 
 FILES = ("table.md", "table.csv", "table.json", "plot.svg")
@@ -23,7 +23,7 @@ def write_tables(folder: str | Path, control: str = CONTROL) -> RowTable:
 
     Args:
         folder: that :class:`realignkit.evaluation.plan.RowAblation` filled.
-        control: see :func:`realignkit.evaluation.row_tables.tabulate`.
+        control: see :func:`realignkit.evaluation.table.tabulate`.
 
     Raises:
         OutputError: it holds no ablation, is damaged, or cannot be written.

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
-from realignkit.evaluation.row_tables import RowTable
+from realignkit.evaluation.table import RowTable
 
 _LINE, _TOP, _BOTTOM, _GAP = 26, 46, 34, 26
 _PANEL = 300

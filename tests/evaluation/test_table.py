@@ -18,8 +18,8 @@ from realignkit.evaluation.frechet import frechet_distance
 from realignkit.evaluation.results import Measurement
 from realignkit.evaluation.row_pages import comma_separated, markdown
 from realignkit.evaluation.row_plot import svg, ticks
-from realignkit.evaluation.row_tables import pair_rows, tabulate
 from realignkit.evaluation.success import wilson
+from realignkit.evaluation.table import pair_rows, tabulate
 
 SETTINGS = {"metric": {"name": "oracle"}, "features": "oracle"}
 MODELS = [
