@@ -19,9 +19,9 @@ from alignment import summary, sweep_summary
 
 from realignkit.evaluation.frechet import Ratio
 from realignkit.evaluation.results import RECORD, AblationFolder
-from realignkit.evaluation.row_pages import comma_separated, markdown
 from realignkit.evaluation.row_plot import svg
 from realignkit.evaluation.table import CONTROL, RowTable, tabulate
+from realignkit.evaluation.write import comma_separated, markdown
 from realignkit.realignment import atomic_write
 
 ROOT = Path(__file__).parent.parent

@@ -125,7 +125,7 @@ def measure(
     """Measure a plan, go on with what is there, and show the table; ``chosen``: as for ``RowAblation``."""
     from realignkit.cli._options import read_prompts
     from realignkit.evaluation.plan import RowAblation
-    from realignkit.evaluation.row_pages import write_tables
+    from realignkit.evaluation.write import write_tables
 
     ablation = RowAblation(
         bench.registry,
@@ -159,7 +159,7 @@ def _notes(ablation: RowAblation, plan: Plan, judge: str) -> list[str]:
 
 def print_rows(table: RowTable, folder: Path) -> None:
     """Print a table, how to read it, and where it is written."""
-    from realignkit.evaluation.row_pages import FILES, cells, columns, notes
+    from realignkit.evaluation.write import FILES, cells, columns, notes
 
     shown = Table(box=None, pad_edge=False, header_style="bold")
     for heading in columns(table):

@@ -23,7 +23,7 @@ def join(
     realignkit ablate join ablations/a ablations/b --out ablations/both
     """
     from realignkit.evaluation.joining import join as join_folders
-    from realignkit.evaluation.row_pages import write_tables
+    from realignkit.evaluation.write import write_tables
     from realignkit.locking import only_writer
 
     with only_writer(folder):
@@ -41,8 +41,8 @@ def pair(
     realignkit ablate pair ablations/rewards clip caption
     """
     from realignkit.evaluation.results import AblationFolder
-    from realignkit.evaluation.row_pages import pair_cells, pair_columns
     from realignkit.evaluation.table import pair_rows
+    from realignkit.evaluation.write import pair_cells, pair_columns
 
     folder = AblationFolder(results.parent if results.is_file() else results)
     found = pair_rows(folder.read(features=False), before, after)

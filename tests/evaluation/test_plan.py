@@ -17,8 +17,8 @@ from realignkit.evaluation.measure import Judging
 from realignkit.evaluation.models import BASE, Model, raised, trained_model
 from realignkit.evaluation.plan import RowAblation, noise_seed, rewards_plan
 from realignkit.evaluation.results import AblationFolder, digest
-from realignkit.evaluation.row_pages import write_tables
 from realignkit.evaluation.stages import stages_plan
+from realignkit.evaluation.write import write_tables
 from realignkit.hookspecs import hookimpl
 from tests.refl.rewards import Darkness
 

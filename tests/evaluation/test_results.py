@@ -10,7 +10,7 @@ import pytest
 from realignkit.errors import OptionError, OutputError
 from realignkit.evaluation.joining import join
 from realignkit.evaluation.results import AblationFolder, Measurement, digest
-from realignkit.evaluation.row_pages import write_tables
+from realignkit.evaluation.write import write_tables
 
 SETTINGS = {"metric": {"name": "m"}, "sampling": {"num_inference_steps": 3}}
 ROWS = {"base": [{"weights": None}], "one": [{"weights": "a"}, {"weights": "b"}]}

@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from realignkit.errors import OptionError
 from realignkit.evaluation.frechet import frechet_distance
 from realignkit.evaluation.results import Measurement
-from realignkit.evaluation.row_pages import comma_separated, markdown
 from realignkit.evaluation.row_plot import svg, ticks
 from realignkit.evaluation.success import wilson
 from realignkit.evaluation.table import pair_rows, tabulate
+from realignkit.evaluation.write import comma_separated, markdown
 
 SETTINGS = {"metric": {"name": "oracle"}, "features": "oracle"}
 MODELS = [
