@@ -37,7 +37,7 @@ from realignkit import (
     Tag,
     default_registry,
 )
-from realignkit.evaluation.paired import HEADER, HOW, compare
+from realignkit.evaluation.statistics import HEADER, HOW, compare
 from realignkit.integrity import read_lines
 from realignkit.locking import only_writer
 from realignkit.realignment import atomic_write

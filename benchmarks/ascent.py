@@ -25,7 +25,7 @@ from rich.progress import track
 
 from realignkit.attention import sampler
 from realignkit.cli._settings import value_of
-from realignkit.evaluation.paired import share_interval
+from realignkit.evaluation.statistics import share_interval
 from realignkit.realignment import atomic_write
 from realignkit.registry import default_registry
 from realignkit.rewarding import to_tensor

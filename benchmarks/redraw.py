@@ -21,7 +21,7 @@ import torch
 from rich.progress import track
 from torch import Tensor
 
-from realignkit.evaluation.paired import HOW, compare
+from realignkit.evaluation.statistics import HOW, compare
 from realignkit.pipelines.generate import to_pil
 from realignkit.precision import bf16_speedup
 from realignkit.realignment import atomic_write

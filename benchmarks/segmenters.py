@@ -33,7 +33,7 @@ from fitting import fit  # the script beside this one
 from PIL import Image
 
 from realignkit import Realigner, Segmenter, default_registry
-from realignkit.evaluation.paired import mean_interval
+from realignkit.evaluation.statistics import mean_interval
 from realignkit.realignment import atomic_write
 from realignkit.types import Mask
 from realignkit_plugins.micro.oracle import Oracle, expected

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 from realignkit import calls
 from realignkit.contracts import Plugin, PromptSet, Scorer, Tagger
 from realignkit.errors import DamagedError, OptionError, OutputError, PluginError, RealignKitError
-from realignkit.evaluation.paired import share_interval
 from realignkit.evaluation.runs import Job
+from realignkit.evaluation.statistics import share_interval
 from realignkit.evaluation.success import problems
 from realignkit.evaluation.tables import Cell, markdown, row
 from realignkit.files import read_json

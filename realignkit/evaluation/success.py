@@ -79,7 +79,7 @@ def wilson(successes: float, count: float, z: float = 1.959964) -> tuple[float, 
     """Wilson's score interval of a proportion of independent trials, 95 % by default; (0, 1) without observations.
 
     Pictures of which several have the same prompt are not independent: see
-    :func:`realignkit.evaluation.paired.share_interval`.
+    :func:`realignkit.evaluation.statistics.share_interval`.
     """
     if count == 0:
         return 0.0, 1.0

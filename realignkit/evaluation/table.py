@@ -11,7 +11,8 @@ import numpy.typing as npt
 
 from realignkit.errors import OptionError
 from realignkit.evaluation.frechet import Ratio, Reference, ratio
-from realignkit.evaluation.paired import (
+from realignkit.evaluation.results import Features, Measurement
+from realignkit.evaluation.statistics import (
     Interval,
     compare,
     difference_interval,
@@ -19,7 +20,6 @@ from realignkit.evaluation.paired import (
     share_interval,
     standard_error,
 )
-from realignkit.evaluation.results import Features, Measurement
 
 BASE, CONTROL = "base", "control"
 
@@ -33,7 +33,7 @@ class Difference:
         n, prompts: pairs, and of how many different prompts.
         before, after: the other row and this one on these pictures alone; in percent where verdicts are yes/no.
         gain: after minus before.
-        low, high: its 95 % interval, see :func:`realignkit.evaluation.paired.difference_interval`; None without one.
+        low, high: its 95 % interval, see :func:`realignkit.evaluation.statistics.difference_interval`; None without one.
         fixed, broken: discordant pairs; None where verdicts are numbers.
         p: of a sign-flip test by prompt, exact and two-sided; None also of fewer than two prompts.
     """

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from realignkit.evaluation.paired import Interval
+from realignkit.evaluation.statistics import Interval
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class Cell:
         asked: those with at least one tag, whose prompt the truth is known for; the others are no question.
         prompts: of how many different prompts those are.
         successes: answers that are right, see :mod:`realignkit.evaluation.success`.
-        interval: 95 % of the success rate, see :func:`realignkit.evaluation.paired.share_interval`.
+        interval: 95 % of the success rate, see :func:`realignkit.evaluation.statistics.share_interval`.
         reasons: what the others lack, reason -> answers; an answer may lack several things.
         objects, found: objects that the prompts name, and how many of them the tagger saw.
         seconds: spent on asking, all together.

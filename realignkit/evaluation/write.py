@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from realignkit.evaluation.paired import HOW, shown_gain, shown_p
 from realignkit.evaluation.results import AblationFolder
 from realignkit.evaluation.row_plot import svg
+from realignkit.evaluation.statistics import HOW, shown_gain, shown_p
 from realignkit.evaluation.table import CONTROL, Difference, Pair, RowResult, RowTable, tabulate
 from realignkit.realignment import atomic_write
 
