@@ -59,7 +59,7 @@ def scorers(
     set_verbosity(ctx, verbose)
     ctx.with_resource(suited_threads(threads=threads))
     from realignkit import resolve
-    from realignkit.evaluation.ablation import ScorerAblation
+    from realignkit.evaluation.scorers import ScorerAblation
     from realignkit.registry import default_registry
 
     ctx.with_resource(writes_into(ctx, folder))

@@ -81,9 +81,9 @@ def rewards(
     set_verbosity(ctx, verbose)
     ctx.with_resource(suited_threads(threads=threads))
     from realignkit.cli.ablate_train import CONTROL, GROUPS, specs, train_rows
-    from realignkit.evaluation.ablation import Nothing
     from realignkit.evaluation.models import trained_model
     from realignkit.evaluation.plan import rewards_plan
+    from realignkit.evaluation.scorers import Nothing
     from realignkit.realigner import Realigner
 
     ctx.with_resource(writes_into(ctx, folder))

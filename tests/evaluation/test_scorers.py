@@ -9,7 +9,7 @@ from PIL import Image
 
 from realignkit.contracts import PromptSet, Scorer, Tagger
 from realignkit.errors import OptionError, OutputError, PromptError, ScorerError
-from realignkit.evaluation.ablation import ScorerAblation
+from realignkit.evaluation.scorers import ScorerAblation
 from realignkit.evaluation.success import NOT_NAMED, wilson
 from realignkit.hookspecs import hookimpl
 from realignkit.integrity import picture_key
