@@ -33,7 +33,7 @@ class Difference:
         n, prompts: pairs, and of how many different prompts.
         before, after: the other row and this one on these pictures alone; in percent where verdicts are yes/no.
         gain: after minus before.
-        low, high: its 95 % interval, see :func:`realignkit.evaluation.statistics.difference_interval`; None without one.
+        low, high: its 95 % interval (:func:`realignkit.evaluation.statistics.difference_interval`); None without one.
         fixed, broken: discordant pairs; None where verdicts are numbers.
         p: of a sign-flip test by prompt, exact and two-sided; None also of fewer than two prompts.
     """
