@@ -84,8 +84,8 @@ import realignkit, sys
 from realignkit.registry import Registry
 assert "realignkit.realignment" not in sys.modules
 print(Registry().broken["odd_dist:odd_dist_entry"])
-from realignkit import storage
-assert storage.png.__module__ == "realignkit.realignment"
+from realignkit import realignment
+assert realignment.png.__module__ == "realignkit.realignment"
 """
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT), str(ROOT / "plugins")])}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=HANGS)
@@ -95,7 +95,7 @@ assert storage.png.__module__ == "realignkit.realignment"
 
 
 def test_a_plugin_that_only_imports_ours_replaces_nothing(installed):
-    installed("odd_dist", "from realignkit import storage, steps\nimport torch, json" + HOOK.format(body="pass"))
+    installed("odd_dist", "from realignkit import realignment, steps\nimport torch, json" + HOOK.format(body="pass"))
     assert Registry().broken == {}
 
 

@@ -8,8 +8,8 @@ from diffusers import DDIMScheduler, DDPMScheduler, StableDiffusionPipeline, Sta
 
 from realignkit.refl import losses, seeds
 from tests import tiny
-from tests.attention.conftest import small_pipeline
 from tests.refl.rewards import Colour
+from tests.small_pipelines import small_pipeline
 
 FAMILIES = ("sd1", "sd2", "sdxl")
 GUIDANCE = 2.0

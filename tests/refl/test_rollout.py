@@ -171,7 +171,7 @@ def test_steps_are_late_different_and_evenly_drawn():
 
 
 def test_sdxl_is_conditioned_as_its_pipeline_does():
-    import tests.attention.conftest as small
+    import tests.small_pipelines as small
     from tests import tiny
 
     words = tiny.tokenizer()

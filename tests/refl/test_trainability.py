@@ -12,8 +12,8 @@ from realignkit.refl.model import Networks
 from realignkit.refl.rollout import Rollout
 from realignkit.refl.trainability import why_not_trainable
 from tests import tiny
-from tests.attention.conftest import small_pipeline
 from tests.attention.pixart import pixart_pipeline
+from tests.small_pipelines import small_pipeline
 
 CPU = torch.device("cpu")
 

@@ -149,7 +149,7 @@ def test_the_realigner_makes_images_and_refuses_to_refine(folder, registry):
 
 def test_sdxl_reads_the_same_streams():
     """Its two encoders' embeddings side by side, and the prompt's pooled one as ever."""
-    from tests.attention.conftest import small_pipeline
+    from tests.small_pipelines import small_pipeline
     from tests.tiny import tokenizer
 
     words = tokenizer()
