@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from realignkit.errors import DamagedError
-from realignkit.files import parse_json, read_json
+from realignkit.records import parse_json, read_json
 
 MANIFEST = "manifest.json"
 SEAL = "realignkit_sha256"

@@ -25,8 +25,8 @@ from pydantic import ConfigDict, Field, JsonValue
 
 from realignkit.checks import segment_problem
 from realignkit.errors import DamagedError, OutputError
-from realignkit.files import Share, Text, Written, as_written, read_json
 from realignkit.integrity import KEY
+from realignkit.records import Share, Text, Written, as_written, read_json
 from realignkit.types import Layout, Likelihood, LocalCaption, Mask, Realignment, Segment, Tag
 
 if TYPE_CHECKING:

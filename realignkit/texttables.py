@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from realignkit.errors import OptionError
-from realignkit.files import parse_json
 from realignkit.images import SUFFIXES
+from realignkit.records import parse_json
 from realignkit.textfiles import decoded, lines, named, one_line
 
 TEXT_COLUMNS = ("prompt", "prompts", "caption", "captions", "text", "description")

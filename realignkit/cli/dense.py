@@ -127,8 +127,8 @@ def _check_matches(folder: Path, wanted: dict[str, Any]) -> None:
     Raises:
         OutputError: it does; the message says what differs.
     """
-    from realignkit.files import read_json
     from realignkit.provenance import differences, listed
+    from realignkit.records import read_json
 
     try:
         there = read_json(folder / FILES[2])

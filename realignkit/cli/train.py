@@ -97,7 +97,7 @@ def _merge(flags: Mapping[str, Any], path: Path | None) -> tuple[dict[str, Any],
 
     import yaml
 
-    from realignkit.files import check_depth
+    from realignkit.records import check_depth
 
     if path is None:
         return dict(flags), []

@@ -21,7 +21,6 @@ from realignkit.evaluation.runs import Job
 from realignkit.evaluation.statistics import share_interval
 from realignkit.evaluation.success import problems
 from realignkit.evaluation.tables import Cell, markdown, row
-from realignkit.files import read_json
 from realignkit.images import as_seen
 from realignkit.inputs import check_text
 from realignkit.integrity import checksum, picture_key
@@ -29,6 +28,7 @@ from realignkit.locking import only_writer
 from realignkit.provenance import contents, differences, digest_of, listed, placeless
 from realignkit.realigner import Realigner
 from realignkit.realignment import atomic_write, png
+from realignkit.records import read_json
 from realignkit.registry import Registry
 from realignkit.resolve import assign_options, effective_options
 from realignkit.types import Likelihood, LocalCaption, Tag

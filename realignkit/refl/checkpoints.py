@@ -16,9 +16,9 @@ from pydantic import ConfigDict, Field, JsonValue
 from torch import Tensor
 
 from realignkit.errors import DamagedError, OutputError
-from realignkit.files import Written, as_written, read_json
 from realignkit.integrity import check_manifest, read_lines, write_manifest
 from realignkit.realignment import atomic_folder, atomic_write, sweep
+from realignkit.records import Written, as_written, read_json
 from realignkit.refl.state import WrittenValidation
 from realignkit.refl.trainable import Trainable
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pydantic import Field
 
-from realignkit.files import Written
+from realignkit.records import Written
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import pytest
 from pydantic import Field
 
 from realignkit.errors import DamagedError
-from realignkit.files import MAX_DEPTH, Share, Text, Written, as_written, check_depth, parse_json, read_json
+from realignkit.records import MAX_DEPTH, Share, Text, Written, as_written, check_depth, parse_json, read_json
 
 
 @pytest.mark.parametrize("text", ["NaN", "[Infinity]", '{"a": -Infinity}', "1e999", "9" * 5000, "{", "", "\x00"])
