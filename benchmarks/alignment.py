@@ -38,8 +38,8 @@ from realignkit import (
     default_registry,
 )
 from realignkit.evaluation.statistics import HEADER, HOW, compare
+from realignkit.files import only_writer
 from realignkit.integrity import read_lines
-from realignkit.locking import only_writer
 from realignkit.realignment import atomic_write
 from realignkit_plugins.micro.oracle import Oracle, expected, fully_right, in_vocabulary, share_right
 from realignkit_plugins.micro.prompts import WorldPrompts

@@ -127,8 +127,8 @@ class Commands(TyperGroup):
 
 
 def writes_into(ctx: typer.Context, folder: str | Path) -> AbstractContextManager[Path]:
-    """:func:`realignkit.locking.only_writer` of a command's results, which an interruption then tells of."""
-    from realignkit.locking import only_writer
+    """:func:`realignkit.files.only_writer` of a command's results, which an interruption then tells of."""
+    from realignkit.files import only_writer
 
     ctx.ensure_object(dict)["folder"] = Path(folder)
     return only_writer(folder)

@@ -24,7 +24,7 @@ def join(
     """
     from realignkit.evaluation.joining import join as join_folders
     from realignkit.evaluation.write import write_tables
-    from realignkit.locking import only_writer
+    from realignkit.files import only_writer
 
     with only_writer(folder):
         join_folders(folders, folder)

@@ -8,7 +8,7 @@ from typing import Any
 
 from realignkit.errors import OptionError
 from realignkit.evaluation.results import AblationFolder, Measurement
-from realignkit.locking import only_writer
+from realignkit.files import only_writer
 from realignkit.provenance import differences
 from realignkit.realignment import atomic_write
 

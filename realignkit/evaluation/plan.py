@@ -12,8 +12,8 @@ from realignkit.evaluation.measure import Judging
 from realignkit.evaluation.models import BASE, Model, raised
 from realignkit.evaluation.results import AblationFolder, Measurement, digest
 from realignkit.evaluation.runs import slug
+from realignkit.files import only_writer
 from realignkit.inputs import check_text
-from realignkit.locking import only_writer
 from realignkit.realigner import Realigner
 from realignkit.realignment import atomic_write, png
 from realignkit.registry import Registry

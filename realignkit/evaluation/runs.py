@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Any, cast
 
 from realignkit import provenance
 from realignkit.errors import DamagedError, OutputError, RealignKitError
+from realignkit.files import only_writer
 from realignkit.inputs import readable
 from realignkit.integrity import check_file
-from realignkit.locking import only_writer
 from realignkit.realignment import atomic_write, discard, is_complete, load_realignment, make_folder, read_record
 
 if TYPE_CHECKING:

@@ -21,10 +21,10 @@ from realignkit.evaluation.runs import Job
 from realignkit.evaluation.statistics import share_interval
 from realignkit.evaluation.success import problems
 from realignkit.evaluation.tables import Cell, markdown, row
+from realignkit.files import only_writer
 from realignkit.images import as_seen
 from realignkit.inputs import check_text
 from realignkit.integrity import checksum, picture_key
-from realignkit.locking import only_writer
 from realignkit.provenance import contents, differences, digest_of, listed, placeless
 from realignkit.realigner import Realigner
 from realignkit.realignment import atomic_write, png

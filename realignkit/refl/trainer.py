@@ -12,7 +12,7 @@ from realignkit import arguments
 from realignkit.calls import after_train_step
 from realignkit.contracts import Metric, Reward, parse_options
 from realignkit.errors import OptionError
-from realignkit.locking import only_writer
+from realignkit.files import only_writer
 from realignkit.pipelines import encoding
 from realignkit.provenance import placeless
 from realignkit.refl import checkpoints, data

@@ -15,7 +15,7 @@ from realignkit.contracts import Options
 from realignkit.errors import ModelError, OutputError, PluginError
 from realignkit.evaluation import run_many
 from realignkit.evaluation.runs import Job, slug
-from realignkit.locking import only_writer
+from realignkit.files import only_writer
 from realignkit.types import Realignment
 from tests import tiny
 

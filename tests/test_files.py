@@ -15,11 +15,11 @@ import pytest
 from filelock import FileLock
 
 from realignkit.errors import OutputError
-from realignkit.locking import LOCK, only_writer
+from realignkit.files import LOCK, only_writer
 
 HOLD = """
 import sys, time
-from realignkit.locking import only_writer
+from realignkit.files import only_writer
 with only_writer(sys.argv[1]):
     print("held", flush=True)
     sys.stdin.readline()
