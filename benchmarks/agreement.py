@@ -22,7 +22,7 @@ from PIL import Image
 from rich.progress import track
 
 from realignkit import Realigner
-from realignkit.realignment import atomic_write
+from realignkit.files import atomic_write
 from realignkit.registry import default_registry
 from realignkit_plugins.micro.oracle import Oracle, expected, fully_right
 from realignkit_plugins.micro.prompts import WorldPrompts

@@ -26,7 +26,7 @@ from rich.progress import track
 from realignkit.attention import sampler
 from realignkit.cli._settings import value_of
 from realignkit.evaluation.statistics import share_interval
-from realignkit.realignment import atomic_write
+from realignkit.files import atomic_write
 from realignkit.registry import default_registry
 from realignkit.rewarding import to_tensor
 from realignkit_plugins.micro.oracle import Oracle, fully_right

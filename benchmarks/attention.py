@@ -26,7 +26,7 @@ import torch
 import torch.nn.functional as F
 
 from realignkit.attention.modulation import area_fraction, fast_attention, literal_attention, region_matrix
-from realignkit.realignment import atomic_write
+from realignkit.files import atomic_write
 
 FORMS = ("plain", "fast", "literal")
 OBJECTS = 3

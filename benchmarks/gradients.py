@@ -30,7 +30,7 @@ import torch
 from rich.progress import track
 from torch import Tensor
 
-from realignkit.realignment import atomic_write
+from realignkit.files import atomic_write
 from realignkit.refl import losses
 from realignkit.refl.model import Networks
 from realignkit.refl.rollout import Rollout

@@ -30,7 +30,7 @@ from typing import Any
 from xml.sax.saxutils import escape
 
 from realignkit import Reward, hookimpl
-from realignkit.realignment import atomic_write
+from realignkit.files import atomic_write
 from realignkit.refl import ReFLConfig, Validation
 from realignkit.refl.run import LOG, read_record, validation_from
 from realignkit.refl.validation import best_of, hacking, without_improvement

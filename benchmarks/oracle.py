@@ -17,7 +17,8 @@ import numpy as np
 from PIL import Image
 
 from realignkit import Realigner
-from realignkit.realignment import atomic_write, png
+from realignkit.files import atomic_write
+from realignkit.images import png
 from realignkit_plugins.micro.oracle import Detection, Oracle, expected, fully_right, share_right
 from realignkit_plugins.micro.prompts import WorldPrompts
 

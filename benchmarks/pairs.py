@@ -21,7 +21,7 @@ from PIL import Image
 from rich.progress import track
 
 from realignkit.contracts import Reward
-from realignkit.realignment import atomic_write
+from realignkit.files import atomic_write
 from realignkit.refl import seeds
 from realignkit.registry import default_registry
 from realignkit.rewarding import rewards_of, to_tensor

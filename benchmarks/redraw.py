@@ -22,9 +22,9 @@ from rich.progress import track
 from torch import Tensor
 
 from realignkit.evaluation.statistics import HOW, compare
+from realignkit.files import atomic_write
 from realignkit.pipelines.generate import to_pil
 from realignkit.precision import bf16_speedup
-from realignkit.realignment import atomic_write
 from realignkit.refl.model import Networks
 from realignkit.refl.rollout import Rollout
 from realignkit.registry import default_registry

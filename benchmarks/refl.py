@@ -38,7 +38,7 @@ import torch
 from attention import synchronize  # the script beside this one
 
 from realignkit.contracts import Reward
-from realignkit.realignment import atomic_write
+from realignkit.files import atomic_write
 from realignkit.refl import ReFLConfig
 from realignkit.refl.model import Networks
 from realignkit.refl.objective import Objective

@@ -34,7 +34,7 @@ from PIL import Image
 
 from realignkit import Realigner, Segmenter, default_registry
 from realignkit.evaluation.statistics import mean_interval
-from realignkit.realignment import atomic_write
+from realignkit.files import atomic_write
 from realignkit.types import Mask
 from realignkit_plugins.micro.oracle import Oracle, expected
 from realignkit_plugins.micro.prompts import WorldPrompts

@@ -22,7 +22,7 @@ from realignkit.evaluation.results import RECORD, AblationFolder
 from realignkit.evaluation.row_plot import svg
 from realignkit.evaluation.table import CONTROL, RowTable, tabulate
 from realignkit.evaluation.write import comma_separated, markdown
-from realignkit.realignment import atomic_write
+from realignkit.files import atomic_write
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"

@@ -1,27 +1,164 @@
-"""One writer per folder: a second process is told who is there, and a process that died leaves nothing to remove.
+"""Files and folders that are there whole or not at all, and one writer per folder.
 
-The lock is the operating system's (:mod:`filelock`: ``flock``, or its like on Windows), so it ends with its process,
-however that ends. On NFS it holds between machines as well, as far as the server keeps locks.
+A second process is told who is there, and one that died leaves nothing to remove: the lock is the operating system's
+(:mod:`filelock`: ``flock``, or its like on Windows), so it ends with its process, however that ends. On NFS it holds
+between machines as well, as far as the server keeps locks.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
+import re
+import shutil
 import socket
+import tempfile
 import threading
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 
 from realignkit.errors import OutputError
-from realignkit.realignment import atomic_write, make_folder, sweep
+
+_DEBRIS = re.compile(r"\.(.+)\.(old|[a-z0-9_]{8})\.tmp")
+"""What atomic writers name what they have not finished, and the folder that they are about to replace."""
+
+_REMEDIES = {
+    errno.ENOSPC: "The disk is full: free some space and run the same command again.",
+    errno.EDQUOT: "Your disk quota is used up: free some space and run the same command again.",
+    errno.ENOTDIR: "A part of the path is a file: choose another folder.",
+    errno.EEXIST: "A file is in the way: choose another folder or remove it.",
+    errno.EACCES: "You may not write there: choose another folder or change its permissions.",
+    errno.EPERM: "You may not write there: choose another folder or change its permissions.",
+    errno.EROFS: "The file system is read-only: choose another folder.",
+    errno.ENAMETOOLONG: "The name is too long: choose a shorter one.",
+}
 
 LOCK, HOLDER = ".realignkit.lock", ".realignkit.lock.json"
 
 _held: set[tuple[int, int, str]] = set()
 """(process, thread, folder) of what is locked here: whoever holds a folder may take it again."""
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """What the system refuses while ``path`` is written, as an :class:`OutputError` that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        remedy = _REMEDIES.get(error.errno or 0, "Choose another folder.")
+        raise OutputError(f"cannot write {path}: {error.strerror or error}. {remedy}") from error
+
+
+def make_folder(folder: Path) -> Path:
+    """Make ``folder`` and its parents where missing.
+
+    Raises:
+        OutputError: it cannot be made, or is a file.
+    """
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def atomic_write(path: str | Path, data: bytes | str) -> Path:
+    """Write a file so that a reader, or a crash, sees all of it or nothing. Text is written as UTF-8.
+
+    Raises:
+        OutputError: the file cannot be written; what was there before is untouched.
+    """
+    path = Path(path)
+    content = data.encode() if isinstance(data, str) else data
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # In the same folder, because a rename is only atomic within one file system.
+        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            _apply_umask(name)
+            os.replace(name, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(name)
+            raise
+    return path
+
+
+@contextlib.contextmanager
+def atomic_folder(path: str | Path) -> Iterator[Path]:
+    """Fill a folder so that a reader, or a crash, sees all of it or nothing: yields a folder to write into.
+
+    What was at ``path`` is replaced once the new one is complete.
+
+    Raises:
+        OutputError: it cannot be written; what was there before is untouched.
+    """
+    path = Path(path)
+    old = path.with_name(f".{path.name}.old.tmp")
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        new = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
+        try:
+            try:
+                yield new
+            except Exception as error:
+                if (number := _os_error_number(error)) is None:
+                    raise
+                raise OSError(number, os.strerror(number)) from error
+            for file in (*new.rglob("*"), new):
+                _sync(file)
+            _apply_umask(str(new), 0o777)
+            shutil.rmtree(old, ignore_errors=True)
+            if path.exists():  # no system call replaces a full folder; for an instant there is none
+                os.replace(path, old)
+            os.replace(new, path)
+            shutil.rmtree(old, ignore_errors=True)
+        except BaseException:
+            shutil.rmtree(new, ignore_errors=True)
+            raise
+
+
+def sweep(folder: Path) -> None:
+    """Remove what killed atomic writers left directly in ``folder``; nobody else may be writing there.
+
+    A folder that was moved aside when its replacement never came is put back.
+    """
+    for path in folder.iterdir():
+        if found := _DEBRIS.fullmatch(path.name):
+            place = folder / found[1]
+            with contextlib.suppress(OSError):
+                if found[2] == "old" and not place.exists():
+                    os.replace(path, place)
+                elif path.is_dir():
+                    shutil.rmtree(path)
+                else:
+                    path.unlink()
+
+
+def _os_error_number(error: Exception) -> int | None:
+    # safetensors, written in Rust, reports a full disk as text: "… (os error 28)".
+    found = re.search(r"\(os error (\d+)\)", str(error)) if type(error).__name__ == "SafetensorError" else None
+    return int(found[1]) if found else None
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _apply_umask(name: str, most: int = 0o666) -> None:
+    # mkstemp makes private files; results should be as readable as any file the user writes.
+    umask = os.umask(0)
+    os.umask(umask)
+    os.chmod(name, most & ~umask)
 
 
 @contextlib.contextmanager

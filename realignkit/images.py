@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import mimetypes
 import warnings
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageColor, ImageOps, UnidentifiedImageError
 from PIL.Image import Image as PILImage
+from PIL.PngImagePlugin import PngInfo
 
 from realignkit.arguments import refuse_address
 from realignkit.errors import OptionError
@@ -20,6 +22,7 @@ SUFFIXES = (
 )
 """How files of pictures end, in lower case."""
 
+_KEY = "realignkit"  # the name of the text in a picture that says what it was made from
 _ONE_PICTURE = ("MPO", "PSD", "ICO", "ICNS")  # their further frames are previews, layers or sizes of the same one
 _BITS, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339  # TIFF's tags
 
@@ -149,6 +152,26 @@ def _opened(path: Path) -> PILImage:
         # Large scans are welcome up to Pillow's limit, where it raises.
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         return Image.open(path)
+
+
+def png(image: PILImage, key: str | None = None) -> bytes:
+    """An image as PNG bytes; with a ``key``, which :func:`picture_key` reads back."""
+    texts = PngInfo()
+    if key is not None:
+        texts.add_text(_KEY, key)
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG", pnginfo=texts)
+    return buffer.getvalue()
+
+
+def picture_key(path: Path) -> str | None:
+    """The key of a picture that :func:`png` made; None where there is none, or it is damaged."""
+    try:
+        with Image.open(path) as image:
+            image.load()
+            return str(image.info[_KEY])
+    except Exception:  # Pillow raises many kinds for damaged files
+        return None
 
 
 def _grey(image: PILImage, original: PILImage, background: str) -> tuple[PILImage, str]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
-from realignkit.realignment import png
+from realignkit.images import png
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PILImage

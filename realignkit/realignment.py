@@ -6,26 +6,19 @@ A folder holds ``coarse.png``, ``refined.png``, ``masks/00.png`` … (1 bit, in 
 
 from __future__ import annotations
 
-import contextlib
-import errno
-import io
 import json
-import os
-import re
-import shutil
-import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 from PIL import Image
-from PIL.PngImagePlugin import PngInfo
 from pydantic import ConfigDict, Field, JsonValue
 
 from realignkit.checks import segment_problem
 from realignkit.errors import DamagedError, OutputError
-from realignkit.integrity import KEY
+from realignkit.files import atomic_write, make_folder, writing
+from realignkit.images import png
 from realignkit.records import Share, Text, Written, as_written, read_json
 from realignkit.types import Layout, Likelihood, LocalCaption, Mask, Realignment, Segment, Tag
 
@@ -37,147 +30,6 @@ FORMAT = "realignkit.realignment"
 VERSION = 1
 
 _AGAIN = "Make it again with 'realignkit run'."
-_DEBRIS = re.compile(r"\.(.+)\.(old|[a-z0-9_]{8})\.tmp")
-"""What atomic writers name what they have not finished, and the folder that they are about to replace."""
-
-_REMEDIES = {
-    errno.ENOSPC: "The disk is full: free some space and run the same command again.",
-    errno.EDQUOT: "Your disk quota is used up: free some space and run the same command again.",
-    errno.ENOTDIR: "A part of the path is a file: choose another folder.",
-    errno.EEXIST: "A file is in the way: choose another folder or remove it.",
-    errno.EACCES: "You may not write there: choose another folder or change its permissions.",
-    errno.EPERM: "You may not write there: choose another folder or change its permissions.",
-    errno.EROFS: "The file system is read-only: choose another folder.",
-    errno.ENAMETOOLONG: "The name is too long: choose a shorter one.",
-}
-
-
-@contextlib.contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        remedy = _REMEDIES.get(error.errno or 0, "Choose another folder.")
-        raise OutputError(f"cannot write {path}: {error.strerror or error}. {remedy}") from error
-
-
-def make_folder(folder: Path) -> Path:
-    """Make ``folder`` and its parents where missing.
-
-    Raises:
-        OutputError: it cannot be made, or is a file.
-    """
-    with _writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-    return folder
-
-
-def atomic_write(path: str | Path, data: bytes | str) -> Path:
-    """Write a file so that a reader, or a crash, sees all of it or nothing. Text is written as UTF-8.
-
-    Raises:
-        OutputError: the file cannot be written; what was there before is untouched.
-    """
-    path = Path(path)
-    content = data.encode() if isinstance(data, str) else data
-    with _writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # In the same folder, because a rename is only atomic within one file system.
-        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            _apply_umask(name)
-            os.replace(name, path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                os.unlink(name)
-            raise
-    return path
-
-
-@contextlib.contextmanager
-def atomic_folder(path: str | Path) -> Iterator[Path]:
-    """Fill a folder so that a reader, or a crash, sees all of it or nothing: yields a folder to write into.
-
-    What was at ``path`` is replaced once the new one is complete.
-
-    Raises:
-        OutputError: it cannot be written; what was there before is untouched.
-    """
-    path = Path(path)
-    old = path.with_name(f".{path.name}.old.tmp")
-    with _writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        new = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
-        try:
-            try:
-                yield new
-            except Exception as error:
-                if (number := _os_error_number(error)) is None:
-                    raise
-                raise OSError(number, os.strerror(number)) from error
-            for file in (*new.rglob("*"), new):
-                _sync(file)
-            _apply_umask(str(new), 0o777)
-            shutil.rmtree(old, ignore_errors=True)
-            if path.exists():  # no system call replaces a full folder; for an instant there is none
-                os.replace(path, old)
-            os.replace(new, path)
-            shutil.rmtree(old, ignore_errors=True)
-        except BaseException:
-            shutil.rmtree(new, ignore_errors=True)
-            raise
-
-
-def sweep(folder: Path) -> None:
-    """Remove what killed atomic writers left directly in ``folder``; nobody else may be writing there.
-
-    A folder that was moved aside when its replacement never came is put back.
-    """
-    for path in folder.iterdir():
-        if found := _DEBRIS.fullmatch(path.name):
-            place = folder / found[1]
-            with contextlib.suppress(OSError):
-                if found[2] == "old" and not place.exists():
-                    os.replace(path, place)
-                elif path.is_dir():
-                    shutil.rmtree(path)
-                else:
-                    path.unlink()
-
-
-def _os_error_number(error: Exception) -> int | None:
-    # safetensors, written in Rust, reports a full disk as text: "… (os error 28)".
-    found = re.search(r"\(os error (\d+)\)", str(error)) if type(error).__name__ == "SafetensorError" else None
-    return int(found[1]) if found else None
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _apply_umask(name: str, most: int = 0o666) -> None:
-    # mkstemp makes private files; results should be as readable as any file the user writes.
-    umask = os.umask(0)
-    os.umask(umask)
-    os.chmod(name, most & ~umask)
-
-
-def png(image: PILImage, key: str | None = None) -> bytes:
-    """An image as PNG bytes; with a ``key``, which :func:`realignkit.integrity.picture_key` reads back."""
-    told = PngInfo()
-    if key is not None:
-        told.add_text(KEY, key)
-    buffer = io.BytesIO()
-    image.save(buffer, format="PNG", pnginfo=told)
-    return buffer.getvalue()
 
 
 def is_complete(folder: Path) -> bool:
@@ -191,7 +43,7 @@ def discard(folder: Path) -> None:
     Raises:
         OutputError: the old files cannot be removed.
     """
-    with _writing(folder):
+    with writing(folder):
         (folder / RECORD).unlink(missing_ok=True)
         for stale in (*folder.glob("masks/*.png"), *folder.glob(".*.tmp"), *folder.glob("masks/.*.tmp")):
             stale.unlink(missing_ok=True)

@@ -11,7 +11,7 @@ import threading
 
 import pytest
 
-import realignkit.realignment
+import realignkit.images
 from realignkit import hookimpl
 from realignkit.discovery import bounded
 from realignkit.errors import PluginError
@@ -60,20 +60,20 @@ def test_an_odd_timeout_is_the_default(monkeypatch, text):
 
 REPLACING = """
 import json
-import realignkit.realignment
+import realignkit.images
 json.dumps = lambda *a, **k: "{}"
-realignkit.realignment.png = lambda image: b"no png"
+realignkit.images.png = lambda image: b"no png"
 """
 
 
 @pytest.mark.parametrize("ending", ["", "raise RuntimeError", HOOK.format(body="pass")])
 def test_replacing_what_is_ours(installed, ending):
-    png, dumps = realignkit.realignment.png, json.dumps
+    png, dumps = realignkit.images.png, json.dumps
     installed("odd_dist", REPLACING + ending)
     broken = Registry().broken[SOURCE]
     if "raise" not in ending:
-        assert "it replaced json.dumps, realignkit.realignment.png, which is put back" in broken
-    assert realignkit.realignment.png is png
+        assert "it replaced json.dumps, realignkit.images.png, which is put back" in broken
+    assert realignkit.images.png is png
     assert json.dumps is dumps
 
 
@@ -82,20 +82,20 @@ def test_replacing_what_nobody_has_imported_yet(tmp_path, installed):
     code = """
 import realignkit, sys
 from realignkit.registry import Registry
-assert "realignkit.realignment" not in sys.modules
+assert "realignkit.images" not in sys.modules
 print(Registry().broken["odd_dist:odd_dist_entry"])
-from realignkit import realignment
-assert realignment.png.__module__ == "realignkit.realignment"
+from realignkit import images
+assert images.png.__module__ == "realignkit.images"
 """
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT), str(ROOT / "plugins")])}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=HANGS)
     assert done.returncode == 0, done.stderr
     assert "json.dumps" in done.stdout
-    assert "realignkit.realignment.png" in done.stdout
+    assert "realignkit.images.png" in done.stdout
 
 
 def test_a_plugin_that_only_imports_ours_replaces_nothing(installed):
-    installed("odd_dist", "from realignkit import realignment, steps\nimport torch, json" + HOOK.format(body="pass"))
+    installed("odd_dist", "from realignkit import calls, realignment\nimport torch, json" + HOOK.format(body="pass"))
     assert Registry().broken == {}
 
 

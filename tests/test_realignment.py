@@ -1,12 +1,7 @@
 from __future__ import annotations
 
-import errno
 import json
-import os
-import resource
 import shutil
-import signal
-import stat
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -17,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from realignkit.errors import OutputError
-from realignkit.realignment import atomic_folder, atomic_write, is_complete, read_record
+from realignkit.realignment import is_complete, read_record
 from realignkit.types import Layout, Likelihood, LocalCaption, Realignment, Segment, Tag
 
 
@@ -188,36 +183,6 @@ def test_folder_below_a_file_cannot_be_written(tmp_path: Path):
         random_realignment().save(tmp_path / "file")
 
 
-def test_failed_write_leaves_the_old_file_and_no_debris(tmp_path: Path):
-    # The kernel's own limit on file size stands in for a full disk: write() fails half way.
-    path = atomic_write(tmp_path / "file", "old")
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
-    try:
-        with pytest.raises(OutputError, match="cannot write") as caught:
-            atomic_write(path, b"x" * 5000)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-        signal.signal(signal.SIGXFSZ, before)
-    assert isinstance(caught.value.__cause__, OSError)
-    assert caught.value.__cause__.errno == errno.EFBIG
-    assert path.read_text() == "old"
-    assert os.listdir(tmp_path) == ["file"]
-
-
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is always full")
-def test_full_disk_is_named(tmp_path: Path):
-    from realignkit.realignment import _writing
-
-    with (
-        pytest.raises(OutputError, match="disk is full: free some space"),
-        _writing(tmp_path),
-        open("/dev/full", "w") as f,
-    ):
-        f.write("x" * 100_000)
-
-
 def test_interrupted_save_is_not_taken_for_complete(tmp_path: Path):
     folder = random_realignment(1).save(tmp_path / "r")
     (folder / "refined.png").unlink()
@@ -225,58 +190,3 @@ def test_interrupted_save_is_not_taken_for_complete(tmp_path: Path):
     with pytest.raises(OutputError):
         random_realignment(2).save(folder)
     assert not is_complete(folder)
-
-
-def test_files_get_the_usual_permissions(tmp_path: Path):
-    umask = os.umask(0o027)
-    try:
-        path = atomic_write(tmp_path / "new" / "file", "text – ü")
-    finally:
-        os.umask(umask)
-    assert path.read_bytes() == "text – ü".encode()
-    assert stat.S_IMODE(path.stat().st_mode) == 0o640
-
-
-def test_folder_appears_whole_and_replaces_the_old_one(tmp_path: Path):
-    for number in (1, 2):
-        with atomic_folder(tmp_path / "deep" / "folder") as new:
-            (new / "sub").mkdir()
-            (new / "sub" / f"{number}.txt").write_text("x")
-            assert (tmp_path / "deep" / "folder").exists() == (number == 2)
-    assert [path.name for path in (tmp_path / "deep" / "folder" / "sub").iterdir()] == ["2.txt"]
-    assert os.listdir(tmp_path / "deep") == ["folder"]
-    assert (tmp_path / "deep" / "folder").stat().st_mode & 0o055 == 0o055 & ~_umask()
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
-def test_failed_folder_leaves_the_old_one_and_no_debris(tmp_path: Path):
-    with atomic_folder(tmp_path / "folder") as new:
-        (new / "old.txt").write_text("old")
-    with pytest.raises(KeyError), atomic_folder(tmp_path / "folder") as new:
-        (new / "new.txt").write_text("new")
-        raise KeyError
-    assert os.listdir(tmp_path / "folder") == ["old.txt"]
-    assert os.listdir(tmp_path) == ["folder"]
-    (tmp_path / "file").write_text("x")
-    with pytest.raises(OutputError, match="choose another folder"), atomic_folder(tmp_path / "file" / "folder"):
-        pass
-
-
-def test_full_disk_is_named_when_safetensors_meets_it(tmp_path: Path):
-    from safetensors.numpy import save_file
-
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
-    try:
-        with pytest.raises(OutputError, match="cannot write"), atomic_folder(tmp_path / "folder") as new:
-            save_file({"x": np.zeros(5000)}, new / "x.safetensors")
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-        signal.signal(signal.SIGXFSZ, before)
-    assert os.listdir(tmp_path) == []

@@ -56,9 +56,10 @@ def dense(
     from realignkit.cli._settings import parse
     from realignkit.contracts import parse_options
     from realignkit.evaluation.runs import slug
+    from realignkit.files import atomic_write
+    from realignkit.images import png
     from realignkit.pipelines import families
     from realignkit.provenance import contents
-    from realignkit.realignment import atomic_write, png
     from realignkit.registry import default_registry
     from realignkit.report import overlay
 

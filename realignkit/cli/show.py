@@ -34,7 +34,8 @@ def show(
 
 def write_extras(realignment: Realignment, folder: Path) -> None:
     """Write what is for people only: ``layout.png``, ``sheet.png`` (all in one picture) and ``report.html``."""
-    from realignkit.realignment import atomic_write, png
+    from realignkit.files import atomic_write
+    from realignkit.images import png
     from realignkit.report import contact_sheet, overlay, write_report
 
     atomic_write(folder / "layout.png", png(overlay(realignment.coarse, realignment.layout)))

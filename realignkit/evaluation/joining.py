@@ -8,9 +8,8 @@ from typing import Any
 
 from realignkit.errors import OptionError
 from realignkit.evaluation.results import AblationFolder, Measurement
-from realignkit.files import only_writer
+from realignkit.files import atomic_write, only_writer
 from realignkit.provenance import differences
-from realignkit.realignment import atomic_write
 
 
 def join(folders: Sequence[str | Path], out: str | Path) -> int:

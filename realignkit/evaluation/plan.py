@@ -12,10 +12,10 @@ from realignkit.evaluation.measure import Judging
 from realignkit.evaluation.models import BASE, Model, raised
 from realignkit.evaluation.results import AblationFolder, Measurement, digest
 from realignkit.evaluation.runs import slug
-from realignkit.files import only_writer
+from realignkit.files import atomic_write, only_writer
+from realignkit.images import png
 from realignkit.inputs import check_text
 from realignkit.realigner import Realigner
-from realignkit.realignment import atomic_write, png
 from realignkit.registry import Registry
 from realignkit.resolve import choose_generator
 from realignkit.threads import suited_threads

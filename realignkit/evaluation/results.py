@@ -23,10 +23,9 @@ import numpy.typing as npt
 from pydantic import ConfigDict, JsonValue
 
 from realignkit.errors import OptionError, OutputError
-from realignkit.integrity import read_lines
+from realignkit.files import atomic_write, make_folder
 from realignkit.provenance import differences, listed
-from realignkit.realignment import atomic_write, make_folder
-from realignkit.records import Written, as_written, read_json
+from realignkit.records import Written, as_written, read_json, read_lines
 from realignkit.resolve import versions
 
 logger = logging.getLogger(__name__)

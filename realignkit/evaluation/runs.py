@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING, Any, cast
 
 from realignkit import provenance
 from realignkit.errors import DamagedError, OutputError, RealignKitError
-from realignkit.files import only_writer
+from realignkit.files import atomic_write, make_folder, only_writer
 from realignkit.inputs import readable
-from realignkit.integrity import check_file
-from realignkit.realignment import atomic_write, discard, is_complete, load_realignment, make_folder, read_record
+from realignkit.realignment import discard, is_complete, load_realignment, read_record
+from realignkit.records import check_file
 
 if TYPE_CHECKING:
     from realignkit.realigner import Progress, Realigner

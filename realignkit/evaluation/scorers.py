@@ -21,14 +21,12 @@ from realignkit.evaluation.runs import Job
 from realignkit.evaluation.statistics import share_interval
 from realignkit.evaluation.success import problems
 from realignkit.evaluation.tables import Cell, markdown, row
-from realignkit.files import only_writer
-from realignkit.images import as_seen
+from realignkit.files import atomic_write, only_writer
+from realignkit.images import as_seen, picture_key, png
 from realignkit.inputs import check_text
-from realignkit.integrity import checksum, picture_key
 from realignkit.provenance import contents, differences, digest_of, listed, placeless
 from realignkit.realigner import Realigner
-from realignkit.realignment import atomic_write, png
-from realignkit.records import read_json
+from realignkit.records import checksum, read_json
 from realignkit.registry import Registry
 from realignkit.resolve import assign_options, effective_options
 from realignkit.types import Likelihood, LocalCaption, Tag

@@ -13,7 +13,7 @@ from realignkit.evaluation.results import AblationFolder
 from realignkit.evaluation.row_plot import svg
 from realignkit.evaluation.statistics import HOW, shown_gain, shown_p
 from realignkit.evaluation.table import CONTROL, Difference, Pair, RowResult, RowTable, tabulate
-from realignkit.realignment import atomic_write
+from realignkit.files import atomic_write
 
 FILES = ("table.md", "table.csv", "table.json", "plot.svg")
 

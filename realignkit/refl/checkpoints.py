@@ -16,9 +16,8 @@ from pydantic import ConfigDict, Field, JsonValue
 from torch import Tensor
 
 from realignkit.errors import DamagedError, OutputError
-from realignkit.integrity import check_manifest, read_lines, write_manifest
-from realignkit.realignment import atomic_folder, atomic_write, sweep
-from realignkit.records import Written, as_written, read_json
+from realignkit.files import atomic_folder, atomic_write, sweep
+from realignkit.records import Written, as_written, check_manifest, read_json, read_lines, write_manifest
 from realignkit.refl.state import WrittenValidation
 from realignkit.refl.trainable import Trainable
 

@@ -15,11 +15,11 @@ from torch import Tensor
 
 from realignkit.arguments import listed
 from realignkit.errors import DamagedError, OptionError, PromptError
-from realignkit.images import open_image
+from realignkit.files import atomic_write, make_folder
+from realignkit.images import open_image, png
 from realignkit.inputs import check_text, fit_image
-from realignkit.integrity import check_file
 from realignkit.provenance import digest_of, stamps
-from realignkit.realignment import atomic_write, make_folder, png
+from realignkit.records import check_file
 from realignkit.refl import losses, seeds
 from realignkit.refl.model import Networks
 from realignkit.refl.pairs import METADATA

@@ -7,9 +7,9 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from realignkit.integrity import read_lines
+from realignkit.files import atomic_write
 from realignkit.provenance import placeless
-from realignkit.realignment import atomic_write
+from realignkit.records import read_lines
 from realignkit.refl.data import digest
 from realignkit.refl.objective import Objective
 from realignkit.refl.tracking import Processes

@@ -16,8 +16,9 @@ from PIL import Image
 from pydantic import Field, JsonValue
 
 from realignkit.errors import DamagedError, OutputError
+from realignkit.files import atomic_write
+from realignkit.images import png
 from realignkit.provenance import another_version, flat, listed, placeless
-from realignkit.realignment import atomic_write, png
 from realignkit.records import Written, as_written, read_json
 from realignkit.refl import checkpoints
 from realignkit.refl.config import ReFLConfig

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from realignkit.errors import DamagedError, ModelError, OptionError, OutputError
-from realignkit.integrity import check_manifest, seal, sealed_notes, write_manifest
+from realignkit.files import atomic_folder, atomic_write
 from realignkit.pipelines.images import place
-from realignkit.realignment import atomic_folder, atomic_write
+from realignkit.records import check_manifest, seal, sealed_notes, write_manifest
 from realignkit.refl.config import ReFLConfig
 from realignkit.refl.model import Networks
 from realignkit.refl.seeds import seeded

@@ -15,7 +15,7 @@ from urllib.parse import quote
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL.Image import Image
 
-from realignkit.realignment import atomic_write
+from realignkit.files import atomic_write
 from realignkit.redaction import REDACTED
 from realignkit.report.overlay import overlay
 from realignkit.types import Realignment

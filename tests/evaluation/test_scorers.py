@@ -12,8 +12,7 @@ from realignkit.errors import OptionError, OutputError, PromptError, ScorerError
 from realignkit.evaluation.scorers import ScorerAblation
 from realignkit.evaluation.success import NOT_NAMED, wilson
 from realignkit.hookspecs import hookimpl
-from realignkit.integrity import picture_key
-from realignkit.realignment import png
+from realignkit.images import picture_key, png
 from realignkit.types import Expected, Likelihood, LocalCaption, Tag, Truth
 from tests import tiny
 

@@ -17,7 +17,7 @@ from realignkit import provenance
 from realignkit.contracts import Options
 from realignkit.errors import OptionError, OutputError
 from realignkit.files import only_writer
-from realignkit.integrity import write_manifest
+from realignkit.records import write_manifest
 from realignkit.refl import checkpoints
 from tests import tiny
 from tests.refl.rewards import Colour, Noisy

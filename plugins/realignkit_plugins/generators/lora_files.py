@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from realignkit.errors import DamagedError, ModelError
-from realignkit.integrity import sealed_notes
+from realignkit.records import sealed_notes
 from realignkit_plugins.generators.lora_keys import some
 from realignkit_plugins.generators.lora_layers import DENOISERS, TEXT_ENCODERS
 from realignkit_plugins.loading import resolve_model

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from realignkit.realignment import atomic_write
+from realignkit.files import atomic_write
 
 _FORMAT = "realignkit.answer"
 

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save, save_file
 
 from realignkit.errors import ModelError, OptionError
-from realignkit.integrity import seal
+from realignkit.records import seal
 from realignkit_plugins.generators.lora import merge_lora
 from realignkit_plugins.generators.stable_diffusion import StableDiffusionGenerator
 from tests.attention.pixart import pixart_pipeline

@@ -10,7 +10,7 @@ from safetensors.torch import save
 from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from realignkit.realignment import atomic_write
+from realignkit.files import atomic_write
 from realignkit_plugins.micro.train.augment import augment
 from realignkit_plugins.micro.train.data import SCENE_SEEDS, images, scenes, to_tensor
 from realignkit_plugins.micro.train.loop import Schedule, console, fit

@@ -11,7 +11,8 @@ import typer
 from PIL import Image
 from rich.progress import track
 
-from realignkit.realignment import atomic_write, make_folder, png
+from realignkit.files import atomic_write, make_folder
+from realignkit.images import png
 from realignkit_plugins.micro.world.captions import CAREFUL, CARELESS, caption
 from realignkit_plugins.micro.world.scenes import render, sample_scene
 
