@@ -77,6 +77,15 @@ def suited_threads(*holders: object, threads: int | None = None) -> Iterator[Non
             _set(before)
 
 
+def share_threads(processes: int) -> None:
+    """In one of several processes that compute at once: real networks take its share of the threads."""
+    import torch
+
+    threads = torch.get_num_threads()
+    chosen = _chosen_by_user(threads)
+    _rule.set(_Rule(threads if chosen else max(1, threads // processes), chosen))
+
+
 def check_threads(threads: int | None) -> None:
     """Refuse what is no number of threads.
 

@@ -221,6 +221,16 @@ def register_rewards(register: Any) -> None:
         register(name.lower(), f"tests.refl.rewards:{name}", "of mean colours")
 
 
+def realigner(**options: Any) -> realignkit.Realigner:
+    """A realigner of these plugins, which another process can make too."""
+    from realignkit.registry import Registry
+    from tests import tiny
+
+    registry = Registry(discover=False)
+    registry.register(tiny, "tiny")
+    return realignkit.Realigner.from_pretrained("tiny", registry=registry, **options)
+
+
 class DiesAfter:
     """A plugin that kills its process, as losing power would, after so many realignments or training steps."""
 

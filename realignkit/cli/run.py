@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -26,7 +27,7 @@ from realignkit.errors import PromptError
 from realignkit.threads import suited_threads
 
 if TYPE_CHECKING:
-    from realignkit.evaluation import RunSummary
+    from realignkit.evaluation import Processes, RunSummary
     from realignkit.realigner import Progress, Realigner
     from realignkit.types import Realignment
 
@@ -62,6 +63,9 @@ def run(
     select_by: Annotated[str | None, typer.Option(help="The reward that chooses the best candidate.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images per forward pass.")] = 8,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace other results in the folder.")] = False,
+    processes: Annotated[
+        int, typer.Option(min=1, help="Share many prompts among so many processes, each with a model of its own.")
+    ] = 1,
     threads: Threads = None,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show logs and tracebacks.")] = False,
 ) -> None:
@@ -79,6 +83,7 @@ def run(
     if (candidates > 1) != (select_by is not None):
         raise typer.BadParameter("--candidates N, at least 2, and --select-by REWARD go together.")
 
+    from realignkit.evaluation.processes import Processes
     from realignkit.evaluation.runs import slug
     from realignkit.images import open_image
 
@@ -93,14 +98,16 @@ def run(
         with loading():
             specs = {"tagger": tagger, "scorer": scorer, "segmenter": segmenter}
             extra = [] if lora is None else [f"generator.lora={json.dumps(lora)}"]
-            realigner = _realigner(model, specs, [*extra, *(assignments or [])], candidates, select_by)
-            realigner.batch_size = batch_size
+            make = functools.partial(
+                _realigner, model, specs, [*extra, *(assignments or [])], candidates, select_by, batch_size, threads
+            )
+            realigner = make()
             realigner.check_model()
             if single:
                 realigner.check_prompt(texts[0])
         if single:
             _run_one(realigner, texts[0], seeds[0], folder, coarse, overwrite)
-        elif _run_many(realigner, texts, seeds, folder, overwrite).failures:
+        elif _run_many(realigner, texts, seeds, folder, overwrite, Processes(processes, make)).failures:
             raise typer.Exit(EXIT_SOME_FAILED)
 
 
@@ -123,7 +130,9 @@ def _run_one(realigner: Realigner, prompt: str, seed: int, folder: Path, coarse:
     print_files(folder)
 
 
-def _run_many(realigner: Realigner, prompts: list[str], seeds: list[int], folder: Path, overwrite: bool) -> RunSummary:
+def _run_many(
+    realigner: Realigner, prompts: list[str], seeds: list[int], folder: Path, overwrite: bool, processes: Processes
+) -> RunSummary:
     from realignkit.evaluation import run_many
     from realignkit.report import write_index
 
@@ -139,6 +148,7 @@ def _run_many(realigner: Realigner, prompts: list[str], seeds: list[int], folder
             say=note,
             on_done=overall,
             progress=report,
+            processes=processes,
         )
     index = write_index(folder, _finished(folder))
     for failure in summary.failures[:5]:
@@ -169,7 +179,13 @@ def _finished(folder: Path) -> Iterator[tuple[str, Realignment]]:
 
 
 def _realigner(
-    model: str, specs: dict[str, Any], assignments: list[str], candidates: int, select_by: str | None
+    model: str,
+    specs: dict[str, Any],
+    assignments: list[str],
+    candidates: int,
+    select_by: str | None,
+    batch_size: int,
+    threads: int | None,
 ) -> Realigner:
     from realignkit.cli._settings import known_options, parse
     from realignkit.contracts import parse_options
@@ -189,6 +205,8 @@ def _realigner(
         registry=registry,
         candidates=candidates,
         select_by=select_by,
+        batch_size=batch_size,
+        threads=threads,
         **own.model_dump(),
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from realignkit.evaluation.processes import Processes
 from realignkit.evaluation.runs import Failure, RunSummary, run_many
 
-__all__ = ["Failure", "RunSummary", "run_many"]
+__all__ = ["Failure", "Processes", "RunSummary", "run_many"]

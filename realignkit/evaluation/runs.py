@@ -8,6 +8,7 @@ ones are left out.
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import logging
 import re
@@ -20,6 +21,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from realignkit import provenance
 from realignkit.errors import DamagedError, OutputError, RealignKitError
+from realignkit.evaluation.processes import Processes
 from realignkit.files import atomic_write, make_folder, only_writer
 from realignkit.inputs import readable
 from realignkit.realignment import discard, is_complete, load_realignment, read_record
@@ -144,6 +146,7 @@ def run_many(
     say: Callable[[str], None] | None = None,
     on_done: Callable[[int, int], None] | None = None,
     progress: Progress | None = None,
+    processes: Processes | None = None,
 ) -> RunSummary:
     """Realign every prompt with every seed into sub-folders of ``out``; call again to resume.
 
@@ -157,7 +160,9 @@ def run_many(
         extra_files: the files that ``extras`` makes; where one is missing or damaged, they are made again.
         say: is told of each folder that was damaged and is made again; by default a warning in the log.
         on_done: called with (finished or failed, all) after each batch.
-        progress: the realigner's own, for the steps of the current batch.
+        progress: the realigner's own, for the steps of the current batch; not called with several processes.
+        processes: share the batches, with realigners made like ``realigner``; by default there is this process alone.
+            Results do not depend on it.
 
     Returns:
         What was made, skipped and what failed: one bad prompt does not stop the others. Only what can be read back
@@ -166,7 +171,7 @@ def run_many(
     Raises:
         OutputError: ``out`` cannot be written, is being written by somebody else, or holds results of other prompts or
             settings.
-        ModelError: the model cannot be used for any prompt.
+        ModelError: the model cannot be used for any prompt, or a process was ended by the system.
     """
     jobs = [Job(index, prompt, seed) for index, prompt in enumerate(prompts, start=1) for seed in seeds]
     if len(set(jobs)) < len(jobs):
@@ -183,18 +188,20 @@ def run_many(
         if todo:
             realigner.check_model()  # fails for all prompts or for none
         try:
-            for start in range(0, len(todo), realigner.batch_size):
-                for job, result in _attempt(realigner, todo[start : start + realigner.batch_size], progress):
-                    if isinstance(result, RealignKitError):
-                        failures.append(_failure(job, result))
-                        continue
-                    folder = make_folder(out / job.name)
-                    discard(folder)  # before the extras: they are not made from what was there
-                    if extras is not None:
-                        extras(result, folder)
-                    result.save(folder)
+            size = realigner.batch_size
+            batches = [todo[start : start + size] for start in range(0, len(todo), size)]
+            work = functools.partial(_make_batch, out=out, extras=extras)
+            if processes is not None and min(processes.count, len(batches)) > 1:
+                finished = processes.run(work, batches)
+            else:
+                finished = (work(realigner, batch, progress=progress) for batch in batches)
+            done = skipped
+            for failed_jobs, count in finished:
+                failures += failed_jobs
+                done += count
                 if on_done is not None:
-                    on_done(skipped + min(start + realigner.batch_size, len(todo)), len(jobs))
+                    on_done(done, len(jobs))
+            failures.sort(key=lambda failure: (failure.index, failure.seed))
             failed = {(failure.index, failure.seed) for failure in failures}
             for job in todo:
                 if (job.index, job.seed) not in failed and (error := _missing(out / job.name)) is not None:
@@ -203,6 +210,23 @@ def run_many(
             _write_lines(out / "errors.jsonl", [asdict(failure) for failure in failures])
             _write_lines(out / "index.jsonl", [_summary(out, job) for job in jobs if is_complete(out / job.name)])
         return RunSummary(out, len(todo) - len(failures), skipped, tuple(failures))
+
+
+def _make_batch(
+    realigner: Realigner, jobs: Sequence[Job], *, out: Path, extras: Extras | None, progress: Progress | None = None
+) -> tuple[list[Failure], int]:
+    """Make a batch's folders: what failed, and how many jobs there were."""
+    failures = []
+    for job, result in _attempt(realigner, jobs, progress):
+        if isinstance(result, RealignKitError):
+            failures.append(_failure(job, result))
+            continue
+        folder = make_folder(out / job.name)
+        discard(folder)  # before the extras: they are not made from what was there
+        if extras is not None:
+            extras(result, folder)
+        result.save(folder)
+    return failures, len(jobs)
 
 
 def _failure(job: Job, error: RealignKitError) -> Failure:
