@@ -37,6 +37,7 @@ def test_several_processes_make_what_one_makes(tmp_path: Path):
     assert (again.made, again.skipped) == (0, 2)
 
 
+@pytest.mark.slow
 def test_a_process_that_the_system_ends(tmp_path: Path):
     with pytest.raises(ModelError, match="a process ended before its work was done"):
         run_many(
@@ -45,6 +46,7 @@ def test_a_process_that_the_system_ends(tmp_path: Path):
     assert not list(tmp_path.glob("0*"))
 
 
+@pytest.mark.slow
 def test_what_goes_wrong_while_a_process_starts(tmp_path: Path):
     make = functools.partial(tiny.realigner, tagger="nobody")
     with pytest.raises(ModelError, match="nobody"):
