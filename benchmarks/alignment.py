@@ -38,8 +38,7 @@ from realignkit import (
     default_registry,
 )
 from realignkit.evaluation.statistics import HEADER, HOW, compare
-from realignkit.files import atomic_write, only_writer
-from realignkit.records import read_lines
+from realignkit.files import atomic_write, only_writer, read_lines
 from realignkit_plugins.micro.oracle import Oracle, expected, fully_right, in_vocabulary, share_right
 from realignkit_plugins.micro.prompts import WorldPrompts
 from realignkit_plugins.micro.world import TAGS, held_out, phrase, render, scene

@@ -1,4 +1,4 @@
-"""Files and folders that are there whole or not at all, and one writer per folder.
+"""Files and folders that are there whole or not at all, lines that are added, and one writer per folder.
 
 A second process is told who is there, and one that died leaves nothing to remove: the lock is the operating system's
 (:mod:`filelock`: ``flock``, or its like on Windows), so it ends with its process, however that ends. On NFS it holds
@@ -16,11 +16,13 @@ import shutil
 import socket
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
-from realignkit.errors import OutputError
+from realignkit.errors import DamagedError, OutputError
+from realignkit.records import parse_json
 
 _DEBRIS = re.compile(r"\.(.+)\.(old|[a-z0-9_]{8})\.tmp")
 """What atomic writers name what they have not finished, and the folder that they are about to replace."""
@@ -159,6 +161,101 @@ def _apply_umask(name: str, most: int = 0o666) -> None:
     umask = os.umask(0)
     os.umask(umask)
     os.chmod(name, most & ~umask)
+
+
+def read_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
+    """The JSON objects of a ``.jsonl`` file, one a line, and how many lines are none.
+
+    A writer that was killed leaves its last line cut off; a disk that failed, any line. A missing file has no lines.
+    The file is left as it is, because somebody may be writing it.
+
+    Raises:
+        DamagedError: it cannot be read at all.
+    """
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except FileNotFoundError:
+        return [], 0
+    except OSError as error:
+        raise DamagedError(f"{path} cannot be read: {error.strerror or error}") from error
+    rows, torn = [], int(bool(lines.pop()))  # what follows the last line end was never finished
+    for line in lines:
+        try:
+            row = parse_json(line)
+        except ValueError:
+            row = None
+        if isinstance(row, dict):
+            rows.append(row)
+        else:
+            torn += 1
+    return rows, torn
+
+
+def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write a ``.jsonl`` file, all of it or nothing.
+
+    Raises:
+        OutputError: it cannot be written; what was there before is untouched.
+    """
+    atomic_write(path, _lines(rows))
+
+
+def append_lines(
+    path: Path, rows: Iterable[Mapping[str, Any]], advice: str = "Free some space and run the same command again."
+) -> None:
+    """Add to a ``.jsonl`` file: on the disk when this returns. A last line that was cut off goes first.
+
+    Args:
+        path: the file; made where missing.
+        rows: JSON values; without any, nothing is written.
+        advice: what to do where the disk refuses, a sentence.
+
+    Raises:
+        OutputError: they cannot be written.
+    """
+    data = _lines(rows)
+    if not data:
+        return
+    if not _ends_whole(path):
+        keep_lines(path)
+    try:
+        with path.open("ab") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise OutputError(f"cannot write {path}: {error.strerror or error}. {advice}") from error
+
+
+def keep_lines(path: Path, wanted: Callable[[Mapping[str, Any]], bool] = lambda row: True) -> int:
+    """Take out of a ``.jsonl`` file what is damaged or not ``wanted``, before it is gone on with.
+
+    Returns:
+        How many lines were damaged.
+
+    Raises:
+        DamagedError: it cannot be read at all.
+        OutputError: it cannot be written.
+    """
+    rows, torn = read_lines(path)
+    kept = [row for row in rows if wanted(row)]
+    if torn or len(kept) < len(rows):
+        write_lines(path, kept)
+    return torn
+
+
+def _lines(rows: Iterable[Mapping[str, Any]]) -> bytes:
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    return text.encode(errors="backslashreplace")  # half a character, as a file's name may hold, as JSON escapes it
+
+
+def _ends_whole(path: Path) -> bool:
+    """Whether a file is missing, empty, or ends with a line end."""
+    if not path.is_file() or not path.stat().st_size:
+        return True
+    with path.open("rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read() == b"\n"
 
 
 @contextlib.contextmanager

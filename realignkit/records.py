@@ -1,4 +1,7 @@
-"""JSON files read as what they should be: finite numbers, every value of its type, no endless nesting."""
+"""What files hold, read as what it should be: JSON records, and checksums of what was written.
+
+Numbers are finite, every value is of its type, and nesting has an end.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +9,13 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from realignkit.errors import DamagedError
+from realignkit.errors import DamagedError, OutputError
 
 MAX_DIGITS = 100
 MAX_VALUES = 1_000_000
@@ -125,6 +129,51 @@ def as_written(model: type[W], record: dict[str, Any], path: Path, advice: str =
         raise DamagedError(f"{path} is damaged ({place}: {first['msg']})", advice) from error
 
 
+@dataclass(frozen=True)
+class Format:
+    """A kind of JSON file that says its format and version.
+
+    Attributes:
+        name: such as ``realignkit.training``.
+        version: the one that is written and read.
+        what: what such a file is, in words ("training").
+        holds: what is relied on of its values.
+        damaged: what to do where it is damaged, a sentence.
+        foreign: what to do where another program or version wrote it, a sentence.
+    """
+
+    name: str
+    version: int
+    what: str
+    holds: type[Written]
+    damaged: str
+    foreign: str
+
+    def read(self, path: Path) -> dict[str, Any]:
+        """The values of a file of this kind, format and version among them.
+
+        Raises:
+            DamagedError: it cannot be read, or a value is not what it should be.
+            OutputError: it is of another format or version.
+            FileNotFoundError, NotADirectoryError: there is none.
+        """
+        record = read_json(path, self.damaged)
+        if (record.get("format"), record.get("version")) != (self.name, self.version):
+            raise OutputError(f"{path} is no {self.what} of this realignkit. {self.foreign}")
+        values = {name: value for name, value in record.items() if name not in ("format", "version")}
+        as_written(self.holds, values, path, self.damaged)
+        return record
+
+    def dumps(self, values: Mapping[str, Any]) -> str:
+        """The text of a file of this kind.
+
+        Raises:
+            ValueError: a value is not finite.
+        """
+        record = {"format": self.name, "version": self.version, **values}
+        return json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
 def check_file(path: Path) -> None:
     """Make sure that a file is there and whole: not empty; a ``.png`` can be decoded, ``.html`` has its end.
 
@@ -144,34 +193,6 @@ def check_file(path: Path) -> None:
     except Exception as error:  # Pillow raises many kinds for damaged files
         why = getattr(error, "strerror", None) or error
         raise DamagedError(f"{path} is missing or damaged ({why})") from error
-
-
-def read_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
-    """The JSON objects of a ``.jsonl`` file, one a line, and how many lines are none.
-
-    A writer that was killed leaves its last line cut off; a disk that failed, any line. A missing file has no lines.
-    The file is left as it is, because somebody may be writing it.
-
-    Raises:
-        DamagedError: it cannot be read at all.
-    """
-    try:
-        lines = path.read_bytes().split(b"\n")
-    except FileNotFoundError:
-        return [], 0
-    except OSError as error:
-        raise DamagedError(f"{path} cannot be read: {error.strerror or error}") from error
-    found, torn = [], int(bool(lines.pop()))  # what follows the last line end was never finished
-    for line in lines:
-        try:
-            record = parse_json(line)
-        except ValueError:
-            record = None
-        if isinstance(record, dict):
-            found.append(record)
-        else:
-            torn += 1
-    return found, torn
 
 
 def checksum(path: Path) -> str:

@@ -19,7 +19,17 @@ import pytest
 from filelock import FileLock
 
 from realignkit.errors import OutputError
-from realignkit.files import LOCK, atomic_folder, atomic_write, only_writer, writing
+from realignkit.files import (
+    LOCK,
+    append_lines,
+    atomic_folder,
+    atomic_write,
+    keep_lines,
+    only_writer,
+    read_lines,
+    write_lines,
+    writing,
+)
 
 HOLD = """
 import sys, time
@@ -221,3 +231,54 @@ def test_full_disk_is_named_when_safetensors_meets_it(tmp_path: Path):
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         signal.signal(signal.SIGXFSZ, before)
     assert os.listdir(tmp_path) == []
+
+
+# --- lines ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("content", "whole", "torn"),
+    [
+        (b'{"a": 1}\n{"a": 2}\n', 2, 0),
+        (b'{"a": 1}\n{"a": 2', 1, 1),
+        (b'{"a": 1}\n{"a": 2}', 1, 1),  # its line end is missing: more may have been meant to follow
+        (b'{"a": 1}\n\xe2\x80', 1, 1),
+        (b'{"a": 1}\n\0\0\0\0\n{"a": 3}\n', 2, 1),
+        (b'{"a": "\xe2\x80\xa8"}\n', 1, 0),  # U+2028 is no line end
+        (b'{"a": 1}\n[]\n\n', 1, 2),
+        (b"", 0, 0),
+        (None, 0, 0),
+    ],
+)
+def test_lines_that_are_whole_are_read_and_the_file_is_left_alone(tmp_path: Path, content, whole: int, torn: int):
+    path = tmp_path / "rows.jsonl"
+    if content is not None:
+        path.write_bytes(content)
+    found, lost = read_lines(path)
+    assert (len(found), lost) == (whole, torn)
+    assert content is None or path.read_bytes() == content
+
+
+def test_lines_are_added_and_one_that_was_cut_off_goes_first(tmp_path: Path):
+    path = tmp_path / "a.jsonl"
+    append_lines(path, [])
+    assert not path.exists()
+    append_lines(path, [{"n": 1}, {"n": 2, "text": "für"}])
+    path.write_bytes(path.read_bytes()[:-6])
+    append_lines(path, [{"n": 3, "name": "half \udce9"}])
+    assert read_lines(path) == ([{"n": 1}, {"n": 3, "name": "half \udce9"}], 0)
+    with pytest.raises(OutputError, match="Empty the bin"):
+        append_lines(tmp_path, [{"n": 1}], "Empty the bin.")
+
+
+def test_lines_that_are_not_wanted_or_damaged_are_taken_out(tmp_path: Path):
+    path = tmp_path / "a.jsonl"
+    assert keep_lines(path) == 0
+    assert not path.exists()
+    write_lines(path, ({"n": n} for n in range(4)))
+    before = path.stat().st_ino
+    assert keep_lines(path) == 0
+    assert path.stat().st_ino == before  # nothing to do, nothing is written
+    path.write_bytes(path.read_bytes().replace(b'{"n": 1}', b"{") + b'{"n"')
+    assert keep_lines(path, lambda row: row["n"] != 2) == 2
+    assert read_lines(path) == ([{"n": 0}, {"n": 3}], 0)

@@ -12,9 +12,10 @@ from pydantic import Field
 from safetensors import safe_open
 from safetensors.numpy import load_file, save
 
-from realignkit.errors import DamagedError
+from realignkit.errors import DamagedError, OutputError
 from realignkit.records import (
     MAX_DEPTH,
+    Format,
     Share,
     Text,
     Written,
@@ -24,7 +25,6 @@ from realignkit.records import (
     check_manifest,
     parse_json,
     read_json,
-    read_lines,
     seal,
     sealed_notes,
     write_manifest,
@@ -148,29 +148,6 @@ def test_files_that_are_whole(tmp_path: Path):
         check_file(tmp_path / "a.png")
 
 
-@pytest.mark.parametrize(
-    ("content", "whole", "torn"),
-    [
-        (b'{"a": 1}\n{"a": 2}\n', 2, 0),
-        (b'{"a": 1}\n{"a": 2', 1, 1),
-        (b'{"a": 1}\n{"a": 2}', 1, 1),  # its line end is missing: more may have been meant to follow
-        (b'{"a": 1}\n\xe2\x80', 1, 1),
-        (b'{"a": 1}\n\0\0\0\0\n{"a": 3}\n', 2, 1),
-        (b'{"a": "\xe2\x80\xa8"}\n', 1, 0),  # U+2028 is no line end
-        (b'{"a": 1}\n[]\n\n', 1, 2),
-        (b"", 0, 0),
-        (None, 0, 0),
-    ],
-)
-def test_lines_that_are_whole_are_read_and_the_file_is_left_alone(tmp_path: Path, content, whole: int, torn: int):
-    path = tmp_path / "rows.jsonl"
-    if content is not None:
-        path.write_bytes(content)
-    found, lost = read_lines(path)
-    assert (len(found), lost) == (whole, torn)
-    assert content is None or path.read_bytes() == content
-
-
 def test_a_flipped_bit_in_a_folder_is_found(tmp_path: Path):
     (tmp_path / "sub").mkdir()
     for name in ("one", "sub/two"):
@@ -216,3 +193,38 @@ def test_sealed_weights_are_read_by_everybody_and_know_when_they_were_changed(tm
     assert sealed_notes(path) == {}
     with pytest.raises(DamagedError):
         sealed_notes(tmp_path / "gone")
+
+
+class Count(Written):
+    count: int
+
+
+COUNT = Format("test.count", 3, "count", Count, damaged="Count again.", foreign="Count elsewhere.")
+
+
+@pytest.mark.parametrize(
+    ("text", "error", "message"),
+    [
+        ('{"format": "test.count", "version": 3, "count": 2}', None, ""),
+        ('{"format": "test.count", "version": 2, "count": 2}', OutputError, r"is no count .* Count elsewhere\."),
+        ('{"format": "other", "version": 3, "count": 2}', OutputError, r"is no count .* Count elsewhere\."),
+        ('{"format": "test.count", "version": 3}', DamagedError, r"count: .* Count again\."),
+        ('{"format": "test.count", "version": 3, "count": "2"}', DamagedError, r"count: .* Count again\."),
+        ("[]", DamagedError, r"no JSON object\. Count again\."),
+    ],
+)
+def test_records_say_what_they_are(tmp_path: Path, text, error, message):
+    path = tmp_path / "count.json"
+    path.write_text(text)
+    if error is None:
+        assert COUNT.read(path)["count"] == 2
+        path.write_text(COUNT.dumps({"count": 5}))
+        assert COUNT.read(path) == {"format": "test.count", "version": 3, "count": 5}
+        return
+    with pytest.raises(error, match=message):
+        COUNT.read(path)
+
+
+def test_a_record_that_is_missing_is_the_callers_to_tell(tmp_path: Path):
+    with pytest.raises(FileNotFoundError):
+        COUNT.read(tmp_path / "count.json")

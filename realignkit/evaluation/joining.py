@@ -8,7 +8,7 @@ from typing import Any
 
 from realignkit.errors import OptionError
 from realignkit.evaluation.results import AblationFolder, Measurement
-from realignkit.files import atomic_write, only_writer
+from realignkit.files import only_writer, write_lines
 from realignkit.provenance import differences
 
 
@@ -62,7 +62,7 @@ def _write(parts: Sequence[AblationFolder], records: Sequence[dict[str, Any]], t
         ("features.jsonl", (m.features_line() for m in kept if m.features is not None)),
         ("rows.jsonl", (m.line() for m in kept)),
     ):
-        atomic_write(target.folder / name, "".join(lines))
+        write_lines(target.folder / name, lines)
     references = [reference for part in parts if (reference := part.reference()) is not None]
     if references:
         target.write_reference(max(references, key=len))

@@ -12,7 +12,6 @@ import contextlib
 import hashlib
 import json
 import logging
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,15 +22,14 @@ import numpy.typing as npt
 from pydantic import ConfigDict, JsonValue
 
 from realignkit.errors import OptionError, OutputError
-from realignkit.files import atomic_write, make_folder
+from realignkit.files import append_lines, atomic_write, keep_lines, make_folder, read_lines
 from realignkit.provenance import differences, listed
-from realignkit.records import Written, as_written, read_json, read_lines
+from realignkit.records import Format, Written
 from realignkit.resolve import versions
 
 logger = logging.getLogger(__name__)
 
 RECORD, ROWS, FEATURES, REFERENCE = "ablation.json", "rows.jsonl", "features.jsonl", "reference.npy"
-FORMAT, VERSION = "realignkit.ablation", 1
 
 Features = npt.NDArray[np.float32]
 
@@ -75,16 +73,16 @@ class Measurement:
         """What there is one of."""
         return self.row, self.index, self.seed
 
-    def line(self) -> str:
+    def line(self) -> dict[str, Any]:
         """As in ``rows.jsonl``."""
         record = {name: getattr(self, name) for name in ("row", "run", "index", "prompt", "seed")}
-        return json.dumps({**record, "values": dict(self.values), "scores": dict(self.scores)}) + "\n"
+        return {**record, "values": dict(self.values), "scores": dict(self.scores)}
 
-    def features_line(self) -> str:
+    def features_line(self) -> dict[str, Any]:
         """As in ``features.jsonl``: little-endian float32, base64."""
         assert self.features is not None
         data = base64.b64encode(self.features.astype("<f4").tobytes()).decode()
-        return json.dumps({"row": self.row, "index": self.index, "seed": self.seed, "features": data}) + "\n"
+        return {"row": self.row, "index": self.index, "seed": self.seed, "features": data}
 
 
 _ELSEWHERE = "Use another --out."
@@ -102,6 +100,9 @@ class _Record(Written):
     control: str = ""
 
 
+ABLATION = Format("realignkit.ablation", 1, "ablation of rows", _Record, _ELSEWHERE, _ELSEWHERE)
+
+
 class AblationFolder:
     """Reads and adds to the results in ``folder``."""
 
@@ -114,15 +115,10 @@ class AblationFolder:
         Raises:
             OutputError: it is damaged, or another program's or version's.
         """
-        path = self.folder / RECORD
         try:
-            found = read_json(path, _ELSEWHERE)
+            return ABLATION.read(self.folder / RECORD)
         except (FileNotFoundError, NotADirectoryError):
             return None
-        if found.get("format") != FORMAT or found.get("version") != VERSION:
-            raise OutputError(f"{path} is no ablation of rows of this realignkit. {_ELSEWHERE}")
-        as_written(_Record, found, path, _ELSEWHERE)
-        return found
 
     def existing(self) -> dict[str, Any]:
         """``ablation.json``, which must be there.
@@ -167,12 +163,13 @@ class AblationFolder:
             raise OptionError(
                 f"{self.folder} holds results that were measured otherwise: {listed(different)}. Use another --out."
             )
-        for name in (FEATURES, ROWS):
-            self._mend(name)
+        for name in (FEATURES, ROWS):  # before anything is added
+            if torn := keep_lines(self.folder / name):
+                logger.warning(
+                    "%s: %d damaged lines are left out; what they told is measured again", self.folder / name, torn
+                )
         record = {
             **({"reference": there["reference"]} if "reference" in there else {}),
-            "format": FORMAT,
-            "version": VERSION,
             **wanted,
             "rows": {**old, **wanted["rows"]},
             "source": source,
@@ -188,7 +185,7 @@ class AblationFolder:
             OutputError: it cannot be written.
         """
         make_folder(self.folder)
-        atomic_write(self.folder / RECORD, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+        atomic_write(self.folder / RECORD, ABLATION.dumps(record))
 
     def read(self, *, features: bool = True) -> list[Measurement]:
         """All measurements. Lines that are cut off, as the last one of a run that was killed, are left out.
@@ -216,38 +213,14 @@ class AblationFolder:
         except (ValueError, KeyError, TypeError) as error:
             raise OutputError(f"{path} is damaged ({error}). Use another --out, or remove the damaged line.") from error
 
-    def _mend(self, name: str) -> None:
-        """Take damaged lines out of a file, before anything is added to it: what they told is measured again."""
-        path = self.folder / name
-        lines, torn = read_lines(path)
-        if torn:
-            logger.warning("%s: %d damaged lines are left out; what they told is measured again", path, torn)
-            atomic_write(path, "".join(json.dumps(line) + "\n" for line in lines))
-
     def add(self, measurements: Sequence[Measurement]) -> None:
         """Add measurements: on the disk when this returns, features before the rows that count.
 
         Raises:
             OutputError: they cannot be written; what was there before is untouched.
         """
-        self._append(FEATURES, "".join(m.features_line() for m in measurements if m.features is not None))
-        self._append(ROWS, "".join(m.line() for m in measurements))
-
-    def _append(self, name: str, text: str) -> None:
-        if not text:
-            return
-        path = self.folder / name
-        if not _ends_whole(path):
-            self._mend(name)
-        try:
-            with path.open("a", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as error:
-            raise OutputError(
-                f"cannot write {path}: {error.strerror or error}. Free some space and run the same command again."
-            ) from error
+        append_lines(self.folder / FEATURES, [m.features_line() for m in measurements if m.features is not None])
+        append_lines(self.folder / ROWS, [m.line() for m in measurements])
 
     def reference(self, made_from: str | None = None) -> Features | None:
         """Features of the reference pictures, float32 (m, D); None where there are none.
@@ -276,15 +249,6 @@ class AblationFolder:
         atomic_write(self.folder / REFERENCE, buffer.getvalue())
         if made_from is not None:
             self.write_record({**self.existing(), "reference": made_from})
-
-
-def _ends_whole(path: Path) -> bool:
-    """Whether a file is missing, empty, or ends with a line end."""
-    if not path.is_file() or not path.stat().st_size:
-        return True
-    with path.open("rb") as file:
-        file.seek(-1, os.SEEK_END)
-        return file.read() == b"\n"
 
 
 def _checked(record: Any, name: str) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, cast
 from realignkit import provenance
 from realignkit.errors import DamagedError, OutputError, RealignKitError
 from realignkit.evaluation.processes import Processes
-from realignkit.files import atomic_write, make_folder, only_writer
+from realignkit.files import make_folder, only_writer, write_lines
 from realignkit.inputs import readable
 from realignkit.realignment import discard, is_complete, load_realignment, read_record
 from realignkit.records import check_file
@@ -294,6 +294,6 @@ def _summary(out: Path, job: Job) -> dict[str, Any]:
 
 def _write_lines(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     if rows:
-        atomic_write(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+        write_lines(path, rows)
     else:  # no file says the same as an empty one, and worries nobody
         path.unlink(missing_ok=True)

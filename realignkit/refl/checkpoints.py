@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -16,13 +15,11 @@ from pydantic import ConfigDict, Field, JsonValue
 from torch import Tensor
 
 from realignkit.errors import DamagedError, OutputError
-from realignkit.files import atomic_folder, atomic_write, sweep
-from realignkit.records import Written, as_written, check_manifest, read_json, read_lines, write_manifest
+from realignkit.files import atomic_folder, keep_lines, sweep
+from realignkit.records import Format, Written, check_manifest, write_manifest
 from realignkit.refl.state import WrittenValidation
 from realignkit.refl.trainable import Trainable
 
-FORMAT = "realignkit.checkpoint"
-VERSION = 2
 FOLDER = "checkpoints"
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 
@@ -38,6 +35,9 @@ class _State(Written):
     warnings: list[str]
     loss_scale: tuple[float, int]
     run: dict[str, dict[str, JsonValue]]
+
+
+STATE = Format("realignkit.checkpoint", 2, "checkpoint", _State, "Make it again.", "Make it again.")
 
 
 def listed(run: Path) -> list[Path]:
@@ -81,14 +81,12 @@ def read(path: Path) -> dict[str, Any]:
     """
     try:
         check_manifest(path)
-        record = read_json(path / "state.json")
-        if record.get("format") != FORMAT or record.get("version") != VERSION:
-            raise ValueError("it is of another version of realignkit")
-        as_written(_State, record, path / "state.json")
-    except (DamagedError, OSError, ValueError) as error:
-        reason = error.reason if isinstance(error, DamagedError) else error
+        return STATE.read(path / "state.json")
+    except DamagedError as error:
+        raise DamagedError(f"checkpoint {path} cannot be used: {error.reason}") from error
+    except (OutputError, OSError) as error:
+        reason = "it is of another version of realignkit" if isinstance(error, OutputError) else error
         raise DamagedError(f"checkpoint {path} cannot be used: {reason}") from error
-    return record
 
 
 def save(
@@ -114,8 +112,7 @@ def save(
         save_file(
             {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, folder / "state.safetensors"
         )
-        head = {"format": FORMAT, "version": VERSION, **record}
-        (folder / "state.json").write_text(json.dumps(head, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        (folder / "state.json").write_text(STATE.dumps(record), encoding="utf-8")
         write_manifest(folder)
     earlier = [other for other in listed(run) if int(other.name) <= int(path.name)]
     for other in listed(run):
@@ -214,7 +211,4 @@ def truncate_log(path: Path, iteration: int) -> None:
     Raises:
         OutputError: the file cannot be written.
     """
-    if path.is_file():
-        rows, _ = read_lines(path)  # a killed writer's last line may be cut
-        kept = [row for row in rows if isinstance(row.get("iteration"), int) and row["iteration"] <= iteration]
-        atomic_write(path, "".join(json.dumps(row) + "\n" for row in kept))
+    keep_lines(path, lambda row: isinstance(row.get("iteration"), int) and row["iteration"] <= iteration)

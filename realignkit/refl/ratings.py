@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from realignkit.files import atomic_write
+from realignkit.files import read_lines, write_lines
 from realignkit.provenance import placeless
-from realignkit.records import read_lines
 from realignkit.refl.data import digest
 from realignkit.refl.objective import Objective
 from realignkit.refl.tracking import Processes
@@ -60,10 +58,8 @@ def draw_by_reward(
         mine = [(i, objective.rate_pair(i, pairs[i][1])) for i in block[processes.rank :: processes.count]]
         rewards += [reward for _, reward in sorted(processes.gather(mine))]
         if processes.main:
-            lines = [
-                json.dumps({**pair, "reward": reward}) + "\n" for pair, reward in zip(wanted, rewards, strict=False)
-            ]
-            atomic_write(folder / RATINGS, "".join(lines))
+            rated = zip(wanted, rewards, strict=False)
+            write_lines(folder / RATINGS, ({**pair, "reward": reward} for pair, reward in rated))
             say(f"{len(rewards)} of {len(pairs)} pairs rated")
     worth = objective.draw_pairs_by(rewards)
     say(f"pairs are drawn by their reward: as many as {worth:.0f} of {len(pairs)} with equal shares")

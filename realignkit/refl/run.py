@@ -16,10 +16,10 @@ from PIL import Image
 from pydantic import Field, JsonValue
 
 from realignkit.errors import DamagedError, OutputError
-from realignkit.files import atomic_write
+from realignkit.files import append_lines, atomic_write
 from realignkit.images import png
 from realignkit.provenance import another_version, flat, listed, placeless
-from realignkit.records import Written, as_written, read_json
+from realignkit.records import Format, Written
 from realignkit.refl import checkpoints
 from realignkit.refl.config import ReFLConfig
 from realignkit.refl.state import TrainState, Validation, WrittenValidation
@@ -27,8 +27,6 @@ from realignkit.resolve import versions
 from realignkit.rewarding import settings_of
 
 RECORD = "training.json"
-FORMAT = "realignkit.training"
-VERSION = 1
 LOG = "log.jsonl"
 
 CHANGEABLE = frozenset(
@@ -41,14 +39,9 @@ CHANGEABLE = frozenset(
 of the pairs, as long as the same pairs are in it."""
 
 
-_MENDED = "Resume the run (--resume), which mends it."
-
-
 class _Record(Written):
     """``training.json``; what is missing has happened to nobody, what is there must be of its kind."""
 
-    format: str
-    version: int
     status: str = ""
     iteration: int = Field(0, ge=0)
     config: dict[str, JsonValue] = Field(default_factory=dict)
@@ -59,6 +52,16 @@ class _Record(Written):
     versions: dict[str, str] = Field(default_factory=dict)
 
 
+TRAINING = Format(
+    "realignkit.training",
+    1,
+    "training",
+    _Record,
+    damaged="Resume the run (--resume), which mends it.",
+    foreign="Train into another folder.",
+)
+
+
 def read_record(folder: Path) -> dict[str, Any] | None:
     """``training.json``; None where there is none.
 
@@ -66,15 +69,10 @@ def read_record(folder: Path) -> dict[str, Any] | None:
         DamagedError: it cannot be read.
         OutputError: it is no training's.
     """
-    path = folder / RECORD
     try:
-        record = read_json(path, _MENDED)
+        return TRAINING.read(folder / RECORD)
     except (FileNotFoundError, NotADirectoryError):
         return None
-    if record.get("format") != FORMAT or record.get("version") != VERSION:
-        raise OutputError(f"{path} is no training of this realignkit. Train into another folder.")
-    as_written(_Record, record, path, _MENDED)
-    return record
 
 
 def begun(folder: Path) -> bool:
@@ -182,8 +180,6 @@ class RunFolder:
         if not self.main:
             return
         record = {
-            "format": FORMAT,
-            "version": VERSION,
             "status": status,
             "iteration": iteration,
             **self.what,
@@ -192,7 +188,7 @@ class RunFolder:
             "warnings": list(warnings),
             "versions": versions(),
         }
-        atomic_write(self.folder / RECORD, json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+        atomic_write(self.folder / RECORD, TRAINING.dumps(record))
 
     def write_step(self, state: TrainState) -> None:
         """Add a line to ``log.jsonl``.
@@ -202,13 +198,7 @@ class RunFolder:
         """
         if not self.main:
             return
-        try:
-            with (self.folder / LOG).open("a", encoding="utf-8") as file:
-                file.write(json.dumps(state.record()) + "\n")
-        except OSError as error:
-            raise OutputError(
-                f"cannot write {self.folder / LOG}: {error.strerror or error}. Free some space and resume the run."
-            ) from error
+        append_lines(self.folder / LOG, [state.record()], "Free some space and resume the run.")
 
     def write_samples(self, iteration: int, images: Sequence[Image.Image]) -> None:
         """Write a grid of held-out images.
