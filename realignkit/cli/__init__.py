@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from realignkit._version import __version__
-from realignkit.cli._progress import Command, Commands, exit_now
+from realignkit.cli._progress import Command, Commands, collect_seldom, exit_now
 from realignkit.cli.ablate import ablate_app
 from realignkit.cli.ablate_results import join, pair
 from realignkit.cli.ablate_rows import rewards, stages
@@ -19,7 +19,6 @@ from realignkit.cli.doctor import doctor
 from realignkit.cli.plugins import plugins_app
 from realignkit.cli.run import run
 from realignkit.cli.show import show
-from realignkit.cli.startup import collect_seldom
 from realignkit.cli.train import train
 
 app = typer.Typer(

@@ -1,8 +1,9 @@
-"""What the commands share: consoles, how errors look, exit codes, tables of results."""
+"""What the commands share: consoles, progress bars, how errors look, exit codes, tables of results."""
 
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import logging
 import os
@@ -36,6 +37,7 @@ Threads = Annotated[
     int | None, typer.Option("--threads", min=1, help="CPU threads. Default: 1 for tiny models, else the machine's.")
 ]
 
+_USUALLY, _SELDOM = gc.get_threshold(), (20_000, 50, 100)
 _STYLES = {"certain": "green", "possible": "yellow", "unlikely": "dim"}
 
 
@@ -106,6 +108,78 @@ def err() -> Console:
 def note(text: str) -> None:
     """Say what the user should know, beside the results."""
     err().print(f"[yellow]note:[/] {escape(text)}")
+
+
+class Bars:
+    """A bar for each step of a command, and lines above them; only a terminal is shown bars, and nothing stays of them.
+
+    Args:
+        shown: False for one of several processes that has nothing to say.
+    """
+
+    def __init__(self, shown: bool = True) -> None:
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
+
+        columns = TextColumn("{task.description:>10}", markup=False), BarColumn(), MofNCompleteColumn()
+        times = TimeElapsedColumn(), TimeRemainingColumn()
+        self._console, self._shown, self._tasks = err(), shown, dict[str, Any]()
+        disable = not (shown and self._console.is_terminal)
+        self._progress = Progress(*columns, *times, console=self._console, transient=True, disable=disable)
+
+    def __enter__(self) -> Bars:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def step(self, name: str, done: int, total: int | None, label: str = "") -> None:
+        """How far a step is: ``done`` of ``total`` (None: of nobody knows how many).
+
+        Args:
+            name: of the step; one that begins again starts its bar anew.
+            done: how much of it.
+            total: of how much.
+            label: what to show instead of the name.
+        """
+        if name not in self._tasks:
+            self._tasks[name] = self._progress.add_task(name, total=total)
+        task = self._tasks[name]
+        if self._progress.tasks[self._progress.task_ids.index(task)].completed > done:
+            self._progress.reset(task)
+        self._progress.update(task, completed=done, total=total, description=label or name)
+
+    def say(self, text: str, style: str) -> None:
+        """A line above the bars."""
+        if self._shown:
+            self._console.print(text, style=style, markup=False)
+
+
+def collect_seldom() -> None:
+    """Look for garbage seldom, until :func:`loading` is done.
+
+    The libraries make some million objects that stay, and with Python's usual settings each search goes through all of
+    them again: a quarter of the time that importing takes, and again while the program ends.
+    """
+    gc.set_threshold(*_SELDOM)
+
+
+@contextlib.contextmanager
+def loading() -> Iterator[None]:
+    """Show that libraries and models are being loaded. What has been loaded is not looked through from then on."""
+    with err().status("loading …"):
+        yield
+    if not gc.get_freeze_count():  # once: what a program loads later may have to go again
+        gc.collect(0)
+        gc.freeze()
+    gc.set_threshold(*_USUALLY)
 
 
 class Commands(TyperGroup):

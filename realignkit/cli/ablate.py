@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
 from rich.table import Table
 
 from realignkit.cli._options import prompt_set
-from realignkit.cli._progress import EXIT_SOME_FAILED, Command, Threads, err, out, set_verbosity, writes_into
-from realignkit.cli.startup import loading
+from realignkit.cli._progress import (
+    EXIT_SOME_FAILED,
+    Bars,
+    Command,
+    Threads,
+    loading,
+    out,
+    set_verbosity,
+    writes_into,
+)
 from realignkit.threads import suited_threads
 
 if TYPE_CHECKING:
@@ -20,7 +27,6 @@ if TYPE_CHECKING:
     from realignkit.registry import Registry
 
 ablate_app = typer.Typer(no_args_is_help=True, help="Measure what a part of the method is worth.")
-T = TypeVar("T")
 _KINDS = ("generator", "tagger", "scorer")
 
 
@@ -82,7 +88,8 @@ def scorers(
             sampling=sampling,
             batch_size=batch_size,
         )
-    cells: list[Cell] = with_progress(ablation)
+    with Bars() as bars:
+        cells: list[Cell] = ablation(bars.step)
     _print(cells)
     for name, plugin in ablation.scorers.items():
         usage: Any = getattr(plugin, "usage", None)
@@ -121,33 +128,6 @@ def _options(
     # The prompt set itself says what it takes.
     own = parse([f"sampling.{text.strip().removeprefix('prompts.')}" for text in of_prompts], {"sampling": None})
     return {kind: settings.options[kind] for kind in _KINDS}, settings.sampling, own.sampling
-
-
-def with_progress(work: Callable[[Callable[[str, int, int], None]], T]) -> T:
-    """Call ``work(report)`` under a bar for each step that it reports (``report(step, done, total)``)."""
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TaskID,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    columns = TextColumn("{task.description:>24}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
-    console = err()
-    tasks: dict[str, TaskID] = {}
-    with Progress(
-        *columns, TimeRemainingColumn(), console=console, transient=True, disable=not console.is_terminal
-    ) as bars:
-
-        def report(step: str, done: int, total: int) -> None:
-            if step not in tasks:
-                tasks[step] = bars.add_task(step, total=total)
-            bars.update(tasks[step], completed=done, total=total)
-
-        return work(report)
 
 
 def _print(cells: list[Cell]) -> None:

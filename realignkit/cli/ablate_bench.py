@@ -11,8 +11,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from realignkit.cli._progress import err, out
-from realignkit.cli.ablate import with_progress
+from realignkit.cli._progress import Bars, err, out
 from realignkit.errors import OptionError
 
 if TYPE_CHECKING:
@@ -141,7 +140,8 @@ def measure(
     )
     for note in _notes(ablation, plan, bench.judge):
         err().print(f"[yellow]note:[/] {escape(note)}")
-    with_progress(ablation)
+    with Bars() as bars:
+        ablation(bars.step)
     print_rows(write_tables(folder, control), folder)
 
 

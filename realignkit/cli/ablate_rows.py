@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
-from realignkit.cli._progress import Threads, err, set_verbosity, writes_into
+from realignkit.cli._progress import Threads, err, loading, set_verbosity, writes_into
 from realignkit.cli.ablate_bench import (
     DEFAULT_PROMPTS,
     Assignments,
@@ -26,7 +26,6 @@ from realignkit.cli.ablate_bench import (
     Verbose,
     measure,
 )
-from realignkit.cli.startup import loading
 from realignkit.errors import OptionError
 from realignkit.threads import suited_threads
 

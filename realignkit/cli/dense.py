@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from realignkit.cli._progress import Threads, err, note, out, set_verbosity, writes_into
-from realignkit.cli.startup import loading
+from realignkit.cli._progress import Threads, err, loading, note, out, set_verbosity, writes_into
 from realignkit.errors import DamagedError, ModelError, OptionError, OutputError, PromptError
 from realignkit.threads import suited_threads
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -13,8 +12,10 @@ import typer
 
 from realignkit.cli._progress import (
     EXIT_SOME_FAILED,
+    Bars,
     Threads,
     err,
+    loading,
     note,
     out,
     print_realignment,
@@ -22,13 +23,12 @@ from realignkit.cli._progress import (
     writes_into,
 )
 from realignkit.cli.show import EXTRA_FILES, print_files, write_extras
-from realignkit.cli.startup import loading
 from realignkit.errors import PromptError
 from realignkit.threads import suited_threads
 
 if TYPE_CHECKING:
     from realignkit.evaluation import Processes, RunSummary
-    from realignkit.realigner import Progress, Realigner
+    from realignkit.realigner import Realigner
     from realignkit.types import Realignment
 
 DEFAULT_ROOT = Path("realignments")
@@ -121,8 +121,8 @@ def _run_one(realigner: Realigner, prompt: str, seed: int, folder: Path, coarse:
             check_matches(folder, prompt, seed, realigner.settings_for(coarse))
         except DamagedError as error:
             note(f"{folder} is damaged and is made again: {error.reason}")
-    with _progress() as (report, _):
-        realignment = cast("Realignment", realigner(prompt, seed, coarse=coarse, progress=report))
+    with Bars() as bars:
+        realignment = cast("Realignment", realigner(prompt, seed, coarse=coarse, progress=bars.step))
     discard(folder)
     write_extras(realignment, folder)
     realignment.save(folder)
@@ -136,7 +136,7 @@ def _run_many(
     from realignkit.evaluation import run_many
     from realignkit.report import write_index
 
-    with _progress() as (report, overall):
+    with Bars() as bars:
         summary = run_many(
             realigner,
             prompts,
@@ -146,8 +146,8 @@ def _run_many(
             extras=write_extras,
             extra_files=EXTRA_FILES,
             say=note,
-            on_done=overall,
-            progress=report,
+            on_done=lambda done, total: bars.step("prompts", done, total),
+            progress=bars.step,
             processes=processes,
         )
     index = write_index(folder, _finished(folder))
@@ -224,23 +224,3 @@ def _stem(spec: str) -> str:
     from realignkit.evaluation.runs import slug
 
     return "prompts" if spec == "-" else Path(spec).stem if is_file(spec) else slug(spec)
-
-
-@contextlib.contextmanager
-def _progress() -> Iterator[tuple[Progress, Callable[[int, int], None]]]:
-    """A bar per step, and one for all prompts where there are many."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
-
-    columns = TextColumn("{task.description:>10}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
-    tasks: dict[str, TaskID] = {}
-    console = err()
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
-
-        def report(step: str, done: int, total: int) -> None:
-            if step not in tasks:
-                tasks[step] = bars.add_task(step, total=total)
-            elif bars.tasks[bars.task_ids.index(tasks[step])].completed > done:
-                bars.reset(tasks[step])  # the next batch
-            bars.update(tasks[step], completed=done, total=total)
-
-        yield report, lambda done, total: report("prompts", done, total)

@@ -11,8 +11,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from realignkit.cli._options import read_prompts
-from realignkit.cli._progress import EXIT_INTERRUPTED, Threads, err, note, out, set_verbosity, writes_into
-from realignkit.cli.startup import loading
+from realignkit.cli._progress import (
+    EXIT_INTERRUPTED,
+    Bars,
+    Threads,
+    err,
+    loading,
+    note,
+    out,
+    set_verbosity,
+    writes_into,
+)
 from realignkit.errors import OptionError
 from realignkit.threads import suited_threads
 
@@ -203,7 +212,7 @@ class TrainingJob:
             )
             judge = self._make_judge()
         config = self.config.model_copy(update={"reward_weight": 0.0}) if control else self.config
-        with _progress(title or ("control" if control else "train")) as (on_step, on_message):
+        with _reporting(title or ("control" if control else "train")) as (on_step, on_message):
             trainer = ReFLTrainer(
                 pipeline,
                 reward,
@@ -289,35 +298,17 @@ def _print(results: Mapping[str, TrainResult], judge: str) -> None:
 
 
 @contextlib.contextmanager
-def _progress(what: str) -> Iterator[tuple[Callable[[TrainState], None], Callable[[str], None]]]:
+def _reporting(what: str) -> Iterator[tuple[Callable[[TrainState], None], Callable[[str], None]]]:
     """A bar with reward, loss, held-out judgement and time left; and a printer of messages."""
-    from rich.markup import escape
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    console = err()
-    main = os.environ.get("RANK", "0") == "0"
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
-    with Progress(
-        *columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console, transient=True,
-        disable=not (console.is_terminal and main),
-    ) as bars:  # fmt: skip
-        task = bars.add_task(what, total=None)
+    with Bars(shown=os.environ.get("RANK", "0") == "0") as bars:
+        bars.step(what, 0, None)
 
         def on_step(state: TrainState) -> None:
             reward = "" if state.reward is None else f" reward {state.reward:.3f}"
             held = "" if state.held_out is None else f" held-out {state.held_out.judgement:.3f}"
-            text = f"{what}{reward} loss {state.loss:.3f}{held}"
-            bars.update(task, completed=state.iteration, total=state.iterations, description=text)
+            bars.step(what, state.iteration, state.iterations, f"{what}{reward} loss {state.loss:.3f}{held}")
 
         def on_message(text: str) -> None:
-            if main:
-                console.print(f"{what}: {escape(text)}", style="yellow" if text.startswith("warning") else "dim")
+            bars.say(f"{what}: {text}", "yellow" if text.startswith("warning") else "dim")
 
         yield on_step, on_message

@@ -10,7 +10,7 @@ import typer
 from rich.table import Table
 from typer.testing import CliRunner
 
-from realignkit.cli._progress import Command, Commands, TerminalSafe, out, results_only
+from realignkit.cli._progress import Bars, Command, Commands, TerminalSafe, out, results_only
 
 
 @pytest.mark.parametrize("markup", [True, False])
@@ -58,3 +58,30 @@ def test_a_command_that_something_ends_is_no_success(code):
     done = CliRunner().invoke(app, ["work"])
     assert done.exit_code == 2
     assert f"ended the program (exit code {code}) before the command was done" in " ".join(done.stderr.split())
+
+
+def test_a_terminal_is_shown_a_bar_for_each_step(monkeypatch, capsys):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    with Bars() as bars:
+        bars.step("train", 0, None)
+        bars.step("train", 3, 8, "train [loss 0.5]")
+        bars.step("tag", 4, 4)
+        bars.step("tag", 1, 2)  # the next batch
+        bars.say("saved [so far]", "dim")
+        assert [(task.completed, task.total, task.description) for task in bars._progress.tasks] == [
+            (3, 8, "train [loss 0.5]"),
+            (1, 2, "tag"),
+        ]
+    shown = capsys.readouterr()
+    assert "saved [so far]" in shown.err
+    assert "train [loss 0.5]" in shown.err
+    assert shown.out == ""
+
+
+def test_others_than_terminals_are_shown_lines_alone(capsys):
+    with Bars() as bars:
+        bars.step("tag", 1, 2)
+        bars.say("saved", "dim")
+    with Bars(shown=False) as bars:
+        bars.say("nothing", "dim")
+    assert capsys.readouterr() == ("", "saved\n")
