@@ -145,7 +145,7 @@ class TrainingJob:
         from realignkit import resolve
         from realignkit.cli._settings import parse, reward_options
         from realignkit.contracts import parse_options
-        from realignkit.refl.config import ReFLConfig, preset
+        from realignkit.refl.config import ReFLConfig, preset, refuse_former
         from realignkit.refl.pairs import read_pairs
         from realignkit.registry import default_registry
 
@@ -160,6 +160,8 @@ class TrainingJob:
             "reward": reward_options(self.registry, str(wanted["reward"]), self.beside),
             "judge": None if self.judge_name else set(),
         }
+        for assignment in assignments:
+            refuse_former(assignment.partition("=")[0].strip().removeprefix("training."))
         self.settings = parse(assignments, known, prefer="training")
         named = wanted["preset"]
         if named is not None:

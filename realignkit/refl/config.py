@@ -22,6 +22,23 @@ LATE_SHARE = 0.6
 """Where the late steps begin, as a share of the rollout, unless ``gradient_steps`` says: the paper's 30 of 50."""
 
 
+REMOVED: Mapping[str, Any] = {"purify": None, "purify_draws": 1, "hold_style": False, "style_weight": 0.0}
+"""Options of version 0.1 that are gone, with the values at which they did nothing."""
+
+
+def refuse_former(name: str) -> None:
+    """Refuse the name of an option that version 0.1 had.
+
+    Raises:
+        OptionError: it is one.
+    """
+    if name in REMOVED:
+        raise OptionError(
+            f"training option {name} was removed in version 0.2, because nothing was gained with it: "
+            f"docs/explanation/reward-hacking.md says what was seen."
+        )
+
+
 class ReFLConfig(Options):
     """How a generator is fine-tuned with a reward: ``L = lambda * relu(margin - R) + L_pre`` (eq. 5).
 
@@ -61,24 +78,6 @@ class ReFLConfig(Options):
         description="reward_weighted: uniform takes every pair in turn and weighs its loss; weighted draws pairs in "
         "proportion to lambda * weight + denoising_weight: the same direction on average, no passes for pairs that "
         "weigh nothing, and a gradient as long as a control's",
-    )
-    purify: tuple[int, int] | None = Field(
-        None,
-        description="rate what the frozen model makes of the image after noise of a timestep from this range has been "
-        "added (DiffPure): its gradient moves shapes where the image's own would paint texture; none: the image",
-    )
-    purify_draws: int = Field(1, ge=1, description="with purify: noises per image, whose rewards are averaged")
-    hold_style: bool = Field(
-        False,
-        description="take out of the reward's gradient what changes the mean or the spread of a channel of the clean "
-        "latents: brightness, colour cast, contrast, saturation",
-    )
-    style_weight: float = Field(
-        0.0,
-        ge=0,
-        allow_inf_nan=False,
-        description="beside the reward, of how far a batch's mean style (brightness, contrast, saturation, sharpness, "
-        "by the clean latents) has drifted from that of L_pre's images",
     )
 
     # The rollout.
@@ -164,6 +163,13 @@ class ReFLConfig(Options):
         "auto", description="auto: TensorBoard where it is installed; log.jsonl is always written"
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _of_this_version(cls, values: Any) -> Any:
+        for name in values if isinstance(values, Mapping) else ():
+            refuse_former(name)
+        return values
+
     @model_validator(mode="after")
     def _consistent(self) -> ReFLConfig:
         first, last = self.late_steps
@@ -183,20 +189,14 @@ class ReFLConfig(Options):
         if self.reward_weight == "auto" and not self.denoising_weight:
             # The KL-style term alone will not do: without a gradient until the model has moved, it would never move.
             raise ValueError("reward_weight=auto compares with the denoising term: raise denoising_weight above 0")
-        if self.purify and not 0 <= self.purify[0] <= self.purify[1]:
-            raise ValueError(f"purify {self.purify[0]}, {self.purify[1]} must be two rising timesteps from 0")
-        if self.algorithm in ("raft", "reward_weighted") and (self.kl_weight or self.style_weight):
-            raise ValueError(f"kl_weight and style_weight act on the steps of refl: set them to 0 for {self.algorithm}")
+        if self.algorithm in ("raft", "reward_weighted") and self.kl_weight:
+            raise ValueError(f"kl_weight acts on the steps of refl: set it to 0 for {self.algorithm}")
         if self.pair_sampling == "weighted" and self.algorithm != "reward_weighted":
             raise ValueError("pair_sampling=weighted draws pairs by their reward: set algorithm=reward_weighted")
         if self.pair_sampling == "weighted" and self.reward_weight == "auto":
             raise ValueError("pair_sampling=weighted has one gradient, not two to compare: give reward_weight a number")
         if self.train_text_encoder and self.trainable != "unet":
             raise ValueError("train_text_encoder learns whole networks, not adapters: set trainable=unet")
-        if self.style_weight and not self.denoising_weight:
-            raise ValueError("style_weight compares with L_pre's images: raise denoising_weight above 0")
-        if self.style_weight and self.batch_size < 2:
-            raise ValueError("style_weight compares pairs of images: raise batch_size to 2 or more")
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError("betas must be in [0, 1)")
         return self

@@ -20,7 +20,7 @@ from realignkit.images import open_image, png
 from realignkit.inputs import check_text, fit_image
 from realignkit.provenance import digest_of, stamps
 from realignkit.records import check_file
-from realignkit.refl import losses, seeds
+from realignkit.refl import seeds
 from realignkit.refl.model import Networks
 from realignkit.refl.pairs import METADATA
 from realignkit.refl.pairs import read_pairs as _read_pairs
@@ -164,18 +164,6 @@ class Pairs:
                 if len(self._latents) * found[i].numel() < KEPT_LATENTS:
                     self._latents[i] = found[i]
         return torch.stack([found[i] for i in indices]).to(self.networks.device), [self.pairs[i][1] for i in indices]
-
-    def style(self, most: int = 256) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation over the first images of :func:`~realignkit.refl.losses.style`.
-
-        Raises:
-            OptionError: an image cannot be read, or there are fewer than two.
-        """
-        if len(self) < 2:
-            raise OptionError(f"'{self.folder}' holds one image: style_weight needs at least two.")
-        styles = torch.cat([losses.style(self.get([i])[0]) for i in range(min(len(self), most))])
-        # Latents have about unit variance; what hardly differs between images would otherwise weigh without bound.
-        return styles.mean(0), styles.std(0).clamp(min=0.01)
 
     def image(self, index: int) -> Tensor:
         """One image, float (1, 3, H, W) in [0, 1].

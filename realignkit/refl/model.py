@@ -181,15 +181,6 @@ class Networks:
         unconditional, conditional = both.chunk(2)
         return losses.guide(unconditional, conditional, guidance_scale), conditional
 
-    def denoised(self, latents: Tensor, noise: Tensor, timestep: Tensor, text: Text) -> Tensor:
-        """Clean latents that one prediction, without guidance, makes of ``latents`` (B, C, h, w) with noise added.
-
-        What a network could not have drawn does not survive it (Nie et al., 2022: adversarial purification).
-        """
-        alpha_bar = self.alpha_bar(timestep)
-        noisy = losses.add_noise(latents, noise, alpha_bar)
-        return losses.predict_x0(noisy, self.predict(noisy, timestep, text), alpha_bar, self.kind)
-
     @torch.no_grad()
     def draw(self, prompts: Sequence[str], seeds: Sequence[int], sampling: Mapping[str, Any]) -> list[Image]:
         """Pictures (RGB) of prompts as the pipeline itself draws them, by its own scheduler; seeds decide alone.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -86,7 +85,6 @@ class Objective:
         self._pair_order = Order(len(pairs), config.seed, "pairs") if pairs is not None else None
         self._rated: dict[int, float] = {}
         self.draws_pairs = config.pair_sampling == "weighted" and config.reward_weight != 0
-        self._style = pairs.style() if pairs is not None and config.style_weight else None
 
     def zero(self) -> Gradients:
         """Nothing yet, and no memory for a term that there is none of."""
@@ -165,42 +163,12 @@ class Objective:
     def _climb(self, gradients: Gradients, x0: Tensor, micro: _MicroBatch, step: int, share: float = 1) -> None:
         """``phi(R)`` of the images of clean latents that a step led to, a ``share`` of the rollout's."""
         config = self.config
-        # In two stages: adapters are off while the image is purified, forwards and backwards, and on in the rollout.
-        leaf = x0.detach().requires_grad_()
-        rewards = torch.zeros(len(leaf), device=leaf.device)
-        gradient = torch.zeros_like(leaf)
-        draws = config.purify_draws if config.purify else 1
-        for draw in range(draws):
-            with seeds.seeded(config.seed, "reward", micro.places[0], step, draw):
-                image = self._image(leaf, micro, step, draw)
-                rated = rewards_of(self.reward, self.name, image, micro.prompts, gradient=True)
-                loss = losses.phi(rated, self.margin).mean() * (share / draws)
-                with self.trainable.base() if config.purify else contextlib.nullcontext():
-                    gradient += torch.autograd.grad(loss * micro.scale, leaf)[0]
-            rewards += rated.detach() / draws
-            gradients.note("reward_loss", float(loss.detach()))
-        if config.hold_style:
-            gradient = losses.without_style(gradient, leaf.detach())
-        if self._style is not None:
-            drift = losses.style_drift(leaf, *self._style)
-            gradient += torch.autograd.grad(config.style_weight * share * micro.scale * drift, leaf)[0]
-            gradients.note("style_drift", float(drift.detach()) * share)
-        self._accumulate(
-            gradients.reward, (x0 * gradient).sum(), keep=config.kl_weight > 0 or config.train_text_encoder
-        )
-        gradients.note("reward", float(rewards.mean()) * share)
-
-    def _image(self, latents: Tensor, micro: _MicroBatch, step: int, draw: int) -> Tensor:
-        """What is rated: the image, or what the frozen model makes of it after noise has been added (DiffPure)."""
-        if self.config.purify is None:
-            return self.networks.decode(latents)
-        first, last = self.config.purify
-        chosen = seeds.numpy_rng(self.config.seed, "purify", micro.group, step, draw).integers(first, last + 1)
-        timestep = torch.tensor(int(chosen), device=latents.device)
-        noise = seeds.normal(latents.shape[1:], self.config.seed, f"purify {step} {draw}", micro.places)
-        with self.trainable.base():
-            pure = self.networks.denoised(latents, noise.to(latents.device), timestep, self._base_text(micro))
-        return self.networks.decode(pure)
+        with seeds.seeded(config.seed, "reward", micro.places[0], step, 0):
+            rewards = rewards_of(self.reward, self.name, self.networks.decode(x0), micro.prompts, gradient=True)
+        loss = losses.phi(rewards, self.margin).mean() * share
+        self._accumulate(gradients.reward, loss * micro.scale, keep=config.kl_weight > 0 or config.train_text_encoder)
+        gradients.note("reward_loss", float(loss.detach()))
+        gradients.note("reward", float(rewards.detach().mean()) * share)
 
     def _stay(self, gradients: Gradients, point: Point, micro: _MicroBatch) -> None:
         """``||eps_theta - eps_base||^2`` where the rollout has been: no further prediction of the learning model."""

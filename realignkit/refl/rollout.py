@@ -141,25 +141,16 @@ class Rollout:
         return latents, points
 
     @torch.no_grad()
-    def sample(self, noise: Tensor, text: Text, shift: Tensor | None = None, at: Sequence[int] = ()) -> Tensor:
-        """Clean latents (B, C, h, w), the whole way without gradient.
-
-        Args:
-            noise: (B, C, h, w).
-            text: the prompts.
-            shift: added to the clean latents that each prediction at the step indices ``at`` points to; same shape.
-            at: see ``shift``.
+    def sample(self, noise: Tensor, text: Text) -> Tensor:
+        """Clean latents (B, C, h, w) of ``noise`` (B, C, h, w), the whole way without gradient.
 
         Raises:
             ModelError: the model computed NaN or infinity.
         """
         scheduler = self._scheduler()
         latents: Tensor = noise * scheduler.init_noise_sigma
-        for index, timestep in enumerate(scheduler.timesteps):
+        for timestep in scheduler.timesteps:
             prediction = self._predict_quietly(latents, timestep, text)
-            if shift is not None and index in at:
-                alpha_bar = self.networks.alpha_bar(timestep)
-                prediction = losses.move_x0(prediction, shift, alpha_bar, self.networks.kind)
             latents = scheduler.step(prediction, timestep, latents, return_dict=False)[0]
         return latents
 

@@ -21,7 +21,7 @@ from realignkit.images import png
 from realignkit.provenance import another_version, flat, listed, placeless
 from realignkit.records import Format, Written
 from realignkit.refl import checkpoints
-from realignkit.refl.config import ReFLConfig
+from realignkit.refl.config import REMOVED, ReFLConfig
 from realignkit.refl.state import TrainState, Validation, WrittenValidation
 from realignkit.resolve import versions
 from realignkit.rewarding import settings_of
@@ -137,8 +137,8 @@ class RunFolder:
         return found
 
     def _check_same(self, there: Mapping[str, Any]) -> None:
-        now = self.what
-        old = {**there.get("config", {}), **there.get("identity", {})}
+        now, there = self.what, {**there, "config": self._of_this_version(there.get("config", {}))}
+        old = {**there["config"], **there.get("identity", {})}
         new = {**now["config"], **now["identity"]}
         known = there.get("config") or now["config"]
         unknown = sorted(now["config"].keys() - known.keys() - CHANGEABLE)
@@ -153,6 +153,16 @@ class RunFolder:
                 f"{self.folder} holds another training; different: {listed(different)}. "
                 f"Use the same options and inputs to resume, or another folder."
             )
+
+    def _of_this_version(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        """An earlier run's configuration without the options that are gone, which must have been off."""
+        for name, off in REMOVED.items():
+            if config.get(name, off) != off:
+                raise OutputError(
+                    f"{self.folder} was trained with {name}={config[name]!r}, which this version no longer has. Go on "
+                    f"with version 0.1, or train into another folder."
+                )
+        return {name: value for name, value in config.items() if name not in REMOVED}
 
     @property
     def what(self) -> dict[str, Any]:

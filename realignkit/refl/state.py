@@ -62,7 +62,6 @@ class TrainState:
         reward: mean over the batch; None in a control run, which draws nothing.
         reward_loss: mean ``phi(R)`` (refl) or denoising loss on the chosen images (raft), unweighted; 0 of drawn pairs.
         denoising_loss: L_pre and KL-style term, weighted; or of drawn pairs.
-        style_drift: what ``style_weight`` weighs; None without it.
         reward_weight: lambda, as used; of drawn pairs it is in their shares.
         reward_gradient_norm: of the unweighted reward term; this and the next two are None where it overflowed.
         denoising_gradient_norm: of the denoising terms.
@@ -80,7 +79,6 @@ class TrainState:
     reward: float | None
     reward_loss: float
     denoising_loss: float
-    style_drift: float | None
     reward_weight: float
     reward_gradient_norm: float | None
     denoising_gradient_norm: float | None
@@ -94,7 +92,7 @@ class TrainState:
     def record(self) -> dict[str, float | int | bool | None]:
         """A line of ``log.jsonl``."""
         names = (
-            *("iteration", "loss", "reward", "reward_loss", "denoising_loss", "style_drift", "reward_weight"),
+            *("iteration", "loss", "reward", "reward_loss", "denoising_loss", "reward_weight"),
             *("reward_gradient_norm", "denoising_gradient_norm", "gradient_norm", "learning_rate", "skipped"),
             "seconds",
         )

@@ -120,11 +120,10 @@ class Learner:
         return TrainState(
             iteration=iteration + 1,
             iterations=self.config.iterations,
-            loss=weight * (reward_loss + self.config.style_weight * values.get("style_drift", 0.0)) + denoising_loss,
+            loss=weight * reward_loss + denoising_loss,
             reward=values.get("reward"),
             reward_loss=reward_loss,
             denoising_loss=denoising_loss,
-            style_drift=values.get("style_drift"),
             reward_weight=weight,
             reward_gradient_norm=None if overflow else reward_norm,
             denoising_gradient_norm=None if overflow else denoising_norm,

@@ -53,7 +53,7 @@ class Trainable:
         if config.trainable == "lora":
             self._add_adapters(unet)
         else:
-            if config.kl_weight or config.purify:
+            if config.kl_weight:
                 self._frozen = {name: copy.deepcopy(part) for name, part in learning.items()}
                 for part in self._frozen.values():
                     place(part, networks.device, networks.dtype)

@@ -124,8 +124,6 @@ class ReFLTrainer:
             raise OptionError(
                 f"the rollout has {config.num_inference_steps} steps; the model has {timesteps} timesteps."
             )
-        if self.config.purify and self.config.purify[1] >= timesteps:
-            raise OptionError(f"purify goes to timestep {self.config.purify[1]}; the model has {timesteps} of them.")
         self._scale = LossScale(precision)
         if config.gradient_checkpointing:
             pipeline.unet.enable_gradient_checkpointing()

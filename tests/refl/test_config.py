@@ -30,6 +30,12 @@ def test_late_steps_are_the_last_part_unless_said():
     assert make(num_inference_steps=10, gradient_steps=(2, 5)).late_steps == (2, 5)
 
 
+@pytest.mark.parametrize("options", [{"purify": (400, 650)}, {"purify_draws": 2}, {"hold_style": False}])
+def test_what_was_removed_is_said_to_be_with_where_its_lesson_is(options):
+    with pytest.raises(OptionError, match=rf"{next(iter(options))} was removed .*reward-hacking\.md"):
+        make(**options)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -71,6 +71,32 @@ def test_a_run_of_an_earlier_version_is_said_to_be_one(make_trainer, tmp_path):
         make_trainer(out=tmp_path / "run", iterations=2, validate_every=0).train(resume=True)
 
 
+def test_a_run_of_version_0_1_goes_on_unless_it_used_what_is_gone(make_trainer, tmp_path):
+    make_trainer(out=tmp_path / "run", iterations=1, validate_every=0).train()
+    last = checkpoints.listed(tmp_path / "run")[-1]
+
+    def written(**removed):
+        state = json.loads((last / "state.json").read_text())
+        state["run"]["config"] |= {
+            "purify": None,
+            "purify_draws": 1,
+            "hold_style": False,
+            "style_weight": 0.0,
+        } | removed
+        (last / "state.json").write_text(json.dumps(state))
+        (last / "manifest.json").unlink()
+        write_manifest(last)
+
+    def resumed():
+        return make_trainer(out=tmp_path / "run", iterations=2, validate_every=0).train(resume=True)
+
+    written(purify=[400, 650])
+    with pytest.raises(OutputError, match=r"was trained with purify=\[400, 650\], which this version no longer has"):
+        resumed()
+    written()
+    assert resumed().iterations == 2
+
+
 def test_a_run_is_not_resumed_with_the_same_reward_set_up_otherwise(make_trainer):
     """What the reward's own options say decides what is learnt, as much as its name."""
 

@@ -106,7 +106,7 @@ def test_without_l_pre_the_weighted_term_is_the_same(make_trainer, pairs):
 
 
 def test_options_of_the_rollout_are_refused(make_trainer):
-    with pytest.raises(OptionError, match="kl_weight and style_weight act on the steps of refl"):
+    with pytest.raises(OptionError, match="kl_weight acts on the steps of refl"):
         make_trainer(**WEIGHTED, kl_weight=1.0)
 
 

@@ -183,14 +183,3 @@ def test_sdxl_is_conditioned_as_its_pipeline_does():
         PROMPTS, num_inference_steps=3, guidance_scale=4.0, latents=noise(networks), output_type="latent"
     ).images
     torch.testing.assert_close(latents, expected, rtol=1e-4, atol=1e-4)
-
-
-def test_a_shift_at_the_last_step_moves_the_end_by_itself(networks):
-    # DDIM's last step goes to x_0 itself, so there the shift arrives whole; none of it is left out before.
-    rollout, text = Rollout(networks, "ddim", 4, 2.0), networks.text(PROMPTS)
-    start, shift = noise(networks), torch.full((1, *networks.latent_shape), 0.25)
-    plain = rollout.sample(start, text)
-    last = rollout.sample(start, text, shift, [3])
-    torch.testing.assert_close(last - plain, shift.expand_as(plain), atol=2e-2, rtol=0)
-    torch.testing.assert_close(rollout.sample(start, text, shift, []), plain)
-    assert (rollout.sample(start, text, shift, [0]) - plain).abs().max() > 1e-3
