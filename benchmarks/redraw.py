@@ -23,8 +23,8 @@ from torch import Tensor
 
 from realignkit.evaluation.statistics import HOW, compare
 from realignkit.files import atomic_write
+from realignkit.machine import bf16_speedup
 from realignkit.pipelines.generate import to_pil
-from realignkit.precision import bf16_speedup
 from realignkit.refl.model import Networks
 from realignkit.refl.rollout import Rollout
 from realignkit.registry import default_registry

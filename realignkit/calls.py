@@ -14,10 +14,10 @@ import numpy as np
 from realignkit import checks
 from realignkit.contracts import PromptSet, Scorer, Segmenter, Tagger
 from realignkit.errors import FOREIGN, PluginError, RealignKitError, ScorerError, enough_memory
+from realignkit.machine import suited_threads
 from realignkit.redaction import redacted
 from realignkit.registry import Registry
 from realignkit.resolve import secrets_of
-from realignkit.threads import suited_threads
 from realignkit.types import Answer, Layout, Likelihood, LocalCaption, Realignment, Segment, Tag
 
 if TYPE_CHECKING:

@@ -16,6 +16,7 @@ from realignkit.contracts import Generator, Reward, Scorer, Segmenter, Tagger, p
 from realignkit.errors import ModelError, OptionError
 from realignkit.given import generator_info
 from realignkit.images import given_image
+from realignkit.machine import check_threads, suited_threads
 from realignkit.pipelines import encoding, families
 from realignkit.provenance import contents, fingerprint_of_image
 from realignkit.registry import Registry, default_registry
@@ -28,7 +29,6 @@ from realignkit.resolve import (
     versions,
 )
 from realignkit.rewards import make_reward
-from realignkit.threads import check_threads, suited_threads
 from realignkit.types import Answer, Layout, Likelihood, LocalCaption, Realignment, Tag
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ class Realigner:
             time, and a batch holds as many images as without.
         select_by: the reward that chooses among them.
         threads: CPU threads of torch; None: one for tiny networks, the machine's for real ones, unless the user has
-            chosen (:func:`realignkit.threads.suited_threads`). Results do not depend on it (up to rounding).
+            chosen (:func:`realignkit.machine.suited_threads`). Results do not depend on it (up to rounding).
         names: what to call the plugins on record (kind -> name); their class names by default.
     """
 

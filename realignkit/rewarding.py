@@ -13,8 +13,7 @@ from realignkit.calls import blame, breach
 from realignkit.contracts import Options, Reward
 from realignkit.errors import ModelError, OptionError
 from realignkit.images import to_rgb
-from realignkit.precision import full_precision
-from realignkit.threads import suited_threads
+from realignkit.machine import full_precision, suited_threads
 
 if TYPE_CHECKING:
     from PIL.Image import Image

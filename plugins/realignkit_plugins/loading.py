@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from realignkit.errors import ModelError
-from realignkit.precision import say_once, slow_bf16
+from realignkit.machine import say_once, slow_bf16
 from realignkit_plugins.failures import explain, is_local, missing_weights
 
 if TYPE_CHECKING:

@@ -24,9 +24,9 @@ from realignkit.attention.schedule import running_schedule
 from realignkit.contracts import parse_options
 from realignkit.errors import ModelError, OptionError
 from realignkit.images import to_rgb
+from realignkit.machine import suited_threads
 from realignkit.pipelines import encoding, families
 from realignkit.pipelines.generate import generate_plainly, noise_sources, to_pil
-from realignkit.threads import suited_threads
 from realignkit.types import Layout
 
 if TYPE_CHECKING:

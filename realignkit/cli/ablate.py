@@ -20,7 +20,7 @@ from realignkit.cli._progress import (
     set_verbosity,
     writes_into,
 )
-from realignkit.threads import suited_threads
+from realignkit.machine import suited_threads
 
 if TYPE_CHECKING:
     from realignkit.evaluation.tables import Cell

@@ -27,7 +27,7 @@ from realignkit.cli.ablate_bench import (
     measure,
 )
 from realignkit.errors import OptionError
-from realignkit.threads import suited_threads
+from realignkit.machine import suited_threads
 
 
 def rewards(

@@ -10,7 +10,7 @@ import typer
 
 from realignkit.cli._progress import Threads, err, loading, note, out, set_verbosity, writes_into
 from realignkit.errors import DamagedError, ModelError, OptionError, OutputError, PromptError
-from realignkit.threads import suited_threads
+from realignkit.machine import suited_threads
 
 if TYPE_CHECKING:
     from realignkit.attention.dense import Box

@@ -15,7 +15,7 @@ from rich.table import Table
 
 from realignkit.cli._progress import out, print_json
 from realignkit.errors import FOREIGN, PluginError, RealignKitError
-from realignkit.precision import bf16_speedup
+from realignkit.machine import bf16_speedup
 
 if TYPE_CHECKING:
     from realignkit.registry import PluginInfo, Registry

@@ -24,7 +24,7 @@ from realignkit.cli._progress import (
 )
 from realignkit.cli.show import EXTRA_FILES, print_files, write_extras
 from realignkit.errors import PromptError
-from realignkit.threads import suited_threads
+from realignkit.machine import suited_threads
 
 if TYPE_CHECKING:
     from realignkit.evaluation import Processes, RunSummary

@@ -23,7 +23,7 @@ from realignkit.cli._progress import (
     writes_into,
 )
 from realignkit.errors import OptionError
-from realignkit.threads import suited_threads
+from realignkit.machine import suited_threads
 
 if TYPE_CHECKING:
     from realignkit.refl.state import TrainResult, TrainState

@@ -15,13 +15,12 @@ from realignkit.calls import blame, breach
 from realignkit.errors import ModelError, OptionError
 from realignkit.evaluation.results import Features
 from realignkit.images import image_files, open_image
-from realignkit.precision import full_precision
+from realignkit.machine import full_precision, suited_threads
 from realignkit.provenance import digest_of, stamps
 from realignkit.registry import Registry
 from realignkit.resolve import assign_options, effective_options
 from realignkit.rewarding import rate
 from realignkit.rewards import measuring_reward
-from realignkit.threads import suited_threads
 
 if TYPE_CHECKING:
     from PIL.Image import Image

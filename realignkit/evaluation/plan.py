@@ -15,10 +15,10 @@ from realignkit.evaluation.runs import slug
 from realignkit.files import atomic_write, only_writer
 from realignkit.images import png
 from realignkit.inputs import check_text
+from realignkit.machine import suited_threads
 from realignkit.realigner import Realigner
 from realignkit.registry import Registry
 from realignkit.resolve import choose_generator
-from realignkit.threads import suited_threads
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from realignkit.arguments import whole
 from realignkit.errors import ModelError, OutputError, RealignKitError
-from realignkit.threads import share_threads
+from realignkit.machine import share_threads
 
 if TYPE_CHECKING:
     from realignkit.realigner import Realigner

@@ -11,13 +11,13 @@ from typing import Literal
 import torch
 
 from realignkit.errors import ModelError
+from realignkit.machine import suited_threads
 from realignkit.refl import losses
 from realignkit.refl.config import ReFLConfig
 from realignkit.refl.objective import Gradients, Objective
 from realignkit.refl.state import TrainState, Validation
 from realignkit.refl.tracking import LossScale, Processes
 from realignkit.refl.trainable import Trainable
-from realignkit.threads import suited_threads
 
 
 class Learner:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from realignkit.errors import ModelError, OptionError, in_one_line
-from realignkit.precision import say_once, slow_bf16
+from realignkit.machine import say_once, slow_bf16
 from realignkit.refl.config import ReFLConfig
 
 if TYPE_CHECKING:

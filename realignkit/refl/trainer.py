@@ -13,6 +13,7 @@ from realignkit.calls import after_train_step
 from realignkit.contracts import Metric, Reward, parse_options
 from realignkit.errors import OptionError
 from realignkit.files import only_writer
+from realignkit.machine import check_threads, suited_threads
 from realignkit.pipelines import encoding
 from realignkit.provenance import placeless
 from realignkit.refl import checkpoints, data
@@ -29,7 +30,6 @@ from realignkit.refl.trainable import Trainable
 from realignkit.refl.validation import Judge, best_of, hacking, without_improvement
 from realignkit.refl.validator import Validator
 from realignkit.registry import Registry, default_registry
-from realignkit.threads import check_threads, suited_threads
 
 FINISHED, EARLY, BY_PLUGIN = "finished", "stopped early", "stopped by a plugin"
 INTERRUPTED, RUNNING = "interrupted", "running"
@@ -57,7 +57,7 @@ class ReFLTrainer:
             local files and folders count by what is in them. None: the folder that the pipeline was loaded from.
         prior: where the frozen model's images for L_pre are kept; None: in the run's folder.
         registry: whose hook ``after_train_step`` to call.
-        threads: CPU threads of torch; None: see :func:`realignkit.threads.suited_threads`.
+        threads: CPU threads of torch; None: see :func:`realignkit.machine.suited_threads`.
         on_step: called after each optimizer step, in the main process.
         on_message: called with each warning and validation, in words.
 

@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any
 from realignkit.calls import blame
 from realignkit.contracts import Metric, Reward
 from realignkit.errors import ModelError, OptionError
-from realignkit.precision import full_precision
+from realignkit.machine import full_precision, suited_threads
 from realignkit.refl.state import Validation
-from realignkit.threads import suited_threads
 
 if TYPE_CHECKING:
     from PIL.Image import Image

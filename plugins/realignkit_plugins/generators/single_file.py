@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from realignkit.precision import say_once
+from realignkit.machine import say_once
 from realignkit_plugins.generators.single_file_config import UNET, VAE, Prediction, unlike, write_config
 from realignkit_plugins.generators.single_file_kinds import family_of
 from realignkit_plugins.loading import resolve_model

@@ -21,7 +21,7 @@ from torch import nn
 
 from realignkit.errors import ModelError
 from realignkit.images import to_rgb
-from realignkit.precision import full_precision
+from realignkit.machine import full_precision
 from realignkit_plugins.micro import checkpoints
 from realignkit_plugins.micro.world.vocabulary import COLOURS, COUNTS, NOUNS, plural
 

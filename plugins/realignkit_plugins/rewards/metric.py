@@ -11,7 +11,7 @@ from pydantic import Field
 from realignkit.contracts import Metric
 from realignkit.contracts import Options as PluginOptions
 from realignkit.errors import OptionError, PluginError
-from realignkit.precision import full_precision
+from realignkit.machine import full_precision
 
 if TYPE_CHECKING:
     from PIL.Image import Image
