@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from realignkit.errors import OptionError
-from realignkit.promptfiles import read_texts
+from realignkit.prompts import read_texts
 
 RED, BLUE = "a red cup, and a box", "a blue dog"
 

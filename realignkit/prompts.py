@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from realignkit.errors import OptionError
+from realignkit.tables import TEXT_COLUMNS, Table, is_table, parsed_table
 from realignkit.textfiles import STDIN, decoded, lines, named, one_line
-from realignkit.texttables import TEXT_COLUMNS, Table, is_table, parsed_table
 
 _BULLETS = "-*+•–—◦‣"
 _MARK = re.compile(rf"([{re.escape(_BULLETS)}]|\d{{1,3}}[.)])(?: \[[ xX]\])?(?: |$)")
