@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from realignkit.errors import OptionError
-from realignkit.tables import TEXT_COLUMNS, Table, is_table, parsed_table
-from realignkit.textfiles import STDIN, decoded, lines, named, one_line
+from realignkit.tables import STDIN, TEXT_COLUMNS, Table, decoded, is_table, lines, named, one_line, parsed_table
 
 _BULLETS = "-*+•–—◦‣"
 _MARK = re.compile(rf"([{re.escape(_BULLETS)}]|\d{{1,3}}[.)])(?: \[[ xX]\])?(?: |$)")

@@ -15,8 +15,7 @@ if TYPE_CHECKING:
 
 def is_file(spec: str) -> bool:
     """Whether a file is meant, which perhaps is not there, and no prompt set; ``-`` is standard input."""
-    from realignkit.tables import TABLES
-    from realignkit.textfiles import STDIN
+    from realignkit.tables import STDIN, TABLES
 
     path = Path(spec).expanduser()
     # A pipe is a file too: --prompts <(command).

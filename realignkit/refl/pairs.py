@@ -8,8 +8,7 @@ from pathlib import Path
 
 from realignkit.errors import OptionError
 from realignkit.images import SUFFIXES, check_image, image_files
-from realignkit.tables import TEXT_COLUMNS, Table, is_no_text, read_table
-from realignkit.textfiles import decoded, one_line
+from realignkit.tables import TEXT_COLUMNS, Table, decoded, is_no_text, one_line, read_table
 
 METADATA = "metadata.jsonl"
 _TABLES = (METADATA, "metadata.csv", "metadata.tsv")

@@ -11,7 +11,7 @@ from pydantic import Field
 from realignkit.contracts import Options as PluginOptions
 from realignkit.contracts import PromptSet
 from realignkit.prompts import TextList, read_texts
-from realignkit.textfiles import STDIN, named
+from realignkit.tables import STDIN, named
 from realignkit.types import Expected, Truth
 
 
