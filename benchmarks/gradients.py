@@ -30,12 +30,13 @@ import torch
 from rich.progress import track
 from torch import Tensor
 
+from realignkit.calls import rewards_of
 from realignkit.files import atomic_write
+from realignkit.named import Named
 from realignkit.refl import losses
 from realignkit.refl.model import Networks
 from realignkit.refl.rollout import Rollout
 from realignkit.registry import default_registry
-from realignkit.rewarding import rewards_of
 from realignkit_plugins.micro.oracle import expected
 from realignkit_plugins.micro.prompts import WorldPrompts
 from realignkit_plugins.micro.world.scenes import render, sample_scene
@@ -187,13 +188,13 @@ def _stack(batches: list[dict[str, Tensor]]) -> dict[str, Tensor]:
 
 
 def _reward(plugin: str, options: dict[str, str], contrast: bool) -> Callable[[Tensor, list[str]], Tensor]:
-    made = default_registry().create("reward", plugin, **options)
+    made = Named("reward", plugin, default_registry().create("reward", plugin, **options))
 
     def rate(images: Tensor, prompts: list[str]) -> Tensor:
         if not contrast:
-            return rewards_of(made, plugin, images, prompts, gradient=True)
+            return rewards_of(made, images, prompts, gradient=True)
         asked = [*prompts, *map(swapped, prompts)]
-        own, other = rewards_of(made, plugin, torch.cat([images, images]), asked, gradient=True).chunk(2)
+        own, other = rewards_of(made, torch.cat([images, images]), asked, gradient=True).chunk(2)
         return own - other
 
     return rate

@@ -20,11 +20,12 @@ import torch
 from PIL import Image
 from rich.progress import track
 
-from realignkit.contracts import Reward
+from realignkit.calls import rewards_of
 from realignkit.files import atomic_write
+from realignkit.images import to_tensor
+from realignkit.named import Named
 from realignkit.refl import seeds
 from realignkit.registry import default_registry
-from realignkit.rewarding import rewards_of, to_tensor
 from realignkit_plugins.micro.world.captions import CAREFUL, CARELESS, caption
 from realignkit_plugins.micro.world.scenes import render, sample_scene
 
@@ -52,13 +53,13 @@ def area(rewards: np.ndarray, right: np.ndarray) -> float:
     return float((ranks[right].sum() - n * (n + 1) / 2) / (n * (len(right) - n)))
 
 
-def rated(reward: Reward, name: str, images: list[Image.Image], prompts: list[str], seed: int) -> np.ndarray:
+def rated(reward: Named, images: list[Image.Image], prompts: list[str], seed: int) -> np.ndarray:
     """Rewards of pictures for their prompts, float64 (B,)."""
     found = []
-    for start in track(range(0, len(images), 50), description=name):
+    for start in track(range(0, len(images), 50), description=reward.name):
         part = slice(start, start + 50)
-        with torch.no_grad(), seeds.seeded(seed, name, start):  # one estimator draws captions
-            found.append(rewards_of(reward, name, to_tensor(images[part]), prompts[part]))
+        with torch.no_grad(), seeds.seeded(seed, reward.name, start):  # one estimator draws captions
+            found.append(rewards_of(reward, to_tensor(images[part]), prompts[part]))
     return torch.cat(found).double().numpy()
 
 
@@ -93,7 +94,8 @@ def main() -> None:
         "| --- | --: |" + " --- |" * len(KEPT),
     ]
     for name, (plugin, options) in REWARDS.items():
-        rewards = rated(default_registry().create("reward", plugin, **options), name, images, captions, arguments.seed)
+        reward = Named("reward", name, default_registry().create("reward", plugin, **options))
+        rewards = rated(reward, images, captions, arguments.seed)
         cells = []
         for kept in KEPT:
             least = float(np.percentile(rewards, 100 - kept))

@@ -1,10 +1,11 @@
-"""The realigner's calls to plugins, each result held against the contract in :mod:`realignkit.contracts`."""
+"""Every call of a plugin or hook: with copies, its result held against :mod:`realignkit.contracts`."""
 
 from __future__ import annotations
 
 import contextlib
+import copy
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -12,16 +13,17 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from realignkit import checks
-from realignkit.contracts import PromptSet, Scorer, Segmenter, Tagger
-from realignkit.errors import FOREIGN, PluginError, RealignKitError, ScorerError, enough_memory
-from realignkit.machine import suited_threads
+from realignkit.errors import FOREIGN, ModelError, PluginError, ScorerError, breach
+from realignkit.images import to_tensor
+from realignkit.machine import full_precision, suited_threads
+from realignkit.named import Named
 from realignkit.redaction import redacted
 from realignkit.registry import Registry
-from realignkit.resolve import secrets_of
-from realignkit.types import Answer, Layout, Likelihood, LocalCaption, Realignment, Segment, Tag
+from realignkit.types import Answer, Layout, LocalCaption, Realignment, Segment, Tag
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+    from torch import Tensor
 
     from realignkit.refl.state import TrainState
 
@@ -29,75 +31,33 @@ Q = TypeVar("Q")
 R = TypeVar("R")
 
 
-@contextlib.contextmanager
-def blame(what: str, name: str) -> Iterator[None]:
-    """Turn whatever a plugin raises into a :class:`PluginError` that names it; our own errors pass.
-
-    Running out of memory is nobody's fault, and a :class:`ModelError`.
-    """
-    try:
-        with enough_memory(f"{what} '{name}'"):
-            yield
-    except RealignKitError:
-        raise
-    except FOREIGN as error:  # somebody else's code can raise anything
-        raise PluginError(
-            f"{what} '{name}' failed: {type(error).__name__}: {error}. Choose another one, or tell its author."
-        ) from error
-
-
-def breach(what: str, name: str, problem: str) -> PluginError:
-    """The error for a plugin that broke its contract."""
-    return PluginError(f"{what} '{name}' broke its contract: {problem}. Choose another one, or tell its author.")
-
-
-def texts_of(prompts: PromptSet, name: str) -> list[str]:
+def texts_of(prompts: Named) -> list[str]:
     """The prompts of a set.
 
     Raises:
         PluginError: the set failed, or one of its prompts is no text.
     """
-    with blame("prompt set", name):
-        found = list(prompts)
-    for text in found:
+    with prompts.blame():
+        texts = list(prompts.plugin)
+    for text in texts:
         if not isinstance(text, str):
-            raise breach("prompt set", name, f"{text!r} is no text")
-    return found
+            raise prompts.breach(f"{text!r} is no text")
+    return texts
 
 
-def tag_images(tagger: Tagger, name: str, images: Sequence[Image]) -> list[tuple[Tag, ...]]:
+def tag_images(tagger: Named, images: Sequence[Image]) -> list[tuple[Tag, ...]]:
     """Tag a batch; of tags with the same name in one image the first is kept.
 
     Raises:
         PluginError: the tagger failed or broke its contract.
     """
-    with blame("tagger", name), suited_threads(tagger):
-        found = [list(tags) for tags in tagger([image.copy() for image in images])]
-    if len(found) != len(images):
-        raise breach("tagger", name, f"{len(found)} answers for {len(images)} images")
-    for tags in found:
-        for tag in tags:
-            if problem := checks.tag_problem(tag):
-                raise breach("tagger", name, problem)
-    return [checks.distinct(tags) for tags in found]
-
-
-def answer(scorers: Sequence[tuple[str, Scorer]], prompt: str, tags: Sequence[Tag]) -> Answer:
-    """Ask the scorers in turn until one gives exactly one local caption per tag, in order.
-
-    Raises:
-        PluginError: all of them failed; the message has every reason.
-    """
-    if not tags:
-        return Answer((), scorers[0][0])  # every scorer's answer to nothing; no LLM need be asked
-    failures: dict[str, str] = {}
-    for name, scorer in scorers:
-        found = attempt(scorer, prompt, tags)
-        if found.captions is not None:
-            return Answer(found.captions, name, failures, found.notes)
-        failures[name] = found.message
-    reasons = "; ".join(f"{name}: {reason}" for name, reason in failures.items())
-    raise PluginError(f"no scorer answered ({reasons}). Add 'lexical' to the chain: it always answers.")
+    with tagger.calling():
+        tags = [list(each) for each in tagger.plugin([image.copy() for image in images])]
+    if len(tags) != len(images):
+        raise tagger.breach(f"{len(tags)} answers for {len(images)} images")
+    if problem := next(filter(None, (checks.tag_problem(tag) for each in tags for tag in each)), ""):
+        raise tagger.breach(problem)
+    return [checks.distinct(each) for each in tags]
 
 
 @dataclass(frozen=True)
@@ -113,31 +73,53 @@ class Attempt:
     notes: tuple[str, ...] = ()
 
 
-def attempt(scorer: Scorer, prompt: str, tags: Sequence[Tag]) -> Attempt:
+def attempt(scorer: Named, prompt: str, tags: Sequence[Tag]) -> Attempt:
     """Ask one scorer, and hold its answer against the contract. Never raises."""
     try:
-        with suited_threads(scorer):
-            captions = tuple(scorer(prompt, tuple(tags)))
-        problem = _answer_problem(captions, tags)
-        notes = () if problem else notes_of(scorer, prompt, captions)
+        with suited_threads(scorer.plugin):
+            captions = tuple(scorer.plugin(prompt, tuple(tags)))
+        problem = checks.answer_problem(captions, tags)
+        say = getattr(scorer.plugin, "notes", None)
+        notes = () if problem or say is None else tuple(str(note) for note in say(prompt, captions))
     except FOREIGN as error:  # a contract of the chain: any failure hands over to the next one
-        message = _without_secrets(f"{type(error).__name__}: {error}", scorer)
+        # Services like to quote the key that they refuse; the message ends up in files that people share.
+        message = redacted(f"{type(error).__name__}: {error}", scorer.secrets)
         if isinstance(error, ScorerError):
             return Attempt(None, error.reason, message, error.final)
         return Attempt(None, type(error).__name__, message, final=False)
     if problem:
         return Attempt(None, "contract", problem)
-    return Attempt(captions, notes=tuple(_without_secrets(note, scorer) for note in notes))
+    return Attempt(captions, notes=tuple(redacted(note, scorer.secrets) for note in notes))
 
 
-def notes_of(scorer: Any, prompt: str, captions: Sequence[LocalCaption]) -> tuple[str, ...]:
-    """What a scorer says about its answer; nothing where it is only a function."""
-    say = getattr(scorer, "notes", None)
-    return () if say is None else tuple(str(note) for note in say(prompt, captions))
+def answer(
+    scorers: Sequence[Named],
+    prompt: str,
+    tags: Sequence[Tag],
+    gates: Sequence[contextlib.AbstractContextManager[Any]] = (),
+) -> Answer:
+    """Ask the scorers in turn until one gives exactly one local caption per tag, in order.
+
+    ``gates``: one per scorer, entered around its call.
+
+    Raises:
+        PluginError: all of them failed; the message has every reason.
+    """
+    if not tags:
+        return Answer((), scorers[0].name)  # every scorer's answer to nothing; no LLM need be asked
+    failures: dict[str, str] = {}
+    for scorer, gate in zip(scorers, gates or [contextlib.nullcontext()] * len(scorers), strict=True):
+        with gate:
+            tried = attempt(scorer, prompt, tags)
+        if tried.captions is not None:
+            return Answer(tried.captions, scorer.name, failures, tried.notes)
+        failures[scorer.name] = tried.message
+    reasons = "; ".join(f"{name}: {reason}" for name, reason in failures.items())
+    raise PluginError(f"no scorer answered ({reasons}). Add 'lexical' to the chain: it always answers.")
 
 
 def answers(
-    scorers: Sequence[tuple[str, Scorer]],
+    scorers: Sequence[Named],
     questions: Sequence[tuple[str, Sequence[Tag]]],
     on_done: Callable[[int], None] | None = None,
 ) -> list[Answer]:
@@ -148,11 +130,14 @@ def answers(
     Raises:
         PluginError: all scorers failed for a question.
     """
-    limits = [max(1, int(getattr(scorer, "concurrency", 1))) for _, scorer in scorers]
-    guarded: list[tuple[str, Any]] = [
-        (name, _Guarded(scorer, limit)) for (name, scorer), limit in zip(scorers, limits, strict=True)
-    ]
-    return spread(lambda question: answer(guarded, *question), questions, max(limits), on_done)
+    limits = [concurrency(scorer) for scorer in scorers]
+    gates = [threading.BoundedSemaphore(limit) for limit in limits]
+    return spread(lambda question: answer(scorers, *question, gates), questions, max(limits), on_done)
+
+
+def concurrency(scorer: Named) -> int:
+    """How many calls, each in a thread of its own, a scorer can take at once."""
+    return max(1, int(getattr(scorer.plugin, "concurrency", 1)))
 
 
 def spread(
@@ -178,45 +163,7 @@ def spread(
     return [future.result() for future in futures]
 
 
-class _Guarded:
-    """A scorer that no more threads enter than it can take."""
-
-    def __init__(self, scorer: Scorer, limit: int) -> None:
-        self.scorer, self.options = scorer, getattr(scorer, "options", None)
-        self.free = threading.BoundedSemaphore(limit)
-
-    def __call__(self, prompt: str, tags: Sequence[Tag]) -> tuple[LocalCaption, ...]:
-        with self.free:
-            return self.scorer(prompt, tags)
-
-    def notes(self, prompt: str, captions: Sequence[LocalCaption]) -> tuple[str, ...]:
-        return notes_of(self.scorer, prompt, captions)
-
-
-def _answer_problem(captions: Sequence[Any], tags: Sequence[Tag]) -> str:
-    for caption in captions:
-        if problem := checks.caption_problem(caption):
-            return problem
-    asked, got = [tag.name for tag in tags], [caption.tag for caption in captions]
-    if got == asked:
-        return ""
-    problems = {
-        "leaves out": [name for name in asked if name not in got],
-        "invents": [name for name in got if name not in asked],
-        "repeats": sorted({name for name in got if got.count(name) > 1}),
-    }
-    found = [f"{verb} {', '.join(map(repr, names))}" for verb, names in problems.items() if names]
-    return f"the answer {' and '.join(found) if found else 'has another order than the tags'}"
-
-
-def _without_secrets(message: str, scorer: object) -> str:
-    # Services like to quote the key that they refuse; the message ends up in files that people share.
-    return redacted(message, secrets_of(scorer))
-
-
-def segment_image(
-    segmenter: Segmenter, name: str, image: Image, captions: Sequence[LocalCaption]
-) -> tuple[Layout, tuple[str, ...]]:
+def segment_image(segmenter: Named, image: Image, captions: Sequence[LocalCaption]) -> tuple[Layout, tuple[str, ...]]:
     """Find each caption's mask; a note for each that has none.
 
     Raises:
@@ -224,13 +171,13 @@ def segment_image(
     """
     if not captions:
         return Layout(), ()
-    with blame("segmenter", name), suited_threads(segmenter):
-        found = list(segmenter(image.copy(), [caption.caption for caption in captions]))
-    if len(found) != len(captions):
-        raise breach("segmenter", name, f"{len(found)} answers for {len(captions)} phrases")
+    with segmenter.calling():
+        results = list(segmenter.plugin(image.copy(), [caption.caption for caption in captions]))
+    if len(results) != len(captions):
+        raise segmenter.breach(f"{len(results)} answers for {len(captions)} phrases")
     segments, notes = [], []
-    for caption, item in zip(captions, found, strict=True):
-        segment = None if item is None else _segment(name, image, caption, item)
+    for caption, result in zip(captions, results, strict=True):
+        segment = None if result is None else _segment(segmenter, image, caption, result)
         if segment is None:
             notes.append(
                 f"no mask for '{caption.caption}', so its attention stays as it is; "
@@ -241,16 +188,113 @@ def segment_image(
     return Layout(tuple(segments)), tuple(notes)
 
 
-def _segment(name: str, image: Image, caption: LocalCaption, item: Any) -> Segment | None:
+def _segment(segmenter: Named, image: Image, caption: LocalCaption, result: Any) -> Segment | None:
     try:
-        mask, confidence = item
+        mask, confidence = result
         # A copy, because segmenters may use their memory again.
         mask, confidence = np.array(mask), float(confidence)
     except (TypeError, ValueError) as error:
-        raise breach("segmenter", name, f"the answer for '{caption.caption}' is no (mask, confidence)") from error
+        raise segmenter.breach(f"the answer for '{caption.caption}' is no (mask, confidence)") from error
     if problem := checks.mask_problem(mask, image.size) or checks.confidence_problem(confidence):
-        raise breach("segmenter", name, problem)
+        raise segmenter.breach(problem)
     return Segment(caption, mask, confidence) if mask.any() else None
+
+
+# --- rewards and metrics ----------------------------------------------------------------------------------------------
+
+
+def rewards_of(reward: Named, images: Tensor, prompts: Sequence[str], *, gradient: bool = False) -> Tensor:
+    """Rewards, float32 (B,), of images (B, 3, H, W) in [0, 1].
+
+    Args:
+        reward: whom to ask.
+        images: on any device.
+        prompts: one per image.
+        gradient: whether the rewards must lead back to the images.
+
+    Raises:
+        PluginError: the reward failed, or did not give one number per image, or no gradient where one is needed.
+        ModelError: a reward is NaN or infinite.
+    """
+    with reward.calling():
+        values = reward.plugin(images, list(prompts))
+    rewards = _finite(reward, values, prompts)
+    if gradient and not rewards.requires_grad:
+        raise reward.breach("it says that it is differentiable, but its rewards have no gradient")
+    return rewards
+
+
+def rate(reward: Named, images: Sequence[Image], prompts: Sequence[str], device: Any = "cpu") -> list[float]:
+    """The rewards of PIL images as they are reported, without gradient.
+
+    A reward with a method ``reported(images, prompts)`` says itself what that is: eq. 4's greedy caption, say, where
+    an estimator is what it trains with.
+
+    Raises:
+        PluginError, ModelError: as for :func:`rewards_of`.
+    """
+    return _judge(reward, images, prompts, device, ("reported",))
+
+
+def rank(reward: Named, images: Sequence[Image], prompts: Sequence[str]) -> list[float]:
+    """Numbers by which to choose among images of the same prompt, higher is better, without gradient.
+
+    A reward with a method ``ranked(images, prompts)`` says itself what they are: a number made of words, say, is the
+    same for many images. They need not be comparable between prompts. Without it they are those of :func:`rate`.
+
+    Raises:
+        PluginError, ModelError: as for :func:`rewards_of`.
+    """
+    return _judge(reward, images, prompts, "cpu", ("ranked", "reported"))
+
+
+def _judge(
+    reward: Named, images: Sequence[Image], prompts: Sequence[str], device: Any, methods: Sequence[str]
+) -> list[float]:
+    import torch
+
+    if not images:
+        return []
+    method: Any = next((getattr(reward.plugin, each) for each in methods if hasattr(reward.plugin, each)), None)
+    with torch.no_grad(), full_precision():
+        if method is None:
+            return [float(value) for value in rewards_of(reward, to_tensor(images).to(device), prompts)]
+        with reward.calling():
+            values = method([image.copy() for image in images], list(prompts))
+        return [float(value) for value in _finite(reward, values, prompts)]
+
+
+def _finite(reward: Named, values: Any, prompts: Sequence[str]) -> Tensor:
+    """What a reward gave, as float32 (B,)."""
+    import torch
+
+    if not isinstance(values, torch.Tensor):
+        raise reward.breach(f"it gave a {type(values).__name__}, not a tensor")
+    if values.shape != (len(prompts),):
+        raise reward.breach(f"{len(prompts)} images got rewards of shape {tuple(values.shape)}")
+    rewards = values.float()
+    bad = ~torch.isfinite(rewards)
+    if bad.any():
+        raise ModelError(
+            f"{reward.whose} computed NaN or infinity for {int(bad.sum())} of {len(prompts)} images, the first for "
+            f"'{prompts[int(bad.nonzero()[0])]}'. Run the reward in float32, or take another."
+        )
+    return rewards
+
+
+def measure(metric: Named, images: Sequence[Image], prompts: Sequence[str]) -> dict[str, float]:
+    """A metric's values over images (RGB), by name; the metric itself stays as it was.
+
+    Raises:
+        PluginError: it failed.
+    """
+    with metric.calling(), full_precision():
+        fresh = copy.deepcopy(metric.plugin)
+        fresh.update([image.copy() for image in images], list(prompts))
+        return {name: float(value) for name, value in fresh.compute().items()}
+
+
+# --- hooks ------------------------------------------------------------------------------------------------------------
 
 
 def before_refine(registry: Registry, prompt: str, layout: Layout, size: tuple[int, int]) -> Layout:
@@ -261,19 +305,16 @@ def before_refine(registry: Registry, prompt: str, layout: Layout, size: tuple[i
     Raises:
         PluginError: a plugin failed or returned something else than a layout of the image's size.
     """
-    hook = registry.hook.before_refine
-    for plugin in [implementation.plugin for implementation in reversed(hook.get_hookimpls())]:
-        name = registry.manager.get_name(plugin) or repr(plugin)
-        with blame("hook before_refine of plugin", name):
-            results = _only(registry, "before_refine", plugin)(prompt=prompt, layout=checks.copied_layout(layout))
-        for result in [results] if not isinstance(results, list) else results:
-            if result is None:
-                continue
-            if not isinstance(result, Layout):
-                raise breach("hook before_refine of plugin", name, f"a {type(result).__name__} is no Layout")
-            if problem := next(filter(None, (checks.segment_problem(segment, size) for segment in result)), ""):
-                raise breach("hook before_refine of plugin", name, problem)
-            layout = checks.copied_layout(result)
+
+    def arguments() -> dict[str, Any]:
+        return {"prompt": prompt, "layout": checks.copied_layout(layout)}
+
+    for whose, result in registry.call_each("before_refine", arguments):
+        if result is None:
+            continue
+        if problem := checks.layout_problem(result, size):
+            raise breach(whose, problem)
+        layout = checks.copied_layout(result)
     return layout
 
 
@@ -283,9 +324,8 @@ def after_realign(registry: Registry, realignment: Realignment) -> None:
     Raises:
         PluginError: a plugin failed.
     """
-    for plugin in [implementation.plugin for implementation in reversed(registry.hook.after_realign.get_hookimpls())]:
-        with blame("hook after_realign of plugin", registry.manager.get_name(plugin) or repr(plugin)):
-            _only(registry, "after_realign", plugin)(realignment=checks.copied(realignment))
+    for _ in registry.call_each("after_realign", lambda: {"realignment": checks.copied(realignment)}):
+        pass
 
 
 def after_train_step(registry: Registry, state: TrainState) -> bool:
@@ -294,42 +334,4 @@ def after_train_step(registry: Registry, state: TrainState) -> bool:
     Raises:
         PluginError: a plugin failed.
     """
-    stop = False
-    for plugin in [hook.plugin for hook in reversed(registry.hook.after_train_step.get_hookimpls())]:
-        with blame("hook after_train_step of plugin", registry.manager.get_name(plugin) or repr(plugin)):
-            answers = _only(registry, "after_train_step", plugin)(state=state)
-        stop |= any(answers if isinstance(answers, list) else [answers])
-    return stop
-
-
-def _only(registry: Registry, hook: str, plugin: object) -> Any:
-    # One plugin at a time, so that an error has a name and results can be chained; wrappers still work.
-    others = [other for other in registry.manager.get_plugins() if other is not plugin]
-    return registry.manager.subset_hook_caller(hook, remove_plugins=others)
-
-
-def why_unrefined(tags: Sequence[Tag], captions: Sequence[LocalCaption], *, emptied: bool = False) -> str:
-    """The note for an image that had nothing to modulate, with what to try.
-
-    ``emptied``: whether a plugin's ``before_refine`` took away what there was.
-    """
-    if emptied:
-        reason = "a plugin's before_refine has left no mask of an object that belongs to the prompt"
-    elif not tags:
-        reason = "no object was recognised in it; try another seed, a lower tagger threshold or another tagger"
-    elif all(caption.likelihood is Likelihood.UNLIKELY for caption in captions):
-        reason = "none of the objects in it belongs to the prompt; try another seed or another scorer"
-    else:
-        reason = (
-            "no mask was found for any object that belongs to the prompt; "
-            "try a lower segmenter threshold or another segmenter"
-        )
-    return f"the coarse image was kept as it is: {reason}"
-
-
-def why_rejected(lost: Sequence[str]) -> str:
-    """The note for a refined image that lost objects of the coarse one."""
-    return (
-        f"the refined image has lost {', '.join(map(repr, lost))}, so the coarse one stands; "
-        f"a lower modulation.cross_weight or modulation.strength may keep it, modulation.verify=false takes it as it is"
-    )
+    return any([result for _, result in registry.call_each("after_train_step", lambda: {"state": state})])

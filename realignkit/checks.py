@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import numbers
+from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import replace
 from typing import Any
@@ -55,6 +56,29 @@ def confidence_problem(value: Any) -> str:
     """What is wrong with a confidence."""
     real = isinstance(value, numbers.Real) and not isinstance(value, bool)
     return "" if real and math.isfinite(value) and 0 <= value <= 1 else f"confidence must be in [0, 1], got {value!r}"
+
+
+def answer_problem(captions: Sequence[Any], tags: Sequence[Tag]) -> str:
+    """What is wrong with a scorer's answer about tags: one local caption for each, in their order, is right."""
+    if problem := next(filter(None, map(caption_problem, captions)), ""):
+        return problem
+    asked, got = [tag.name for tag in tags], [caption.tag for caption in captions]
+    if got == asked:
+        return ""
+    problems = {
+        "leaves out": [name for name in asked if name not in got],
+        "invents": [name for name in got if name not in asked],
+        "repeats": sorted({name for name in got if got.count(name) > 1}),
+    }
+    wrong = [f"{verb} {', '.join(map(repr, names))}" for verb, names in problems.items() if names]
+    return f"the answer {' and '.join(wrong) if wrong else 'has another order than the tags'}"
+
+
+def layout_problem(layout: Any, size: tuple[int, int]) -> str:
+    """What is wrong with a :class:`~realignkit.types.Layout` of an image of ``size`` (width, height)."""
+    if not isinstance(layout, Layout):
+        return f"a {type(layout).__name__} is no Layout"
+    return next(filter(None, (segment_problem(segment, size) for segment in layout)), "")
 
 
 def _with(subject: str, problem: str) -> str:

@@ -97,6 +97,31 @@ def enough_memory(what: str) -> Iterator[None]:
         raise memory_error(what, error) from error
 
 
+@contextlib.contextmanager
+def blame(whose: str) -> Iterator[None]:
+    """Turn whatever somebody else's code raises into a :class:`PluginError` that names it; our own errors pass.
+
+    Running out of memory is nobody's fault, and a :class:`ModelError`.
+
+    Args:
+        whose: whose code runs, to begin the sentence with (``"tagger 'ram'"``).
+    """
+    try:
+        with enough_memory(whose):
+            yield
+    except RealignKitError:
+        raise
+    except FOREIGN as error:
+        raise PluginError(
+            f"{whose} failed: {type(error).__name__}: {error}. Choose another one, or tell its author."
+        ) from error
+
+
+def breach(whose: str, problem: str) -> PluginError:
+    """The error for a plugin that broke its contract."""
+    return PluginError(f"{whose} broke its contract: {problem}. Choose another one, or tell its author.")
+
+
 def in_one_line(error: BaseException, longest: int = 300) -> str:
     """What an error says, on one line: all of it, or as many whole sentences as ``longest`` characters hold."""
     text = " ".join(str(error).split()) or "no details"

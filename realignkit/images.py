@@ -5,8 +5,9 @@ from __future__ import annotations
 import io
 import mimetypes
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image, ImageColor, ImageOps, UnidentifiedImageError
@@ -15,6 +16,9 @@ from PIL.PngImagePlugin import PngInfo
 
 from realignkit.arguments import refuse_address
 from realignkit.errors import OptionError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 SUFFIXES = (
     *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff"),
@@ -61,6 +65,20 @@ def as_seen(image: PILImage, background: str = "white") -> tuple[PILImage, tuple
     if image.mode != "RGB":
         notes.append(f"the given image was converted from {image.mode} to RGB{scaled}")
     return _opaque(turned, image, background), tuple(notes)
+
+
+def to_tensor(images: Sequence[PILImage]) -> Tensor:
+    """RGB images of one size as float32 (B, 3, H, W) in [0, 1], as rewards take them.
+
+    Raises:
+        OptionError: they are of several sizes.
+    """
+    import torch
+
+    if len({image.size for image in images}) > 1:
+        raise OptionError("images of different sizes cannot share a batch. Use batch_size=1.")
+    arrays = [np.asarray(to_rgb(image), dtype=np.float32) / 255 for image in images]
+    return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).contiguous()
 
 
 def open_image(path: str | Path, background: str = "white") -> tuple[PILImage, tuple[str, ...]]:

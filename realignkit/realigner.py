@@ -17,6 +17,7 @@ from realignkit.errors import ModelError, OptionError
 from realignkit.given import generator_info
 from realignkit.images import given_image
 from realignkit.machine import check_threads, suited_threads
+from realignkit.named import Named, chain
 from realignkit.pipelines import encoding, families
 from realignkit.provenance import contents, fingerprint_of_image
 from realignkit.registry import Registry, default_registry
@@ -25,7 +26,6 @@ from realignkit.resolve import (
     assemble,
     choose_generator,
     companions,
-    effective_options,
     versions,
 )
 from realignkit.rewards import make_reward
@@ -69,10 +69,10 @@ class Realigner:
 
     def __init__(
         self,
-        generator: Generator,
-        tagger: Tagger,
-        scorers: Scorer | Sequence[tuple[str, Scorer]],
-        segmenter: Segmenter,
+        generator: Generator | Named,
+        tagger: Tagger | Named,
+        scorers: Scorer | Sequence[tuple[str, Scorer]] | tuple[Named, ...],
+        segmenter: Segmenter | Named,
         *,
         modulation: ModulationConfig | Mapping[str, Any] | None = None,
         sampling: SamplingOptions | Mapping[str, Any] | None = None,
@@ -80,7 +80,7 @@ class Realigner:
         batch_size: int = 8,
         segment_unlikely: bool = False,
         candidates: int = 1,
-        select_by: Reward | None = None,
+        select_by: Reward | Named | None = None,
         threads: int | None = None,
         names: Mapping[str, str] | None = None,
     ) -> None:
@@ -89,24 +89,23 @@ class Realigner:
         check_threads(threads)
         if self.candidates > 1 and select_by is None:
             raise OptionError(f"{candidates} candidates need a reward that chooses among them: give select_by.")
-        self.select_by = None if select_by is None else arguments.plugin("select_by", select_by)
+        called = arguments.mapping("names", names)
+        self._chooser = None if select_by is None else Named.of("reward", select_by, "select_by", called.get("reward"))
         if isinstance(generator, str):
             raise OptionError(f"generator takes a plugin; its name goes to from_pretrained: '{generator[:60]}'.")
-        self.generator: Generator = generator_info(generator).create()
-        self.tagger = arguments.plugin("tagger", tagger)
-        self.segmenter = arguments.plugin("segmenter", segmenter)
-        self.scorers: tuple[tuple[str, Scorer], ...] = arguments.scorers(scorers)
+        if not isinstance(generator, Named):
+            name = called.get("generator", type(generator).__name__)
+            generator = Named("generator", name, generator_info(generator).create())
+        self._generator = generator
+        self._tagger = Named.of("tagger", tagger, name=called.get("tagger"))
+        self._segmenter = Named.of("segmenter", segmenter, name=called.get("segmenter"))
+        self._scorers = chain(scorers)
         self.modulation = parse_options(ModulationConfig, modulation, owner="modulation")
         self.sampling = parse_options(SamplingOptions, sampling, owner="sampling")
         self.registry = arguments.instance("registry", registry, Registry) or default_registry()
         self.threads = threads
         self.segment_unlikely = arguments.truth("segment_unlikely", segment_unlikely)
         self.segment_unlikely |= self.modulation.suppress_unlikely
-        made: dict[str, Any] = {"generator": generator, "tagger": tagger, "segmenter": segmenter}
-        if self.candidates > 1:
-            made["reward"] = select_by
-        self.names = {kind: type(plugin).__name__ for kind, plugin in made.items()} | arguments.mapping("names", names)
-        self._given: Mapping[tuple[str, str], Mapping[str, Any]] = {}
         self._known: dict[str, str] = {}  # what is in local files and folders, which is read once
 
     @classmethod
@@ -124,7 +123,7 @@ class Realigner:
         batch_size: int = 8,
         segment_unlikely: bool = False,
         candidates: int = 1,
-        select_by: str | Reward | None = None,
+        select_by: str | Reward | Named | None = None,
         threads: int | None = None,
         **_misplaced: Never,
     ) -> Self:
@@ -158,37 +157,99 @@ class Realigner:
         options = arguments.mapping("options", options)
         reward_options = arguments.mapping("options['reward']", options.pop("reward", None))
         parts = assemble(registry, model, specs, options)
-        generator: Generator = parts.plugins["generator"][0][1]
+        (generator,), (named_tagger,), (named_segmenter,) = (parts[k] for k in ("generator", "tagger", "segmenter"))
         if not isinstance(modulation, ModulationConfig):
-            merged = {**getattr(generator, "refine_defaults", {}), **arguments.mapping("modulation", modulation)}
+            merged = {**getattr(generator.plugin, "refine_defaults", {}), **arguments.mapping("modulation", modulation)}
             modulation = parse_options(ModulationConfig, merged, owner="modulation")
         if isinstance(select_by, str):
             beside = companions(choose_generator(registry, model))
-            chooser, name = make_reward(registry, select_by, reward_options, beside), select_by
+            made = make_reward(registry, select_by, reward_options, beside)
+            select_by = Named("reward", select_by, made, reward_options)
         elif reward_options:
             raise OptionError("reward options go with select_by, a reward's name: give one, or leave them out.")
-        else:
-            chooser, name = select_by, type(select_by).__name__
         explicit = sampling.model_dump(exclude_unset=True) if isinstance(sampling, SamplingOptions) else sampling
         explicit = arguments.mapping("sampling", explicit)
-        realigner = cls(
+        return cls(
             generator,
-            parts.plugins["tagger"][0][1],
-            parts.plugins["scorer"],
-            parts.plugins["segmenter"][0][1],
+            named_tagger,
+            parts["scorer"],
+            named_segmenter,
             modulation=modulation,
-            sampling={**getattr(generator, "sampling_defaults", {}), **explicit},
+            sampling={**getattr(generator.plugin, "sampling_defaults", {}), **explicit},
             registry=registry,
             batch_size=batch_size,
             segment_unlikely=segment_unlikely,
             candidates=candidates,
-            select_by=chooser,
+            select_by=select_by,
             threads=threads,
-            names={kind: named[0][0] for kind, named in parts.plugins.items() if kind != "scorer"}
-            | ({"reward": name} if candidates > 1 else {}),
         )
-        realigner._given = {**parts.given, ("reward", name): reward_options}
-        return realigner
+
+    def with_(self, **changes: Any) -> Self:
+        """A realigner like this one, but for some arguments of :class:`Realigner`; this one stays as it is.
+
+        Mappings for ``modulation`` and ``sampling`` are laid over what this one has.
+
+        Raises:
+            OptionError: an unknown option or a bad value.
+        """
+        for group in ("modulation", "sampling"):
+            if isinstance(changes.get(group), Mapping):
+                changes[group] = {**getattr(self, group).model_dump(), **changes[group]}
+        same: dict[str, Any] = {
+            "generator": self._generator,
+            "tagger": self._tagger,
+            "scorers": self._scorers,
+            "segmenter": self._segmenter,
+            "modulation": self.modulation,
+            "sampling": self.sampling,
+            "registry": self.registry,
+            "batch_size": self.batch_size,
+            "segment_unlikely": self.segment_unlikely,
+            "candidates": self.candidates,
+            "select_by": self._chooser,
+            "threads": self.threads,
+        }
+        changed = type(self)(**{**same, **changes})
+        changed._known = self._known
+        return changed
+
+    @property
+    def generator(self) -> Generator:
+        """The plugin that draws."""
+        plugin: Generator = self._generator.plugin
+        return plugin
+
+    @property
+    def tagger(self) -> Tagger:
+        """The plugin that names objects."""
+        plugin: Tagger = self._tagger.plugin
+        return plugin
+
+    @property
+    def segmenter(self) -> Segmenter:
+        """The plugin that finds objects."""
+        plugin: Segmenter = self._segmenter.plugin
+        return plugin
+
+    @property
+    def scorers(self) -> tuple[tuple[str, Scorer], ...]:
+        """The fallback chain, by names."""
+        return tuple((scorer.name, scorer.plugin) for scorer in self._scorers)
+
+    @property
+    def select_by(self) -> Reward | None:
+        """The reward that chooses among candidates."""
+        return None if self._chooser is None else self._chooser.plugin
+
+    @property
+    def names(self) -> dict[str, str]:
+        """What the plugins are called on record, by kind; of the scorers it is the one that answers."""
+        return {plugin.kind: plugin.name for plugin in self._plugins}
+
+    @property
+    def _plugins(self) -> tuple[Named, ...]:
+        chooser = (self._chooser,) if self._chooser is not None and self.candidates > 1 else ()
+        return (self._generator, self._tagger, self._segmenter, *chooser)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -196,21 +257,11 @@ class Realigner:
 
         ``contents`` says what is in the local files and folders that options name.
         """
-        made: dict[str, Any] = {"generator": self.generator, "tagger": self.tagger, "segmenter": self.segmenter}
-        if self.candidates > 1:
-            made["reward"] = self.select_by
-        options = {
-            **{
-                kind: effective_options(plugin, self._given.get((kind, self.names[kind])))
-                for kind, plugin in made.items()
-            },
-            "scorer": {
-                name: effective_options(plugin, self._given.get(("scorer", name))) for name, plugin in self.scorers
-            },
-        }
+        options: dict[str, Any] = {plugin.kind: plugin.options for plugin in self._plugins}
+        options["scorer"] = {scorer.name: scorer.options for scorer in self._scorers}
         return {
             **({"candidates": self.candidates} if self.candidates > 1 else {}),
-            "plugins": {**self.names, "scorer": ",".join(name for name, _ in self.scorers)},
+            "plugins": {**self.names, "scorer": ",".join(scorer.name for scorer in self._scorers)},
             "modulation": self.modulation.model_dump(mode="json"),
             "sampling": self.sampling.model_dump(mode="json"),
             "segment_unlikely": self.segment_unlikely,
@@ -304,7 +355,7 @@ class Realigner:
         progress("score", 0, count)
         with _timed(timings, "score", everyone):
             questions = list(zip(prompts, tags, strict=True))
-            answers = calls.answers(self.scorers, questions, lambda done: progress("score", done, count))
+            answers = calls.answers(self._scorers, questions, lambda done: progress("score", done, count))
         layouts, emptied = [], set()
         for i in everyone:
             notes[i] += [f"scorer '{name}' did not answer: {why}" for name, why in answers[i].failures.items()]
@@ -334,7 +385,7 @@ class Realigner:
                 refined[i], conditioning[i] = result.images[place], result.conditioning[place]
                 notes[i] += result.notes[place]
         for i in set(everyone) - set(active):
-            notes[i].append(calls.why_unrefined(tags[i], answers[i].captions, emptied=i in emptied))
+            notes[i].append(why_unrefined(tags[i], answers[i].captions, emptied=i in emptied))
 
         rejected: set[int] = set()
         if active and self.modulation.verify:
@@ -343,7 +394,7 @@ class Realigner:
             for i, names in zip(active, lost, strict=True):
                 if names:
                     rejected.add(i)
-                    notes[i].append(calls.why_rejected(names))
+                    notes[i].append(why_rejected(names))
 
         done = []
         for i in everyone:
@@ -381,12 +432,11 @@ class Realigner:
         all_seeds = [candidate for seed in seeds for candidate in selection.candidate_seeds(seed, count)]
         with _timed(timings, "generate", which):
             images = self.generate(texts, all_seeds, progress=progress)
-        if self.select_by is None or count == 1:
+        if self._chooser is None or count == 1:
             return [selection.Choice(image, seed, (), 0) for image, seed in zip(images, seeds, strict=True)]
         progress("select", 0, len(prompts))
         with _timed(timings, "select", which):
-            name = self.names["reward"]
-            chosen = selection.choose(images, prompts, all_seeds, self.select_by, name, self.batch_size)
+            chosen = selection.choose(images, prompts, all_seeds, self._chooser, self.batch_size)
         progress("select", len(prompts), len(prompts))
         return chosen
 
@@ -422,7 +472,7 @@ class Realigner:
             OptionError: an image cannot be read.
         """
         with suited_threads(threads=self.threads):
-            return calls.tag_images(self.tagger, self.names["tagger"], inputs.pictures(images))
+            return calls.tag_images(self._tagger, inputs.pictures(images))
 
     def score(self, prompt: str, tags: Sequence[Tag]) -> Answer:
         """Judge and describe tags in the light of the prompt (eq. 6), by the first scorer that can.
@@ -435,7 +485,7 @@ class Realigner:
         (text,), _, _ = inputs.pair([prompt], 0, None)
         inputs.check_text(text)
         with suited_threads(threads=self.threads):
-            return calls.answer(self.scorers, text, inputs.tags(tags))
+            return calls.answer(self._scorers, text, inputs.tags(tags))
 
     def segment(self, image: PILImage, captions: Sequence[LocalCaption]) -> tuple[Layout, tuple[str, ...]]:
         """Find the captions' masks in the image; with the layout comes a note for each that has none.
@@ -450,7 +500,7 @@ class Realigner:
         captions, (picture, _) = inputs.captions(captions), given_image(image)
         wanted = [c for c in captions if self.segment_unlikely or c.likelihood is not Likelihood.UNLIKELY]
         with suited_threads(threads=self.threads):
-            return calls.segment_image(self.segmenter, self.names["segmenter"], picture, wanted)
+            return calls.segment_image(self._segmenter, picture, wanted)
 
     def refine(
         self,
@@ -535,12 +585,39 @@ class Realigner:
         )
 
     def _pipeline(self) -> DiffusionPipeline:
-        with calls.blame("generator", self.names["generator"]):
+        with self._generator.blame():
             return self.generator.pipeline()
 
     def _modulates(self, layout: Layout) -> bool:
         suppress = self.modulation.suppress_unlikely
         return any((segment.caption.score > 0 or suppress) and segment.mask.any() for segment in layout)
+
+
+def why_unrefined(tags: Sequence[Tag], captions: Sequence[LocalCaption], *, emptied: bool = False) -> str:
+    """The note for an image that had nothing to modulate, with what to try.
+
+    ``emptied``: whether a plugin's ``before_refine`` took away what there was.
+    """
+    if emptied:
+        reason = "a plugin's before_refine has left no mask of an object that belongs to the prompt"
+    elif not tags:
+        reason = "no object was recognised in it; try another seed, a lower tagger threshold or another tagger"
+    elif all(caption.likelihood is Likelihood.UNLIKELY for caption in captions):
+        reason = "none of the objects in it belongs to the prompt; try another seed or another scorer"
+    else:
+        reason = (
+            "no mask was found for any object that belongs to the prompt; "
+            "try a lower segmenter threshold or another segmenter"
+        )
+    return f"the coarse image was kept as it is: {reason}"
+
+
+def why_rejected(lost: Sequence[str]) -> str:
+    """The note for a refined image that lost objects of the coarse one."""
+    return (
+        f"the refined image has lost {', '.join(map(repr, lost))}, so the coarse one stands; "
+        f"a lower modulation.cross_weight or modulation.strength may keep it, modulation.verify=false takes it as it is"
+    )
 
 
 def _refuse_misplaced(arguments: Mapping[str, Any], function: Callable[..., Any]) -> None:

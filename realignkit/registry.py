@@ -6,7 +6,7 @@ import functools
 import importlib
 import importlib.util
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from importlib.metadata import EntryPoint, entry_points
@@ -18,7 +18,7 @@ from realignkit import hookspecs
 from realignkit.arguments import shown
 from realignkit.contracts import KINDS, Options
 from realignkit.discovery import bounded, load_plugin, prints_of
-from realignkit.errors import FOREIGN, PluginError, RealignKitError
+from realignkit.errors import FOREIGN, PluginError, RealignKitError, blame
 
 ENTRY_POINT_GROUP = "realignkit"
 logger = logging.getLogger(__name__)
@@ -190,10 +190,9 @@ class Registry:
 
     def _collect(self, plugin: object, source: str) -> dict[tuple[str, str], PluginInfo]:
         found: dict[tuple[str, str], PluginInfo] = {}
-        others = [other for other in self.manager.get_plugins() if other is not plugin]
         for kind in KINDS:
             register = Register(kind, source)
-            hook = self.manager.subset_hook_caller(hook_name(kind), remove_plugins=others)
+            hook = self._alone(hook_name(kind), plugin)
             if hook.get_hookimpls():
                 with prints_of(source):
                     bounded(functools.partial(hook, register=register))
@@ -245,10 +244,32 @@ class Registry:
         """Make a plugin by name; see :meth:`PluginInfo.create`."""
         return self.info(kind, name).create(**options)
 
+    def call_each(self, hook: str, arguments: Callable[[], Mapping[str, Any]]) -> Iterator[tuple[str, Any]]:
+        """Call a lifecycle hook of one plugin after the other, in pluggy's order: who it is, and a result of it.
+
+        Args:
+            hook: its name.
+            arguments: asked before each plugin, so that each can get copies, or what came of the one before.
+
+        Raises:
+            PluginError: a plugin failed.
+        """
+        # One at a time, so that an error has a name and results can be chained; wrappers still work.
+        implementations = getattr(self.hook, hook).get_hookimpls()
+        for plugin in [implementation.plugin for implementation in reversed(implementations)]:
+            whose = f"hook {hook} of plugin '{self.manager.get_name(plugin) or repr(plugin)}'"
+            with blame(whose):
+                results = self._alone(hook, plugin)(**arguments())
+            yield from ((whose, result) for result in (results if isinstance(results, list) else [results]))
+
     @property
     def hook(self) -> pluggy.HookRelay:
         """The lifecycle hooks of all plugins, to be called."""
         return self.manager.hook
+
+    def _alone(self, hook: str, plugin: object) -> pluggy.HookCaller:
+        others = [other for other in self.manager.get_plugins() if other is not plugin]
+        return self.manager.subset_hook_caller(hook, remove_plugins=others)
 
 
 def _check_hooks(manager: pluggy.PluginManager, plugin: object) -> None:

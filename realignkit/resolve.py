@@ -5,26 +5,25 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from difflib import get_close_matches
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, Field, SecretStr
+from pydantic import Field
 
 from realignkit._version import __version__
 from realignkit.arguments import mapping
 from realignkit.contracts import Options
 from realignkit.errors import OptionError, PluginError
-from realignkit.redaction import REDACTED, redacted_urls, url_secrets
+from realignkit.named import Named
 from realignkit.registry import PluginInfo, Registry
 
 LAST_SCORER = "lexical"
 """The scorer that every fallback chain ends with, because it always answers."""
 
 _DEFAULTS = {"tagger": ("ram", "tag2text"), "scorer": (LAST_SCORER,), "segmenter": ("grounded_sam", "clipseg")}
-_SECRET_WORDS = ("key", "token", "secret", "password", "credential")
 
 
 class SamplingOptions(Options):
@@ -122,21 +121,10 @@ def _default(registry: Registry, kind: str) -> str:
     )
 
 
-@dataclass(frozen=True)
-class Assembly:
-    """Plugins made and named: what :meth:`realignkit.Realigner.from_pretrained` puts together.
-
-    ``given`` has the options that each was made with, ``(kind, name) -> options``.
-    """
-
-    plugins: Mapping[str, tuple[tuple[str, Any], ...]]
-    given: Mapping[tuple[str, str], Mapping[str, Any]] = field(default_factory=dict)
-
-
 def assemble(
     registry: Registry, model: Any, specs: Mapping[str, Any], options: Mapping[str, Mapping[str, Any]]
-) -> Assembly:
-    """Make a generator and the plugins beside it.
+) -> dict[str, tuple[Named, ...]]:
+    """Make a generator and the plugins beside it: by kind one of them, or the scorers of a chain.
 
     Args:
         registry: where names are looked up.
@@ -151,20 +139,31 @@ def assemble(
     if unknown := options.keys() - {"generator", *specs}:
         raise OptionError(f"options go by kind ({', '.join(('generator', *specs))}), not {sorted(unknown)}.")
     generator = choose_generator(registry, model)
-    plugins: dict[str, tuple[tuple[str, Any], ...]] = {}
-    given: dict[tuple[str, str], Mapping[str, Any]] = {}
+    plugins: dict[str, tuple[Named, ...]] = {}
     for kind, spec in {"generator": None, **specs}.items():
         wishes = mapping(f"options['{kind}']", options.get(kind))
         if spec is not None and not isinstance(spec, str):
             if wishes:
                 raise OptionError(f"options for a {kind} that is already made: give them when making it.")
-            plugins[kind] = ((type(spec).__name__, spec),)
+            plugins[kind] = (Named.of(kind, spec, "scorers" if kind == "scorer" else kind),)
             continue
         infos = (generator,) if kind == "generator" else choose(registry, kind, spec, companions(generator))
-        assigned = assign_options(infos, wishes)
-        plugins[kind] = tuple((info.name, info.create(**own)) for info, own in zip(infos, assigned, strict=True))
-        given |= {(kind, info.name): {**info.options, **own} for info, own in zip(infos, assigned, strict=True)}
-    return Assembly(plugins, given)
+        plugins[kind] = make(infos, wishes)
+    return plugins
+
+
+def make(infos: Sequence[PluginInfo], options: Mapping[str, Any]) -> tuple[Named, ...]:
+    """Make plugins of one kind, each with those options that it knows; see :func:`assign_options`.
+
+    Raises:
+        PluginError: one is unavailable, or its constructor fails.
+        OptionError: nobody knows an option, or it has a bad value.
+    """
+    assigned = assign_options(infos, options)
+    return tuple(
+        Named(info.kind, info.name, info.create(**own), {**info.options, **own})
+        for info, own in zip(infos, assigned, strict=True)
+    )
 
 
 def option_names(info: PluginInfo) -> frozenset[str] | None:
@@ -196,49 +195,6 @@ def assign_options(infos: Sequence[PluginInfo], given: Mapping[str, Any]) -> lis
 
 def _takes(names: frozenset[str] | None, option: str) -> bool:
     return names is None or option in names
-
-
-def effective_options(plugin: object, given: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """All options of a plugin as JSON values, defaults included, secrets redacted."""
-    options = getattr(plugin, "options", None)
-    values = options.model_dump(mode="python") if isinstance(options, BaseModel) else dict(given or {})
-    return {name: _recordable(name, value) for name, value in values.items()}
-
-
-def secrets_of(plugin: object, given: Mapping[str, Any] | None = None) -> tuple[str, ...]:
-    """The values of a plugin's secret options and the keys in its addresses, to be kept out of messages."""
-    options = getattr(plugin, "options", None)
-    # Not dict(options): an option may be called 'keys'.
-    values = {**options.__dict__} if isinstance(options, BaseModel) else dict(given or {})
-    found = []
-    for name, value in values.items():
-        if isinstance(value, SecretStr):
-            found.append(value.get_secret_value())
-        elif isinstance(value, str | list | tuple):
-            texts = [text for text in ([value] if isinstance(value, str) else value) if isinstance(text, str)]
-            found += texts if _secret(name) else [secret for text in texts for secret in url_secrets(text)]
-    return tuple(secret for secret in found if secret)
-
-
-def _secret(name: str) -> bool:
-    return any(word in name.lower() for word in _SECRET_WORDS)
-
-
-def _recordable(name: str, value: Any) -> Any:
-    if value is None or isinstance(value, bool | int):
-        return value  # a number is no secret: 'max_tokens' stays readable
-    if isinstance(value, float):
-        return value if value - value == 0 else str(value)  # JSON has no infinities
-    if isinstance(value, SecretStr) or (value and _secret(name)):  # that no key is set may be known
-        return REDACTED
-    if isinstance(value, BaseModel):
-        value = value.model_dump(mode="python")
-    if isinstance(value, Mapping):
-        return {str(key): _recordable(str(key), item) for key, item in value.items()}
-    if isinstance(value, list | tuple | set | frozenset):
-        items = sorted(value, key=str) if isinstance(value, set | frozenset) else value
-        return [_recordable(name, item) for item in items]
-    return redacted_urls(str(value))
 
 
 def versions() -> dict[str, str]:

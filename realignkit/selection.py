@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from realignkit.contracts import Reward
-from realignkit.rewarding import rank
+from realignkit.calls import rank
+from realignkit.named import Named
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -49,7 +49,7 @@ def candidate_seeds(seed: int, count: int) -> list[int]:
 
 
 def choose(
-    images: Sequence[Image], prompts: Sequence[str], seeds: Sequence[int], reward: Reward, name: str, batch_size: int
+    images: Sequence[Image], prompts: Sequence[str], seeds: Sequence[int], reward: Named, batch_size: int
 ) -> list[Choice]:
     """For each prompt the best of its candidates; of equals the first.
 
@@ -58,7 +58,6 @@ def choose(
         prompts: one per group of candidates.
         seeds: one per candidate.
         reward: who chooses.
-        name: what to call it in messages.
         batch_size: images per call; a reward that says ``compares`` gets all candidates of one prompt instead.
 
     Raises:
@@ -69,10 +68,10 @@ def choose(
     texts = [prompt for prompt in prompts for _ in range(count)]
     rewards: list[float] = []
     # A reward whose numbers depend on what else is there sees one prompt's candidates, all of them, at a time.
-    at_once = count if getattr(reward, "compares", False) else batch_size
+    at_once = count if getattr(reward.plugin, "compares", False) else batch_size
     for start in range(0, len(images), at_once):
         part = slice(start, start + at_once)
-        rewards += rank(reward, name, images[part], texts[part])
+        rewards += rank(reward, images[part], texts[part])
     chosen = []
     for start in range(0, len(images), count):
         values = tuple(rewards[start : start + count])

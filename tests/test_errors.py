@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from realignkit.calls import blame
-from realignkit.errors import ModelError, PluginError, enough_memory, out_of_memory
+from realignkit.errors import ModelError, PluginError, blame, enough_memory, out_of_memory
 
 TOO_MUCH = 2**58
 """Bytes; no machine has them."""
@@ -42,7 +41,7 @@ def test_only_what_is_about_memory(error, about_memory):
 
 
 def test_a_plugin_is_not_to_blame_for_it():
-    with pytest.raises(ModelError, match="tagger 'big' needs more memory"), blame("tagger", "big"):
+    with pytest.raises(ModelError, match="tagger 'big' needs more memory"), blame("tagger 'big'"):
         take_too_much()
-    with pytest.raises(PluginError, match="failed: ValueError"), blame("tagger", "big"):
+    with pytest.raises(PluginError, match="failed: ValueError"), blame("tagger 'big'"):
         raise ValueError("no")

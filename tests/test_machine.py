@@ -16,12 +16,13 @@ from PIL import Image
 from torch import nn
 
 from realignkit import Realigner, machine
+from realignkit.calls import rank, rate, rewards_of
 from realignkit.cli import app
 from realignkit.errors import ModelError, OptionError, PluginError
 from realignkit.machine import TINY, cpu_parameters, suited_threads
+from realignkit.named import Named
 from realignkit.refl.config import ReFLConfig
 from realignkit.refl.tracking import precision_of
-from realignkit.rewarding import rank, rate, rewards_of
 from realignkit.types import Layout
 from realignkit_plugins.loading import resolve_dtype
 
@@ -159,9 +160,11 @@ def realigner():
 
 def test_every_step_of_a_realignment(realigner):
     found: list[int] = []
-    for name in ("tagger", "segmenter"):
-        setattr(realigner, name, Counting(getattr(realigner, name), found))
-    realigner.scorers = (("counting", Counting(realigner.scorers[0][1], found)),)
+    realigner = realigner.with_(
+        tagger=Counting(realigner.tagger, found),
+        segmenter=Counting(realigner.segmenter, found),
+        scorers=[("counting", Counting(realigner.scorers[0][1], found))],
+    )
 
     def progress(step: str, done: int, total: int) -> None:
         found.append(torch.get_num_threads())
@@ -175,7 +178,7 @@ def test_every_step_of_a_realignment(realigner):
     assert torch.get_num_threads() == 3
 
     found.clear()
-    realigner.threads = 2
+    realigner = realigner.with_(threads=2)
     realigner.tag([result.coarse])
     realigner.score(PROMPT, result.tags)
     realigner.segment(result.coarse, result.captions)
@@ -185,7 +188,7 @@ def test_every_step_of_a_realignment(realigner):
 
 @pytest.mark.parametrize("call", ["__call__", "generate", "refine"])
 def test_the_option_when_drawing(realigner, call):
-    realigner.threads = 2
+    realigner = realigner.with_(threads=2)
     layouts = [[Layout()]] if call == "refine" else []
     found: list[int] = []
 
@@ -204,9 +207,8 @@ def test_restored_when_a_plugin_fails(realigner):
         assert torch.get_num_threads() == 1
         raise RuntimeError("broken")
 
-    realigner.tagger = broken
     with pytest.raises(PluginError, match="broken"):
-        realigner(PROMPT, 42)
+        realigner.with_(tagger=broken)(PROMPT, 42)
     assert torch.get_num_threads() == 3
 
 
@@ -226,10 +228,11 @@ def test_rewards_by_their_own_size():
     found: list[int] = []
     image = Image.new("RGB", (8, 8))
     for network in (tiny(), real()):
-        rate(Reward(network, found), "bright", [image], [PROMPT])
-        rank(Reward(network, found), "bright", [image], [PROMPT])
+        bright = Named("reward", "bright", Reward(network, found))
+        rate(bright, [image], [PROMPT])
+        rank(bright, [image], [PROMPT])
         with suited_threads(tiny()):  # a real judge of a tiny model's images
-            rewards_of(Reward(network, found), "bright", torch.zeros(1, 3, 8, 8), [PROMPT])
+            rewards_of(bright, torch.zeros(1, 3, 8, 8), [PROMPT])
     assert found == [1, 1, 1, 3, 3, 3]
 
 
@@ -238,10 +241,11 @@ def test_features_of_an_ablation():
     from realignkit.registry import default_registry
 
     judging = Judging(default_registry(), "micro_oracle")
-    judging.metric._oracle  # noqa: B018 - loads it
+    oracle = judging.metric.plugin
+    oracle._oracle  # noqa: B018 - loads it
     found: list[int] = []
-    inner = judging.metric.features
-    judging.metric.features = lambda images: found.append(torch.get_num_threads()) or inner(images)
+    inner = oracle.features
+    oracle.features = lambda images: found.append(torch.get_num_threads()) or inner(images)
     judging([Image.new("RGB", (64, 64))], [PROMPT], 1)
     assert found == [1]
     assert torch.get_num_threads() == 3

@@ -8,8 +8,8 @@ from urllib.parse import quote
 import pytest
 
 from realignkit.contracts import Options, Plugin
+from realignkit.named import Named
 from realignkit.redaction import redacted, redacted_urls, url_secrets
-from realignkit.resolve import effective_options, secrets_of
 
 KEY = "sk-Proj+0123456789/abcXYZ=="
 
@@ -69,6 +69,7 @@ def test_options_on_record_have_no_keys():
             api_key: str = ""
 
     plugin = Remote(url="http://me:secret99@h/v1?k=abcd", more=["http://h/#frag1234"], api_key="topsecret")
-    recorded = effective_options(plugin)
+    named = Named("scorer", "remote", plugin)
+    recorded = named.options
     assert recorded == {"url": "http://***@h/v1?***", "more": ["http://h/#***"], "api_key": "***"}
-    assert {"secret99", "abcd", "frag1234", "topsecret"} <= set(secrets_of(plugin))
+    assert {"secret99", "abcd", "frag1234", "topsecret"} <= set(named.secrets)

@@ -7,8 +7,9 @@ import pytest
 import torch
 from PIL import Image
 
+from realignkit.calls import rate
 from realignkit.errors import ModelError, OptionError
-from realignkit.rewarding import rate
+from realignkit.named import Named
 from realignkit.selection import candidate_seeds, choose
 from realignkit.types import Realignment
 from tests.refl.rewards import Darkness
@@ -35,7 +36,7 @@ def test_the_rewards_best_goes_on_and_is_refined_from_its_own_noise(make_realign
     for prompt, seed, result in zip(PROMPTS, (7, 8), results, strict=True):
         seeds = candidate_seeds(seed, 3)
         alone = plain(prompt, seeds)
-        darkness = rate(Darkness(), "darkness", [r.coarse for r in alone], [prompt] * 3)
+        darkness = rate(Named("reward", "darkness", Darkness()), [r.coarse for r in alone], [prompt] * 3)
         best = darkness.index(max(darkness))
         assert abs(pixels(result.coarse) - pixels(alone[best].coarse)).max() <= 1
         assert abs(pixels(result.refined) - pixels(alone[best].refined)).max() <= 2
@@ -98,10 +99,11 @@ def test_a_reward_may_rank_by_something_finer_than_it_reports():
             return -torch.tensor([float(pixels(image).mean()) for image in images])
 
     images = [Image.new("RGB", (4, 4), (shade,) * 3) for shade in (90, 20, 200, 30, 80, 10)]
-    chosen = choose(images, ["a", "b"], list(range(6)), Coarse(), "coarse", batch_size=4)
+    coarse = Named("reward", "coarse", Coarse())
+    chosen = choose(images, ["a", "b"], list(range(6)), coarse, batch_size=4)
     assert [choice.index for choice in chosen] == [1, 2]
     assert chosen[0].rewards == (-90.0, -20.0, -200.0)
-    assert rate(Coarse(), "coarse", images, ["a"] * 6) == [0.0] * 6
+    assert rate(coarse, images, ["a"] * 6) == [0.0] * 6
 
 
 def test_the_report_says_what_choosing_cost(make_realigner, tmp_path):

@@ -39,6 +39,7 @@ def prompt_set(registry: Registry, spec: str, options: dict[str, Any] | None = N
     """
     from realignkit.calls import texts_of
     from realignkit.cli._settings import value_of
+    from realignkit.named import Named
 
     given: dict[str, Any] = {}
     if is_file(spec):
@@ -58,7 +59,7 @@ def prompt_set(registry: Registry, spec: str, options: dict[str, Any] | None = N
                 raise OptionError(f"prompt set '{name}' has no options: write '{name}' alone, not '{spec}'.")
             given[option if equals else str(first)] = value_of(value if equals else part)
     found: PromptSet = info.create(**given, **(options or {}))
-    if not any(prompt.strip() for prompt in texts_of(found, info.name)):
+    if not any(prompt.strip() for prompt in texts_of(Named("prompts", info.name, found))):
         raise PromptError(f"there are no prompts in '{spec}'. Write one a line, or give a prompt set that has some.")
     if summary := getattr(found, "summary", ""):
         note(summary)
@@ -72,5 +73,6 @@ def read_prompts(registry: Registry, spec: str) -> list[str]:
         OptionError, PluginError, PromptError: see there.
     """
     from realignkit.calls import texts_of
+    from realignkit.named import Named
 
-    return texts_of(prompt_set(registry, spec), spec)
+    return texts_of(Named("prompts", spec, prompt_set(registry, spec)))

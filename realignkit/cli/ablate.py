@@ -91,11 +91,11 @@ def scorers(
     with Bars() as bars:
         cells: list[Cell] = ablation(bars.step)
     _print(cells)
-    for name, plugin in ablation.scorers.items():
-        usage: Any = getattr(plugin, "usage", None)
+    for asked in ablation.scorers:
+        usage: Any = getattr(asked.plugin, "usage", None)
         if usage is not None and usage.requests:
             cost = f", {usage.cost:.4f} US dollars" if usage.cost is not None else ""
-            out().print(f"{name}: {usage.requests} requests, {usage.tokens} tokens{cost}", style="dim")
+            out().print(f"{asked.name}: {usage.requests} requests, {usage.tokens} tokens{cost}", style="dim")
     out().print(f"  {folder / 'table.md'}\n  {folder / 'table.json'}", markup=False)
     if any(cell.problem for cell in cells):
         raise typer.Exit(EXIT_SOME_FAILED)

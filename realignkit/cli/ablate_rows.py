@@ -161,8 +161,9 @@ def stages(
     from realignkit.contracts import parse_options
     from realignkit.evaluation.models import trained_model
     from realignkit.evaluation.stages import stages_plan
+    from realignkit.named import Named
     from realignkit.realigner import Realigner
-    from realignkit.resolve import RealignerOptions, effective_options
+    from realignkit.resolve import RealignerOptions
     from realignkit.rewards import make_reward
 
     ctx.with_resource(writes_into(ctx, folder))
@@ -174,7 +175,8 @@ def stages(
     chooser = None
     with loading():
         if select_by is not None:
-            chooser = make_reward(bench.registry, select_by, settings.options["reward"], bench.beside)
+            reward = make_reward(bench.registry, select_by, settings.options["reward"], bench.beside)
+            chooser = Named("reward", select_by, reward)
         realigner = Realigner.from_pretrained(
             model,
             **specs,
@@ -190,14 +192,7 @@ def stages(
         err().print(
             f"[yellow]note:[/] the attention of '{escape(model)}' cannot be re-weighted: no row of the fine stage"
         )
-    plan = stages_plan(
-        models,
-        fine=fine,
-        candidates=candidates,
-        select_by=chooser,
-        name=select_by or "",
-        options=None if chooser is None else effective_options(chooser),
-    )
+    plan = stages_plan(models, fine=fine, candidates=candidates, select_by=chooser)
     measure(
         bench, settings, realigner, plan, prompts, folder, "",
         seeds=seed, limit=limit, keep_images=keep_images,

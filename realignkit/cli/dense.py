@@ -57,6 +57,7 @@ def dense(
     from realignkit.evaluation.runs import slug
     from realignkit.files import atomic_write
     from realignkit.images import png
+    from realignkit.named import Named
     from realignkit.pipelines import families
     from realignkit.provenance import contents
     from realignkit.registry import default_registry
@@ -84,7 +85,7 @@ def dense(
         "seed": seed,
         "regions": {phrase: _on_record(region) for phrase, region in regions.items()},
         "model": info.name,
-        "generator": resolve.effective_options(generator, settings.options["generator"]),
+        "generator": Named("generator", info.name, generator, settings.options["generator"]).options,
         "sampling": sampling.model_dump(mode="json"),
         "modulation": modulation.model_dump(mode="json"),
     }

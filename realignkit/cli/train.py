@@ -26,6 +26,7 @@ from realignkit.errors import OptionError
 from realignkit.machine import suited_threads
 
 if TYPE_CHECKING:
+    from realignkit.named import Named
     from realignkit.refl.state import TrainResult, TrainState
 
 DEFAULT_MODEL = "micro"
@@ -195,7 +196,7 @@ class TrainingJob:
         """
         from accelerate import PartialState
 
-        from realignkit.calls import blame
+        from realignkit.named import Named
         from realignkit.refl import ReFLTrainer
         from realignkit.refl.run import begun
         from realignkit.refl.trainability import check_trainable
@@ -205,9 +206,9 @@ class TrainingJob:
             raise OptionError(f"{folder} holds a training run. Resume it with --resume, or use another --out.")
         PartialState()  # under a launcher, each process loads onto a GPU of its own
         with loading():
-            generator = self.generator.create(**self._generator_options())
-            with blame("generator", self.generator.name):
-                pipeline = generator.pipeline()
+            generator = Named("generator", self.generator.name, self.generator.create(**self._generator_options()))
+            with generator.blame():
+                pipeline = generator.plugin.pipeline()
             check_trainable(pipeline)  # before the reward is loaded, or downloaded
             reward = make_reward(
                 self.registry, str(self.wanted["reward"]), self.settings.options["reward"], self.beside
@@ -225,10 +226,10 @@ class TrainingJob:
                 out=folder,
                 names={
                     "reward": str(self.wanted["reward"]),
-                    "generator": self.generator.name,
+                    "generator": generator.name,
                     **({"judge": judge.name} if judge else {}),
                 },
-                sampling=getattr(generator, "sampling_defaults", {}),
+                sampling=getattr(generator.plugin, "sampling_defaults", {}),
                 generator_options=_told(generator),
                 prior=Path(self.wanted["out"]) / "prior",
                 registry=self.registry,
@@ -268,11 +269,9 @@ class TrainingJob:
         return Judge(made, self.judge_name, self._judge_value or None)
 
 
-def _told(generator: Any) -> dict[str, Any] | None:
+def _told(generator: Named) -> dict[str, Any] | None:
     """What a generator was made with, but for what has no part in what is learnt."""
-    from realignkit.rewarding import settings_of
-
-    settings = settings_of(generator)
+    settings = generator.settings
     beside = ("offload", "companions", "refine_defaults")
     return settings and {name: value for name, value in settings.items() if name not in beside}
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,15 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from realignkit.calls import blame, breach
+from realignkit.calls import measure, rate
 from realignkit.errors import ModelError, OptionError
 from realignkit.evaluation.results import Features
 from realignkit.images import image_files, open_image
-from realignkit.machine import full_precision, suited_threads
+from realignkit.machine import full_precision
+from realignkit.named import Named
 from realignkit.provenance import digest_of, stamps
 from realignkit.registry import Registry
-from realignkit.resolve import assign_options, effective_options
-from realignkit.rewarding import rate
+from realignkit.resolve import make
 from realignkit.rewards import measuring_reward
 
 if TYPE_CHECKING:
@@ -65,44 +64,35 @@ class Judging:
         beside: Mapping[str, str] | None = None,
         reference: Path | None = None,
     ) -> None:
-        self.name, _, self.value = metric.partition(".")
-        info = registry.info("metric", self.name)
-        (own,) = assign_options([info], options or {})
-        self.metric: Any = info.create(**own)
-        self.scores: dict[str, Any] = {spec: measuring_reward(registry, spec, None, beside) for spec in scores}
-        self._own = {**info.options, **own}
+        name, _, self.value = metric.partition(".")
+        (self.metric,) = make([registry.info("metric", name)], options or {})
+        self.scores = [Named("reward", spec, measuring_reward(registry, spec, None, beside)) for spec in scores]
         self.beside = dict(beside or {})
-        able = {
-            name: plugin
-            for name, plugin in ((self.name, self.metric), *self.scores.items())
-            if _has(plugin, "features")
-        }
-        self._seer = next(iter(able), None)
-        self._eyes: Any = able.get(self._seer or "")
-        self._folder = reference
+        able = [judge for judge in (self.metric, *self.scores) if _has(judge, "features")]
+        self._eyes = able[0] if able else None
         if reference is not None and self._eyes is None:
             raise OptionError(
-                f"--reference needs features of pictures: neither metric '{self.name}' nor a --score has them. "
+                f"--reference needs features of pictures: neither {self.metric.whose} nor a --score has them. "
                 f"Add --score clip."
             )
         self._files = [] if reference is None else _pictures(reference)
         if self._eyes is not None and not self._files and not _has(self.metric, "reference"):
-            self._seer = self._eyes = None
+            self._eyes = None
 
     @property
     def settings(self) -> dict[str, Any]:
         """What results depend on, as JSON values."""
         return {
-            "metric": {"name": self.name, **effective_options(self.metric, self._own)},
-            "scores": {name: effective_options(reward) for name, reward in self.scores.items()},
-            "features": self._seer,
-            "reference": None if self._eyes is None else _fingerprint(self._files) if self._files else self.name,
+            "metric": {"name": self.metric.name, **self.metric.options},
+            "scores": {reward.name: reward.options for reward in self.scores},
+            "features": None if self._eyes is None else self._eyes.name,
+            "reference": None if self._eyes is None else _fingerprint(self._files) if self._files else self.metric.name,
         }
 
     def can_judge(self, prompt: str) -> bool:
         """Whether the metric knows what a prompt means; a metric without ``can_judge(prompt)`` takes any."""
-        with blame("metric", self.name):
-            return bool(self.metric.can_judge(prompt)) if _has(self.metric, "can_judge") else True
+        with self.metric.blame():
+            return bool(self.metric.plugin.can_judge(prompt)) if _has(self.metric, "can_judge") else True
 
     def __call__(self, images: Sequence[Image], prompts: Sequence[str], batch_size: int) -> list[Judgement]:
         """Look at pictures (RGB) of these prompts.
@@ -117,49 +107,32 @@ class Judging:
         features: list[Features | None] = [None] * len(images)
         for start in range(0, len(images), batch_size):
             part = slice(start, start + batch_size)
-            for name, reward in self.scores.items():
-                for place, score in enumerate(rate(reward, name, images[part], prompts[part]), start=start):
-                    scores[place][name] = round(score, 6)
+            for reward in self.scores:
+                for place, score in enumerate(rate(reward, images[part], prompts[part]), start=start):
+                    scores[place][reward.name] = round(score, 6)
             if self._eyes is not None:
-                features[part] = list(self._see(images[part]))
+                features[part] = list(_features(self._eyes, images[part]))
         return [Judgement(v, s, f) for v, s, f in zip(values, scores, features, strict=True)]
 
     def _values(self, images: Sequence[Image], prompts: Sequence[str]) -> list[dict[str, float]]:
-        with blame("metric", self.name), full_precision(), suited_threads(self.metric):
-            if _has(self.metric, "judge_each"):
-                found = [
-                    dict(values) for values in self.metric.judge_each([image.copy() for image in images], list(prompts))
-                ]
-            else:
-                found = [dict(self._alone(image, prompt)) for image, prompt in zip(images, prompts, strict=True)]
+        if _has(self.metric, "judge_each"):
+            with self.metric.calling(), full_precision():
+                judged = self.metric.plugin.judge_each([image.copy() for image in images], list(prompts))
+                found = [dict(values) for values in judged]
+        else:
+            found = [measure(self.metric, [image], [prompt]) for image, prompt in zip(images, prompts, strict=True)]
         if len(found) != len(images):
-            raise breach("metric", self.name, f"{len(images)} images got {len(found)} judgements")
+            raise self.metric.breach(f"{len(images)} images got {len(found)} judgements")
         ordered = []
         for values in found:
             numbers = {name: float(value) for name, value in values.items() if name != "n"}
             decides = self.value or next(iter(numbers), "")
             if decides not in numbers:
-                raise OptionError(f"metric '{self.name}' has no value '{decides}'. It has: {', '.join(numbers)}.")
+                raise OptionError(f"{self.metric.whose} has no value '{decides}'. It has: {', '.join(numbers)}.")
             if not all(math.isfinite(number) for number in numbers.values()):
-                raise ModelError(f"metric '{self.name}' computed NaN or infinity. Choose another one.")
+                raise ModelError(f"{self.metric.whose} computed NaN or infinity. Choose another one.")
             ordered.append({decides: numbers.pop(decides), **numbers})  # what decides comes first
         return ordered
-
-    def _alone(self, image: Image, prompt: str) -> Mapping[str, float]:
-        fresh = copy.deepcopy(self.metric)
-        fresh.update([image.copy()], [prompt])
-        found: Mapping[str, float] = fresh.compute()
-        return found
-
-    def _see(self, images: Sequence[Image]) -> Features:
-        assert self._seer is not None
-        with blame("metric", self._seer), full_precision(), suited_threads(self._eyes):
-            found = np.asarray(self._eyes.features([image.copy() for image in images]), dtype=np.float32)
-        if found.ndim != 2 or len(found) != len(images) or not np.isfinite(found).all():
-            raise breach(
-                "metric", self._seer, f"{len(images)} images got features of shape {found.shape}, or no numbers"
-            )
-        return found
 
     def reference(self, prompts: Sequence[str], batch_size: int) -> Features | None:
         """Features (m, D) of the reference pictures; None where there are none.
@@ -177,15 +150,25 @@ class Judging:
             return None
         if self._files:
             batches = [self._files[i : i + batch_size] for i in range(0, len(self._files), batch_size)]
-            return np.concatenate([self._see([open_image(path)[0] for path in batch]) for batch in batches])
+            pictures = ([open_image(path)[0] for path in batch] for batch in batches)
+            return np.concatenate([_features(self._eyes, batch) for batch in pictures])
         count = min(PER_PROMPT * len(prompts), max(REFERENCES, len(prompts)))
-        with blame("metric", self.name):
-            drawn = list(self.metric.reference(list(prompts), count))
-        return np.concatenate([self._see(drawn[i : i + batch_size]) for i in range(0, len(drawn), batch_size)])
+        with self.metric.blame():
+            drawn = list(self.metric.plugin.reference(list(prompts), count))
+        starts = range(0, len(drawn), batch_size)
+        return np.concatenate([_features(self._eyes, drawn[start : start + batch_size]) for start in starts])
 
 
-def _has(plugin: Any, method: str) -> bool:
-    return callable(getattr(plugin, method, None))
+def _features(eyes: Named, images: Sequence[Image]) -> Features:
+    with eyes.calling(), full_precision():
+        found = np.asarray(eyes.plugin.features([image.copy() for image in images]), dtype=np.float32)
+    if found.ndim != 2 or len(found) != len(images) or not np.isfinite(found).all():
+        raise eyes.breach(f"{len(images)} images got features of shape {found.shape}, or no numbers")
+    return found
+
+
+def _has(judge: Named, method: str) -> bool:
+    return callable(getattr(judge.plugin, method, None))
 
 
 def _pictures(folder: Path) -> list[Path]:

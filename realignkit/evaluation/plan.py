@@ -16,6 +16,7 @@ from realignkit.files import atomic_write, only_writer
 from realignkit.images import png
 from realignkit.inputs import check_text
 from realignkit.machine import suited_threads
+from realignkit.named import Named
 from realignkit.realigner import Realigner
 from realignkit.registry import Registry
 from realignkit.resolve import choose_generator
@@ -142,7 +143,7 @@ class RowAblation:
             check_text(prompt)
         if not self.prompts:
             raise OptionError(
-                f"metric '{judging.name}' can judge none of {len(prompts)} prompts. Give prompts that it knows, or "
+                f"{judging.metric.whose} can judge none of {len(prompts)} prompts. Give prompts that it knows, or "
                 f"another --metric."
             )
         self.seeds = list(dict.fromkeys(seeds if seeds is not None else range(plan.most_models)))
@@ -158,7 +159,8 @@ class RowAblation:
 
     def _record(self, row: str, model: Model) -> dict[str, Any]:
         learnt, chosen = model.record, {"reward": self.plan.selected.get(row)}
-        not_fair = [raised(record, self.judging.scores, self.judging.beside) for record in (learnt, chosen)]
+        scores = [score.name for score in self.judging.scores]
+        not_fair = [raised(record, scores, self.judging.beside) for record in (learnt, chosen)]
         return {**model.record, "raised": sorted({score for some in not_fair for score in some})}
 
     @property
@@ -235,7 +237,8 @@ class RowAblation:
 
     def _load(self, part: Part) -> None:
         info = choose_generator(self.registry, self.model)
-        self.realigner.generator = info.create(**{**self._generator_options, **part.model.options})
+        generator = info.create(**{**self._generator_options, **part.model.options})
+        self.realigner = self.realigner.with_(generator=Named("generator", info.name, generator))
 
     def _measure(self, part: Part, rows: tuple[str, ...], tasks: Sequence[Task]) -> list[Measurement]:
         prompts = [task.prompt for task in tasks]

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from realignkit import calls
-from realignkit.contracts import Plugin, PromptSet, Scorer, Tagger
+from realignkit.contracts import Plugin, PromptSet
 from realignkit.errors import DamagedError, OptionError, OutputError, PluginError, RealignKitError
 from realignkit.evaluation.runs import Job
 from realignkit.evaluation.statistics import share_interval
@@ -24,11 +24,12 @@ from realignkit.evaluation.tables import Cell, markdown, row
 from realignkit.files import atomic_write, only_writer
 from realignkit.images import as_seen, picture_key, png
 from realignkit.inputs import check_text
+from realignkit.named import Named
 from realignkit.provenance import contents, differences, digest_of, listed, placeless
 from realignkit.realigner import Realigner
 from realignkit.records import checksum, read_json
 from realignkit.registry import Registry
-from realignkit.resolve import assign_options, effective_options
+from realignkit.resolve import make
 from realignkit.types import Likelihood, LocalCaption, Tag
 
 if TYPE_CHECKING:
@@ -83,8 +84,8 @@ class ScorerAblation:
         batch_size: int = 8,
     ) -> None:
         options = options or {}
-        self.taggers: dict[str, Tagger] = _make(registry, "tagger", taggers, options.get("tagger", {}))
-        self.scorers: dict[str, Scorer] = _make(registry, "scorer", scorers, options.get("scorer", {}))
+        self.taggers = _make(registry, "tagger", taggers, options.get("tagger", {}))
+        self.scorers = _make(registry, "scorer", scorers, options.get("scorer", {}))
         nothing: Any = Nothing()
         own = {"generator": options.get("generator", {})}
         self._realigner = Realigner.from_pretrained(
@@ -97,8 +98,8 @@ class ScorerAblation:
             sampling=sampling,
             batch_size=batch_size,
         )
-        self._prompts = prompts
-        texts = calls.texts_of(prompts, type(prompts).__name__)[:limit]
+        self._prompts = Named("prompts", type(prompts).__name__, prompts)
+        texts = calls.texts_of(self._prompts)[:limit]
         if not texts:
             raise OptionError("there are no prompts: give a file with at least one, or a larger limit.")
         for text in texts:
@@ -110,10 +111,10 @@ class ScorerAblation:
 
     def _check_settings(self) -> None:
         settings = self._realigner.settings
-        made: dict[str, Mapping[str, Any]] = {"tagger": self.taggers, "scorer": self.scorers}
+        made = {"tagger": self.taggers, "scorer": self.scorers}
         options = {
             "generator": settings["generator"],
-            **{kind: {n: effective_options(plugin) for n, plugin in plugins.items()} for kind, plugins in made.items()},
+            **{kind: {plugin.name: plugin.options for plugin in plugins} for kind, plugins in made.items()},
         }
         known: dict[str, str] = {}
         inside = contents(options, known)
@@ -158,17 +159,17 @@ class ScorerAblation:
     def _fill(self, report: Report) -> list[Cell]:
         images = self._images(report)
         cells = []
-        for name, tagger in self.taggers.items():
+        for tagger in self.taggers:
             try:
-                tags = self._tags(name, tagger, images, report)
+                tags = self._tags(tagger, images, report)
             except OutputError:
                 raise
             except RealignKitError as error:
-                cells += [Cell(name, scorer, problem=str(error)) for scorer in self.scorers]
+                cells += [Cell(tagger.name, scorer.name, problem=str(error)) for scorer in self.scorers]
                 continue
-            cells += [self._cell(name, scorer, tags, report) for scorer in self.scorers]
+            cells += [self._cell(tagger.name, scorer, tags, report) for scorer in self.scorers]
         atomic_write(self.out / "table.json", json.dumps([row(cell) for cell in cells], indent=2) + "\n")
-        atomic_write(self.out / "table.md", markdown(cells, self._prompts.source))
+        atomic_write(self.out / "table.md", markdown(cells, self._prompts.plugin.source))
         return cells
 
     def _images(self, report: Report) -> list[Path]:
@@ -186,33 +187,32 @@ class ScorerAblation:
         report("images", len(paths), len(paths))
         return paths
 
-    def _tags(self, name: str, tagger: Tagger, images: Sequence[Path], report: Report) -> list[tuple[Tag, ...]]:
+    def _tags(self, tagger: Named, images: Sequence[Path], report: Report) -> list[tuple[Tag, ...]]:
         found = []
         for number, (job, path) in enumerate(zip(self.jobs, images, strict=True)):
-            report(f"tags {name}", number, len(images))
-            kept = self.out / "tags" / name / f"{job.name}.json"
-            seen = {"prompt": job.prompt, "image": checksum(path), "by": self._keys[f"tagger {name}"]}
+            report(f"tags {tagger.name}", number, len(images))
+            kept = self.out / "tags" / tagger.name / f"{job.name}.json"
+            seen = {"prompt": job.prompt, "image": checksum(path), "by": self._keys[f"tagger {tagger.name}"]}
             tags = _tags_of(_read(kept), seen)
             if tags is None:
-                (tags,) = calls.tag_images(tagger, name, [_open(path)])
+                (tags,) = calls.tag_images(tagger, [_open(path)])
                 record = {**seen, "tags": [asdict(tag) for tag in tags]}
                 atomic_write(kept, json.dumps(record, ensure_ascii=False) + "\n")
             found.append(tags)
         return found
 
-    def _cell(self, tagger: str, name: str, tags: Sequence[tuple[Tag, ...]], report: Report) -> Cell:
-        with calls.blame("prompt set", type(self._prompts).__name__):
+    def _cell(self, tagger: str, scorer: Named, tags: Sequence[tuple[Tag, ...]], report: Report) -> Cell:
+        with self._prompts.blame():
             truths = [
-                self._prompts.truth(job.prompt, [tag.name for tag in own])
+                self._prompts.plugin.truth(job.prompt, [tag.name for tag in own])
                 for job, own in zip(self.jobs, tags, strict=True)
             ]
         questions = [i for i, truth in enumerate(truths) if truth is not None and tags[i]]
-        scorer = self.scorers[name]
         answers = calls.spread(
-            lambda i: self._ask(tagger, name, scorer, self.jobs[i], tags[i]),
+            lambda i: self._ask(tagger, scorer, self.jobs[i], tags[i]),
             questions,
-            max(1, int(getattr(scorer, "concurrency", 1))),
-            lambda done: report(f"{tagger} x {name}", done, len(questions)),
+            calls.concurrency(scorer),
+            lambda done: report(f"{tagger} x {scorer.name}", done, len(questions)),
         )
         reasons: Counter[str] = Counter()
         verdicts: list[bool] = []
@@ -228,7 +228,7 @@ class ScorerAblation:
         known = [truth for truth in truths if truth is not None]
         return Cell(
             tagger,
-            name,
+            scorer.name,
             images=len(tags),
             asked=len(questions),
             prompts=len(set(asked)),
@@ -240,9 +240,13 @@ class ScorerAblation:
             seconds=sum(record["seconds"] for record in answers),
         )
 
-    def _ask(self, tagger: str, name: str, scorer: Scorer, job: Job, tags: tuple[Tag, ...]) -> dict[str, Any]:
-        kept = self.out / "answers" / tagger / name / f"{job.name}.json"
-        question = {"prompt": job.prompt, "tags": [asdict(tag) for tag in tags], "by": self._keys[f"scorer {name}"]}
+    def _ask(self, tagger: str, scorer: Named, job: Job, tags: tuple[Tag, ...]) -> dict[str, Any]:
+        kept = self.out / "answers" / tagger / scorer.name / f"{job.name}.json"
+        question = {
+            "prompt": job.prompt,
+            "tags": [asdict(tag) for tag in tags],
+            "by": self._keys[f"scorer {scorer.name}"],
+        }
         record = _read(kept)
         # A failure that may have passed, such as a network that was down, is no answer to keep.
         if record and record.get("final") and _is_answer(record, question):
@@ -261,14 +265,13 @@ class ScorerAblation:
         return record
 
 
-def _make(registry: Registry, kind: str, names: Sequence[str], options: Mapping[str, Any]) -> dict[str, Any]:
+def _make(registry: Registry, kind: str, names: Sequence[str], options: Mapping[str, Any]) -> tuple[Named, ...]:
     infos = [registry.info(kind, name) for name in dict.fromkeys(names)]
     if not infos:
         raise OptionError(f"name at least one {kind}.")
     if unusable := [info.remedy for info in infos if not info.available]:
         raise PluginError(f"not installed: {', '.join(unusable)}.")
-    assigned = assign_options(infos, options)
-    return {info.name: info.create(**own) for info, own in zip(infos, assigned, strict=True)}
+    return make(infos, options)
 
 
 def _caption(record: Mapping[str, str]) -> LocalCaption:

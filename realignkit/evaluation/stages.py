@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 from realignkit import selection
-from realignkit.contracts import Reward
 from realignkit.evaluation.models import BASE, Model
 from realignkit.evaluation.plan import Part, Plan
+from realignkit.named import Named
 from realignkit.realigner import Realigner
 
 if TYPE_CHECKING:
@@ -22,9 +22,7 @@ def stages_plan(
     *,
     fine: bool = True,
     candidates: int = 1,
-    select_by: Reward | None = None,
-    name: str = "",
-    options: Any = None,
+    select_by: Named | None = None,
 ) -> Plan:
     """What to measure for Table II.
 
@@ -36,8 +34,6 @@ def stages_plan(
         candidates: images per prompt of the rows "best of N"; 1: no such rows. The first candidate is the picture of
             the row without a choice.
         select_by: the reward that chooses.
-        name: what to call it in messages and on record.
-        options: its options, on record.
     """
     stages = [("base", "fine", BASE, 0, 1)]
     stages += [("coarse", "both", model, i, len(models)) for i, model in enumerate(models)]
@@ -49,10 +45,12 @@ def stages_plan(
             # Of the base's pictures only where there is no better model: a refinement costs as much as a picture.
             if fine and (plain == "coarse" or not models):
                 rows.append(best(refined, candidates))
-        drawer = _Drawer(plain, refined, candidates, select_by, name)
+        drawer = _Drawer(plain, refined, candidates, select_by)
         parts.append(Part(plain, model, tuple(rows), drawer, run, of))
-    settings = {"candidates": candidates, "select_by": {"name": name, "options": options}} if candidates > 1 else {}
-    selected = {row: name for part in parts for row in part.rows if row.endswith(_suffix(candidates))}
+    if candidates == 1 or select_by is None:
+        return Plan("stages", tuple(parts))
+    settings = {"candidates": candidates, "select_by": {"name": select_by.name, "options": select_by.options}}
+    selected = {row: select_by.name for part in parts for row in part.rows if row.endswith(_suffix(candidates))}
     return Plan("stages", tuple(parts), settings, selected)
 
 
@@ -68,9 +66,8 @@ def _suffix(candidates: int) -> str:
 class _Drawer:
     """Draws the rows of one model; what they share is drawn once."""
 
-    def __init__(self, plain: str, refined: str, candidates: int, select_by: Reward | None, name: str) -> None:
-        self.plain, self.refined, self.candidates = plain, refined, candidates
-        self.select_by, self.name = select_by, name
+    def __init__(self, plain: str, refined: str, candidates: int, select_by: Named | None) -> None:
+        self.plain, self.refined, self.candidates, self.select_by = plain, refined, candidates, select_by
 
     def __call__(
         self, realigner: Realigner, prompts: Sequence[str], seeds: Sequence[int], wanted: Collection[str]
@@ -84,7 +81,7 @@ class _Drawer:
         if self.refined in wanted:
             found[self.refined] = refine(realigner, prompts, seeds, found[self.plain])
         if count > 1 and self.select_by is not None:
-            picks = selection.choose(drawn, prompts, starts, self.select_by, self.name, realigner.batch_size)
+            picks = selection.choose(drawn, prompts, starts, self.select_by, realigner.batch_size)
             found[chosen] = [pick.image for pick in picks]
             if refined_choice in wanted:
                 found[refined_choice] = refine(realigner, prompts, [pick.seed for pick in picks], found[chosen])

@@ -16,7 +16,7 @@ from torch import Tensor
 from realignkit.arguments import listed
 from realignkit.errors import DamagedError, OptionError, PromptError
 from realignkit.files import atomic_write, make_folder
-from realignkit.images import open_image, png
+from realignkit.images import open_image, png, to_tensor
 from realignkit.inputs import check_text, fit_image
 from realignkit.provenance import digest_of, stamps
 from realignkit.records import check_file
@@ -24,7 +24,6 @@ from realignkit.refl import seeds
 from realignkit.refl.model import Networks
 from realignkit.refl.pairs import METADATA
 from realignkit.refl.pairs import read_pairs as _read_pairs
-from realignkit.rewarding import to_tensor
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

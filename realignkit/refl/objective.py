@@ -8,15 +8,15 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from realignkit.contracts import Reward
+from realignkit.calls import rewards_of
 from realignkit.errors import ModelError
+from realignkit.named import Named
 from realignkit.refl import losses, seeds
 from realignkit.refl.config import ReFLConfig
 from realignkit.refl.data import Order, Pairs
 from realignkit.refl.model import Networks, Text
 from realignkit.refl.rollout import Point, Rollout, draw_steps
 from realignkit.refl.trainable import Trainable
-from realignkit.rewarding import rewards_of
 
 
 @dataclass
@@ -56,7 +56,6 @@ class Objective:
         networks, trainable: the model.
         config: of the training.
         reward: the training reward.
-        name: what to call it.
         algorithm: ``refl``, ``raft`` or ``reward_weighted``.
         guidance_scale: of the rollouts.
         prompts: to train on.
@@ -68,8 +67,7 @@ class Objective:
         networks: Networks,
         trainable: Trainable,
         config: ReFLConfig,
-        reward: Reward,
-        name: str,
+        reward: Named,
         *,
         algorithm: str,
         guidance_scale: float,
@@ -77,8 +75,8 @@ class Objective:
         pairs: Pairs | None,
     ) -> None:
         self.networks, self.trainable, self.config = networks, trainable, config
-        self.reward, self.name, self.algorithm = reward, name, algorithm
-        self.margin = float(getattr(reward, "margin", 1.0)) if config.margin is None else config.margin
+        self.reward, self.algorithm = reward, algorithm
+        self.margin = float(getattr(reward.plugin, "margin", 1.0)) if config.margin is None else config.margin
         self.rollout = Rollout(networks, config.solver, config.num_inference_steps, guidance_scale)
         self.prompts, self.pairs = prompts, pairs
         self._prompt_order = Order(len(prompts), config.seed, "prompts")
@@ -164,7 +162,7 @@ class Objective:
         """``phi(R)`` of the images of clean latents that a step led to, a ``share`` of the rollout's."""
         config = self.config
         with seeds.seeded(config.seed, "reward", micro.places[0], step, 0):
-            rewards = rewards_of(self.reward, self.name, self.networks.decode(x0), micro.prompts, gradient=True)
+            rewards = rewards_of(self.reward, self.networks.decode(x0), micro.prompts, gradient=True)
         loss = losses.phi(rewards, self.margin).mean() * share
         self._accumulate(gradients.reward, loss * micro.scale, keep=config.kl_weight > 0 or config.train_text_encoder)
         gradients.note("reward_loss", float(loss.detach()))
@@ -194,7 +192,7 @@ class Objective:
             noise = seeds.normal(networks.latent_shape, config.seed, f"candidate {candidate}", places)
             latents = self.rollout.sample(noise.to(networks.device), text)
             with torch.no_grad(), seeds.seeded(config.seed, "reward", places[0], candidate):
-                rated.append(rewards_of(self.reward, self.name, networks.decode(latents), prompts).to(networks.device))
+                rated.append(rewards_of(self.reward, networks.decode(latents), prompts).to(networks.device))
             drawn.append(latents)
         rewards, everyone = torch.stack(rated), torch.arange(len(prompts), device=networks.device)
         chosen = torch.stack(drawn)[rewards.argmax(0), everyone]
@@ -246,7 +244,7 @@ class Objective:
         assert self.pairs is not None
         with torch.no_grad(), seeds.seeded(self.config.seed, "pairs", index):
             image = self.pairs.image(index).to(self.networks.device)
-            return float(rewards_of(self.reward, self.name, image, [caption]))
+            return float(rewards_of(self.reward, image, [caption]))
 
     def _denoising_losses(self, clean: Tensor, captions: Sequence[str], purpose: str, places: Sequence[int]) -> Tensor:
         """Eq. 3, on latents (B, C, h, w): mean squared errors of predictions at random timesteps, (B,)."""

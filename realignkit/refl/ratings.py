@@ -11,7 +11,6 @@ from realignkit.provenance import placeless
 from realignkit.refl.data import digest
 from realignkit.refl.objective import Objective
 from realignkit.refl.tracking import Processes
-from realignkit.rewarding import settings_of
 
 RATINGS = "pairs.jsonl"
 BLOCK = 500
@@ -42,8 +41,9 @@ def draw_by_reward(
     assert objective.pairs is not None
     pairs = objective.pairs.pairs
     # A folder without checkpoints is no run yet, so nothing else notices that the reward is another one now.
-    settings = placeless(settings_of(objective.reward) or {})
-    by = digest([objective.name, repr(settings), repr(objective.networks.latent_shape), str(objective.config.seed)])
+    reward = objective.reward
+    settings = placeless(reward.settings or {})
+    by = digest([reward.name, repr(settings), repr(objective.networks.latent_shape), str(objective.config.seed)])
     stamps = objective.pairs.stamps(objective.config.compare_content) if processes.main else []
     wanted = [
         {"file_name": name, "text": text, "image": stamp, "by": by}

@@ -18,13 +18,13 @@ from pydantic import Field, JsonValue
 from realignkit.errors import DamagedError, OutputError
 from realignkit.files import append_lines, atomic_write
 from realignkit.images import png
+from realignkit.named import Named
 from realignkit.provenance import another_version, flat, listed, placeless
 from realignkit.records import Format, Written
 from realignkit.refl import checkpoints
 from realignkit.refl.config import REMOVED, ReFLConfig
 from realignkit.refl.state import TrainState, Validation, WrittenValidation
 from realignkit.resolve import versions
-from realignkit.rewarding import settings_of
 
 RECORD = "training.json"
 LOG = "log.jsonl"
@@ -86,9 +86,9 @@ def validation_from(record: Mapping[str, Any]) -> Validation:
     return Validation(**{**record, **lists})
 
 
-def told(plugin: object) -> dict[str, Any] | None:
+def told(plugin: Named) -> dict[str, Any] | None:
     """What decides what a plugin says, local files and folders by what is in them; None without options."""
-    settings = settings_of(plugin)
+    settings = plugin.settings
     return None if settings is None else placeless(settings)
 
 

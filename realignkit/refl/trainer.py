@@ -14,6 +14,7 @@ from realignkit.contracts import Metric, Reward, parse_options
 from realignkit.errors import OptionError
 from realignkit.files import only_writer
 from realignkit.machine import check_threads, suited_threads
+from realignkit.named import Named
 from realignkit.pipelines import encoding
 from realignkit.provenance import placeless
 from realignkit.refl import checkpoints, data
@@ -90,9 +91,8 @@ class ReFLTrainer:
         check_trainable(pipeline)
         check_threads(threads)
         self.config, self.folder = config, arguments.as_path("out", out)
-        self.reward = arguments.plugin("reward", reward)
-        self.names = {"reward": type(reward).__name__, "generator": type(pipeline).__name__}
-        self.names |= arguments.mapping("names", names)
+        self.names = {"generator": type(pipeline).__name__} | arguments.mapping("names", names)
+        self.reward = Named.of("reward", reward, name=self.names.get("reward"))
         self.registry = arguments.instance("registry", registry, Registry) or default_registry()
         self.threads = threads
         self._on_step, self._say = on_step or (lambda _: None), on_message or (lambda _: None)
@@ -141,16 +141,16 @@ class ReFLTrainer:
         self.warnings: list[str] = []
 
     def _choose_algorithm(self) -> str:
-        differentiable = bool(getattr(self.reward, "differentiable", True))
+        differentiable = bool(getattr(self.reward.plugin, "differentiable", True))
         if self.config.algorithm == "refl" and not differentiable and self.config.reward_weight != 0:
             raise OptionError(
-                f"reward '{self.names['reward']}' has no gradient, which refl needs. Use algorithm=raft, or a "
+                f"{self.reward.whose} has no gradient, which refl needs. Use algorithm=raft, or a "
                 f"differentiable reward."
             )
         if self.config.algorithm != "auto":
             return self.config.algorithm
         if not differentiable and self.config.kl_weight:
-            raise OptionError(f"kl_weight does not go with raft, which '{self.names['reward']}' needs: set it to 0.")
+            raise OptionError(f"kl_weight does not go with raft, which '{self.reward.name}' needs: set it to 0.")
         return "refl" if differentiable else "raft"
 
     def _make_judge(self, judge: Reward | Metric | Judge | None) -> Judge | None:
@@ -158,7 +158,7 @@ class ReFLTrainer:
             made = judge
         else:
             made = Judge(judge, self.names.get("judge", type(judge).__name__))
-        if made is not None and (made.plugin is self.reward or made.name == self.names["reward"]):
+        if made is not None and (made.named.plugin is self.reward.plugin or made.name == self.reward.name):
             raise OptionError(
                 "the judge is the training reward itself, so it could not notice that the reward is exploited. Give "
                 "another reward or a metric, or none."
@@ -169,10 +169,10 @@ class ReFLTrainer:
         total = self.config.batch_size * self.config.accumulation(self.processes.count) * self.processes.count
         return {
             **self._model,
-            "reward": self.names["reward"],
+            "reward": self.reward.name,
             "reward_options": told(self.reward),
             "judge": None if self.judge is None else self.judge.name,
-            "judge_options": None if self.judge is None else told(self.judge.plugin),
+            "judge_options": None if self.judge is None else told(self.judge.named),
             "algorithm": self.algorithm,
             "prompts_per_step": total,
             "training_prompts": [len(self.prompts), data.digest(self.prompts)],
@@ -201,7 +201,6 @@ class ReFLTrainer:
                 trainable,
                 self.config,
                 self.reward,
-                self.names["reward"],
                 algorithm=self.algorithm,
                 guidance_scale=self.guidance_scale,
                 prompts=self.prompts,
@@ -332,7 +331,7 @@ class ReFLTrainer:
 
     def _validate(self, iteration: int) -> None:
         validator = Validator(self.networks, self.trainable, self.processes, self.config)
-        now, images = validator(iteration, self.held_out, self.sampling, self.reward, self.names["reward"], self.judge)
+        now, images = validator(iteration, self.held_out, self.sampling, self.reward, self.judge)
         self.history.append(now)
         self.run.write_samples(iteration, images)
         if images:

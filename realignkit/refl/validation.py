@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from realignkit.calls import blame
+from realignkit.calls import measure
 from realignkit.contracts import Metric, Reward
 from realignkit.errors import ModelError, OptionError
-from realignkit.machine import full_precision, suited_threads
+from realignkit.named import Named
 from realignkit.refl.state import Validation
 
 if TYPE_CHECKING:
@@ -31,17 +30,23 @@ class Judge:
     """
 
     def __init__(self, plugin: Reward | Metric, name: str, value: str | None = None) -> None:
-        self.plugin, self.name, self.value = plugin, name, value
+        self.named = Named("metric" if hasattr(plugin, "compute") else "reward", name, plugin)
+        self.value = value
+
+    @property
+    def name(self) -> str:
+        """What it is called."""
+        return self.named.name
 
     @property
     def is_reward(self) -> bool:
         """Whether it gives a value per image."""
-        return not hasattr(self.plugin, "compute")
+        return self.named.kind == "reward"
 
     @property
     def higher_is_better(self) -> bool:
         """Which way its values are meant."""
-        return bool(getattr(self.plugin, "higher_is_better", True))
+        return bool(getattr(self.named.plugin, "higher_is_better", True))
 
     def judge_all(self, images: Sequence[Image], prompts: Sequence[str]) -> dict[str, float]:
         """A metric's values over all images.
@@ -51,11 +56,7 @@ class Judge:
             ModelError: what it computed is no number.
             OptionError: it has no value of that name.
         """
-        plugin: Any = self.plugin
-        with blame("metric", self.name), full_precision(), suited_threads(plugin):
-            fresh = copy.deepcopy(plugin)
-            fresh.update(list(images), list(prompts))
-            values = {name: float(value) for name, value in fresh.compute().items()}
+        values = measure(self.named, images, prompts)
         self.deciding(values)
         return values
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from realignkit.contracts import Reward
+from realignkit.calls import rate
+from realignkit.named import Named
 from realignkit.refl.config import ReFLConfig
 from realignkit.refl.model import Networks
 from realignkit.refl.seeds import seeded
@@ -13,7 +14,6 @@ from realignkit.refl.state import Validation
 from realignkit.refl.tracking import Processes
 from realignkit.refl.trainable import Trainable
 from realignkit.refl.validation import Judge, validation
-from realignkit.rewarding import rate
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -30,8 +30,7 @@ class Validator:
         iteration: int,
         prompts: Sequence[str],
         sampling: Mapping[str, Any],
-        reward: Reward,
-        name: str,
+        reward: Named,
         judge: Judge | None,
     ) -> tuple[Validation, list[Image]]:
         """Validate; the first ``samples`` images come along.
@@ -43,10 +42,10 @@ class Validator:
         """
         mine = list(range(len(prompts)))[self.processes.rank :: self.processes.count]
         images = self._draw([prompts[i] for i in mine], mine, sampling)
-        rewards = self._rate(reward, name, images, [prompts[i] for i in mine])
+        rewards = self._rate(reward, images, [prompts[i] for i in mine])
         judged: list[Any] = [None] * len(mine)
         if judge is not None and judge.is_reward:
-            judged = self._rate(judge.plugin, judge.name, images, [prompts[i] for i in mine])
+            judged = self._rate(judge.named, images, [prompts[i] for i in mine])
         shown = judge is not None and not judge.is_reward  # a metric needs all images in one place
         rows: list[Any] = [
             (i, value, other, image if shown or i < self.config.samples else None)
@@ -70,11 +69,11 @@ class Validator:
                 images += self.networks.draw(prompts[start : start + batch], seeds, sampling)
         return images
 
-    def _rate(self, reward: Any, name: str, images: Sequence[Image], prompts: Sequence[str]) -> list[float]:
+    def _rate(self, reward: Named, images: Sequence[Image], prompts: Sequence[str]) -> list[float]:
         values: list[float] = []
         batch = self.config.batch_size
         for start in range(0, len(images), batch):
             part = slice(start, start + batch)
             with seeded(self.config.seed, "validation", start):
-                values += rate(reward, name, images[part], prompts[part], self.networks.device)
+                values += rate(reward, images[part], prompts[part], self.networks.device)
         return values

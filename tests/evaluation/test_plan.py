@@ -20,6 +20,7 @@ from realignkit.evaluation.results import AblationFolder, digest
 from realignkit.evaluation.stages import stages_plan
 from realignkit.evaluation.write import write_tables
 from realignkit.hookspecs import hookimpl
+from realignkit.named import Named
 from tests.refl.rewards import Darkness
 
 PROMPTS = ("a red book and a yellow pen", "something else", "a red book", "a yellow pen")
@@ -98,7 +99,7 @@ def pictures(folder, row):
 
 def test_stages_are_what_a_realigner_makes(bench, make_realigner, tmp_path):
     chooser = Darkness()
-    plan = stages_plan([], candidates=3, select_by=chooser, name="darkness")
+    plan = stages_plan([], candidates=3, select_by=Named("reward", "darkness", chooser))
     assert list(plan.rows) == ["base", "fine", "base, best of 3", "fine, best of 3"]
     bench(plan, scores=["darkness"], keep_images=True, limit=2, seeds=[5])()
     alone = make_realigner(sampling=SAMPLING, batch_size=2)
@@ -128,7 +129,7 @@ def test_stages_are_what_a_realigner_makes(bench, make_realigner, tmp_path):
 def test_stages_without_a_part_leave_its_rows_out():
     tuned = [Model({}, {"weights": name}) for name in "ab"]
     assert list(stages_plan([], fine=False).rows) == ["base"]
-    both = stages_plan(tuned, candidates=2, select_by=Darkness(), name="darkness").rows
+    both = stages_plan(tuned, candidates=2, select_by=Named("reward", "darkness", Darkness())).rows
     assert list(both) == [
         *("base", "fine", "base, best of 2"),
         *("coarse", "both", "coarse, best of 2", "both, best of 2"),
@@ -250,7 +251,7 @@ def test_what_a_metric_breaks_is_told(bench):
             return super().judge_each(images, prompts)[1:]
 
     ablation = bench(rewards_plan({}), limit=2)
-    ablation.judging.metric = Forgetful()
+    ablation.judging.metric = Named("metric", "forgetful", Forgetful())
     with pytest.raises(PluginError, match="2 images got 1 judgements"):
         ablation()
 

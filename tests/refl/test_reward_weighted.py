@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 
 from realignkit.errors import ModelError, OptionError
+from realignkit.images import to_tensor
 from realignkit.refl import ratings
-from realignkit.rewarding import to_tensor
 from tests.refl.rewards import Blind, Colour
 from tests.refl.test_trainer import close
 

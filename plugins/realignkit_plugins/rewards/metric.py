@@ -109,7 +109,7 @@ def reported(reward: Any, images: Sequence[Image], prompts: Sequence[str]) -> Te
     """
     import torch
 
-    from realignkit.rewarding import to_tensor
+    from realignkit.images import to_tensor
 
     with torch.no_grad(), full_precision():
         if hasattr(reward, "reported"):

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
 
+    from realignkit.named import Named
     from realignkit.registry import Registry
 
 
@@ -53,10 +54,10 @@ class WeightedReward(Reward):
 
             registry = default_registry()
         self._take(
-            [
-                (name, registry.create("reward", name, **chosen.options.get(name, {})), weight)
+            {
+                name: (registry.create("reward", name, **chosen.options.get(name, {})), weight)
                 for name, weight in chosen.rewards.items()
-            ]
+            }
         )
 
     @classmethod
@@ -65,18 +66,22 @@ class WeightedReward(Reward):
         made = cls.__new__(cls)
         weights = {name: weight for name, (_, weight) in parts.items()}
         made.options = cls.Options(rewards=weights, normalise=normalise)
-        made._take([(name, reward, weight) for name, (reward, weight) in parts.items()])
+        made._take(parts)
         return made
 
-    def _take(self, parts: Sequence[tuple[str, Any, float]]) -> None:
-        self.parts = tuple(parts)
-        self.differentiable = all(getattr(reward, "differentiable", True) for _, reward, _ in parts)
-        self.margin = float(sum(weight * getattr(reward, "margin", 1.0) for _, reward, weight in parts))
+    def _take(self, parts: Mapping[str, tuple[Any, float]]) -> None:
+        from realignkit.named import Named
+
+        self.parts: tuple[tuple[Named, float], ...] = tuple(
+            (Named("reward", name, reward), weight) for name, (reward, weight) in parts.items()
+        )
+        self.differentiable = all(getattr(part.plugin, "differentiable", True) for part, _ in self.parts)
+        self.margin = float(sum(weight * getattr(part.plugin, "margin", 1.0) for part, weight in self.parts))
 
     @property
     def compares(self) -> bool:
         """Whether what :meth:`ranked` says of an image depends on the prompt's other images."""
-        return self.options.normalise or any(getattr(reward, "compares", False) for _, reward, _ in self.parts)
+        return self.options.normalise or any(getattr(part.plugin, "compares", False) for part, _ in self.parts)
 
     def __call__(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
         """The weighted sum, float (B,).
@@ -89,17 +94,17 @@ class WeightedReward(Reward):
 
     def each(self, images: Tensor, prompts: Sequence[str]) -> dict[str, Tensor]:
         """Every part's own rewards (B,), unweighted, by name: for logs."""
-        from realignkit.rewarding import rewards_of
+        from realignkit.calls import rewards_of
 
-        return {name: rewards_of(reward, name, images, prompts).to(images.device) for name, reward, _ in self.parts}
+        return {part.name: rewards_of(part, images, prompts).to(images.device) for part, _ in self.parts}
 
     def reported(self, images: Sequence[Image], prompts: Sequence[str]) -> Tensor:
         """The weighted sum of what the parts report, float32 (B,)."""
         import torch
 
-        from realignkit.rewarding import rate
+        from realignkit.calls import rate
 
-        return self._sum({name: torch.tensor(rate(reward, name, images, prompts)) for name, reward, _ in self.parts})
+        return self._sum({part.name: torch.tensor(rate(part, images, prompts)) for part, _ in self.parts})
 
     def ranked(self, images: Sequence[Image], prompts: Sequence[str]) -> Tensor:
         """By what to choose among images of the same prompt: the weighted sum of what the parts rank by, float32 (B,).
@@ -108,15 +113,15 @@ class WeightedReward(Reward):
         """
         import torch
 
-        from realignkit.rewarding import rank
+        from realignkit.calls import rank
 
-        values = {name: torch.tensor(rank(reward, name, images, prompts)) for name, reward, _ in self.parts}
+        values = {part.name: torch.tensor(rank(part, images, prompts)) for part, _ in self.parts}
         if self.options.normalise:
             values = {name: standardised(value, prompts) for name, value in values.items()}
         return self._sum(values)
 
     def _sum(self, values: Mapping[str, Tensor]) -> Tensor:
-        weighted = [weight * values[name] for name, _, weight in self.parts]
+        weighted = [weight * values[part.name] for part, weight in self.parts]
         total = weighted[0]
         for value in weighted[1:]:
             total = total + value

@@ -8,6 +8,7 @@ import torch
 
 from realignkit import contracts
 from realignkit.errors import ModelError, OptionError, PluginError
+from realignkit.named import Named
 from realignkit.registry import default_registry
 from realignkit.rewards import make_reward, parse_weights
 from realignkit_plugins.rewards.metric import RewardMetric
@@ -63,7 +64,7 @@ def test_by_name_with_options(checkpoint):
 def test_a_models_own_reward_stands_in(checkpoint):
     beside = {"reward:clip": "blip"}
     reward = make_reward(default_registry(), "clip:2", {"clip.model": checkpoint("blip_itm")}, beside)
-    assert [name for name, *_ in reward.parts] == ["blip"]
+    assert [part.name for part, _ in reward.parts] == ["blip"]
     assert reward.options.options == {"blip": {"model": checkpoint("blip_itm")}}
 
 
@@ -148,7 +149,8 @@ def greys(images):
 
 
 def test_a_sum_ranks_as_its_parts_do_whatever_way_that_is():
-    from realignkit.rewarding import rank, rate, to_tensor
+    from realignkit.calls import rank, rate
+    from realignkit.images import to_tensor
 
     images, prompts = to_pil(pictures(4)), ["a red book"] * 4
     grey = torch.tensor(greys(images))
@@ -156,20 +158,24 @@ def test_a_sum_ranks_as_its_parts_do_whatever_way_that_is():
     weights = {"ranked": 1.0, "reported": 0.5, "plain": 2.0}
     reward = WeightedReward.of({name: (part, weights[name]) for name, part in parts.items()})
     means = to_tensor(images).mean((1, 2, 3))
-    torch.testing.assert_close(torch.tensor(rank(reward, "sum", images, prompts)), -3 * grey + 2.5 * grey + 2 * means)
-    torch.testing.assert_close(torch.tensor(rate(reward, "sum", images, prompts)), 2 * grey + 2.5 * grey + 2 * means)
+    torch.testing.assert_close(
+        torch.tensor(rank(Named("reward", "sum", reward), images, prompts)), -3 * grey + 2.5 * grey + 2 * means
+    )
+    torch.testing.assert_close(
+        torch.tensor(rate(Named("reward", "sum", reward), images, prompts)), 2 * grey + 2.5 * grey + 2 * means
+    )
     for name, part in parts.items():
         alone = WeightedReward.of({name: (part, 7.0)})
-        expected = torch.tensor(rank(part, name, images, prompts))
-        torch.testing.assert_close(torch.tensor(rank(alone, "alone", images, prompts)), 7 * expected)
+        expected = torch.tensor(rank(Named("reward", name, part), images, prompts))
+        torch.testing.assert_close(torch.tensor(rank(Named("reward", "alone", alone), images, prompts)), 7 * expected)
     nested = WeightedReward.of({"inner": (reward, 2.0), "plain": (parts["plain"], 1.0)})
     torch.testing.assert_close(
-        torch.tensor(rank(nested, "nested", images, prompts)), 2 * (-0.5 * grey + 2 * means) + means
+        torch.tensor(rank(Named("reward", "nested", nested), images, prompts)), 2 * (-0.5 * grey + 2 * means) + means
     )
 
 
 def test_a_caption_in_a_sum_ranks_by_its_likelihood(checkpoint):
-    from realignkit.rewarding import rank
+    from realignkit.calls import rank
 
     options = {"captioner": checkpoint("blip"), "text_encoder": checkpoint("q_former_text"), "max_new_tokens": 3}
     images, prompts = to_pil(pictures(3)), ["a red book"] * 3
@@ -179,9 +185,9 @@ def test_a_caption_in_a_sum_ranks_by_its_likelihood(checkpoint):
         "caption:1,clip:1e-6",
         {**{f"caption.{name}": value for name, value in options.items()}, "clip.model": checkpoint("clip")},
     )
-    expected = rank(caption, "caption", images, prompts)
-    assert rank(both, "both", images, prompts) == pytest.approx(expected, abs=1e-4)
-    assert rate_order(expected) == rate_order(rank(both, "both", images, prompts))
+    expected = rank(Named("reward", "caption", caption), images, prompts)
+    assert rank(Named("reward", "both", both), images, prompts) == pytest.approx(expected, abs=1e-4)
+    assert rate_order(expected) == rate_order(rank(Named("reward", "both", both), images, prompts))
 
 
 def rate_order(values):
@@ -189,20 +195,20 @@ def rate_order(values):
 
 
 def test_normalised_parts_count_by_their_weights_alone():
-    from realignkit.rewarding import rank
+    from realignkit.calls import rank
 
     images, prompts = to_pil(pictures(4)), ["a red book"] * 2 + ["a blue pen"] * 2
     small, large = Said(ranked=1e-3), Said(ranked=-1e3)
     for weights in ((2.0, 1.0), (1.0, 2.0)):
         reward = WeightedReward.of({"s": (small, weights[0]), "l": (large, weights[1])}, normalise=True)
         assert reward.compares
-        found = rank(reward, "sum", images, prompts)
+        found = rank(Named("reward", "sum", reward), images, prompts)
         grey = greys(images)
         for first in (0, 2):  # of two alternatives, each standardised one is -1 or 1
             better = weights[0] - weights[1] if grey[first] > grey[first + 1] else weights[1] - weights[0]
             assert found[first : first + 2] == pytest.approx([better, -better], abs=1e-4)
     alike = WeightedReward.of({"s": (Said(ranked=0.0), 1.0)}, normalise=True)
-    assert rank(alike, "sum", images, prompts) == [0.0] * 4
+    assert rank(Named("reward", "sum", alike), images, prompts) == [0.0] * 4
     assert not WeightedReward.of({"s": (small, 1.0)}).compares
     assert WeightedReward.of({"in": (alike, 1.0)}).compares
 
@@ -214,12 +220,12 @@ def test_candidates_are_compared_with_all_of_their_own_prompt():
     parts = {"s": (Said(ranked=1e-3), 3.0), "r": (Redness(), 1.0)}
     reward = WeightedReward.of(parts, normalise=True)
     chosen = [
-        choose(images, ["a", "a"], list(range(6)), reward, "sum", batch_size=size)[place].rewards
+        choose(images, ["a", "a"], list(range(6)), Named("reward", "sum", reward), batch_size=size)[place].rewards
         for size in (1, 4, 6)
         for place in (0, 1)
     ]
     assert chosen[0::2] == [chosen[0]] * 3 and chosen[1::2] == [chosen[1]] * 3
-    alone = choose(images[3:], ["a"], [3, 4, 5], reward, "sum", batch_size=1)[0]
+    alone = choose(images[3:], ["a"], [3, 4, 5], Named("reward", "sum", reward), batch_size=1)[0]
     assert alone.rewards == chosen[1]
 
 
@@ -232,7 +238,7 @@ def test_by_name_with_normalise(checkpoint):
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_part_without_numbers_is_blamed_and_not_the_sum(value):
-    from realignkit.rewarding import rank, rate, rewards_of
+    from realignkit.calls import rank, rate, rewards_of
 
     class Broken(Redness):
         def __call__(self, images, prompts):
@@ -243,7 +249,7 @@ def test_a_part_without_numbers_is_blamed_and_not_the_sum(value):
     for reward in (inner, WeightedReward.of({"inner": (inner, 2.0)})):
         for ask, seen in ((rewards_of, images), (rate, to_pil(images)), (rank, to_pil(images))):
             with pytest.raises(ModelError, match="reward 'broken part' computed NaN or infinity"):
-                ask(reward, "sum", seen, PROMPTS)
+                ask(Named("reward", "sum", reward), seen, PROMPTS)
 
 
 # --- measuring ------------------------------------------------------------------------------------------------------
@@ -259,4 +265,4 @@ def test_measures_are_computed_in_float32_whatever_surrounds_them(checkpoint):
     told = RewardMetric(reward="clip", options={"model": checkpoint("clip"), "dtype": "bf16"})
     assert told.reward.options.dtype == "bf16"
     both = RewardMetric(reward="clip,blip", options={"clip.dtype": "bf16"})
-    assert [part.options.dtype for _, part, _ in both.reward.parts] == ["bf16", "fp32"]
+    assert [part.plugin.options.dtype for part, _ in both.reward.parts] == ["bf16", "fp32"]

@@ -10,6 +10,7 @@ import time
 import pytest
 
 from realignkit import calls
+from realignkit.named import chain
 from realignkit.types import Likelihood, LocalCaption, Tag
 from realignkit_plugins.scorers.lexical import LexicalScorer
 from realignkit_plugins.scorers.openai_chat import OpenAIChatScorer
@@ -140,10 +141,10 @@ def test_malformed_replies(count, tmp_path):
             max_total_tokens=None,
             structured="none",
         )
-        chain = [("chat", chat), ("lexical", LexicalScorer())]
+        scorers = chain([("chat", chat), ("lexical", LexicalScorer())])
         start = time.monotonic()
         while len(service.requests) < count:
-            for answer in calls.answers(chain, [(PROMPT, TAGS)] * questions_each):
+            for answer in calls.answers(scorers, [(PROMPT, TAGS)] * questions_each):
                 # Nothing here is a right answer of the service's, so whoever believes one is wrong.
                 assert answer.scorer == "lexical"
                 assert answer.captions == lexical()
@@ -169,7 +170,7 @@ def test_a_right_answer_among_the_rubbish_is_found(tmp_path):
             structured="none",
             max_total_tokens=None,
         )
-        found = [calls.answer([("chat", chat), ("lexical", LexicalScorer())], PROMPT, TAGS) for _ in range(10)]
+        found = [calls.answer(chain([("chat", chat), ("lexical", LexicalScorer())]), PROMPT, TAGS) for _ in range(10)]
     answered = [answer for answer in found if answer.scorer == "chat"]
     assert answered
     assert all(answer.captions == RIGHT for answer in answered)

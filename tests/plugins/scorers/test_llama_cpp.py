@@ -9,6 +9,7 @@ import pytest
 
 from realignkit import calls
 from realignkit.errors import ModelError, OptionError, ScorerError
+from realignkit.named import chain
 from realignkit.registry import default_registry
 from realignkit.types import Likelihood, Tag
 from realignkit_plugins.english.noun_phrases import noun_phrases
@@ -104,7 +105,7 @@ def test_what_is_missing_is_said_and_the_next_scorer_answers(tmp_path):
     for options in ({}, {"model": str(tmp_path / "no.gguf")}):
         scorer = LlamaCppScorer(**options)
         assert "GGUF file" in scorer.check()
-        answer = calls.answer([("llama_cpp", scorer), ("lexical", LexicalScorer())], PROMPT, TAGS)
+        answer = calls.answer(chain([("llama_cpp", scorer), ("lexical", LexicalScorer())]), PROMPT, TAGS)
         assert answer.scorer == "lexical"
         assert "GGUF file" in answer.failures["llama_cpp"]
 
@@ -144,7 +145,7 @@ def test_what_is_written_follows_the_grammar(writer):
 
 
 def test_a_written_answer_is_right_in_form_or_handed_over(writer):
-    answer = calls.answer([("smollm", writer), ("lexical", LexicalScorer())], PROMPT, TAGS)
+    answer = calls.answer(chain([("smollm", writer), ("lexical", LexicalScorer())]), PROMPT, TAGS)
     assert [caption.tag for caption in answer.captions] == list(TRUTH)
     words = set(PROMPT.split())
     for caption in answer.captions:

@@ -14,6 +14,7 @@ import urllib.request
 import pytest
 
 from realignkit import calls
+from realignkit.named import chain
 from realignkit.types import Likelihood, Tag
 from realignkit_plugins.scorers import templates
 from realignkit_plugins.scorers.lexical import LexicalScorer
@@ -70,6 +71,6 @@ def test_the_server_takes_the_schema_and_the_answer_has_its_form(chat):
 
 
 def test_whatever_it_says_there_is_an_answer(chat):
-    answer = calls.answer([("smollm2", chat), ("lexical", LexicalScorer())], PROMPT, TAGS)
+    answer = calls.answer(chain([("smollm2", chat), ("lexical", LexicalScorer())]), PROMPT, TAGS)
     assert [caption.tag for caption in answer.captions] == [tag.name for tag in TAGS]
     assert answer.scorer == "smollm2" or answer.captions == LexicalScorer()(PROMPT, TAGS)

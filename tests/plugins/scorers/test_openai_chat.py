@@ -15,8 +15,8 @@ import pytest
 
 from realignkit import calls
 from realignkit.errors import OptionError, ScorerError
+from realignkit.named import Named, chain
 from realignkit.registry import default_registry
-from realignkit.resolve import effective_options
 from realignkit.types import Likelihood, LocalCaption, Tag
 from realignkit_plugins.scorers.lexical import LexicalScorer
 from realignkit_plugins.scorers.meter import Meter
@@ -420,7 +420,7 @@ def test_all_at_once_from_many_threads(scorer):
     rules = picky(without_schema, only_new_length, no_system, only_default_temperature)
     with serving(rules) as service:
         chat = scorer(service, cache=False, concurrency=8, timeout=60)
-        found = calls.answers([("chat", chat), ("lexical", LexicalScorer())], [(PROMPT, TAGS)] * 16)
+        found = calls.answers(chain([("chat", chat), ("lexical", LexicalScorer())]), [(PROMPT, TAGS)] * 16)
     assert [one.scorer for one in found] == ["chat"] * 16
     assert all(one.captions == RIGHT for one in found)
 
@@ -511,7 +511,13 @@ def test_the_key_is_sent_to_whom_it_is_for_and_shown_to_nobody(scorer, monkeypat
     assert "MY_KEY" in str(problem)
     written = "".join(path.read_text() for path in tmp_path.rglob("*.json"))
     assert PROMPT in written
-    for text in (str(problem), repr(problem), written, json.dumps(effective_options(chat)), repr(chat.options)):
+    for text in (
+        str(problem),
+        repr(problem),
+        written,
+        json.dumps(Named("scorer", "chat", chat).options),
+        repr(chat.options),
+    ):
         assert SECRET not in text
 
 
@@ -559,7 +565,7 @@ def test_a_key_that_a_service_echoes_reaches_nothing(scorer, monkeypatch, tmp_pa
         chat = scorer(service, auth_env="MY_KEY", retries=0, attempts=1)
         for number in range(len(replies)):
             service.requests[:] = [({}, {})] * (10 * number)  # this reply, however often it asks
-            found = calls.answer([("chat", chat), ("lexical", LexicalScorer())], f"{PROMPT} {number}", TAGS)
+            found = calls.answer(chain([("chat", chat), ("lexical", LexicalScorer())]), f"{PROMPT} {number}", TAGS)
             seen.append(f"{found} {chat.usage}")
     assert len(service.requests) > len(replies)
     kept = [path.read_text() for path in tmp_path.rglob("*.json")]
@@ -615,7 +621,7 @@ def test_without_a_key_the_next_scorer_answers(monkeypatch):
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     chat = default_registry().create("scorer", "gpt4")
     assert "OPENAI_API_KEY" in chat.check()
-    answer = calls.answer([("gpt4", chat), ("lexical", LexicalScorer())], PROMPT, TAGS)
+    answer = calls.answer(chain([("gpt4", chat), ("lexical", LexicalScorer())]), PROMPT, TAGS)
     assert answer.scorer == "lexical"
     assert answer.captions == LexicalScorer()(PROMPT, TAGS)
     assert "OPENAI_API_KEY" in answer.failures["gpt4"]
@@ -720,7 +726,7 @@ def test_many_at_once_as_many_as_allowed(scorer):
     with serving(slow) as service:
         chat = scorer(service, concurrency=6, timeout=60)
         seen: list[int] = []
-        answers = calls.answers([("chat", chat), ("lexical", LexicalScorer())], questions, seen.append)
+        answers = calls.answers(chain([("chat", chat), ("lexical", LexicalScorer())]), questions, seen.append)
     assert [answer.scorer for answer in answers] == ["chat"] * 24
     assert 2 <= service.most <= 6
     assert seen == list(range(1, 25))

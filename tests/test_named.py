@@ -1,4 +1,4 @@
-"""What a reward is beside its name."""
+"""A plugin under its name: what it was made with."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import Field
 
 from realignkit.contracts import Options, Reward
-from realignkit.rewarding import settings_of
+from realignkit.named import Named
 
 
 def test_settings_leave_out_where_a_reward_runs_at_any_depth():
@@ -20,5 +20,5 @@ def test_settings_leave_out_where_a_reward_runs_at_any_depth():
             return images.mean((1, 2, 3))
 
     made = Sum(device="cpu", options={"clip": {"device": "cuda", "dtype": "bf16", "margin": 0.5}})
-    assert settings_of(made) == {"options": {"clip": {"margin": 0.5}}}
-    assert settings_of(lambda images, prompts: images) is None
+    assert Named("reward", "sum", made).settings == {"options": {"clip": {"margin": 0.5}}}
+    assert Named("reward", "mean", lambda images, prompts: images).settings is None

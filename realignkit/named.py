@@ -1,0 +1,139 @@
+"""A plugin under the name that messages and records call it by: who is to blame, and what it was made with."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import BaseModel, SecretStr
+
+from realignkit import arguments
+from realignkit.contracts import Options
+from realignkit.errors import PluginError, blame, breach
+from realignkit.machine import suited_threads
+from realignkit.redaction import REDACTED, redacted_urls, url_secrets
+
+_SECRET_WORDS = ("key", "token", "secret", "password", "credential")
+
+
+@dataclass(frozen=True, eq=False)
+class Named:
+    """A plugin, and what messages and records call it.
+
+    Attributes:
+        kind: one of :data:`realignkit.contracts.KINDS`.
+        name: as it is registered, or its class's.
+        plugin: the object itself.
+        given: the options that it was made with, for one that keeps none in ``options``.
+    """
+
+    kind: str
+    name: str
+    plugin: Any
+    given: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, kind: str, value: Any, argument: str | None = None, name: str | None = None) -> Named:
+        """What a user hands in as a plugin; one that is named already is taken as it is.
+
+        Args:
+            kind: see above.
+            value: a plugin that is called, or a :class:`Named`.
+            argument: what the user knows it by; None: the kind.
+            name: of the plugin; None: its class's.
+
+        Raises:
+            OptionError: it cannot be called, or is a class.
+        """
+        if isinstance(value, Named):
+            return value
+        return cls(kind, name or type(value).__name__, arguments.plugin(argument or kind, value))
+
+    @property
+    def whose(self) -> str:
+        """Kind and name, as messages have them."""
+        return f"{'prompt set' if self.kind == 'prompts' else self.kind} '{self.name}'"
+
+    def blame(self) -> contextlib.AbstractContextManager[None]:
+        """See :func:`realignkit.errors.blame`."""
+        return blame(self.whose)
+
+    def breach(self, problem: str) -> PluginError:
+        """See :func:`realignkit.errors.breach`."""
+        return breach(self.whose, problem)
+
+    @contextlib.contextmanager
+    def calling(self) -> Iterator[None]:
+        """:meth:`blame`, with as many threads as suit its networks."""
+        with self.blame(), suited_threads(self.plugin):
+            yield
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """All its options as JSON values, defaults included, secrets redacted."""
+        return {name: _recordable(name, value) for name, value in self._values("python").items()}
+
+    @property
+    def settings(self) -> dict[str, Any] | None:
+        """What beside its name decides what it says: its options as JSON, but for where it runs; None without any."""
+
+        def kept(values: Mapping[str, Any]) -> dict[str, Any]:
+            chosen = {name: value for name, value in values.items() if name not in ("device", "dtype")}
+            return {name: kept(value) if isinstance(value, dict) else value for name, value in chosen.items()}
+
+        return kept(self._values("json")) if isinstance(getattr(self.plugin, "options", None), Options) else None
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """The values of its secret options and the keys in its addresses, to be kept out of messages."""
+        options = getattr(self.plugin, "options", None)
+        # Not dict(options): an option may be called 'keys'.
+        values = {**options.__dict__} if isinstance(options, BaseModel) else dict(self.given)
+        found = []
+        for name, value in values.items():
+            if isinstance(value, SecretStr):
+                found.append(value.get_secret_value())
+            elif isinstance(value, str | list | tuple):
+                texts = [text for text in ([value] if isinstance(value, str) else value) if isinstance(text, str)]
+                found += texts if _secret(name) else [secret for text in texts for secret in url_secrets(text)]
+        return tuple(secret for secret in found if secret)
+
+    def _values(self, mode: str) -> dict[str, Any]:
+        options = getattr(self.plugin, "options", None)
+        return options.model_dump(mode=mode) if isinstance(options, BaseModel) else dict(self.given)
+
+
+def chain(scorers: Any) -> tuple[Named, ...]:
+    """One scorer, or several as ``(name, scorer)``, each under its name; named ones are taken as they are.
+
+    Raises:
+        OptionError: it is neither, or empty.
+    """
+    if isinstance(scorers, Named):
+        return (scorers,)
+    if isinstance(scorers, tuple) and scorers and all(isinstance(scorer, Named) for scorer in scorers):
+        return scorers
+    return tuple(Named("scorer", name, scorer) for name, scorer in arguments.scorers(scorers))
+
+
+def _secret(name: str) -> bool:
+    return any(word in name.lower() for word in _SECRET_WORDS)
+
+
+def _recordable(name: str, value: Any) -> Any:
+    if value is None or isinstance(value, bool | int):
+        return value  # a number is no secret: 'max_tokens' stays readable
+    if isinstance(value, float):
+        return value if value - value == 0 else str(value)  # JSON has no infinities
+    if isinstance(value, SecretStr) or (value and _secret(name)):  # that no key is set may be known
+        return REDACTED
+    if isinstance(value, BaseModel):
+        value = value.model_dump(mode="python")
+    if isinstance(value, Mapping):
+        return {str(key): _recordable(str(key), item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        items = sorted(value, key=str) if isinstance(value, set | frozenset) else value
+        return [_recordable(name, item) for item in items]
+    return redacted_urls(str(value))
