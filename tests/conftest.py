@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from tests import commands
+
 # Before any library reads it: one thread per test process is fastest for models this small.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -18,6 +20,22 @@ ROOT = Path(__file__).resolve().parents[1]
 
 HANGS = 3600
 """Seconds after which a process that a test started is given up: no machine is that slow, however loaded."""
+
+
+@pytest.fixture(scope="session")
+def quick(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder with ``python`` and ``realignkit``, which start at once; see :mod:`tests.commands`."""
+    folder = tmp_path_factory.mktemp("quick")
+    commands.install(folder)
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    # As the command line sets them before it imports what reads them.
+    environment |= {"OMP_NUM_THREADS": "1", "TRANSFORMERS_VERBOSITY": "error", "DIFFUSERS_VERBOSITY": "error"}
+    command = [sys.executable, commands.__file__, "serve", str(folder)]
+    with subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdin and server.stdout
+        assert server.stdout.readline() == "ready\n"
+        yield folder
+        server.stdin.close()
 
 
 @pytest.fixture
@@ -81,13 +99,13 @@ def cli() -> Iterator[Callable[..., Any]]:
 
 
 @pytest.fixture
-def command() -> Callable[..., subprocess.Popen[str]]:
+def command(quick: Path) -> Callable[..., subprocess.Popen[str]]:
     """Start ``realignkit …`` in a child process that knows the tiny plugins too."""
 
     def start(*arguments: str, cwd: Path, **variables: str) -> subprocess.Popen[str]:
         environment = {**os.environ, **variables, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "plugins")])}
         return subprocess.Popen(
-            [sys.executable, "-m", "tests.tiny", *arguments],
+            [quick / "python", "-m", "tests.tiny", *arguments],
             cwd=cwd,
             env=environment,
             stdout=subprocess.PIPE,

@@ -40,6 +40,7 @@ EXEMPT_COMMANDS = {
     r"realignkit run .*--lora": "needs what a training has made; tests/refl/test_cli.py makes and uses it",
     r"(git clone|cd|source) ": "the reader's way to a checkout and its environment",
     r"python -m realignkit_plugins\.micro\.train": "trains for hours",
+    r"python -m .*world .*--count 12000": "draws for long; tests/plugins/micro/test_world_pairs.py draws a few",
     r"python benchmarks/": "measures for hours",
 }
 EXEMPT_PYTHON = {
@@ -94,9 +95,9 @@ def runnable_python(page):
     return "\n\n".join(code for code in codes if not any(text in code for text in EXEMPT_PYTHON))
 
 
-def run(command, folder):
-    binaries = str(Path(sys.executable).parent)
-    environment = {**os.environ, "PATH": binaries + os.pathsep + os.environ["PATH"], "OMP_NUM_THREADS": "1"}
+def run(command, folder, quick):
+    path = [str(quick), str(Path(sys.executable).parent), os.environ["PATH"]]
+    environment = {**os.environ, "PATH": os.pathsep.join(path), "OMP_NUM_THREADS": "1"}
     result = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=HANGS)
     assert result.returncode == 0, f"{command[-1]}\n{result.stdout}\n{result.stderr}"
 
@@ -106,14 +107,14 @@ def run(command, folder):
     [page for page in PAGES if runnable_python(page) or any(not exempt(c) for b in blocks(page) for c in commands(b))],
     ids=lambda page: page.relative_to(ROOT).as_posix(),
 )
-def test_what_a_page_says_works(page, tmp_path):
+def test_what_a_page_says_works(page, quick, tmp_path):
     shutil.copytree(ROOT / "examples", tmp_path / "examples")
     THERE.get(page.relative_to(ROOT).as_posix(), lambda folder: None)(tmp_path)
     for command in (c for block in blocks(page) for c in commands(block) if not exempt(c)):
-        run(["bash", "-euo", "pipefail", "-c", command], tmp_path)
+        run(["bash", "-euo", "pipefail", "-c", command], tmp_path, quick)
     # The blocks of a page build on one another, as somebody who reads it would run them.
     if code := runnable_python(page):
-        run([sys.executable, "-c", code], tmp_path)
+        run([quick / "python", "-c", code], tmp_path, quick)
 
 
 def test_the_page_on_ones_own_model_begins_with_a_file_from_the_web():

@@ -6,8 +6,6 @@ import json
 import os
 import re
 import subprocess
-import sys
-from pathlib import Path
 from typing import ClassVar
 
 import pytest
@@ -186,9 +184,9 @@ def test_a_chain_of_the_scorers_that_answer(painters):
     assert chains[0].endswith("--scorer local,lexical")
 
 
-def test_every_command_that_needs_no_download_works(tmp_path):
+def test_every_command_that_needs_no_download_works(quick, tmp_path):
     def run(command):
-        environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+        environment = {**os.environ, "PATH": f"{quick}{os.pathsep}{os.environ['PATH']}"}
         return subprocess.run(command, shell=True, cwd=tmp_path, env=environment, capture_output=True, text=True)
 
     report = json.loads(run("realignkit doctor --json").stdout)

@@ -19,11 +19,11 @@ EXAMPLES = Path(__file__).parent.parent / "examples"
 PLUGIN = EXAMPLES / "realignkit-keyword-scorer"
 
 
-def run(*arguments, cwd, path=()):
+def run(*arguments, cwd, path=(), python=sys.executable):
     """Run Python; the output if it succeeds."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, path)), "OMP_NUM_THREADS": "1"}
     result = subprocess.run(
-        [sys.executable, *map(str, arguments)], cwd=cwd, env=environment, capture_output=True, text=True, timeout=HANGS
+        [python, *map(str, arguments)], cwd=cwd, env=environment, capture_output=True, text=True, timeout=HANGS
     )
     assert result.returncode == 0, result.stdout + result.stderr
     return result.stdout
@@ -50,9 +50,10 @@ def test_the_installed_plugin_is_listed(installed, tmp_path):
     assert keyword["available"] is True
 
 
-def test_the_realigner_runs_with_the_installed_plugin(installed, tmp_path):
+def test_the_realigner_runs_with_the_installed_plugin(installed, quick, tmp_path):
     command = ("-m", "realignkit.cli", "run", "a red book and a yellow pen", "--scorer", "keyword", "--out", "out")
-    run(*command, "--set", "sampling.num_inference_steps=10", cwd=tmp_path, path=[installed])
+    more = ("--set", "sampling.num_inference_steps=10")
+    run(*command, *more, cwd=tmp_path, path=[installed], python=quick / "python")
     result = Realignment.load(tmp_path / "out")
     assert result.plugins["scorer"] == "keyword"
     parts = {"book": "a red book", "pen": "a yellow pen"}
@@ -83,22 +84,22 @@ def test_what_the_plugin_answers(installed):
         registry.create("scorer", "keyword", colour="red")
 
 
-def test_the_realign_script(tmp_path):
-    output = run(EXAMPLES / "realign.py", "a red book and a yellow pen", "here", cwd=tmp_path)
+def test_the_realign_script(quick, tmp_path):
+    output = run(EXAMPLES / "realign.py", "a red book and a yellow pen", "here", cwd=tmp_path, python=quick / "python")
     assert (tmp_path / "here" / "report.html").is_file()
     assert Realignment.load(tmp_path / "here").prompt == "a red book and a yellow pen"
     assert "report.html" in output
 
 
-def test_the_single_steps_script(tmp_path):
-    run(EXAMPLES / "single_steps.py", "here", cwd=tmp_path)
+def test_the_single_steps_script(quick, tmp_path):
+    run(EXAMPLES / "single_steps.py", "here", cwd=tmp_path, python=quick / "python")
     sizes = {path.name: Image.open(path).size for path in (tmp_path / "here").iterdir()}
     assert sizes.keys() == {"coarse.png", "layout.png", "refined-certain.png", "refined-equal.png"}
     assert sizes["coarse.png"] == sizes["refined-certain.png"] == sizes["refined-equal.png"]
 
 
-def test_the_training_script(tmp_path):
-    output = run(EXAMPLES / "train_with_a_reward.py", "here", 2, cwd=tmp_path)
+def test_the_training_script(quick, tmp_path):
+    output = run(EXAMPLES / "train_with_a_reward.py", "here", 2, cwd=tmp_path, python=quick / "python")
     assert "finished after 2 iterations" in output
     record = json.loads((tmp_path / "here" / "training.json").read_text())
     assert record["identity"]["judge"] == "FullyRight"

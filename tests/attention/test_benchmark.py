@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,9 +12,9 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.slow
-def test_smoke(tmp_path):
+def test_smoke(quick, tmp_path):
     out = tmp_path / "attention.json"
-    command = [sys.executable, ROOT / "benchmarks" / "attention.py", "--smoke", "--device", "cpu", "--out", out]
+    command = [quick / "python", ROOT / "benchmarks" / "attention.py", "--smoke", "--device", "cpu", "--out", out]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
     assert done.stdout.startswith("| layer |")
     rows = json.loads(out.read_text())["rows"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,12 +13,16 @@ from tests.conftest import HANGS
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "alignment.py"
 
 
-def measure(*arguments):
-    command = [sys.executable, str(SCRIPT), *map(str, arguments), "--smoke"]
-    return subprocess.run(command, capture_output=True, text=True, timeout=HANGS)
+@pytest.fixture
+def measure(quick):
+    def run(*arguments):
+        command = [quick / "python", SCRIPT, *map(str, arguments), "--smoke"]
+        return subprocess.run(command, capture_output=True, text=True, timeout=HANGS)
+
+    return run
 
 
-def test_compare_resumes_and_refuses_to_mix_settings(tmp_path):
+def test_compare_resumes_and_refuses_to_mix_settings(measure, tmp_path):
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("a red car and a blue dog\na metallic sphere\nA green cup and a white bird\n")
     first = measure("compare", "--prompts", prompts, "--out", tmp_path / "out")
@@ -41,14 +44,14 @@ def test_compare_resumes_and_refuses_to_mix_settings(tmp_path):
 
 
 @pytest.mark.parametrize(("ask", "name"), [("noun", "ByNoun"), ("tag", "ByTag")])
-def test_what_the_segmenter_is_asked_for_goes_on_record(tmp_path, ask, name):
+def test_what_the_segmenter_is_asked_for_goes_on_record(measure, tmp_path, ask, name):
     done = measure("compare", "--ask", ask, "--out", tmp_path / ask)
     assert done.returncode == 0, done.stderr
     settings = json.loads((tmp_path / ask / "settings.json").read_text())["settings"]
     assert settings["plugins"]["segmenter"] == name
 
 
-def test_steps_and_ground_truth_layouts(tmp_path):
+def test_steps_and_ground_truth_layouts(measure, tmp_path):
     steps = measure("steps", "--out", tmp_path / "steps")
     assert steps.returncode == 0, steps.stderr
     assert "segmenter" in steps.stdout

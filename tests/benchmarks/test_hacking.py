@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from xml.etree import ElementTree
@@ -24,13 +22,15 @@ HELD_OUT = dict(zip(range(0, 70, 10), zip(REWARDS, JUDGED, strict=True), strict=
 NAMESPACE = "{http://www.w3.org/2000/svg}"
 
 
-def run(*arguments):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, SCRIPT, *map(str, arguments)], capture_output=True, text=True, timeout=HANGS, env=environment
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
+@pytest.fixture
+def run(quick):
+    def run(*arguments):
+        command = [quick / "python", SCRIPT, *map(str, arguments)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=HANGS)
+        assert done.returncode == 0, done.stderr[-3000:]
+        return done.stdout
+
+    return run
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def folder(tmp_path):
     return where
 
 
-def test_the_picture_and_the_table_mark_what_the_trainer_would_have_done(folder, tmp_path):
+def test_the_picture_and_the_table_mark_what_the_trainer_would_have_done(run, folder, tmp_path):
     printed = run("--run", folder, "--svg", tmp_path / "curve.svg", "--table", tmp_path / "curve.md")
     rows = {int(row[0]): row[1:] for line in (tmp_path / "curve.md").read_text().splitlines()[2:]
             if (row := [cell.strip() for cell in line.strip("|").split("|")])}  # fmt: skip
@@ -76,7 +76,7 @@ def test_the_picture_and_the_table_mark_what_the_trainer_would_have_done(folder,
 
 
 @pytest.mark.slow
-def test_smoke(tmp_path):
+def test_smoke(run, tmp_path):
     out = tmp_path / "smoke"
     printed = run("--smoke", "--folder", out, "--svg", tmp_path / "curve.svg", "--table", tmp_path / "curve.md")
     record = json.loads((out / "training.json").read_text())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-import sys
 
 import pytest
 
@@ -15,9 +14,9 @@ SAVED = FOLDER / "results" / "oracle"
 
 
 @pytest.fixture
-def agree(tmp_path):
+def agree(quick, tmp_path):
     def run():
-        command = [sys.executable, str(FOLDER / "oracle.py"), "agree", "--out", str(tmp_path / "out")]
+        command = [quick / "python", str(FOLDER / "oracle.py"), "agree", "--out", str(tmp_path / "out")]
         return subprocess.run(command, capture_output=True, text=True, timeout=HANGS)
 
     return run

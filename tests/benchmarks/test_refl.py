@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,12 +14,10 @@ SCRIPT = Path(__file__).parents[2] / "benchmarks" / "refl.py"
 
 
 @pytest.mark.slow
-def test_smoke(tmp_path):
+def test_smoke(quick, tmp_path):
     out = tmp_path / "refl.json"
-    command = [sys.executable, SCRIPT, "--smoke", "--device", "cpu", "--batch", "1", "--out", out]
-    done = subprocess.run(
-        command, capture_output=True, text=True, timeout=HANGS, env={**os.environ, "OMP_NUM_THREADS": "1"}
-    )
+    command = [quick / "python", SCRIPT, "--smoke", "--device", "cpu", "--batch", "1", "--out", out]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=HANGS)
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads(out.read_text())
     assert [row["loop"] for row in found["rows"]] == ["published", "trainer", "trainer, faster solver"]

@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from PIL import Image
 
 from realignkit_plugins.micro.oracle import Oracle, fully_right, in_vocabulary
 
 
-def draw(out: Path, *options: str) -> list[dict[str, str]]:
-    command = [sys.executable, "-m", "realignkit_plugins.micro.world", str(out), "--count", "12", *options]
-    subprocess.run(command, check=True, capture_output=True)
-    return [json.loads(line) for line in (out / "metadata.jsonl").read_text().splitlines()]
+@pytest.fixture
+def draw(quick: Path) -> Callable[..., list[dict[str, str]]]:
+    def run(out: Path, *options: str) -> list[dict[str, str]]:
+        command = [quick / "python", "-m", "realignkit_plugins.micro.world", out, "--count", "12", *options]
+        subprocess.run(command, check=True, capture_output=True)
+        return [json.loads(line) for line in (out / "metadata.jsonl").read_text().splitlines()]
+
+    return run
 
 
-def test_captions_are_true_and_the_seed_decides(tmp_path: Path) -> None:
+def test_captions_are_true_and_the_seed_decides(draw: Callable[..., list[dict[str, str]]], tmp_path: Path) -> None:
     lines = draw(tmp_path / "a", "--objects", "2")
     images = [Image.open(tmp_path / "a" / line["file_name"]).convert("RGB") for line in lines]
     plain = [(line["text"], image) for line, image in zip(lines, images, strict=True) if in_vocabulary(line["text"])]
@@ -32,7 +37,9 @@ def test_captions_are_true_and_the_seed_decides(tmp_path: Path) -> None:
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 
 
-def test_careless_captions_are_of_the_same_pictures_and_often_wrong(tmp_path: Path) -> None:
+def test_careless_captions_are_of_the_same_pictures_and_often_wrong(
+    draw: Callable[..., list[dict[str, str]]], tmp_path: Path
+) -> None:
     true, careless = (
         draw(tmp_path / name, "--objects", "2", "--count", "40", *options)
         for name, options in (("true", []), ("careless", ["--careless"]))
