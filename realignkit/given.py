@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from realignkit.arguments import shown
-from realignkit.attention import refusals
 from realignkit.contracts import Generator
 from realignkit.contracts import Options as PluginOptions
 from realignkit.errors import ModelError, OptionError
-from realignkit.pipelines import families
+from realignkit.pipelines import families, refusals
 from realignkit.registry import PluginInfo
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Never, Self
 
 from realignkit import arguments, calls, inputs, selection
-from realignkit.attention import refusals, sampler
+from realignkit.attention import sampler
 from realignkit.attention.modulation import ModulationConfig
 from realignkit.contracts import Generator, Reward, Scorer, Segmenter, Tagger, parse_options
 from realignkit.errors import ModelError, OptionError
@@ -18,7 +18,7 @@ from realignkit.given import generator_info
 from realignkit.images import given_image
 from realignkit.machine import check_threads, suited_threads
 from realignkit.named import Named, chain
-from realignkit.pipelines import encoding, families
+from realignkit.pipelines import encoding, families, refusals
 from realignkit.provenance import contents, fingerprint_of_image
 from realignkit.registry import Registry, default_registry
 from realignkit.resolve import (

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from realignkit.attention.refusals import why_failed
 from realignkit.errors import ModelError, RealignKitError, memory_error, out_of_memory
+from realignkit.pipelines.refusals import why_failed
 
 Progress = Callable[[int, int], None]
 """Called with (steps done, steps in all) after every sampling step."""

@@ -20,11 +20,11 @@ from torch import Tensor
 
 from realignkit.attention.config import ModulationConfig
 from realignkit.attention.modulation import clamped, fast_attention, literal_attention, region_matrix, time_weight
-from realignkit.attention.refusals import why_not_replaced
 from realignkit.attention.regions import RegionMaps, Regions, layer_size, region_maps
 from realignkit.attention.schedule import Schedule
 from realignkit.errors import ModelError
 from realignkit.pipelines.families import unwrapped
+from realignkit.pipelines.refusals import why_not_replaced
 
 PADDING_BIAS = -1e4
 """What hides a padding token; finite in half precision, and exp of it is 0."""

@@ -19,7 +19,6 @@ from realignkit.attention.config import ModulationConfig
 from realignkit.attention.drawing import Progress, check_finite, drawing
 from realignkit.attention.effect import effect_notes
 from realignkit.attention.processor import ModulatedAttention, modulate
-from realignkit.attention.refusals import why_not_drawn, why_not_modulated
 from realignkit.attention.schedule import running_schedule
 from realignkit.contracts import parse_options
 from realignkit.errors import ModelError, OptionError
@@ -27,6 +26,7 @@ from realignkit.images import to_rgb
 from realignkit.machine import suited_threads
 from realignkit.pipelines import encoding, families
 from realignkit.pipelines.generate import generate_plainly, noise_sources, to_pil
+from realignkit.pipelines.refusals import why_not_drawn, why_not_modulated
 from realignkit.types import Layout
 
 if TYPE_CHECKING:
