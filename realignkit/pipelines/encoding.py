@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from realignkit.arguments import shown
-from realignkit.attention.occurrences import Choice, assign, occurrences, overlap
 from realignkit.attention.regions import Regions
 from realignkit.errors import ModelError, PromptError
 from realignkit.pipelines import families
+from realignkit.pipelines.phrases import Choice, assign, occurrences, overlap
 from realignkit.types import Layout, Segment
 
 
@@ -48,7 +48,7 @@ def phrase_spans(tokenizer: Any, text: str, phrases: Sequence[str]) -> list[slic
     """Where each phrase stands in ``text``, as slices of its token sequence (start token included).
 
     Of a phrase that stands there more than once the occurrence that overlaps no other phrase's; equal phrases take one
-    each, and share when those run out. See :func:`~realignkit.attention.occurrences.assign`.
+    each, and share when those run out. See :func:`~realignkit.pipelines.phrases.assign`.
 
     Raises:
         PromptError: a phrase is empty, unknown to the tokenizer, or no token span of the text.

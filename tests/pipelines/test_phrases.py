@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from realignkit.attention.occurrences import Choice, assign, occurrences, overlap
+from realignkit.pipelines.phrases import Choice, assign, occurrences, overlap
 
 
 def placed(text: str, *phrases: str) -> list[int]:
