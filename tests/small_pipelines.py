@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,7 +15,14 @@ from diffusers import (
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+    PreTrainedTokenizerFast,
+)
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz,"
 # Whole words for the first few; "zebra" and others fall apart into letters, as rare words do in CLIP.
@@ -143,3 +151,32 @@ def sdxl_pipeline(tokenizer):
 def pipeline(request: pytest.FixtureRequest):
     """Both families, one after the other."""
     return request.getfixturevalue(f"{request.param}_pipeline")
+
+
+@pytest.fixture
+def word_tokenizer() -> PreTrainedTokenizerFast:
+    words = ["[UNK]", "[PAD]", "[BOS]", "[EOS]", "a", "red", "book", "and", "cat", "dog", ","]
+    backend = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="[UNK]"))
+    backend.normalizer = normalizers.Lowercase()
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    backend.post_processor = processors.TemplateProcessing(
+        single="[BOS] $A [EOS]", special_tokens=[("[BOS]", 2), ("[EOS]", 3)]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        unk_token="[UNK]",
+        pad_token="[PAD]",
+        bos_token="[BOS]",
+        eos_token="[EOS]",
+        model_max_length=16,
+    )
+
+
+def with_tokenizers(*tokenizers):
+    """The part of a pipeline that tells texts' tokens and limits."""
+    config = SimpleNamespace(max_position_embeddings=16)
+    parts = {}
+    for suffix, tokenizer in zip(("", "_2"), tokenizers, strict=False):
+        parts[f"tokenizer{suffix}"] = tokenizer
+        parts[f"text_encoder{suffix}"] = SimpleNamespace(config=config)
+    return SimpleNamespace(**parts)

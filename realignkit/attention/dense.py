@@ -114,7 +114,7 @@ def check_phrases(pipeline: Any, prompt: str, layout: Layout) -> None:
     Raises:
         PromptError: see above.
     """
-    from realignkit.pipelines import encoding
+    from realignkit.pipelines import encoding, phrases
 
     tokenizer = next((tokenizer for tokenizer, _ in encoding.encoders(pipeline)), None)
     if tokenizer is None:
@@ -122,7 +122,7 @@ def check_phrases(pipeline: Any, prompt: str, layout: Layout) -> None:
     text = encoding.content_ids(tokenizer, prompt)
     for segment in layout:
         phrase = segment.caption.caption
-        if encoding.find_span(text, encoding.content_ids(tokenizer, phrase)) is None:
+        if phrases.find_span(text, encoding.content_ids(tokenizer, phrase)) is None:
             raise PromptError(f"'{phrase}' is not part of '{prompt}', token by token. Write it as the prompt does.")
 
 

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from realignkit.attention.processor import ModulatedAttention
 from realignkit.attention.regions import RegionMaps, smaller_wins
-from realignkit.pipelines.encoding import Conditioning
+from realignkit.pipelines.phrases import Conditioning
 
 NEGLIGIBLE = 0.01
 """Amounts ``a = lambda_t * S * (1 - B)`` below this share of a row's range change next to nothing."""

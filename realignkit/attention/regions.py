@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +16,8 @@ from torch import Tensor
 from realignkit.attention.config import MaskResize, Overlap
 from realignkit.attention.modulation import area_fraction, likelihood_scores
 from realignkit.errors import ModelError
+from realignkit.pipelines import encoding
+from realignkit.pipelines.phrases import Conditioning
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,6 +58,22 @@ class Regions:
     def suppresses(self) -> bool:
         """Whether an unlikely object is named by the text, so that ``suppress_unlikely`` has something to do."""
         return bool((self.tokens.any(0) & (self.scores <= 0)).any())
+
+
+def regions_of(pipeline: Any, conditioning: Conditioning) -> Regions:
+    """The regions of an image whose text has been chosen: the pipeline's tokens, the layout's masks."""
+    tokenizer = encoding.encoders(pipeline)[0][0]
+    length = encoding.padded_length(pipeline)
+    if not conditioning.segments:
+        return Regions.none(length)
+    tokens = torch.zeros(length, len(conditioning.segments), dtype=torch.bool)
+    for i, span in enumerate(conditioning.spans):
+        if span is not None:
+            tokens[span, i] = True
+    padding = torch.arange(length) >= len(encoding.full_ids(tokenizer, conditioning.text))
+    masks = torch.stack([torch.from_numpy(segment.mask.copy()) for segment in conditioning.segments])
+    scores = torch.tensor([segment.caption.score for segment in conditioning.segments])
+    return Regions(tokens, masks.bool(), scores, padding)
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,12 +19,13 @@ from realignkit.attention.config import ModulationConfig
 from realignkit.attention.drawing import Progress, check_finite, drawing
 from realignkit.attention.effect import effect_notes
 from realignkit.attention.processor import ModulatedAttention, modulate
+from realignkit.attention.regions import regions_of
 from realignkit.attention.schedule import running_schedule
 from realignkit.contracts import parse_options
 from realignkit.errors import ModelError, OptionError
 from realignkit.images import to_rgb
 from realignkit.machine import suited_threads
-from realignkit.pipelines import encoding, families
+from realignkit.pipelines import encoding, families, phrases
 from realignkit.pipelines.generate import generate_plainly, noise_sources, to_pil
 from realignkit.pipelines.refusals import why_not_drawn, why_not_modulated
 from realignkit.types import Layout
@@ -97,7 +98,7 @@ def generate(
         with suited_threads(pipeline):
             return generate_plainly(pipeline, prompts, seeds, wishes, progress)
     sampling = _sampling(pipeline, wishes)
-    plain = [encoding.Conditioning(prompt) for prompt in prompts]
+    plain = [phrases.Conditioning(prompt) for prompt in prompts]
     with suited_threads(pipeline):
         return _sample(pipeline, plain, seeds, sampling, progress=progress)[0]
 
@@ -158,7 +159,7 @@ def refine(
     if config.strength is not None:
         _check_strength(pipeline, config.strength, sampling["num_inference_steps"])
     conditionings = [
-        encoding.condition(pipeline, prompt, layout, append=config.append_missing, separator=config.separator)
+        phrases.condition(pipeline, prompt, layout, append=config.append_missing, separator=config.separator)
         for prompt, layout in zip(prompts, layouts, strict=True)
     ]
     with suited_threads(pipeline):
@@ -255,7 +256,7 @@ def check_size(pipeline: Any, height: int | None, width: int | None) -> None:
 
 def _sample(
     pipeline: Any,
-    conditionings: Sequence[encoding.Conditioning],
+    conditionings: Sequence[phrases.Conditioning],
     seeds: Sequence[int],
     sampling: dict[str, Any],
     *,
@@ -275,7 +276,7 @@ def _sample(
 
     state = None
     with drawing(runner, arguments.get("guidance_scale"), progress) as watching, ExitStack() as during:
-        embeddings, companion = encoding.encode(
+        embeddings, companion = phrases.encode(
             pipeline, conditionings, isolate_phrases=config is not None and config.isolate_phrases
         )
         check_finite(embeddings, "in the text encoder")
@@ -286,7 +287,7 @@ def _sample(
             size = (arguments.pop("height", None), arguments.pop("width", None))
             arguments |= {"image": _encode_images(pipeline, coarse, size), "strength": strength}
         if config is not None:
-            regions = [encoding.regions(pipeline, item) for item in conditionings]
+            regions = [regions_of(pipeline, item) for item in conditionings]
             schedule = running_schedule(runner, arguments["num_inference_steps"], strength, config.time_scale)
             state = during.enter_context(modulate(families.denoiser(pipeline), regions, config, timesteps=schedule))
         images = runner(**arguments, **watching, output_type="pt").images

@@ -144,7 +144,7 @@ class Networks:
         for prompt in prompts:
             if prompt not in self._texts:
                 # One by one: rounding depends on what shares a batch, and a resumed run must not notice.
-                embeddings, pooled = encoding.encode(self.pipeline, [encoding.Conditioning(prompt)])
+                embeddings, pooled = encoding.encode_texts(self.pipeline, [prompt])
                 # As the pipeline does: SDXL was trained with zeros for the empty prompt.
                 zero = bool(getattr(self.pipeline.config, "force_zeros_for_empty_prompt", False)) and pooled is not None
                 factor = 0 if zero and not prompt else 1

@@ -10,8 +10,9 @@ from diffusers import AutoencoderTiny, StableDiffusionPipeline
 from diffusers.models.attention_processor import AttnProcessor, XFormersAttnProcessor
 
 from realignkit.attention.config import ModulationConfig
+from realignkit.attention.regions import regions_of
 from realignkit.attention.sampler import _encode_images, generate, refine
-from realignkit.pipelines import encoding
+from realignkit.pipelines import encoding, phrases
 from realignkit.pipelines.families import unwrapped
 from tests.attention.pixart import pixart_pipeline
 from tests.attention.test_sampler import FAST, distance, layout
@@ -273,12 +274,12 @@ def test_words_of_several_learned_vectors_are_found_where_the_encoder_sees_them(
     text, found = "a toy and a dog", layout("a toy", "a dog")
     ids = pipeline.tokenizer(pipeline.maybe_convert_prompt(text, pipeline.tokenizer)).input_ids
     dog = pipeline.tokenizer("a dog", add_special_tokens=False).input_ids
-    conditioning = encoding.condition(pipeline, text, found)
+    conditioning = phrases.condition(pipeline, text, found)
     assert [ids[span] for span in conditioning.spans] == [ids[1:5], dog]
     assert len(ids) == encoding.token_count(pipeline, text) == 9
-    regions = encoding.regions(pipeline, conditioning)
+    regions = regions_of(pipeline, conditioning)
     assert regions.padding.tolist() == [False] * 9 + [True] * 15
-    embeddings, _ = encoding.encode(pipeline, [conditioning])
+    embeddings, _ = phrases.encode(pipeline, [conditioning])
     alone, _ = encoding.encode_texts(pipeline, ["a dog"])
     torch.testing.assert_close(embeddings[0, conditioning.spans[1]], alone[0, 1:3])
     assert refine(pipeline, [text], [found], [0], STRONG, **FAST).notes == [()]

@@ -14,7 +14,7 @@ from realignkit.attention.config import ModulationConfig
 from realignkit.attention.modulation import area_fraction, modulated_similarity, region_matrix, time_weight
 from realignkit.attention.processor import ModulatedAttention, ModulatedAttnProcessor
 from realignkit.attention.regions import Regions, region_maps, resize_masks
-from realignkit.pipelines.encoding import find_span, isolate
+from realignkit.pipelines.phrases import find_span, isolate
 
 FOLDER = Path(__file__).parents[1] / "golden" / "densediffusion"
 META = json.loads((FOLDER / "meta.json").read_text())

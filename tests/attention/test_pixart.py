@@ -9,9 +9,10 @@ from PIL import Image
 
 from realignkit.attention.config import ModulationConfig
 from realignkit.attention.processor import modulate
+from realignkit.attention.regions import regions_of
 from realignkit.attention.sampler import attention_family, generate, refine
 from realignkit.errors import ModelError, OptionError, PromptError
-from realignkit.pipelines import encoding
+from realignkit.pipelines import phrases
 from realignkit.types import Layout, Likelihood, LocalCaption, Segment
 from tests.attention.pixart import pixart_pipeline, small_transformer
 from tests.attention.test_processor import SCHEDULE, TOKENS, Reference, example
@@ -138,15 +139,15 @@ def test_refine(pipeline):
 
 
 def test_spans_are_those_of_the_text_in_lower_case(pipeline):
-    conditioning = encoding.condition(pipeline, PROMPTS[0], layout("a dog", "a red book"))
+    conditioning = phrases.condition(pipeline, PROMPTS[0], layout("a dog", "a red book"))
     assert conditioning.text == PROMPTS[0]
     assert conditioning.spans == (slice(4, 6), slice(0, 3))  # T5 has no start token
-    regions = encoding.regions(pipeline, conditioning)
+    regions = regions_of(pipeline, conditioning)
     assert regions.tokens.shape == (120, 2)
     assert regions.padding.sum() == 120 - 7  # six words and the end
-    whole, mask = encoding.encode(pipeline, [conditioning], isolate_phrases=False)
-    isolated, same = encoding.encode(pipeline, [conditioning])
-    alone, _ = encoding.encode(pipeline, [encoding.Conditioning("a dog")])
+    whole, mask = phrases.encode(pipeline, [conditioning], isolate_phrases=False)
+    isolated, same = phrases.encode(pipeline, [conditioning])
+    alone, _ = phrases.encode(pipeline, [phrases.Conditioning("a dog")])
     assert mask.sum() == 7 and torch.equal(mask, same)
     torch.testing.assert_close(isolated[0, 4:6], alone[0, :2])
     torch.testing.assert_close(isolated[0, 3], whole[0, 3])

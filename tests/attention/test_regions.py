@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from realignkit.attention.modulation import region_matrix
-from realignkit.attention.regions import Regions, layer_size, region_maps, resize_masks, smaller_wins
+from realignkit.attention.regions import Regions, layer_size, region_maps, regions_of, resize_masks, smaller_wins
 from realignkit.errors import ModelError
+from realignkit.pipelines.phrases import condition
+from realignkit.types import Layout, Likelihood, LocalCaption, Segment
+from tests.small_pipelines import with_tokenizers
 
 
 def box(top: int, left: int, bottom: int, right: int, size: tuple[int, int] = (64, 64)) -> torch.Tensor:
@@ -107,3 +111,18 @@ def test_maps_of_a_batch_are_those_of_its_images():
 def test_regions_that_do_not_fit_together():
     with pytest.raises(ValueError, match="2 objects"):
         Regions(torch.zeros(5, 1).bool(), torch.zeros(2, 4, 4).bool(), torch.ones(2))
+
+
+def test_regions_of_a_conditioning(word_tokenizer):
+    layout = Layout(
+        tuple(
+            Segment(LocalCaption(caption[2:], caption, likelihood), np.ones((8, 8), dtype=bool))
+            for caption, likelihood in (("a cat", Likelihood.POSSIBLE), ("a dog", Likelihood.UNLIKELY))
+        )
+    )
+    pipeline = with_tokenizers(word_tokenizer)
+    out = regions_of(pipeline, condition(pipeline, "a red cat and a cat", layout))
+    assert out.tokens.shape == (16, 2)
+    assert out.tokens[:, 0].nonzero()[:, 0].tolist() == [5, 6] and not out.tokens[:, 1].any()
+    assert out.scores.tolist() == [0.5, 0.0]
+    assert out.padding.nonzero()[:, 0].tolist() == list(range(8, 16))  # BOS, six words, EOS are 0-7

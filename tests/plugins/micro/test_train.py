@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from realignkit.pipelines.encoding import isolate, phrase_spans
+from realignkit.pipelines.phrases import isolate, phrase_spans
 from realignkit_plugins.micro.oracle import expected
 from realignkit_plugins.micro.train import base, recognize_anything, segmenter, tokenizer
 from realignkit_plugins.micro.train.data import to_tensor
