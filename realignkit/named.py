@@ -39,7 +39,6 @@ class Named:
         """What a user hands in as a plugin; one that is named already is taken as it is.
 
         Args:
-            kind: see above.
             value: a plugin that is called, or a :class:`Named`.
             argument: what the user knows it by; None: the kind.
             name: of the plugin; None: its class's.

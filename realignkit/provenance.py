@@ -163,7 +163,6 @@ def differences(there: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 
     Args:
         there: JSON values, nested.
-        now: likewise.
     """
     inside = [there.get("contents") or {}, now.get("contents") or {}]
     both = inside[0].keys() & inside[1].keys()

@@ -50,8 +50,6 @@ class Realigner:
 
     Args:
         generator: a plugin, as the next three; see :mod:`realignkit.contracts`. Or a pipeline of diffusers.
-        tagger: see there.
-        segmenter: see there.
         scorers: one scorer, or a fallback chain of ``(name, scorer)``, tried in order.
         modulation: how attention is re-weighted (eqs. 7-10); the paper's values by default.
         sampling: how both images are sampled.

@@ -168,15 +168,7 @@ def literal_attention(
 
     Args:
         query: (..., N, d); key: (..., K, d); value: (..., K, e). Half precisions are computed in float32.
-        key: see ``query``.
-        value: see ``query``.
         region: see :func:`modulated_similarity`, as are ``weight``, ``score``, ``area``, ``size_term``, ``suppress``.
-        weight: see there.
-        score: see there.
-        area: see there.
-        size_term: see there.
-        size_weight: see there.
-        suppress: see there.
         bias: additive attention mask, broadcastable to (..., N, K), added after modulation.
         clamp: see :func:`modulated_similarity`.
 
@@ -207,7 +199,6 @@ def row_range(query: Tensor, key: Tensor, bias: Tensor | None = None) -> Tensor:
 
     Args:
         query: (batch, heads, N, d); key: (batch, heads, K, d).
-        key: see ``query``.
         bias: additive attention mask, broadcastable to (batch, heads, N, K); hidden keys do not count.
 
     Returns:
@@ -260,8 +251,6 @@ def fast_attention(
 
     Args:
         query: (batch, heads, N, d); key: (batch, heads, K, d); value: (batch, heads, K, e), any float dtype.
-        key: see ``query``.
-        value: see ``query``.
         queries: ``P_q``, bool (batch, N, n), at most one object per query.
         keys: ``P_k``, bool (batch, K, n).
         amount: ``a = lambda_t * S * (1 - B)``, float (batch, N); see :func:`clamped`.

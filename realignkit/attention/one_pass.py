@@ -33,13 +33,7 @@ def one_pass_attention(
 
     Args:
         query: as there, as are ``key``, ``value``, ``queries``, ``keys``, ``amount``, ``rows`` and ``bias``.
-        key: see there.
-        value: see there.
-        queries: see there.
-        keys: see there.
         amount: see there, in ``query``'s dtype.
-        rows: see there.
-        bias: see there.
         hidden: bool, of ``bias``'s shape: keys that a row's minimum and maximum leave out.
 
     Returns:

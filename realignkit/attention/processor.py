@@ -222,8 +222,6 @@ class ModulatedAttention:
 
         Args:
             query: (batch, heads, N, d); key, value: (batch, heads, K, d).
-            key: see ``query``.
-            value: see ``query``.
             cross: whether the keys are text.
             size: (h, w) of the N queries, where known.
             bias: additive attention mask (batch, heads, 1 or N, K).

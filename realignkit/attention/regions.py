@@ -82,11 +82,9 @@ class RegionMaps:
 
     Attributes:
         cells: ``P_q``, bool (batch, N, n). tokens: phrase membership, bool (batch, K, n).
-        tokens: see ``cells``.
         score: ``S`` of eq. 9, float (batch, N); 0 for images that are not to be modulated.
         area: area fraction of each cell's object, float (batch, N).
         suppressed: bool (batch, n), objects of score 0. padding: bool (batch, K).
-        padding: see ``suppressed``.
         rows: int (m,), cells that lie in an object of any image of the batch.
         disjoint: whether every cell lies in at most one object.
     """
@@ -116,11 +114,9 @@ def region_maps(
 
     Args:
         regions: one per prompt; all with the same number of tokens.
-        size: (h, w) of the attention layer. latent: (h, w) of the latents.
-        latent: see ``size``; ``nearest`` goes through it, as DenseDiffusion does.
+        size: (h, w) of the attention layer.
+        latent: (h, w) of the latents; ``nearest`` goes through it, as DenseDiffusion does.
         overlap: see :class:`~realignkit.attention.config.ModulationConfig`, as for ``mask_resize``.
-        mask_resize: see there.
-        outside_score: see there.
         repeats: images per prompt; each item is repeated that often, neighbours together.
         device: where the maps are wanted.
     """

@@ -125,17 +125,10 @@ def refine(
 
     Args:
         pipeline: see :func:`generate`, as are ``prompts``, ``seeds`` and the sampling options.
-        prompts: see there.
         layouts: one per prompt.
-        seeds: see there.
         config: how to modulate; None: the method's defaults.
         coarse: the images to start from; needed, and used, only with ``config.strength``.
         num_inference_steps: of the full schedule, also with ``strength``, which skips its beginning.
-        guidance_scale: see there.
-        height: see there.
-        width: see there.
-        negative_prompt: see there.
-        progress: see there.
 
     Raises:
         ModelError: the pipeline's attention cannot be modulated, or it computed NaN.

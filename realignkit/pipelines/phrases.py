@@ -155,7 +155,6 @@ def isolate(embeddings: Tensor, span: slice, alone: Tensor, offset: int) -> Tens
     Args:
         embeddings: (K, C) of the text. alone: (K, C) of the phrase.
         span: where the phrase stands in the text.
-        alone: see ``embeddings``.
         offset: where it stands in its own sequence (1 behind a start token).
 
     Returns:

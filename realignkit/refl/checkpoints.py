@@ -174,7 +174,6 @@ def mend_export(
     Args:
         run: the run's folder.
         trainable: with the state of ``current``, which it has afterwards too.
-        optimizer: likewise.
         current: the checkpoint that is gone on from.
         wanted: the iteration; None: there need be no weights yet.
         say: is told what was mended.

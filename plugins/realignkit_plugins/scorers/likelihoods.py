@@ -48,7 +48,6 @@ class LikelihoodJudge:
     Args:
         llama: made with ``logits_all=True``.
         n_ctx: its context, in tokens.
-        calibrate: see above.
         version: of the templates.
         cache: keeps the numbers of the examples, which take a big model minutes.
         identity: what they depend on, as JSON.
