@@ -28,9 +28,10 @@ if TYPE_CHECKING:
     )
     from realignkit.hookspecs import hookimpl as hookimpl
     from realignkit.realigner import Realigner
+    from realignkit.realignment import Realignment
     from realignkit.refl import ReFLConfig, ReFLTrainer
     from realignkit.registry import Registry, default_registry
-    from realignkit.types import Answer, Layout, Likelihood, LocalCaption, Realignment, Segment, Tag
+    from realignkit.types import Answer, Layout, Likelihood, LocalCaption, Segment, Tag
 
 _HOME = {
     "attention.modulation": ("ModulationConfig",),

@@ -17,15 +17,16 @@ from realignkit.errors import FOREIGN, ModelError, PluginError, ScorerError, bre
 from realignkit.images import to_tensor
 from realignkit.machine import full_precision, suited_threads
 from realignkit.named import Named
+from realignkit.realignment import Realignment
 from realignkit.redaction import redacted
 from realignkit.registry import Registry
-from realignkit.types import Answer, Layout, LocalCaption, Realignment, Segment, Tag
+from realignkit.types import Answer, Layout, LocalCaption, Segment, Tag
 
 if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
 
-    from realignkit.refl.state import TrainState
+    from realignkit.types import TrainState
 
 Q = TypeVar("Q")
 R = TypeVar("R")

@@ -7,11 +7,14 @@ import numbers
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from realignkit.types import Layout, Likelihood, LocalCaption, Realignment, Segment, Tag
+from realignkit.types import Layout, Likelihood, LocalCaption, Segment, Tag
+
+if TYPE_CHECKING:
+    from realignkit.realignment import Realignment
 
 
 def tag_problem(tag: Any) -> str:

@@ -28,9 +28,9 @@ from typing import TYPE_CHECKING
 import pluggy
 
 if TYPE_CHECKING:
-    from realignkit.refl.state import TrainState
+    from realignkit.realignment import Realignment
     from realignkit.registry import Register
-    from realignkit.types import Layout, Realignment
+    from realignkit.types import Layout, TrainState
 
 hookspec = pluggy.HookspecMarker("realignkit")
 hookimpl = pluggy.HookimplMarker("realignkit")

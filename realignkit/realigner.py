@@ -20,6 +20,7 @@ from realignkit.machine import check_threads, suited_threads
 from realignkit.named import Named, chain
 from realignkit.pipelines import encoding, families, refusals
 from realignkit.provenance import contents, fingerprint_of_image
+from realignkit.realignment import Realignment
 from realignkit.registry import Registry, default_registry
 from realignkit.resolve import (
     SamplingOptions,
@@ -29,7 +30,7 @@ from realignkit.resolve import (
     versions,
 )
 from realignkit.rewards import make_reward
-from realignkit.types import Answer, Layout, Likelihood, LocalCaption, Realignment, Tag
+from realignkit.types import Answer, Layout, Likelihood, LocalCaption, Tag
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -1,4 +1,4 @@
-"""Realignments on disk: folders that are complete or recognisably not, and read back exactly.
+"""What one realignment saw and made, on disk a folder that is complete or recognisably not, and read back exactly.
 
 A folder holds ``coarse.png``, ``refined.png``, ``masks/00.png`` … (1 bit, in the layout's order) and
 ``realignment.json``, which is written last: a folder that has it is complete.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -15,12 +16,13 @@ import numpy as np
 from PIL import Image
 from pydantic import ConfigDict, Field, JsonValue
 
+from realignkit.arguments import as_path
 from realignkit.checks import segment_problem
 from realignkit.errors import DamagedError, OutputError
 from realignkit.files import atomic_write, make_folder, writing
 from realignkit.images import png
 from realignkit.records import Share, Text, Written, as_written, read_json
-from realignkit.types import Layout, Likelihood, LocalCaption, Mask, Realignment, Segment, Tag
+from realignkit.types import Layout, Likelihood, LocalCaption, Mask, Segment, Tag
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PILImage
@@ -30,6 +32,139 @@ FORMAT = "realignkit.realignment"
 VERSION = 1
 
 _AGAIN = "Make it again with 'realignkit run'."
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Realignment:
+    """Everything one realignment saw and made. :meth:`save` and :meth:`load` round-trip.
+
+    Two are equal where all they hold is, pixel by pixel; how long they took aside.
+
+    Attributes:
+        prompt, seed: what was asked for.
+        coarse: the image before refinement, RGB.
+        tags, captions, layout: the results of the tag, score and segment steps.
+        refined: the image after refinement, RGB; the coarse image itself when there was nothing to modulate.
+        accepted: False where ``modulation.verify`` found that the refined image has lost an object; see :attr:`image`.
+        conditioning: the text that the refined image was conditioned on.
+        plugins: which plugin did each step (kind -> name); ``scorer`` is the one that answered.
+        notes: recorded fallbacks, in words ("no mask for 'desk' …").
+        timings: seconds per step.
+        settings: every option that the result depends on.
+        versions: versions of realignkit and of the libraries below it.
+    """
+
+    prompt: str
+    seed: int
+    coarse: PILImage
+    tags: tuple[Tag, ...]
+    captions: tuple[LocalCaption, ...]
+    layout: Layout
+    refined: PILImage
+    conditioning: str = ""
+    plugins: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    timings: Mapping[str, float] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+    accepted: bool = True
+
+    @property
+    def image(self) -> PILImage:
+        """The picture to use, RGB: the refined one, or the coarse one where the refined one was not accepted."""
+        return self.refined if self.accepted else self.coarse
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Realignment):
+            return NotImplemented
+        same = (
+            getattr(self, f.name) == getattr(other, f.name) for f in fields(self) if f.name not in (*_IMAGES, "timings")
+        )
+        return all(same) and all(_same_pixels(getattr(self, name), getattr(other, name)) for name in _IMAGES)
+
+    def __hash__(self) -> int:
+        return hash((self.prompt, self.seed, self.tags, self.captions))
+
+    def __repr__(self) -> str:
+        width, height = self.coarse.size
+        prompt = self.prompt if len(self.prompt) <= 60 else f"{self.prompt[:59]}…"
+        fate = "coarse image kept" if not self.accepted or _same_pixels(self.coarse, self.refined) else "refined"
+        return (
+            f"<Realignment of {prompt!r}, seed {self.seed}: {width} x {height}, {len(self.tags)} tags, "
+            f"{len(self.layout)} segments, {fate}>"
+        )
+
+    def _repr_html_(self) -> str:
+        from realignkit.report.html import fragment
+
+        return fragment(self)
+
+    def _repr_png_(self) -> bytes:
+        from realignkit.report.overlay import side_by_side
+
+        return png(side_by_side(self))
+
+    def save(self, folder: str | Path) -> Path:
+        """Write ``realignment.json``, ``coarse.png``, ``refined.png`` and ``masks/*.png`` into ``folder``.
+
+        Files are written atomically, the JSON last, so a folder that has it is complete.
+
+        Raises:
+            OutputError: the folder cannot be written, the settings are no JSON, or a segment is not of the image.
+            OptionError: this is no path.
+        """
+        folder = as_path("folder", folder)
+        for segment in self.layout:
+            if problem := segment_problem(segment, self.coarse.size):
+                raise OutputError(f"this realignment cannot be saved: {problem}.")
+        record = _encode(self, folder)  # first, so that a bad setting leaves the folder as it was
+        make_folder(folder)
+        discard(folder)
+        atomic_write(folder / "coarse.png", png(self.coarse.convert("RGB")))
+        atomic_write(folder / "refined.png", png(self.refined.convert("RGB")))
+        for index, segment in enumerate(self.layout):
+            atomic_write(_mask_path(folder, index), png(Image.fromarray(segment.mask.astype(np.bool_))))
+        atomic_write(folder / RECORD, record)
+        return folder
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Realignment:
+        """Read back what :meth:`save` wrote.
+
+        Raises:
+            DamagedError: the folder is damaged.
+            OutputError: it holds no complete realignment, or another version of realignkit wrote it.
+            OptionError: this is no path.
+        """
+        folder = as_path("folder", folder)
+        record = as_written(_Record, read_record(folder), folder / RECORD, _AGAIN)
+        layout = tuple(
+            Segment(item.caption.made(), _read_mask(_mask_path(folder, index), record.size), item.confidence)
+            for index, item in enumerate(record.layout)
+        )
+        return cls(
+            prompt=record.prompt,
+            seed=record.seed,
+            coarse=_read_image(folder / "coarse.png", "RGB", record.size),
+            tags=tuple(Tag(tag.name, tag.confidence) for tag in record.tags),
+            captions=tuple(caption.made() for caption in record.captions),
+            layout=Layout(layout),
+            refined=_read_image(folder / "refined.png", "RGB", record.size),
+            conditioning=record.conditioning,
+            plugins=record.plugins,
+            notes=tuple(record.notes),
+            timings=record.timings,
+            settings=record.settings.model_dump(exclude_unset=True),
+            versions=record.versions,
+            accepted=record.accepted,
+        )
+
+
+_IMAGES = ("coarse", "refined")
+
+
+def _same_pixels(one: PILImage, other: PILImage) -> bool:
+    return one.size == other.size and one.convert("RGB").tobytes() == other.convert("RGB").tobytes()
 
 
 def is_complete(folder: Path) -> bool:
@@ -47,26 +182,6 @@ def discard(folder: Path) -> None:
         (folder / RECORD).unlink(missing_ok=True)
         for stale in (*folder.glob("masks/*.png"), *folder.glob(".*.tmp"), *folder.glob("masks/.*.tmp")):
             stale.unlink(missing_ok=True)
-
-
-def save_realignment(realignment: Realignment, folder: Path) -> Path:
-    """Write a realignment into ``folder``; see :meth:`realignkit.types.Realignment.save`.
-
-    Raises:
-        OutputError: the folder cannot be written, the settings are no JSON, or a segment is not of the image.
-    """
-    for segment in realignment.layout:
-        if problem := segment_problem(segment, realignment.coarse.size):
-            raise OutputError(f"this realignment cannot be saved: {problem}.")
-    record = _encode(realignment, folder)  # first, so that a bad setting leaves the folder as it was
-    make_folder(folder)
-    discard(folder)
-    atomic_write(folder / "coarse.png", png(realignment.coarse.convert("RGB")))
-    atomic_write(folder / "refined.png", png(realignment.refined.convert("RGB")))
-    for index, segment in enumerate(realignment.layout):
-        atomic_write(_mask_path(folder, index), png(Image.fromarray(segment.mask.astype(np.bool_))))
-    atomic_write(folder / RECORD, record)
-    return folder
 
 
 def _mask_path(folder: Path, index: int) -> Path:
@@ -184,36 +299,6 @@ def read_record(folder: Path) -> dict[str, Any]:
 def _writer(record: Mapping[str, Any]) -> str:
     versions = record.get("versions")
     return str(versions.get("realignkit", "unknown")) if isinstance(versions, dict) else "unknown"
-
-
-def load_realignment(folder: Path) -> Realignment:
-    """Read a realignment back; see :meth:`realignkit.types.Realignment.load`.
-
-    Raises:
-        DamagedError: the folder is damaged.
-        OutputError: it is incomplete, or another version of realignkit wrote it.
-    """
-    record = as_written(_Record, read_record(folder), folder / RECORD, _AGAIN)
-    layout = tuple(
-        Segment(item.caption.made(), _read_mask(_mask_path(folder, index), record.size), item.confidence)
-        for index, item in enumerate(record.layout)
-    )
-    return Realignment(
-        prompt=record.prompt,
-        seed=record.seed,
-        coarse=_read_image(folder / "coarse.png", "RGB", record.size),
-        tags=tuple(Tag(tag.name, tag.confidence) for tag in record.tags),
-        captions=tuple(caption.made() for caption in record.captions),
-        layout=Layout(layout),
-        refined=_read_image(folder / "refined.png", "RGB", record.size),
-        conditioning=record.conditioning,
-        plugins=record.plugins,
-        notes=tuple(record.notes),
-        timings=record.timings,
-        settings=record.settings.model_dump(exclude_unset=True),
-        versions=record.versions,
-        accepted=record.accepted,
-    )
 
 
 def _read_mask(path: Path, size: tuple[int, int]) -> Mask:

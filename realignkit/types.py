@@ -1,4 +1,4 @@
-"""What flows through the realigner: frozen values, each made by one step and read by the next.
+"""What flows through the realigner and through training: frozen values, each made by one step and read by the next.
 
 Images are :class:`PIL.Image.Image` in RGB; masks are NumPy boolean arrays of shape (H, W).
 """
@@ -6,18 +6,13 @@ Images are :class:`PIL.Image.Image` in RGB; masks are NumPy boolean arrays of sh
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-
-from realignkit.arguments import as_path
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
 
 Mask = npt.NDArray[np.bool_]
 
@@ -147,104 +142,115 @@ class Truth:
     found: int
 
 
-@dataclass(frozen=True, eq=False, repr=False)
-class Realignment:
-    """Everything one realignment saw and made. :meth:`save` and :meth:`load` round-trip.
-
-    Two are equal where all they hold is, pixel by pixel; how long they took aside.
+@dataclass(frozen=True)
+class Validation:
+    """Held-out prompts, drawn and judged after ``iteration`` optimizer steps (0: the model as it came).
 
     Attributes:
-        prompt, seed: what was asked for.
-        coarse: the image before refinement, RGB.
-        tags, captions, layout: the results of the tag, score and segment steps.
-        refined: the image after refinement, RGB; the coarse image itself when there was nothing to modulate.
-        accepted: False where ``modulation.verify`` found that the refined image has lost an object; see :attr:`image`.
-        conditioning: the text that the refined image was conditioned on.
-        plugins: which plugin did each step (kind -> name); ``scorer`` is the one that answered.
-        notes: recorded fallbacks, in words ("no mask for 'desk' …").
-        timings: seconds per step.
-        settings: every option that the result depends on.
-        versions: versions of realignkit and of the libraries below it.
+        iteration: optimizer steps done.
+        reward: mean training reward of the held-out images.
+        judgement: what decides: the judge's mean, or the training reward where there is no judge.
+        higher_is_better: which way the judgement is meant.
+        values: everything that was computed.
+        rewards: per image, in the prompts' order.
+        judgements: per image; empty where the judge gives one number for all.
     """
 
-    prompt: str
-    seed: int
-    coarse: Image
-    tags: tuple[Tag, ...]
-    captions: tuple[LocalCaption, ...]
-    layout: Layout
-    refined: Image
-    conditioning: str = ""
-    plugins: Mapping[str, str] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
-    timings: Mapping[str, float] = field(default_factory=dict)
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    versions: Mapping[str, str] = field(default_factory=dict)
-    accepted: bool = True
+    iteration: int
+    reward: float
+    judgement: float
+    higher_is_better: bool = True
+    values: Mapping[str, float] = field(default_factory=dict)
+    rewards: tuple[float, ...] = ()
+    judgements: tuple[float, ...] = ()
 
     @property
-    def image(self) -> Image:
-        """The picture to use, RGB: the refined one, or the coarse one where the refined one was not accepted."""
-        return self.refined if self.accepted else self.coarse
+    def score(self) -> float:
+        """The judgement, turned so that higher is better."""
+        return self.judgement if self.higher_is_better else -self.judgement
 
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Realignment):
-            return NotImplemented
-        same = (
-            getattr(self, f.name) == getattr(other, f.name) for f in fields(self) if f.name not in (*_IMAGES, "timings")
+
+@dataclass(frozen=True)
+class TrainState:
+    """One optimizer step, as ``log.jsonl``, the trackers and the hook ``after_train_step`` see it.
+
+    Attributes:
+        iteration: optimizer steps done, from 1.
+        iterations: how many there will be at most.
+        loss: eq. 5, as weighted; of drawn pairs (``pair_sampling=weighted``) their plain mean.
+        reward: mean over the batch; None in a control run, which draws nothing.
+        reward_loss: mean ``phi(R)`` (refl) or denoising loss on the chosen images (raft), unweighted; 0 of drawn pairs.
+        denoising_loss: L_pre and KL-style term, weighted; or of drawn pairs.
+        reward_weight: lambda, as used; of drawn pairs it is in their shares.
+        reward_gradient_norm: of the unweighted reward term; this and the next two are None where it overflowed.
+        denoising_gradient_norm: of the denoising terms.
+        gradient_norm: of their weighted sum, before clipping.
+        learning_rate: as used.
+        skipped: the step was skipped, because half precision overflowed.
+        seconds: that the step took.
+        held_out: the latest validation.
+        folder: where the run is written.
+    """
+
+    iteration: int
+    iterations: int
+    loss: float
+    reward: float | None
+    reward_loss: float
+    denoising_loss: float
+    reward_weight: float
+    reward_gradient_norm: float | None
+    denoising_gradient_norm: float | None
+    gradient_norm: float | None
+    learning_rate: float
+    skipped: bool
+    seconds: float
+    held_out: Validation | None
+    folder: Path
+
+    def record(self) -> dict[str, float | int | bool | None]:
+        """A line of ``log.jsonl``."""
+        names = (
+            *("iteration", "loss", "reward", "reward_loss", "denoising_loss", "reward_weight"),
+            *("reward_gradient_norm", "denoising_gradient_norm", "gradient_norm", "learning_rate", "skipped"),
+            "seconds",
         )
-        return all(same) and all(_same_pixels(getattr(self, name), getattr(other, name)) for name in _IMAGES)
-
-    def __hash__(self) -> int:
-        return hash((self.prompt, self.seed, self.tags, self.captions))
-
-    def __repr__(self) -> str:
-        width, height = self.coarse.size
-        prompt = self.prompt if len(self.prompt) <= 60 else f"{self.prompt[:59]}…"
-        fate = "coarse image kept" if not self.accepted or _same_pixels(self.coarse, self.refined) else "refined"
-        return (
-            f"<Realignment of {prompt!r}, seed {self.seed}: {width} x {height}, {len(self.tags)} tags, "
-            f"{len(self.layout)} segments, {fate}>"
-        )
-
-    def _repr_html_(self) -> str:
-        from realignkit.notebook import html
-
-        return html(self)
-
-    def _repr_png_(self) -> bytes:
-        from realignkit.notebook import side_by_side
-
-        return side_by_side(self)
-
-    def save(self, folder: str | Path) -> Path:
-        """Write ``realignment.json``, ``coarse.png``, ``refined.png`` and ``masks/*.png`` into ``folder``.
-
-        Files are written atomically, the JSON last, so a folder that has it is complete.
-
-        Raises:
-            OutputError: the folder cannot be written.
-            OptionError: this is no path.
-        """
-        from realignkit.realignment import save_realignment
-
-        return save_realignment(self, as_path("folder", folder))
-
-    @classmethod
-    def load(cls, folder: str | Path) -> Realignment:
-        """Read back what :meth:`save` wrote.
-
-        Raises:
-            OutputError: the folder holds no complete realignment.
-            OptionError: this is no path.
-        """
-        from realignkit.realignment import load_realignment
-
-        return load_realignment(as_path("folder", folder))
+        return {name: getattr(self, name) for name in names}
 
 
-_IMAGES = ("coarse", "refined")
+@dataclass(frozen=True)
+class TrainResult:
+    """How a run ended.
+
+    Attributes:
+        folder: where everything is.
+        status: ``finished``, ``stopped early`` (patience), ``stopped by a plugin`` or ``interrupted``.
+        iterations: optimizer steps done.
+        history: all validations, the first being the model as it came.
+        best: the best one after training began; None without validation.
+        warnings: in words, what should make a reader doubt the result.
+    """
+
+    folder: Path
+    status: str
+    iterations: int
+    history: tuple[Validation, ...]
+    best: Validation | None
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def improved(self) -> bool:
+        """Whether the best weights are judged better than the model as it came."""
+        return self.best is not None and bool(self.history) and self.best.score > self.history[0].score
 
 
-def _same_pixels(one: Image, other: Image) -> bool:
-    return one.size == other.size and one.convert("RGB").tobytes() == other.convert("RGB").tobytes()
+if TYPE_CHECKING:
+    from realignkit.realignment import Realignment as Realignment
+else:
+
+    def __getattr__(name: str) -> Any:
+        if name == "Realignment":  # which saves and loads itself, so it lives above; the name is public here too
+            from realignkit.realignment import Realignment
+
+            return Realignment
+        raise AttributeError(f"module '{__name__}' has no attribute '{name}'")

@@ -14,8 +14,8 @@ from PIL import Image
 import realignkit
 from realignkit.cli._settings import parse
 from realignkit.errors import OptionError
+from realignkit.realignment import Realignment
 from realignkit.registry import default_registry
-from realignkit.types import Realignment
 from tests.conftest import HANGS, ROOT
 
 PROMPT = "a red book and a yellow pen"

@@ -11,7 +11,7 @@ import torch
 
 from realignkit import Realigner
 from realignkit.errors import ModelError, OptionError
-from realignkit.types import Realignment
+from realignkit.realignment import Realignment
 from tests import tiny
 
 PROMPT = "a red book and a yellow pen"

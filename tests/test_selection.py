@@ -10,8 +10,8 @@ from PIL import Image
 from realignkit.calls import rate
 from realignkit.errors import ModelError, OptionError
 from realignkit.named import Named
+from realignkit.realignment import Realignment
 from realignkit.selection import candidate_seeds, choose
-from realignkit.types import Realignment
 from tests.refl.rewards import Darkness
 
 PROMPTS = ["a red book and a yellow pen", "a yellow pen on the desk"]

@@ -25,7 +25,7 @@ from typer.core import TyperCommand, TyperGroup
 from realignkit.errors import PluginError, RealignKitError
 
 if TYPE_CHECKING:
-    from realignkit.types import Realignment
+    from realignkit.realignment import Realignment
 
 EXIT_SOME_FAILED = 1
 EXIT_ERROR = 2

@@ -29,7 +29,7 @@ from realignkit.machine import suited_threads
 if TYPE_CHECKING:
     from realignkit.evaluation import Processes, RunSummary
     from realignkit.realigner import Realigner
-    from realignkit.types import Realignment
+    from realignkit.realignment import Realignment
 
 DEFAULT_ROOT = Path("realignments")
 
@@ -167,8 +167,7 @@ def _run_many(
 def _finished(folder: Path) -> Iterator[tuple[str, Realignment]]:
     """The finished realignments below a folder, those of earlier, longer lists too."""
     from realignkit.errors import OutputError
-    from realignkit.realignment import is_complete
-    from realignkit.types import Realignment
+    from realignkit.realignment import Realignment, is_complete
 
     for path in sorted(folder.iterdir()):
         if path.is_dir() and is_complete(path):

@@ -10,7 +10,7 @@ import typer
 from realignkit.cli._progress import out, print_realignment, set_verbosity
 
 if TYPE_CHECKING:
-    from realignkit.types import Realignment
+    from realignkit.realignment import Realignment
 
 
 EXTRA_FILES = ("layout.png", "sheet.png", "report.html")
@@ -24,7 +24,7 @@ def show(
 ) -> None:
     """Print a saved realignment, and make its report again."""
     set_verbosity(ctx, verbose)
-    from realignkit.types import Realignment
+    from realignkit.realignment import Realignment
 
     realignment = Realignment.load(folder)
     print_realignment(realignment)

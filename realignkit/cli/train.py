@@ -27,7 +27,7 @@ from realignkit.machine import suited_threads
 
 if TYPE_CHECKING:
     from realignkit.named import Named
-    from realignkit.refl.state import TrainResult, TrainState
+    from realignkit.types import TrainResult, TrainState
 
 DEFAULT_MODEL = "micro"
 

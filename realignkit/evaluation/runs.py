@@ -24,12 +24,11 @@ from realignkit.errors import DamagedError, OutputError, RealignKitError
 from realignkit.evaluation.processes import Processes
 from realignkit.files import make_folder, only_writer, write_lines
 from realignkit.inputs import readable
-from realignkit.realignment import discard, is_complete, load_realignment, read_record
+from realignkit.realignment import Realignment, discard, is_complete, read_record
 from realignkit.records import check_file
 
 if TYPE_CHECKING:
     from realignkit.realigner import Progress, Realigner
-    from realignkit.types import Realignment
 
 logger = logging.getLogger(__name__)
 
@@ -119,7 +118,7 @@ def is_intact(folder: Path, extras: Extras | None, extra_files: Sequence[str], s
         OutputError: another version of realignkit wrote it.
     """
     try:
-        realignment = load_realignment(folder)
+        realignment = Realignment.load(folder)
     except DamagedError as error:
         say(f"{folder.name} is damaged and is made again: {error.reason}")
         discard(folder)
@@ -237,7 +236,7 @@ def _failure(job: Job, error: RealignKitError) -> Failure:
 def _missing(folder: Path) -> OutputError | None:
     """Why what was just written cannot be read back; None if it can."""
     try:
-        load_realignment(folder)
+        Realignment.load(folder)
     except OutputError as error:
         return error
     return None

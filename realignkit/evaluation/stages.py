@@ -14,7 +14,7 @@ from realignkit.realigner import Realigner
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from realignkit.types import Realignment
+    from realignkit.realignment import Realignment
 
 
 def stages_plan(

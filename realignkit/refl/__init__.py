@@ -6,7 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from realignkit.refl.config import PRESETS, ReFLConfig, preset
-from realignkit.refl.state import TrainResult, TrainState, Validation
+from realignkit.types import TrainResult, TrainState, Validation
 
 if TYPE_CHECKING:
     from realignkit.refl.trainer import ReFLTrainer

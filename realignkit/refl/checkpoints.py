@@ -17,11 +17,22 @@ from torch import Tensor
 from realignkit.errors import DamagedError, OutputError
 from realignkit.files import atomic_folder, keep_lines, sweep
 from realignkit.records import Format, Written, check_manifest, write_manifest
-from realignkit.refl.state import WrittenValidation
 from realignkit.refl.trainable import Trainable
 
 FOLDER = "checkpoints"
 _MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+class WrittenValidation(Written):
+    """A :class:`Validation` as files have it."""
+
+    iteration: int = Field(ge=0)
+    reward: float
+    judgement: float
+    higher_is_better: bool
+    values: dict[str, float]
+    rewards: list[float]
+    judgements: list[float]
 
 
 class _State(Written):

@@ -22,9 +22,10 @@ from realignkit.named import Named
 from realignkit.provenance import another_version, flat, listed, placeless
 from realignkit.records import Format, Written
 from realignkit.refl import checkpoints
+from realignkit.refl.checkpoints import WrittenValidation
 from realignkit.refl.config import REMOVED, ReFLConfig
-from realignkit.refl.state import TrainState, Validation, WrittenValidation
 from realignkit.resolve import versions
+from realignkit.types import TrainState, Validation
 
 RECORD = "training.json"
 LOG = "log.jsonl"

@@ -15,9 +15,9 @@ from realignkit.machine import suited_threads
 from realignkit.refl import losses
 from realignkit.refl.config import ReFLConfig
 from realignkit.refl.objective import Gradients, Objective
-from realignkit.refl.state import TrainState, Validation
 from realignkit.refl.tracking import LossScale, Processes
 from realignkit.refl.trainable import Trainable
+from realignkit.types import TrainState, Validation
 
 
 class Learner:

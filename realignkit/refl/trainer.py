@@ -23,7 +23,6 @@ from realignkit.refl.model import Networks, drawing_options
 from realignkit.refl.objective import Gradients, Objective
 from realignkit.refl.ratings import draw_by_reward
 from realignkit.refl.run import LOG, RunFolder, grid, told, validation_from
-from realignkit.refl.state import TrainResult, TrainState, Validation
 from realignkit.refl.step import Learner
 from realignkit.refl.tracking import Interruption, LossScale, Processes, memory_errors, precision_of
 from realignkit.refl.trainability import check_trainable
@@ -31,6 +30,7 @@ from realignkit.refl.trainable import Trainable
 from realignkit.refl.validation import Judge, best_of, hacking, without_improvement
 from realignkit.refl.validator import Validator
 from realignkit.registry import Registry, default_registry
+from realignkit.types import TrainResult, TrainState, Validation
 
 FINISHED, EARLY, BY_PLUGIN = "finished", "stopped early", "stopped by a plugin"
 INTERRUPTED, RUNNING = "interrupted", "running"

@@ -10,7 +10,7 @@ from realignkit.calls import measure
 from realignkit.contracts import Metric, Reward
 from realignkit.errors import ModelError, OptionError
 from realignkit.named import Named
-from realignkit.refl.state import Validation
+from realignkit.types import Validation
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -10,10 +10,10 @@ from realignkit.named import Named
 from realignkit.refl.config import ReFLConfig
 from realignkit.refl.model import Networks
 from realignkit.refl.seeds import seeded
-from realignkit.refl.state import Validation
 from realignkit.refl.tracking import Processes
 from realignkit.refl.trainable import Trainable
 from realignkit.refl.validation import Judge, validation
+from realignkit.types import Validation
 
 if TYPE_CHECKING:
     from PIL.Image import Image

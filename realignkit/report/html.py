@@ -8,6 +8,7 @@ import io
 import json
 import shlex
 from collections.abc import Iterable, Mapping
+from html import escape
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -16,9 +17,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL.Image import Image
 
 from realignkit.files import atomic_write
+from realignkit.realignment import Realignment
 from realignkit.redaction import REDACTED
 from realignkit.report.overlay import overlay
-from realignkit.types import Realignment
 
 REPORT_NAME = "report.html"
 SMALL = 128
@@ -56,6 +57,22 @@ def write_report(realignment: Realignment, folder: str | Path) -> Path:
     path = Path(folder) / REPORT_NAME
     atomic_write(path, page.encode())
     return path
+
+
+def fragment(realignment: Realignment) -> str:
+    """Both images, what was found and the notes, as a piece of HTML that needs no other file."""
+    verdict = "" if realignment.accepted else " (not accepted)"
+    figures = (_figure(realignment.coarse, "coarse"), _figure(realignment.refined, f"refined{verdict}"))
+    rows = "".join(
+        f"<tr><td>{escape(c.tag)}</td><td>{escape(str(c.likelihood))}</td><td>{escape(c.caption)}</td></tr>"
+        for c in realignment.captions
+    )
+    notes = "".join(f"<li>{escape(note)}</li>" for note in realignment.notes)
+    return (
+        f"<div><p><b>{escape(realignment.prompt)}</b> (seed {realignment.seed})</p>{''.join(figures)}"
+        f"<table><tr><th>tag</th><th>likelihood</th><th>local caption</th></tr>{rows}</table>"
+        f"{f'<ul>{notes}</ul>' if notes else ''}</div>"
+    )
 
 
 def write_index(folder: str | Path, realignments: Iterable[tuple[str, Realignment]]) -> Path:
@@ -142,6 +159,13 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, 
             yield from flatten(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
+
+
+def _figure(image: Image, caption: str) -> str:
+    return (
+        f'<figure style="display:inline-block;margin:0 8px 0 0"><img alt="{caption}" style="min-width:192px" '
+        f'src="{data_uri(image)}"><figcaption>{caption}</figcaption></figure>'
+    )
 
 
 @functools.cache

@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from realignkit.refl.state import Validation
+from realignkit.types import Validation
 from tests.conftest import HANGS
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "hacking.py"

@@ -9,7 +9,7 @@ import pytest
 
 from realignkit.errors import ModelError, OptionError
 from realignkit.evaluation import Processes, run_many
-from realignkit.types import Realignment
+from realignkit.realignment import Realignment
 from tests import tiny
 
 PROMPTS = ["a red book", "a yellow pen", "word " * 99, "a red desk", "a sign"]

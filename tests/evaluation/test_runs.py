@@ -16,7 +16,7 @@ from realignkit.errors import ModelError, OutputError, PluginError
 from realignkit.evaluation import run_many
 from realignkit.evaluation.runs import Job, slug
 from realignkit.files import only_writer
-from realignkit.types import Realignment
+from realignkit.realignment import Realignment
 from tests import tiny
 
 PROMPTS = ["a red book and a yellow pen", "a red book", "a yellow pen on the desk"]

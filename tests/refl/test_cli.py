@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from realignkit.types import Realignment
+from realignkit.realignment import Realignment
 from tests import tiny
 from tests.plugins.generators.original import write_quick_model
 from tests.refl.conftest import PROMPTS, QUICK

@@ -5,8 +5,8 @@ from PIL import Image
 
 from realignkit.contracts import Metric
 from realignkit.errors import ModelError, OptionError
-from realignkit.refl.state import Validation
 from realignkit.refl.validation import Judge, best_of, hacking, moved, validation, without_improvement
+from realignkit.types import Validation
 
 
 def at(iteration, reward, judgement, *, higher=True):

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from realignkit.types import Layout, Likelihood, LocalCaption, Realignment, Segment, Tag
+from realignkit.realignment import Realignment
+from realignkit.types import Layout, Likelihood, LocalCaption, Segment, Tag
 
 
 def rectangle(size, box):
