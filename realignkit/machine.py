@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import time
 from collections.abc import Iterable, Iterator
 from contextvars import ContextVar
@@ -131,7 +132,8 @@ def cpu_parameters(holders: Iterable[object]) -> int:
 def _chosen_by_user(threads: int) -> bool:
     import torch
 
-    if any(os.environ.get(name) for name in VARIABLES):
+    # Levels are separated by commas; what is no number of threads is no choice, and OpenMP ignores it.
+    if any(re.match(r"\s*\+?0*[1-9]\d*\s*(,|$)", os.environ.get(name, "")) for name in VARIABLES):
         return True
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     # torch takes one thread per core, which is also its number of threads between operations.

@@ -110,6 +110,18 @@ def test_the_environment_wins(monkeypatch, name):
     assert inside(tiny()) == 3
 
 
+@pytest.mark.parametrize("value", ["abc", "0", "-1", "1.5", " ", "3x"])
+def test_what_is_no_number_of_threads_is_no_choice(monkeypatch, value):
+    monkeypatch.setenv("OMP_NUM_THREADS", value)
+    assert inside(tiny()) == 1
+
+
+@pytest.mark.parametrize("value", ["3", " 3 ", "3,1"])
+def test_numbers_of_threads_as_openmp_reads_them(monkeypatch, value):
+    monkeypatch.setenv("OMP_NUM_THREADS", value)
+    assert inside(tiny()) == 3
+
+
 def test_what_the_user_has_told_torch_wins():
     torch.set_num_threads(2)
     assert inside(tiny()) == inside(real()) == 2
