@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -20,7 +20,10 @@ from realignkit.types import LocalCaption, Mask, Tag, Truth
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
     from PIL.Image import Image
+    from pydantic._internal._model_construction import ModelMetaclass
     from torch import Tensor
+else:
+    ModelMetaclass = type(BaseModel)
 
 T = TypeVar("T", bound=BaseModel)
 
@@ -32,6 +35,21 @@ class Options(BaseModel):
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+class _RefusedInWords(ModelMetaclass):
+    """Checks what a class is called with as :func:`parse_options` does."""
+
+    def __call__(cls, **values: Any) -> Any:  # noqa: N805 - a class is what a metaclass makes
+        return parse_options(cast(Any, cls), values, owner=cls.__name__)
+
+
+class Config(Options, metaclass=_RefusedInWords):
+    """Options that users make by hand.
+
+    Raises:
+        OptionError: an option is unknown or has a bad value; the message lists the valid ones.
+    """
 
 
 class Plugin(ABC):

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from realignkit.arguments import instance
+from realignkit.arguments import instance, mapping, shown
 from realignkit.errors import OptionError
 from realignkit.registry import Registry
 from realignkit.resolve import assign_options, option_names
@@ -54,15 +54,17 @@ def make_reward(
         beside: a generator's companions: ``"reward:clip" -> "micro_clip"`` stands in for ``clip``.
 
     Raises:
-        OptionError: a bad spec, an unknown option or a bad value.
+        OptionError: a bad spec, an unknown option or a bad value, or no registry.
         PluginError: an unknown or unavailable reward.
     """
-    weights, beside = parse_weights(spec), beside or {}
+    weights, beside = parse_weights(spec), mapping("beside", beside)
+    if not isinstance(registry, Registry):
+        raise OptionError(f"registry takes a Registry (default_registry() is one), not {shown(registry)}.")
     names = {name: beside.get(f"reward:{name}", name) for name in weights}
     infos = [registry.info("reward", name) for name in names.values()]
     alone = list(weights.values()) == [1.0]
     given, of_sum = {}, {}
-    for key, value in (options or {}).items():
+    for key, value in mapping("options", options).items():
         owner, _, option = key.rpartition(".")
         if key in SUM_OPTIONS and not alone:
             of_sum[key] = value

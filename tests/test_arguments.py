@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from realignkit import Layout, Realigner, Realignment, arguments
+from realignkit import Layout, ModulationConfig, Realigner, Realignment, Registry, Reward, arguments
 from realignkit.attention import generate, refine
 from realignkit.attention.dense import dense_diffusion, dense_layout
 from realignkit.errors import OptionError, PluginError, PromptError, RealignKitError
+from realignkit.refl import Judge
 from realignkit.rewards import make_reward, parse_weights
 from tests import tiny
 
@@ -151,6 +152,13 @@ FUNCTIONS = {
     "a folder": lambda: Realignment.load(3),
     "a reward": lambda: parse_weights(3),
     "a reward to make": lambda: make_reward(None, 3),
+    "a registry of rewards": lambda: make_reward(3, "micro"),
+    "no registry of rewards": lambda: make_reward(None, "micro"),
+    "options of a reward": lambda: make_reward(Registry(discover=False), "micro", 3),
+    "a value of modulation by hand": lambda: ModulationConfig(share=3),
+    "an unknown name by hand": lambda: ModulationConfig(shares=0.3),
+    "a judge": lambda: Judge(3, "three"),
+    "the class of a judge": lambda: Judge(Reward, "class"),
 }
 
 

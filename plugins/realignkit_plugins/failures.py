@@ -139,8 +139,9 @@ def _of_the_hub(model: str, chain: Sequence[BaseException], text: str) -> str | 
         return f"(it has no such revision). Correct the revision, or leave it out; see {_HUB}/{repository}."
     if "RepositoryNotFoundError" in names:
         return (
-            f"(the hub knows no '{repository}', or shows it to others only). Check the spelling at {_HUB}, log in "
-            f"with 'hf auth login' if it is private, or give a local folder."
+            f"(it is neither a file nor a folder here, and the hub knows no '{repository}', or shows it to "
+            f"others only). Check the spelling at {_HUB}, log in with 'hf auth login' if it is private, or "
+            f"give a local folder."
         )
     if "HFValidationError" in names:
         return "(that is no hub id). Give owner/name, or the path of a local folder."

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from realignkit.contracts import Config
 
 SizeTerm = Literal["area", "similarity", "none"]
 ScoreTerm = Literal["likelihood", "none"]
@@ -14,13 +16,11 @@ MaskResize = Literal["nearest", "area"]
 TimeScale = Literal["train", "start"]
 
 
-class ModulationConfig(BaseModel):
+class ModulationConfig(Config):
     """How strongly, where and when attention is modulated (eqs. 7-10), and when the result counts.
 
     Frozen; unknown names are errors. Every field is one decision of the method's description.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
     cross_weight: float = Field(1.0, ge=0, le=10, description="w of lambda_t in cross-attention; 0 switches it off")
     self_weight: float = Field(0.3, ge=0, le=10, description="w of lambda_t in self-attention; 0 switches it off")

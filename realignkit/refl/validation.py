@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from realignkit.arguments import shown
 from realignkit.calls import measure
 from realignkit.contracts import Metric, Reward
 from realignkit.errors import ModelError, OptionError
@@ -27,9 +28,14 @@ class Judge:
             validation, so it must be as it was made).
         name: what to call it.
         value: which of a metric's values decides; None: the first that is not the count ``n``.
+
+    Raises:
+        OptionError: it is neither a reward nor a metric.
     """
 
     def __init__(self, plugin: Reward | Metric, name: str, value: str | None = None) -> None:
+        if isinstance(plugin, type) or not (callable(plugin) or hasattr(plugin, "compute")):
+            raise OptionError(f"the judge is a reward or a metric that is made, not {shown(plugin)}.")
         self.named = Named("metric" if hasattr(plugin, "compute") else "reward", name, plugin)
         self.value = value
 

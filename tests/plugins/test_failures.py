@@ -225,3 +225,13 @@ def refused_quietly(folder, told, capfd):
     assert "\n" not in str(caught.value)
     assert "damaged" not in str(caught.value)
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_word_that_is_neither_here_nor_on_the_hub():
+    """A mistyped path, such as that of --lora, is taken for a hub id."""
+    from huggingface_hub.errors import RepositoryNotFoundError
+
+    # Without the response that its own constructor wants.
+    error = RepositoryNotFoundError.__new__(RepositoryNotFoundError, "401 Client Error. Repository Not Found")
+    text = explain("tr", error, False)
+    assert text.startswith("(it is neither a file nor a folder here, and the hub knows no 'tr',")
