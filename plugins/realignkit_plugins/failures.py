@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
+import logging
 import os
 import pickle
 import re
+import sys
 import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from realignkit.errors import in_one_line, out_of_memory
+from realignkit.errors import ModelError, in_one_line, out_of_memory
 from realignkit.redaction import redacted
 from realignkit_plugins.weight_folders import unusable_weights
 
@@ -49,6 +52,70 @@ _COLOURS = re.compile(r"\x1b\[[\d;]*m")
 OWN_CODE = "wants to run code of its own, which is never done here"
 KNOWN_CLASSES = "Use a checkpoint whose classes are part of transformers or diffusers."
 _HUB = "https://huggingface.co"
+_LIBRARIES = ("transformers", "diffusers", "huggingface_hub")
+
+
+@contextlib.contextmanager
+def loading(what: str, model: str) -> Iterator[None]:
+    """Load quietly, and turn whatever goes wrong into a :class:`ModelError` that says what to do.
+
+    Args:
+        what: what is being loaded, for the message ("text-to-image pipeline").
+        model: as the user gave it.
+
+    Raises:
+        ModelError: loading failed, or a library has filled weights that are missing with random numbers.
+    """
+    from transformers import dynamic_module_utils
+    from transformers.utils import logging as transformers_logging
+
+    bars = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    # A checkpoint that wants to run code of its own is refused, not asked about on standard input.
+    patience, dynamic_module_utils.TIME_OUT_REMOTE_CODE = dynamic_module_utils.TIME_OUT_REMOTE_CODE, 0
+    told: list[str] = []
+    try:
+        with _collected(told):
+            yield
+        if missing := missing_weights(told):
+            raise ModelError(
+                f"the {what} '{model}' holds no weights for {len(missing)} of its parameters ({missing[0]} …). Use a "
+                f"complete checkpoint of this kind."
+            )
+    except ModelError:
+        raise
+    except Exception as error:  # the libraries raise a dozen types for a bad checkpoint
+        reason = explain(model, error, is_local(model), told)
+        raise ModelError(f"the {what} '{model}' cannot be loaded {reason}") from error
+    finally:
+        dynamic_module_utils.TIME_OUT_REMOTE_CODE = patience
+        if bars:
+            transformers_logging.enable_progress_bar()
+
+
+@contextlib.contextmanager
+def _collected(told: list[str]) -> Iterator[None]:
+    """What the libraries log goes into a list: an error that only points to it needs it, and one sentence is enough."""
+    loggers = [logging.getLogger(name) for name in _LIBRARIES if name in sys.modules]
+    before = [(logger, logger.handlers, logger.level) for logger in loggers]
+    for logger in loggers:
+        logger.handlers = [_Collector(told)]
+        logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        for logger, handlers, level in before:
+            logger.handlers = handlers
+            logger.setLevel(level)
+
+
+class _Collector(logging.Handler):
+    def __init__(self, told: list[str]) -> None:
+        super().__init__()
+        self.told = told
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.told.append(record.getMessage())
 
 
 def explain(model: str, error: BaseException, local: bool, told: Sequence[str] = ()) -> str:

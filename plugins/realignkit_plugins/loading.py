@@ -1,47 +1,169 @@
-"""What every plugin that loads a checkpoint needs: where it is, on which device, and readable errors."""
+"""What every plugin with a checkpoint shares: where it is, on which device, loaded once, and readable errors.
+
+:class:`CheckpointPlugin` is the base class; :class:`Checkpoint` says what a checkpoint has to be, and loads it.
+"""
 
 from __future__ import annotations
 
-import contextlib
-import logging
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from pydantic import Field
+
+from realignkit.contracts import Options as PluginOptions
+from realignkit.contracts import Plugin
 from realignkit.errors import ModelError
 from realignkit.machine import say_once, slow_bf16
-from realignkit_plugins.failures import explain, is_local, missing_weights
+from realignkit_plugins.failures import loading
+from realignkit_plugins.model_names import local_file, resolve_model
+from realignkit_plugins.weight_files import is_weight_file
 
 if TYPE_CHECKING:
     import torch
+    from torch import Tensor
 
 DTypeName = Literal["auto", "fp32", "fp16", "bf16"]
-_MICRO = "micro:"
-_LIBRARIES = ("transformers", "diffusers", "huggingface_hub")
 
 
-def resolve_model(model: str) -> str:
-    """Turn an option into what ``from_pretrained`` takes.
+@dataclass(frozen=True)
+class Loaded:
+    """A network on its device, frozen, in evaluation mode, and what goes with it; None what is not asked for."""
 
-    Args:
-        model: a hub id (``owner/name``), a folder, or ``micro:<name>`` for a checkpoint inside the package.
+    network: Any
+    processor: Any = None
+    tokenizer: Any = None
 
-    Raises:
-        ModelError: it is a path, and nothing is there; or there is no such embedded checkpoint.
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a checkpoint has to be, and what belongs to it.
+
+    Attributes:
+        what: what it is called in messages ("CLIPSeg checkpoint").
+        classes: of transformers that read it, by the ``model_type`` in its configuration.
+        other: the class for every other ``model_type``; "": there is none.
+        refusal: what a checkpoint of another ``model_type`` is, and what to use instead, to stand behind "'model' is";
+            ``{}`` is that type.
+        fits: whether a configuration of the right ``model_type`` is of the right kind too.
+        verify: called with the network and the user's name of it, to raise :class:`ModelError` where it will not do.
+        processor: reads what prepares images, from a folder or hub id (:func:`image_processor`); None: nothing does.
+        tokenizer: reads the tokenizer likewise (:func:`text_tokenizer`).
+        original: reads a network and its image processor from one file, as the model's authors publish it.
     """
-    if model.startswith(_MICRO):
-        from realignkit_plugins.micro import checkpoints
 
-        return str(checkpoints.path(model.removeprefix(_MICRO)))
-    folder = Path(model).expanduser()
-    if folder.is_dir():
-        return str(folder)
-    if folder.is_file():
-        raise ModelError(f"'{model}' is a file. Give the folder that save_pretrained wrote, or a hub id (owner/name).")
-    if folder.is_absolute() or model.startswith((".", "~")) or model.count("/") > 1 or "\\" in model or not model:
-        raise ModelError(f"there is no folder '{model}'. Check the path, or give a hub id (owner/name).")
-    return model
+    what: str
+    classes: Mapping[str, str] = field(default_factory=dict)
+    other: str = ""
+    refusal: str = ""
+    fits: Callable[[Any], bool] = lambda config: True
+    verify: Callable[[Any, str], None] = lambda network, model: None
+    processor: Callable[..., Any] | None = None
+    tokenizer: Callable[..., Any] | None = None
+    original: Callable[[Path, str], tuple[Any, Any]] | None = None
+
+    def load(
+        self, model: str, revision: str | None = None, device: str = "cpu", dtype: torch.dtype | None = None
+    ) -> Loaded:
+        """Load one.
+
+        Args:
+            model: hub id, folder, ``micro:<name>``; where ``original`` is known a file too.
+            revision: branch, tag or commit on the hub.
+            device: where the network goes.
+            dtype: of its weights; None: float32.
+
+        Raises:
+            ModelError: it is missing, damaged, incomplete or of another kind.
+        """
+        with loading(self.what, model):
+            if self.original is not None and is_weight_file(model):
+                network, processor = self.original(local_file(model, revision), model)
+                return Loaded(freeze(network, device), processor)
+            folder, hub = resolve_model(model), hub_options(revision)
+            network = load_model(self._class(folder, model, hub), folder, model, dtype, **hub)
+            self.verify(network, model)
+            network = freeze(network, device)
+            return Loaded(network, *(read and read(folder, **hub) for read in (self.processor, self.tokenizer)))
+
+    def _class(self, folder: str, model: str, hub: Mapping[str, Any]) -> Any:
+        import transformers
+
+        name = self.other
+        if self.classes:
+            config = model_config(folder, **hub)
+            name = self.classes.get(config.model_type, self.other)
+            if not name or not self.fits(config):
+                raise ModelError(f"'{model}' is {self.refusal.format(config.model_type)}")
+        return getattr(transformers, name)
+
+
+class CheckpointOptions(PluginOptions):
+    """The options of every plugin with a checkpoint; a plugin gives ``model`` a default by stating it again."""
+
+    model: str = Field(description="hub id, folder, or micro:<name>", min_length=1)
+    revision: str | None = Field(None, description="branch, tag or commit on the hub")
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps …")
+
+
+class CheckpointPlugin(Plugin):
+    """Base of a plugin whose work is a network's forward pass.
+
+    A child names its :attr:`checkpoint` and its options (:class:`CheckpointOptions`, and ``dtype`` where the precision
+    is for the user to choose); :attr:`loaded` is then the network and what goes with it, loaded at first use and kept.
+    One that loads otherwise overrides :meth:`load`.
+
+    Attributes:
+        checkpoint: what the option ``model`` has to be.
+        role: what messages call the plugin ("tagger").
+        remedy: what to do when the network computes NaN.
+    """
+
+    Options = CheckpointOptions
+    options: Any
+    checkpoint: ClassVar[Checkpoint]
+    role: ClassVar[str] = "plugin"
+    remedy: ClassVar[str] = "Download or train the checkpoint again."
+
+    @cached_property
+    def loaded(self) -> Any:
+        """What :meth:`load` returns.
+
+        Raises:
+            ModelError: the checkpoint is missing, damaged, incomplete or of another kind.
+        """
+        with loading(self.checkpoint.what, self.model):
+            return self.load()
+
+    def load(self) -> Loaded | Any:
+        """Load the checkpoint that the options name: a :class:`Loaded`. Whatever goes wrong is explained."""
+        chosen = self.options
+        return self.checkpoint.load(chosen.model, chosen.revision, self.device, self.dtype)
+
+    @property
+    def model(self) -> str:
+        """The checkpoint as the user names it, for messages."""
+        return str(self.options.model)
+
+    @property
+    def device(self) -> str:
+        """Where the network works."""
+        return resolve_device(self.options.device)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The precision that it works in: float32 where the plugin has no option ``dtype``."""
+        return resolve_dtype(getattr(self.options, "dtype", "fp32"), self.device)
+
+    def finite(self, values: Tensor) -> Tensor:
+        """``values``, as they are.
+
+        Raises:
+            ModelError: one of them is NaN or infinite.
+        """
+        return check_finite(values, f"{self.role} '{self.model}'", self.remedy)
 
 
 def resolve_device(device: str) -> str:
@@ -67,69 +189,6 @@ def resolve_dtype(dtype: DTypeName, device: str) -> torch.dtype:
     if (line := slow_bf16(device, dtype)) is not None:
         say_once(line)
     return {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[dtype]
-
-
-@contextlib.contextmanager
-def loading(what: str, model: str) -> Iterator[None]:
-    """Load quietly, and turn whatever goes wrong into a :class:`ModelError` that says what to do.
-
-    Args:
-        what: what is being loaded, for the message ("text-to-image pipeline").
-        model: as the user gave it.
-
-    Raises:
-        ModelError: loading failed, or a library has filled weights that are missing with random numbers.
-    """
-    from transformers import dynamic_module_utils
-    from transformers.utils import logging as transformers_logging
-
-    bars = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()
-    # A checkpoint that wants to run code of its own is refused, not asked about on standard input.
-    patience, dynamic_module_utils.TIME_OUT_REMOTE_CODE = dynamic_module_utils.TIME_OUT_REMOTE_CODE, 0
-    told: list[str] = []
-    try:
-        with _collected(told):
-            yield
-        if missing := missing_weights(told):
-            raise ModelError(
-                f"the {what} '{model}' holds no weights for {len(missing)} of its parameters ({missing[0]} …). Use a "
-                f"complete checkpoint of this kind."
-            )
-    except ModelError:
-        raise
-    except Exception as error:  # the libraries raise a dozen types for a bad checkpoint
-        reason = explain(model, error, is_local(model), told)
-        raise ModelError(f"the {what} '{model}' cannot be loaded {reason}") from error
-    finally:
-        dynamic_module_utils.TIME_OUT_REMOTE_CODE = patience
-        if bars:
-            transformers_logging.enable_progress_bar()
-
-
-@contextlib.contextmanager
-def _collected(told: list[str]) -> Iterator[None]:
-    """What the libraries log goes into a list: an error that only points to it needs it, and one sentence is enough."""
-    loggers = [logging.getLogger(name) for name in _LIBRARIES if name in sys.modules]
-    before = [(logger, logger.handlers, logger.level) for logger in loggers]
-    for logger in loggers:
-        logger.handlers = [_Collector(told)]
-        logger.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        for logger, handlers, level in before:
-            logger.handlers = handlers
-            logger.setLevel(level)
-
-
-class _Collector(logging.Handler):
-    def __init__(self, told: list[str]) -> None:
-        super().__init__()
-        self.told = told
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.told.append(record.getMessage())
 
 
 def load_model(
@@ -197,3 +256,46 @@ def text_tokenizer(folder: str, **kwargs: Any) -> Any:
 def hub_options(revision: str | None) -> dict[str, Any]:
     """Keyword arguments of ``from_pretrained`` for a revision that may not be given."""
     return {} if revision is None else {"revision": revision}
+
+
+def check_finite(values: Tensor, who: str, remedy: str) -> Tensor:
+    """``values``, as they are.
+
+    Raises:
+        ModelError: one of them is NaN or infinite.
+    """
+    if not values.detach().isfinite().all():
+        raise ModelError(f"the {who} computed NaN or infinity. {remedy}")
+    return values
+
+
+def load_tokenizer(what: str, model: str, revision: str | None = None) -> Any:
+    """A tokenizer that is not beside its network.
+
+    Args:
+        what: what it is called in messages.
+        model: hub id or folder.
+        revision: branch, tag or commit on the hub.
+
+    Raises:
+        ModelError: it is missing or damaged.
+    """
+    with loading(what, model):
+        return text_tokenizer(resolve_model(model), **hub_options(revision))
+
+
+def check_vocabulary(
+    tokenizer: Any, name: str, size: int, advice: str = "Give the tokenizer that the model was trained with."
+) -> None:
+    """Refuse a tokenizer with more tokens than the network has embeddings.
+
+    Raises:
+        ModelError: it has.
+    """
+    if len(tokenizer) > size:
+        raise ModelError(f"the tokenizer '{name}' has {len(tokenizer)} tokens, the model only {size}. {advice}")
+
+
+def freeze(network: Any, device: str) -> Any:
+    """Move a network where it shall work, frozen and in evaluation mode; its precision is what it was loaded in."""
+    return network.to(device).requires_grad_(False).eval()

@@ -13,7 +13,9 @@ import torch
 from realignkit.errors import ModelError
 from realignkit.registry import Registry
 from realignkit_plugins import generators, prompts, scorers, segmenters, taggers
-from realignkit_plugins.loading import loading, resolve_device, resolve_dtype, resolve_model
+from realignkit_plugins.failures import loading
+from realignkit_plugins.loading import resolve_device, resolve_dtype
+from realignkit_plugins.model_names import resolve_model
 from tests.conftest import HANGS
 
 MODULES = (generators, taggers, scorers, segmenters, prompts)

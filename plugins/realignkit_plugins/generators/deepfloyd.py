@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
 from realignkit.contracts import Generator
 from realignkit.contracts import Options as PluginOptions
-from realignkit_plugins.generators.stable_diffusion import OffloadName, load_pipeline
-from realignkit_plugins.loading import DTypeName
+from realignkit_plugins.generators.stable_diffusion import OffloadName, PipelineSettings, load_pipeline
+from realignkit_plugins.loading import Checkpoint, CheckpointPlugin, DTypeName
 
 if TYPE_CHECKING:
     import numpy as np
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-class DeepFloydGenerator(Generator):
+class DeepFloydGenerator(CheckpointPlugin, Generator):
     """DeepFloyd-IF: text to 64 x 64 pixels, then 256 x 256, then (a Stable Diffusion upscaler) 1024 x 1024.
 
     Its attention has text and image keys side by side and cannot be modulated: it makes coarse images only.
@@ -28,6 +28,8 @@ class DeepFloydGenerator(Generator):
     Raises:
         ModelError: (from :meth:`pipeline`) a checkpoint is missing, damaged, or of another kind.
     """
+
+    checkpoint = Checkpoint("text-to-image pipeline")
 
     class Options(PluginOptions):
         """Options of :class:`DeepFloydGenerator`."""
@@ -64,25 +66,23 @@ class DeepFloydGenerator(Generator):
         self.sampling_defaults: Mapping[str, Any] = {
             name: getattr(chosen, name) for name in names if getattr(chosen, name) is not None
         }
-        self._cascade: Cascade | None = None
 
     def pipeline(self) -> DiffusionPipeline:
         """The :class:`Cascade`: loaded once and kept, called like a diffusers pipeline."""
-        if self._cascade is None:
-            self._cascade = self._load()
-        return self._cascade  # type: ignore[return-value]
+        pipeline: DiffusionPipeline = self.loaded
+        return pipeline
 
-    def _load(self) -> Cascade:
-        chosen = self.options
-        shared: dict[str, Any] = {"device": chosen.device, "dtype": chosen.dtype, "offload": chosen.offload}
-        pixels: dict[str, Any] = {**shared, "variant": chosen.variant, "safety_checker": chosen.safety_checker}
-        first = load_pipeline(chosen.model, **pixels)
+    def load(self) -> Cascade:
+        """The models that the options name."""
+        chosen, settings = self.options, PipelineSettings.of(self.options)
+        first = load_pipeline(chosen.model, settings)
         second = third = None
         if chosen.second is not None:
             # It reads the first model's embeddings: no second copy of a T5-XXL.
-            second = load_pipeline(chosen.second, text_to_image=False, text_encoder=None, **pixels)
+            second = load_pipeline(chosen.second, settings, text_to_image=False, text_encoder=None)
         if chosen.third is not None and second is not None:
-            third = load_pipeline(chosen.third, text_to_image=False, **shared)
+            settings = replace(settings, variant=None, safety_checker=False)
+            third = load_pipeline(chosen.third, settings, text_to_image=False)
         return Cascade(first, second, third, chosen)
 
 

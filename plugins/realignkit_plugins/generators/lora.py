@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from realignkit.errors import ModelError
+from realignkit_plugins.failures import loading
 from realignkit_plugins.generators.lora_files import PEFT_CONFIG, AdapterFile, find
 from realignkit_plugins.generators.lora_keys import LowRank, low_rank, some
 from realignkit_plugins.generators.lora_layers import Layer, Layers, layer_names
-from realignkit_plugins.loading import loading
 
 if TYPE_CHECKING:
     from torch import Tensor

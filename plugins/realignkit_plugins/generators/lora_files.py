@@ -13,7 +13,7 @@ from realignkit.errors import DamagedError, ModelError
 from realignkit.records import sealed_notes
 from realignkit_plugins.generators.lora_keys import some
 from realignkit_plugins.generators.lora_layers import DENOISERS, TEXT_ENCODERS
-from realignkit_plugins.loading import resolve_model
+from realignkit_plugins.model_names import hub_file, resolve_model
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,7 +25,6 @@ _METADATA = "lora_adapter_metadata"
 _SUFFIX = ".safetensors"
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _PEFT_KEY = re.compile(r"\.lora_(A|B|magnitude_vector)\b")
-_HUB_FILE = re.compile(r"(?P<repository>[\w.-]+/[\w.-]+):(?P<file>[^\\:]+)")
 
 
 @dataclass(frozen=True)
@@ -63,8 +62,7 @@ def find(lora: str, revision: str | None = None) -> list[AdapterFile]:
             _refuse_pickles([path.name], lora)
             raise ModelError(f"'{lora}' is no {_SUFFIX} file. Give one, or the folder that it is in.")
         return [_read(path)]
-    on_hub = None if path.exists() else _HUB_FILE.fullmatch(lora)
-    place, file = (on_hub["repository"], on_hub["file"]) if on_hub else (resolve_model(lora), None)
+    place, file = hub_file(lora) or (resolve_model(lora), None)
     folder = Path(place)
     if not folder.is_dir():
         return [_read(path) for path in _download(place, file, lora, revision)]

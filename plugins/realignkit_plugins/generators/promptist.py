@@ -5,26 +5,21 @@ Hao et al., *Optimizing Prompts for Text-to-Image Generation*, NeurIPS 2023.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from functools import cached_property
+from typing import Any
 
 from pydantic import Field
 
-from realignkit.errors import ModelError
 from realignkit_plugins.generators.prompted import PromptedPipeline
 from realignkit_plugins.generators.stable_diffusion import StableDiffusionGenerator
-from realignkit_plugins.loading import (
-    load_model,
-    loading,
-    model_config,
-    resolve_device,
-    resolve_model,
-    text_tokenizer,
-)
-
-if TYPE_CHECKING:
-    from diffusers import DiffusionPipeline
+from realignkit_plugins.loading import Checkpoint, load_tokenizer
 
 PUBLISHED = "microsoft/Promptist"
+ADAPTER = Checkpoint(
+    "Promptist checkpoint",
+    {"gpt2": "GPT2LMHeadModel"},
+    refusal=f"a {{}} checkpoint, no GPT-2. Use {PUBLISHED} or a copy of it.",
+)
 CUE = " Rephrase:"
 """What stands between the prompt and its adaptation, in training and here."""
 
@@ -58,23 +53,16 @@ class PromptistGenerator(StableDiffusionGenerator):
     options: PromptistGenerator.Options
     attention_family = None  # type: ignore[assignment]
 
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
-        self._language: tuple[Any, Any] | None = None
-        self._adapting: AdaptingPipeline | None = None
-
-    def pipeline(self) -> DiffusionPipeline:
-        """The :class:`AdaptingPipeline`: loaded once and kept, called like a diffusers pipeline."""
-        if self._adapting is None:
-            self._adapting = AdaptingPipeline(super().pipeline(), self)
-        return self._adapting  # type: ignore[return-value]
+    def load(self) -> AdaptingPipeline:
+        """The pipeline, called like one of diffusers."""
+        return AdaptingPipeline(super().load(), self)
 
     def adapt(self, prompt: str) -> str:
         """The prompt as Promptist would have it: the best beam; the prompt itself where that is empty."""
         import torch
 
         chosen = self.options
-        network, tokenizer = self._load_language()
+        network, tokenizer = self._language
         cue = prompt.strip() + CUE
         tokens = tokenizer(cue, return_tensors="pt").to(network.device)
         length = tokens["input_ids"].shape[1]
@@ -94,23 +82,12 @@ class PromptistGenerator(StableDiffusionGenerator):
             )
         return tokenizer.decode(out[0, length:], skip_special_tokens=True).strip() or prompt
 
-    def _load_language(self) -> tuple[Any, Any]:
-        if self._language is None:
-            from transformers import GPT2LMHeadModel
-
-            chosen = self.options
-            folder = resolve_model(chosen.adapter)
-            words = chosen.adapter_tokenizer or ("gpt2" if chosen.adapter == PUBLISHED else chosen.adapter)
-            with loading("Promptist checkpoint", chosen.adapter):
-                family = model_config(folder).model_type
-                if family != "gpt2":
-                    raise ModelError(
-                        f"'{chosen.adapter}' is a {family} checkpoint, no GPT-2. Use {PUBLISHED} or a copy of it."
-                    )
-                network = load_model(GPT2LMHeadModel, folder, chosen.adapter).to(resolve_device(chosen.device))
-            with loading("tokenizer of Promptist", words):
-                self._language = (network, text_tokenizer(resolve_model(words)))
-        return self._language
+    @cached_property
+    def _language(self) -> tuple[Any, Any]:
+        adapter, words = self.options.adapter, self.options.adapter_tokenizer
+        network = ADAPTER.load(adapter, device=self.device).network
+        words = words or ("gpt2" if adapter == PUBLISHED else adapter)
+        return network, load_tokenizer("tokenizer of Promptist", words)
 
 
 class AdaptingPipeline(PromptedPipeline):

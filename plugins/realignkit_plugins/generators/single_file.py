@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from realignkit.machine import say_once
 from realignkit_plugins.generators.single_file_config import UNET, VAE, Prediction, unlike, write_config
 from realignkit_plugins.generators.single_file_kinds import family_of
-from realignkit_plugins.loading import resolve_model
+from realignkit_plugins.model_names import resolve_model
 from realignkit_plugins.weight_files import read_weights
 
 if TYPE_CHECKING:
@@ -32,12 +32,13 @@ _PREDICTIONS: dict[str, Prediction] = {"epsilon": "epsilon", "v": "v_prediction"
 
 @contextmanager
 def single_file(
-    model: str, config: str | None, prediction: Prediction | None, dtype: torch.dtype
+    path: Path, model: str, config: str | None, prediction: Prediction | None, dtype: torch.dtype
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """A folder of settings and the networks that go with it: ``DiffusionPipeline.from_pretrained(folder, **networks)``.
 
     Args:
-        model: the file, of any format that :func:`realignkit_plugins.weight_files.read_weights` reads.
+        path: the file, of any format that :func:`realignkit_plugins.weight_files.read_weights` reads.
+        model: what the user calls it, for messages.
         config: a folder or hub id with the settings, in diffusers' layout; None: read off the weights.
         prediction: what the U-Net predicts, where ``config`` is None; None: as the file says, or as it looks.
         dtype: of the networks.
@@ -49,7 +50,6 @@ def single_file(
         ModelError: there is no such file, or it is damaged, a pickle that would run something, something else than a
             whole Stable Diffusion model, or made for other settings.
     """
-    path = Path(model).expanduser()
     weights = _usual_names(read_weights(path, model))
     shapes = {name: tuple(weight.shape) for name, weight in weights.items()}
     try:

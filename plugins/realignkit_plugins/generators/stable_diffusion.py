@@ -6,6 +6,7 @@ import contextlib
 import json
 import logging
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -14,10 +15,19 @@ from pydantic import Field
 from realignkit.contracts import Generator
 from realignkit.contracts import Options as PluginOptions
 from realignkit.errors import ModelError
-from realignkit_plugins.failures import KNOWN_CLASSES, OWN_CODE
+from realignkit_plugins.failures import KNOWN_CLASSES, OWN_CODE, loading
 from realignkit_plugins.generators.single_file import single_file
 from realignkit_plugins.generators.single_file_config import Prediction
-from realignkit_plugins.loading import DTypeName, hub_options, loading, resolve_device, resolve_dtype, resolve_model
+from realignkit_plugins.loading import (
+    Checkpoint,
+    CheckpointOptions,
+    CheckpointPlugin,
+    DTypeName,
+    hub_options,
+    resolve_device,
+    resolve_dtype,
+)
+from realignkit_plugins.model_names import local_file, resolve_model
 from realignkit_plugins.weight_files import is_weight_file
 
 if TYPE_CHECKING:
@@ -46,7 +56,7 @@ _SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-class StableDiffusionGenerator(Generator):
+class StableDiffusionGenerator(CheckpointPlugin, Generator):
     """Any text-to-image checkpoint of diffusers that the fine stage can refine: SD 1.x, 2.x, XL, PixArt-alpha, -Sigma.
 
     Other text-to-image families load too, but their ``attention_family`` is then None: they can make the coarse
@@ -56,7 +66,9 @@ class StableDiffusionGenerator(Generator):
         ModelError: (from :meth:`pipeline`) the checkpoint is missing, damaged, or not a text-to-image pipeline.
     """
 
-    class Options(PluginOptions):
+    checkpoint = Checkpoint("text-to-image pipeline")
+
+    class Options(CheckpointOptions):
         """Options of :class:`StableDiffusionGenerator`."""
 
         model: str = Field(
@@ -72,9 +84,7 @@ class StableDiffusionGenerator(Generator):
         prediction_type: Prediction | None = Field(
             None, description="what the network predicts; None: as the checkpoint says"
         )
-        revision: str | None = Field(None, description="branch, tag or commit on the hub")
         variant: str | None = Field(None, description="weights variant, such as fp16")
-        device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps …")
         dtype: DTypeName = Field("auto", description="auto: fp16 on CUDA, fp32 elsewhere")
         scheduler: SchedulerName | None = Field(None, description="sampler to use instead of the checkpoint's own")
         lora: str | None = Field(
@@ -107,14 +117,13 @@ class StableDiffusionGenerator(Generator):
         self.sampling_defaults: Mapping[str, Any] = {
             name: getattr(chosen, name) for name in names if getattr(chosen, name) is not None
         }
-        self._pipeline: DiffusionPipeline | None = None
 
     @property
     def attention_family(self) -> str | None:  # type: ignore[override]
         """``"unet"``, ``"pixart"`` or None for others. Before loading: as the folder's index says, else ``"unet"``."""
-        if self._pipeline is not None:
-            family = _FAMILIES.get(type(self._pipeline).__name__)
-            return family if family and type(_part(self._pipeline, family)).__name__ == _NETWORKS[family][1] else None
+        if (pipeline := vars(self).get("loaded")) is not None:
+            family = _FAMILIES.get(type(pipeline).__name__)
+            return family if family and type(_part(pipeline, family)).__name__ == _NETWORKS[family][1] else None
         try:
             index = json.loads((Path(resolve_model(self.options.model)) / "model_index.json").read_bytes())
             name = index["_class_name"]
@@ -128,24 +137,13 @@ class StableDiffusionGenerator(Generator):
 
     def pipeline(self) -> DiffusionPipeline:
         """The pipeline: loaded once and kept, on its device, progress bar off."""
-        if self._pipeline is None:
-            self._pipeline = self._load()
-        return self._pipeline
+        pipeline: DiffusionPipeline = self.loaded
+        return pipeline
 
-    def _load(self) -> DiffusionPipeline:
+    def load(self) -> Any:
+        """The pipeline, with the scheduler and the adapters that the options name."""
         chosen = self.options
-        pipeline = load_pipeline(
-            chosen.model,
-            revision=chosen.revision,
-            variant=chosen.variant,
-            config=chosen.config,
-            prediction_type=chosen.prediction_type,
-            device=chosen.device,
-            dtype=chosen.dtype,
-            safety_checker=chosen.safety_checker,
-            offload=chosen.offload,
-            prepare=self._prepare,
-        )
+        pipeline = load_pipeline(chosen.model, PipelineSettings.of(chosen), prepare=self._prepare)
         vae = getattr(pipeline, "vae", None) is not None or type(pipeline).__name__ == "IFPipeline"
         if not vae or getattr(pipeline, "tokenizer", None) is None:
             raise ModelError(
@@ -164,28 +162,13 @@ class StableDiffusionGenerator(Generator):
             merge_lora(pipeline, chosen.lora, chosen.lora_scale, partial=chosen.lora_partial)
 
 
-def load_pipeline(
-    model: str,
-    *,
-    revision: str | None = None,
-    variant: str | None = None,
-    config: str | None = None,
-    prediction_type: Prediction | None = None,
-    device: str = "auto",
-    dtype: DTypeName = "auto",
-    safety_checker: bool = False,
-    offload: OffloadName = "none",
-    prepare: Callable[[Any], None] | None = None,
-    text_to_image: bool = True,
-    **parts: Any,
-) -> Any:
-    """A diffusers pipeline from safetensors, on its device, progress bar off.
+@dataclass(frozen=True)
+class PipelineSettings:
+    """How a pipeline is loaded.
 
-    Args:
-        model: see :func:`realignkit_plugins.loading.resolve_model`; or one file of Stable Diffusion 1.x, 2.x or XL, see
-            :func:`realignkit_plugins.generators.single_file.single_file`, to which the next two do not apply.
+    Attributes:
         revision: branch, tag or commit on the hub.
-        variant: of the weights, such as ``fp16``.
+        variant: of the weights, such as ``fp16``; a single file has none.
         config: settings that go with a single file, a folder or hub id; None: read off its weights.
         prediction_type: what the network predicts; None: as the checkpoint says.
         device: see :func:`realignkit_plugins.loading.resolve_device`.
@@ -193,6 +176,38 @@ def load_pipeline(
         safety_checker: whether to load one where there is one.
         offload: ``model`` moves each network to the device when it is its turn, ``sequential`` each layer (slow, least
             memory). On a CPU there is nothing to move.
+    """
+
+    revision: str | None = None
+    variant: str | None = None
+    config: str | None = None
+    prediction_type: Prediction | None = None
+    device: str = "auto"
+    dtype: DTypeName = "auto"
+    safety_checker: bool = False
+    offload: OffloadName = "none"
+
+    @classmethod
+    def of(cls, options: PluginOptions) -> PipelineSettings:
+        """Those among a generator's options."""
+        given = dict(options)
+        return cls(**{field.name: given[field.name] for field in fields(cls) if field.name in given})
+
+
+def load_pipeline(
+    model: str,
+    settings: PipelineSettings,
+    *,
+    prepare: Callable[[Any], None] | None = None,
+    text_to_image: bool = True,
+    **parts: Any,
+) -> Any:
+    """A diffusers pipeline from safetensors, on its device, progress bar off.
+
+    Args:
+        model: see :func:`realignkit_plugins.model_names.resolve_model`; or one file of Stable Diffusion 1.x, 2.x or XL,
+            see :func:`realignkit_plugins.generators.single_file.single_file`.
+        settings: how it is loaded.
         prepare: called with the pipeline before it moves to the device.
         text_to_image: refuse a pipeline that is none.
         parts: components to use instead of the checkpoint's, or None.
@@ -202,10 +217,10 @@ def load_pipeline(
     """
     from diffusers.utils import logging as diffusers_logging
 
-    device = resolve_device(device)
-    kind = resolve_dtype(dtype, device)
+    device, variant, prediction = resolve_device(settings.device), settings.variant, settings.prediction_type
+    dtype = resolve_dtype(settings.dtype, device)
     one_file = text_to_image and is_weight_file(model)
-    folder, hub = ("", {}) if one_file else (resolve_model(model), hub_options(revision))
+    folder, hub = ("", {}) if one_file else (resolve_model(model), hub_options(settings.revision))
     bars = diffusers_logging.is_progress_bar_enabled()
     diffusers_logging.disable_progress_bar()
     try:
@@ -213,14 +228,15 @@ def load_pipeline(
             from diffusers import DiffusionPipeline  # which talks about torchvision
 
             if one_file:
-                folder, networks = stack.enter_context(single_file(model, config, prediction_type, kind))
+                path = local_file(model, settings.revision)
+                folder, networks = stack.enter_context(single_file(path, model, settings.config, prediction, dtype))
                 variant, parts = None, {**networks, **parts}
             index = DiffusionPipeline.load_config(folder, **hub)
             _refuse_code(index, model)
             extras: dict[str, Any] = {**hub, **parts}
             if variant is not None:
                 extras["variant"] = variant
-            if "safety_checker" in index and not safety_checker:
+            if "safety_checker" in index and not settings.safety_checker:
                 # The feature extractor serves the checker alone, and would want torchvision.
                 extras |= {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
             if "watermarker" in index:
@@ -231,21 +247,23 @@ def load_pipeline(
 
                 loader = AutoPipelineForText2Image
             pipeline = loader.from_pretrained(
-                folder, dtype=kind, use_safetensors=True, trust_remote_code=False, **extras
+                folder, dtype=dtype, use_safetensors=True, trust_remote_code=False, **extras
             )
             if one_file:  # not the name of a folder that lasts as long as this
                 pipeline.register_to_config(_name_or_path=model)
-            if prediction_type is not None and pipeline.scheduler.config.get("prediction_type") != prediction_type:
+            if prediction is not None and pipeline.scheduler.config.get("prediction_type") != prediction:
                 pipeline.scheduler = pipeline.scheduler.from_config(
-                    pipeline.scheduler.config, prediction_type=prediction_type
+                    pipeline.scheduler.config, prediction_type=prediction
                 )
             if prepare is not None:
                 prepare(pipeline)
             # Moved, never cast: some networks keep modules in float32 (T5's overflow in half precision).
-            if offload == "none" or device == "cpu":
+            if settings.offload == "none" or device == "cpu":
                 pipeline = pipeline.to(device, silence_dtype_warnings=True)
             else:
-                move = {"model": "enable_model_cpu_offload", "sequential": "enable_sequential_cpu_offload"}[offload]
+                move = {"model": "enable_model_cpu_offload", "sequential": "enable_sequential_cpu_offload"}[
+                    settings.offload
+                ]
                 getattr(pipeline, move)(device=device)
     finally:
         # Told of every cast, also of a VAE that a pipeline runs in float32, where nothing is to be kept.

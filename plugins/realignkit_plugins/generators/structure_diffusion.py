@@ -17,7 +17,6 @@ from realignkit_plugins.generators.prompted import PromptedPipeline
 from realignkit_plugins.generators.stable_diffusion import StableDiffusionGenerator
 
 if TYPE_CHECKING:
-    from diffusers import DiffusionPipeline
     from torch import Tensor
 
 Keys = Literal["phrases", "prompt"]
@@ -42,21 +41,15 @@ class StructureDiffusionGenerator(StableDiffusionGenerator):
     options: StructureDiffusionGenerator.Options
     attention_family = None  # type: ignore[assignment]
 
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
-        self._structured: StructuredPipeline | None = None
-
-    def pipeline(self) -> DiffusionPipeline:
-        """The :class:`StructuredPipeline`: loaded once and kept, called like a diffusers pipeline."""
-        if self._structured is None:
-            inner = super().pipeline()
-            if getattr(inner, "unet", None) is None:
-                raise ModelError(
-                    f"'{self.options.model}' is a {type(inner).__name__} without a U-Net. StructureDiffusion needs a "
-                    f"Stable Diffusion 1.x, 2.x or XL model."
-                )
-            self._structured = StructuredPipeline(inner, self.options.keys)
-        return self._structured  # type: ignore[return-value]
+    def load(self) -> StructuredPipeline:
+        """The pipeline, called like one of diffusers."""
+        inner = super().load()
+        if getattr(inner, "unet", None) is None:
+            raise ModelError(
+                f"'{self.options.model}' is a {type(inner).__name__} without a U-Net. StructureDiffusion needs a "
+                f"Stable Diffusion 1.x, 2.x or XL model."
+            )
+        return StructuredPipeline(inner, self.options.keys)
 
 
 class StructuredPipeline(PromptedPipeline):

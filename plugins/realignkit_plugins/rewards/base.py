@@ -1,14 +1,22 @@
-"""What the rewards here share: checks, devices, precision, frozen weights."""
+"""What the rewards here share: checks, precision, and networks that look at pixel values of their own kind."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field
 
 from realignkit.contracts import Reward
-from realignkit.errors import ModelError, OptionError
-from realignkit_plugins.loading import DTypeName, resolve_device, resolve_dtype
+from realignkit.errors import OptionError
+from realignkit_plugins.loading import (
+    CheckpointOptions,
+    CheckpointPlugin,
+    DTypeName,
+    check_finite,
+    image_processor,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -17,42 +25,42 @@ if TYPE_CHECKING:
 
     from realignkit_plugins.rewards.preprocess import Preprocessing
 
-L = TypeVar("L")
 
-
-class PixelReward(Reward, Generic[L]):
+class PixelReward(CheckpointPlugin, Reward):
     """A reward whose networks look at pixel values of their own kind.
 
-    Children say how to load (:meth:`_load`, whose result is kept) and how to judge (:meth:`judge`).
-    Weights are frozen and in evaluation mode; gradients flow to the images alone.
+    Children name a checkpoint whose ``processor`` is :func:`differentiable`, or load otherwise, and say how to judge
+    (:meth:`judge`). Weights are frozen and in evaluation mode; gradients flow to the images alone.
     """
 
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
-        self._kept: L | None = None
+    remedy = "Try the option dtype=fp32; if it stays, download or train the checkpoint again."
+
+    class Options(CheckpointOptions):
+        """Options of a reward with one checkpoint."""
+
+        dtype: DTypeName = Field("auto", description="auto: bf16 on CUDA, fp32 elsewhere")
 
     @property
-    def loaded(self) -> L:
-        """The networks, loaded once and kept.
+    def dtype(self) -> torch.dtype:
+        """The precision of the networks: ``"auto"`` is bfloat16 on CUDA devices that have it.
 
-        Raises:
-            ModelError: a checkpoint is missing, damaged, or of another kind.
+        Gradients with respect to pixels underflow in fp16.
         """
-        if self._kept is None:
-            self._kept = self._load()
-        return self._kept
+        import torch
+
+        if self.options.dtype == "auto" and self.device.startswith("cuda") and torch.cuda.is_bf16_supported():
+            return torch.bfloat16
+        return super().dtype
 
     @property
-    @abstractmethod
     def preprocessing(self) -> Preprocessing:
-        """From images in [0, 1] to pixel values."""
+        """From images in [0, 1] to pixel values, as the checkpoint's processor says."""
+        processor: Preprocessing = self.loaded.processor
+        return processor
 
     @abstractmethod
     def judge(self, pixel_values: Tensor, prompts: Sequence[str]) -> Tensor:
         """Rewards (B,) of pixel values float (B, 3, h, w) as :attr:`preprocessing` makes them."""
-
-    @abstractmethod
-    def _load(self) -> L: ...
 
     def _judge_for_report(self, pixel_values: Tensor, prompts: Sequence[str]) -> Tensor:
         return self.judge(pixel_values, prompts)
@@ -73,7 +81,7 @@ class PixelReward(Reward, Generic[L]):
         """
         check_inputs(images, prompts)
         rewards = self.judge(self.preprocessing(images.float()), prompts)
-        return self._checked(rewards).to(images.device)
+        return self.finite(rewards.float()).to(images.device)
 
     def reported(self, images: Tensor | Sequence[Image], prompts: Sequence[str]) -> Tensor:
         """The reward as reports and metrics state it, float32 (B,) on the CPU, without a gradient.
@@ -105,18 +113,11 @@ class PixelReward(Reward, Generic[L]):
                 pixels = self.preprocessing.from_pil(images)
             else:
                 raise OptionError(f"{len(images)} images but {len(prompts)} prompts: give one prompt per image.")
-            return self._checked(judge(pixels, prompts)).cpu()
+            return self.finite(judge(pixels, prompts).float()).cpu()
 
-    def _checked(self, rewards: Tensor) -> Tensor:
-        import torch
-
-        rewards = rewards.float()
-        if not torch.isfinite(rewards.detach()).all():
-            raise ModelError(
-                f"the reward {type(self).__name__} computed NaN or infinity. Try the option dtype=fp32; "
-                f"if it stays, download or train the checkpoint again."
-            )
-        return rewards
+    def finite(self, values: Tensor) -> Tensor:
+        """See :meth:`realignkit_plugins.loading.CheckpointPlugin.finite`."""
+        return check_finite(values, f"reward {type(self).__name__}", self.remedy)
 
 
 def check_inputs(images: Tensor, prompts: Sequence[str]) -> None:
@@ -135,26 +136,15 @@ def check_inputs(images: Tensor, prompts: Sequence[str]) -> None:
         raise OptionError(f"{len(images)} images but {len(prompts)} prompts: give one prompt per image.")
 
 
-def workplace(device: str, dtype: DTypeName) -> tuple[str, torch.dtype]:
-    """The device and the precision that options mean, to load weights in.
-
-    ``"auto"`` is bfloat16 on CUDA devices that have it, as gradients with respect to pixels underflow in fp16.
-    """
-    import torch
-
-    where = resolve_device(device)
-    if dtype == "auto" and where.startswith("cuda") and torch.cuda.is_bf16_supported():
-        return where, torch.bfloat16
-    return where, resolve_dtype(dtype, where)
-
-
-def place(network: Any, device: str) -> Any:
-    """Move a network where it shall work, frozen and in evaluation mode; its precision is what it was loaded in."""
-    return network.to(device).requires_grad_(False).eval()
-
-
 def tokenize(tokenizer: Any, texts: Sequence[str], limit: int, device: Any, **kwargs: Any) -> Any:
     """Token ids and mask of texts, cut at ``limit`` tokens, on a device."""
     tokenizer_limit = tokenizer.model_max_length or limit
     options = {"padding": True, "truncation": True, "max_length": min(limit, tokenizer_limit), **kwargs}
     return tokenizer(list(texts), return_tensors="pt", **options).to(device)
+
+
+def differentiable(folder: str, **hub: Any) -> Preprocessing:
+    """What prepares a checkpoint's images, as a function with a gradient."""
+    from realignkit_plugins.rewards.preprocess import Preprocessing
+
+    return Preprocessing.of(image_processor(folder, **hub))

@@ -3,39 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from realignkit.contracts import Options as PluginOptions
-from realignkit.errors import ModelError
-from realignkit_plugins.loading import (
-    DTypeName,
-    hub_options,
-    image_processor,
-    load_model,
-    loading,
-    model_config,
-    resolve_model,
-    text_tokenizer,
-)
-from realignkit_plugins.rewards.base import PixelReward, place, tokenize, workplace
+from realignkit_plugins.loading import Checkpoint, text_tokenizer
+from realignkit_plugins.rewards.base import PixelReward, differentiable, tokenize
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from realignkit_plugins.rewards.preprocess import Preprocessing
 
-
-@dataclass(frozen=True)
-class _Loaded:
-    network: Any
-    tokenizer: Any
-    preprocessing: Preprocessing
-
-
-class BLIPReward(PixelReward[_Loaded]):
+class BLIPReward(PixelReward):
     """How well BLIP thinks image and text go together (the paper's Table III, "BLIP").
 
     By a ``BlipForImageTextRetrieval`` checkpoint: ``head="itm"`` is the probability of a match, in [0, 1], by the
@@ -44,24 +23,23 @@ class BLIPReward(PixelReward[_Loaded]):
     """
 
     margin = 1.0
+    checkpoint = Checkpoint(
+        "BLIP matching model",
+        {"blip": "BlipForImageTextRetrieval"},
+        refusal="a {} checkpoint, not BLIP. Use one such as Salesforce/blip-itm-large-coco.",
+        processor=differentiable,
+        tokenizer=text_tokenizer,
+    )
 
-    class Options(PluginOptions):
+    class Options(PixelReward.Options):
         """Options of :class:`BLIPReward`."""
 
         model: str = Field(
             "Salesforce/blip-itm-large-coco", description="hub id, folder, or micro:<name>", min_length=1
         )
-        revision: str | None = Field(None, description="branch, tag or commit on the hub")
         head: Literal["itm", "itc"] = Field("itm", description="matching probability, or cosine of features")
-        device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps …")
-        dtype: DTypeName = Field("auto", description="auto: bf16 on CUDA, fp32 elsewhere")
 
     options: BLIPReward.Options
-
-    @property
-    def preprocessing(self) -> Preprocessing:
-        """As the checkpoint's processor says."""
-        return self.loaded.preprocessing
 
     def judge(self, pixel_values: Tensor, prompts: Sequence[str]) -> Tensor:
         """Probabilities or cosines (B,)."""
@@ -81,23 +59,3 @@ class BLIPReward(PixelReward[_Loaded]):
         image = normalize(network.vision_proj(seen[:, 0]).float(), dim=-1)
         text = normalize(network.text_proj(read.last_hidden_state[:, 0]).float(), dim=-1)
         return (image * text).sum(-1)
-
-    def _load(self) -> _Loaded:
-        from transformers import BlipForImageTextRetrieval
-
-        from realignkit_plugins.rewards.preprocess import Preprocessing
-
-        chosen = self.options
-        folder, hub = resolve_model(chosen.model), hub_options(chosen.revision)
-        with loading("BLIP matching model", chosen.model):
-            family = model_config(folder, **hub).model_type
-            if family != "blip":
-                raise ModelError(
-                    f"'{chosen.model}' is a {family} checkpoint, not BLIP. Use one such as "
-                    f"Salesforce/blip-itm-large-coco."
-                )
-            where, dtype = workplace(chosen.device, chosen.dtype)
-            network = place(load_model(BlipForImageTextRetrieval, folder, chosen.model, dtype, **hub), where)
-            tokenizer = text_tokenizer(folder, **hub)
-            preprocessing = Preprocessing.of(image_processor(folder, **hub))
-        return _Loaded(network, tokenizer, preprocessing)

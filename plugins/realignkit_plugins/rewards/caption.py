@@ -12,17 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from realignkit.contracts import Options as PluginOptions
-from realignkit_plugins.loading import (
-    DTypeName,
-    hub_options,
-    image_processor,
-    load_model,
-    loading,
-    model_config,
-    resolve_model,
-    text_tokenizer,
-)
-from realignkit_plugins.rewards.base import PixelReward, place, workplace
+from realignkit_plugins.loading import Checkpoint, DTypeName, text_tokenizer
+from realignkit_plugins.rewards.base import PixelReward, differentiable
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,7 +25,7 @@ if TYPE_CHECKING:
 Estimator = Literal["expected", "likelihood", "contrast", "soft"]
 
 
-class CaptionReward(PixelReward["tuple[Captioner, TextFeatures]"]):
+class CaptionReward(PixelReward):
     """Similarity of the prompt and a caption of the image (eq. 4), by an estimator with a gradient.
 
     - ``expected``: ``E[cos(f_enc(c), f_enc(t_p))]`` over captions ``c ~ p(. | image)``, estimated from ``num_samples``
@@ -52,6 +43,14 @@ class CaptionReward(PixelReward["tuple[Captioner, TextFeatures]"]):
     among candidates, is the likelihood, whatever the estimator: it tells apart what gets the same caption. Sampling
     uses torch's global random generator.
     """
+
+    checkpoint = Checkpoint(
+        "captioner",
+        {"vision-encoder-decoder": "VisionEncoderDecoderModel"},
+        other="AutoModelForImageTextToText",
+        processor=differentiable,
+        tokenizer=text_tokenizer,
+    )
 
     class Options(PluginOptions):
         """Options of :class:`CaptionReward`."""
@@ -84,7 +83,8 @@ class CaptionReward(PixelReward["tuple[Captioner, TextFeatures]"]):
     @property
     def preprocessing(self) -> Preprocessing:
         """As the captioner's processor says."""
-        return self.loaded[0].preprocessing
+        captioner: Captioner = self.loaded[0]
+        return captioner.preprocessing
 
     def judge(self, pixel_values: Tensor, prompts: Sequence[str]) -> Tensor:
         """The estimator's rewards (B,)."""
@@ -168,27 +168,23 @@ class CaptionReward(PixelReward["tuple[Captioner, TextFeatures]"]):
         changes = features.alignment(captions, pieces, tokens.shape[1]) @ (soft - soft.detach())
         return (features.nudged(captions, changes) * features(prompts)).sum(-1)
 
-    def _load(self) -> tuple[Captioner, TextFeatures]:
-        from transformers import AutoModelForImageTextToText, VisionEncoderDecoderModel
+    @property
+    def model(self) -> str:
+        """The captioner."""
+        return str(self.options.captioner)
 
+    def load(self) -> tuple[Captioner, TextFeatures]:
+        """The captioner and the text encoder."""
         from realignkit_plugins.rewards.captioner import captioner_class
-        from realignkit_plugins.rewards.preprocess import Preprocessing
-        from realignkit_plugins.rewards.text_features import TextFeatures
+        from realignkit_plugins.rewards.text_features import TEXT_ENCODER, TextFeatures
 
-        chosen = self.options
-        folder, hub = resolve_model(chosen.captioner), hub_options(chosen.captioner_revision)
-        with loading("captioner", chosen.captioner):
-            paired = model_config(folder, **hub).model_type == "vision-encoder-decoder"
-            network_class = VisionEncoderDecoderModel if paired else AutoModelForImageTextToText
-            where, dtype = workplace(chosen.device, chosen.dtype)
-            network = place(load_model(network_class, folder, chosen.captioner, dtype, **hub), where)
-            tokenizer = text_tokenizer(folder, **hub)
-            preprocessing = Preprocessing.of(image_processor(folder, **hub))
-            captioner = captioner_class(network)(
-                network, tokenizer, preprocessing, chosen.max_new_tokens, chosen.caption_prompt
-            )
-        features = TextFeatures.load(chosen.text_encoder, chosen.text_encoder_revision, chosen.device, chosen.dtype)
-        return captioner, features
+        chosen, place = self.options, (self.device, self.dtype)
+        found = self.checkpoint.load(chosen.captioner, chosen.captioner_revision, *place)
+        captioner = captioner_class(found.network)(
+            found.network, found.tokenizer, found.processor, chosen.max_new_tokens, chosen.caption_prompt
+        )
+        found = TEXT_ENCODER.load(chosen.text_encoder, chosen.text_encoder_revision, *place)
+        return captioner, TextFeatures(found.network, found.tokenizer)
 
 
 def leave_one_out(rewards: Tensor) -> Tensor:

@@ -3,40 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from realignkit.contracts import Options as PluginOptions
 from realignkit.errors import ModelError
-from realignkit_plugins.loading import (
-    DTypeName,
-    hub_options,
-    image_processor,
-    load_model,
-    loading,
-    resolve_model,
-    text_tokenizer,
-)
-from realignkit_plugins.rewards.base import PixelReward, place, tokenize, workplace
+from realignkit_plugins.loading import Checkpoint, Loaded, check_vocabulary, freeze, load_tokenizer, text_tokenizer
+from realignkit_plugins.model_names import resolve_model
+from realignkit_plugins.rewards.base import PixelReward, differentiable, tokenize
 
 if TYPE_CHECKING:
     import numpy as np
     from PIL.Image import Image
     from torch import Tensor
 
-    from realignkit_plugins.rewards.preprocess import Preprocessing
+
+def _verify(network: Any, model: str) -> None:
+    if not hasattr(network, "get_text_features") or not hasattr(network, "get_image_features"):
+        raise ModelError(
+            f"'{model}' is a {type(network).__name__}, which has no image-text features. "
+            f"Use a CLIPModel or SiglipModel checkpoint."
+        )
 
 
-@dataclass(frozen=True)
-class _Loaded:
-    network: Any
-    tokenizer: Any
-    preprocessing: Preprocessing
-
-
-class CLIPReward(PixelReward[_Loaded]):
+class CLIPReward(PixelReward):
     """Cosine of a dual encoder's image and text features, in [-1, 1] (the paper's Table III, "CLIP").
 
     Any ``CLIPModel`` or ``SiglipModel`` checkpoint of transformers, and plain CLIPs in open_clip's layout
@@ -44,25 +34,20 @@ class CLIPReward(PixelReward[_Loaded]):
     """
 
     margin = 1.0
+    checkpoint = Checkpoint(
+        "CLIP model", other="AutoModel", verify=_verify, processor=differentiable, tokenizer=text_tokenizer
+    )
 
-    class Options(PluginOptions):
+    class Options(PixelReward.Options):
         """Options of :class:`CLIPReward`."""
 
         model: str = Field("openai/clip-vit-large-patch14", description="hub id, folder, or micro:<name>", min_length=1)
-        revision: str | None = Field(None, description="branch, tag or commit on the hub")
         tokenizer: str = Field(
             "openai/clip-vit-large-patch14",
             description="hub id or folder, where a checkpoint in open_clip's layout holds none",
         )
-        device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps …")
-        dtype: DTypeName = Field("auto", description="auto: bf16 on CUDA, fp32 elsewhere")
 
     options: CLIPReward.Options
-
-    @property
-    def preprocessing(self) -> Preprocessing:
-        """As the checkpoint's processor says."""
-        return self.loaded.preprocessing
 
     def judge(self, pixel_values: Tensor, prompts: Sequence[str]) -> Tensor:
         """Cosines (B,)."""
@@ -97,44 +82,21 @@ class CLIPReward(PixelReward[_Loaded]):
                 network.get_text_features(input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"])
             )
 
-    def _load(self) -> _Loaded:
-        from transformers import AutoModel
-
-        from realignkit_plugins.rewards import open_clip
-        from realignkit_plugins.rewards.preprocess import Preprocessing
-
-        chosen = self.options
-        folder, hub = resolve_model(chosen.model), hub_options(chosen.revision)
-        with loading("CLIP model", chosen.model):
-            if open_clip.is_open_clip(folder, chosen.revision):
-                return self._load_open_clip(folder)
-            where, dtype = workplace(chosen.device, chosen.dtype)
-            network = place(load_model(AutoModel, folder, chosen.model, dtype, **hub), where)
-            if not hasattr(network, "get_text_features") or not hasattr(network, "get_image_features"):
-                raise ModelError(
-                    f"'{chosen.model}' is a {type(network).__name__}, which has no image-text features. "
-                    f"Use a CLIPModel or SiglipModel checkpoint."
-                )
-            tokenizer = text_tokenizer(folder, **hub)
-            preprocessing = Preprocessing.of(image_processor(folder, **hub))
-        return _Loaded(network, tokenizer, preprocessing)
-
-    def _load_open_clip(self, folder: str) -> _Loaded:
+    def load(self) -> Loaded:
+        """A checkpoint of transformers, or one in open_clip's layout."""
         from realignkit_plugins.rewards import open_clip
 
         chosen = self.options
+        folder = resolve_model(chosen.model)
+        if not open_clip.is_open_clip(folder, chosen.revision):
+            return super().load()
         own = any(open_clip.find(folder, name, chosen.revision) for name in ("tokenizer.json", "vocab.json"))
-        words, hub = (folder, hub_options(chosen.revision)) if own else (resolve_model(chosen.tokenizer), {})
-        with loading("tokenizer", words):
-            tokenizer = text_tokenizer(words, **hub)
-        where, dtype = workplace(chosen.device, chosen.dtype)
-        network, preprocessing = open_clip.load(folder, chosen.revision, tokenizer.eos_token_id, dtype)
-        if len(tokenizer) > network.config.text_config.vocab_size:
-            raise ModelError(
-                f"the tokenizer '{words}' has {len(tokenizer)} tokens, the model only "
-                f"{network.config.text_config.vocab_size}. Give the one that it was trained with (tokenizer=…)."
-            )
-        return _Loaded(place(network, where), tokenizer, preprocessing)
+        words, revision = (folder, chosen.revision) if own else (chosen.tokenizer, None)
+        tokenizer = load_tokenizer("tokenizer", words, revision)
+        network, preprocessing = open_clip.load(folder, chosen.revision, tokenizer.eos_token_id, self.dtype)
+        advice = "Give the one that it was trained with (tokenizer=…)."
+        check_vocabulary(tokenizer, words, network.config.text_config.vocab_size, advice)
+        return Loaded(freeze(network, self.device), preprocessing, tokenizer)
 
 
 def _normalised(output: Any) -> Tensor:

@@ -4,29 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from realignkit.contracts import Options as PluginOptions
 from realignkit.errors import ModelError
-from realignkit_plugins.loading import (
-    DTypeName,
-    hub_options,
-    loading,
-    resolve_model,
-    text_tokenizer,
-)
-from realignkit_plugins.rewards.base import PixelReward, place, workplace
+from realignkit_plugins.loading import Checkpoint, Loaded, check_vocabulary, freeze, load_tokenizer
+from realignkit_plugins.model_names import hub_file, local_file, resolve_model
+from realignkit_plugins.rewards.base import PixelReward
 from realignkit_plugins.weight_files import read_weights
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from realignkit_plugins.rewards.image_reward_model import ImageRewardModel
-    from realignkit_plugins.rewards.preprocess import Preprocessing
 
 MAX_LENGTH = 35
 """Prompts are padded to, and cut at, this many tokens, as in training."""
@@ -34,14 +24,7 @@ _WEIGHTS = ("ImageReward.pt", "model.safetensors", "checkpoint.pth")
 _TOKENIZER = ("tokenizer.json", "vocab.txt")
 
 
-@dataclass(frozen=True)
-class _Loaded:
-    network: ImageRewardModel
-    tokenizer: Any
-    preprocessing: Preprocessing
-
-
-class ImageReward(PixelReward[_Loaded]):
+class ImageReward(PixelReward):
     """What people would prefer, as ImageReward learned it: standardised, about in [-2.5, 2.5]; the margin is 2.
 
     ``model`` is a file (``ImageReward.pt``), a folder with one, or a hub id. A folder may also hold the tokenizer
@@ -49,8 +32,9 @@ class ImageReward(PixelReward[_Loaded]):
     """
 
     margin = 2.0
+    checkpoint = Checkpoint("ImageReward model")
 
-    class Options(PluginOptions):
+    class Options(PixelReward.Options):
         """Options of :class:`ImageReward`."""
 
         model: str = Field(
@@ -58,19 +42,11 @@ class ImageReward(PixelReward[_Loaded]):
             description="ImageReward.pt, folder, hub id (a pickle there; only tensors are read), or micro:<name>",
             min_length=1,
         )
-        revision: str | None = Field(None, description="branch, tag or commit on the hub")
         tokenizer: str = Field(
             "google-bert/bert-base-uncased", description="hub id or folder, where the model's folder holds none"
         )
-        device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps …")
-        dtype: DTypeName = Field("auto", description="auto: bf16 on CUDA, fp32 elsewhere")
 
     options: ImageReward.Options
-
-    @property
-    def preprocessing(self) -> Preprocessing:
-        """Shorter side to the network's size, bicubic; centre crop; CLIP's mean and deviation."""
-        return self.loaded.preprocessing
 
     def judge(self, pixel_values: Tensor, prompts: Sequence[str]) -> Tensor:
         """Standardised rewards (B,)."""
@@ -84,40 +60,32 @@ class ImageReward(PixelReward[_Loaded]):
         )
         return rewards
 
-    def _load(self) -> _Loaded:
+    def load(self) -> Loaded:
+        """The published weights, or ours; the tokenizer from beside them, or as the options say."""
         from realignkit_plugins.rewards.image_reward_model import ImageRewardModel
         from realignkit_plugins.rewards.preprocess import Preprocessing
 
         chosen = self.options
-        with loading("ImageReward model", chosen.model):
-            file = _find(chosen.model, chosen.revision)
-            where, dtype = workplace(chosen.device, chosen.dtype)
-            network = ImageRewardModel.from_state(read_weights(file, chosen.model), _known(file.parent), dtype)
+        file = _find(chosen.model, chosen.revision)
+        network = ImageRewardModel.from_state(read_weights(file, chosen.model), _known(file.parent), self.dtype)
         own = any((file.parent / name).is_file() for name in _TOKENIZER)
         words = str(file.parent) if own else chosen.tokenizer
-        with loading("tokenizer of ImageReward", words):
-            tokenizer = text_tokenizer(words if own else resolve_model(words))
-        if len(tokenizer) > network.config.vocab_size:
-            raise ModelError(
-                f"the tokenizer '{words}' has {len(tokenizer)} tokens, the model only {network.config.vocab_size}. "
-                f"Give the tokenizer that the model was trained with."
-            )
+        tokenizer = load_tokenizer("tokenizer of ImageReward", words)
+        check_vocabulary(tokenizer, words, network.config.vocab_size)
         side = network.config.image_size
-        # The original trains through tensors, which saturate nowhere, and scores through 8-bit images.
+        # Shorter side to the network's size, centre crop. The original trains through tensors, which saturate nowhere,
+        # and scores through 8-bit images.
         preprocessing = Preprocessing(size=side, crop=(side, side), crop_offset="round", saturate=False)
-        return _Loaded(place(network, where), tokenizer, preprocessing)
+        return Loaded(freeze(network, self.device), preprocessing, tokenizer)
 
 
 def _find(model: str, revision: str | None) -> Path:
-    file = Path(model).expanduser()
-    if file.is_file():
-        return file
+    if Path(model).expanduser().is_file() or hub_file(model):
+        return local_file(model, revision)
     resolved = resolve_model(model)
     folder = Path(resolved)
     if not folder.is_dir():
-        from huggingface_hub import hf_hub_download
-
-        return Path(hf_hub_download(resolved, _WEIGHTS[0], **hub_options(revision)))
+        return local_file(f"{resolved}:{_WEIGHTS[0]}", revision)
     for name in _WEIGHTS:
         if (folder / name).is_file():
             return folder / name

@@ -10,17 +10,19 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from realignkit.errors import ModelError
-from realignkit_plugins.loading import (
-    DTypeName,
-    hub_options,
-    load_model,
-    loading,
-    model_config,
-    resolve_model,
-    text_tokenizer,
-)
-from realignkit_plugins.rewards.base import place, tokenize, workplace
+from realignkit_plugins.loading import Checkpoint, text_tokenizer
+from realignkit_plugins.rewards.base import tokenize
 
+TEXT_ENCODER = Checkpoint(
+    "text encoder",
+    {
+        "blip-2": "Blip2TextModelWithProjection",
+        "clip": "CLIPTextModelWithProjection",
+        "clip_text_model": "CLIPTextModelWithProjection",
+    },
+    refusal="a {} model. As text encoder, give a BLIP-2 or a CLIP checkpoint.",
+    tokenizer=text_tokenizer,
+)
 _CACHE = 8192
 
 
@@ -36,29 +38,6 @@ class TextFeatures:
         self.network = network
         self.tokenizer = tokenizer
         self._seen: dict[str, Tensor] = {}
-
-    @classmethod
-    def load(cls, model: str, revision: str | None, device: str, dtype: DTypeName) -> TextFeatures:
-        """From a hub id, a folder or ``micro:<name>``.
-
-        Raises:
-            ModelError: it is missing, damaged, or no text encoder of the kinds above.
-        """
-        import transformers
-
-        folder, hub = resolve_model(model), hub_options(revision)
-        with loading("text encoder", model):
-            kind = model_config(folder, **hub).model_type
-            if kind == "blip-2":
-                network_class = transformers.Blip2TextModelWithProjection
-            elif kind in ("clip", "clip_text_model"):
-                network_class = transformers.CLIPTextModelWithProjection
-            else:
-                raise ModelError(f"'{model}' is a {kind} model. As text encoder, give a BLIP-2 or a CLIP checkpoint.")
-            where, kept_in = workplace(device, dtype)
-            network = place(load_model(network_class, folder, model, kept_in, **hub), where)
-            tokenizer = text_tokenizer(folder, **hub)
-        return cls(network, tokenizer)
 
     @property
     def limit(self) -> int:

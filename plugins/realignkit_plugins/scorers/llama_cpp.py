@@ -13,8 +13,8 @@ from pydantic import Field
 
 from realignkit.errors import ModelError, ScorerError
 from realignkit.types import LocalCaption, Tag
-from realignkit_plugins.failures import again, is_local
-from realignkit_plugins.loading import loading
+from realignkit_plugins.failures import again, is_local, loading
+from realignkit_plugins.model_names import hub_file, local_file
 
 from . import templates
 from .gbnf import answer_grammar
@@ -61,7 +61,8 @@ class LlamaCppScorer(LanguageModelScorer):
         model = self.options.model
         if model is None:
             return "no model: give a GGUF file with --set scorer.model=path/to/model.gguf"
-        if _hub_file(model) is None and not Path(model).expanduser().is_file():
+        on_hub = hub_file(model) is not None and model.endswith(".gguf")
+        if not on_hub and not Path(model).expanduser().is_file():
             return f"there is no file '{model}': give a GGUF file, or one on the hub as owner/name:file.gguf"
         return ""
 
@@ -127,12 +128,8 @@ class LlamaCppScorer(LanguageModelScorer):
         if missing := self.check():
             raise ScorerError(f"{missing}, or choose another scorer.", "no model")
         model = str(self.options.model)
-        if (hub := _hub_file(model)) is None:
-            return Path(model).expanduser()
-        from huggingface_hub import hf_hub_download
-
         with loading("language model", model):
-            return Path(hf_hub_download(*hub))
+            return local_file(model)
 
     @cached_property
     def _llama(self) -> Llama:
@@ -180,13 +177,6 @@ class LlamaCppScorer(LanguageModelScorer):
             name: llama.detokenize([token], special=True).decode(errors="replace") if token >= 0 else ""
             for name, token in ids.items()
         }
-
-
-def _hub_file(model: str) -> tuple[str, str] | None:
-    """``owner/name:file.gguf`` in two parts; None for anything else, such as a path."""
-    name, colon, file = model.partition(":")
-    right = colon and name.count("/") == 1 and file.endswith(".gguf") and not name.startswith((".", "/", "~"))
-    return (name, file) if right else None
 
 
 def refuse_broken(path: Path, model: str) -> None:

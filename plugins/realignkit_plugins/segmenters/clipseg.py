@@ -7,19 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from realignkit.contracts import Options as PluginOptions
 from realignkit.contracts import Segmenter
-from realignkit.errors import ModelError
 from realignkit.images import to_rgb
 from realignkit.types import Mask
 from realignkit_plugins.loading import (
-    hub_options,
+    Checkpoint,
+    CheckpointOptions,
+    CheckpointPlugin,
     image_processor,
-    load_model,
-    loading,
-    model_config,
-    resolve_device,
-    resolve_model,
     text_tokenizer,
 )
 
@@ -28,7 +23,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-class CLIPSegSegmenter(Segmenter):
+class CLIPSegSegmenter(CheckpointPlugin, Segmenter):
     """Where a phrase is in an image, by a ``CLIPSegForImageSegmentation`` checkpoint.
 
     The image is stretched to the network's square, never cropped, so that masks cover all of it.
@@ -37,21 +32,27 @@ class CLIPSegSegmenter(Segmenter):
         ModelError: (on use) the checkpoint is missing, damaged, not CLIPSeg, or computes NaN.
     """
 
-    class Options(PluginOptions):
+    role = "segmenter"
+    remedy = "Download or train it again."
+    checkpoint = Checkpoint(
+        "CLIPSeg checkpoint",
+        {"clipseg": "CLIPSegForImageSegmentation"},
+        refusal="a {} checkpoint, not CLIPSeg. Use one such as CIDAS/clipseg-rd64-refined, or another segmenter "
+        "plugin.",
+        # Not CLIPSegProcessor: it insists on torchvision.
+        processor=image_processor,
+        tokenizer=text_tokenizer,
+    )
+
+    class Options(CheckpointOptions):
         """Options of :class:`CLIPSegSegmenter`."""
 
         model: str = Field("CIDAS/clipseg-rd64-refined", description="hub id, folder, or micro:<name>", min_length=1)
-        revision: str | None = Field(None, description="branch, tag or commit on the hub")
         threshold: float = Field(0.4, ge=0, le=1, description="least probability of a pixel in a mask")
         min_area: float = Field(0.002, ge=0, le=1, description="least share of the image that a mask must cover")
         exclusive: bool = Field(True, description="each pixel goes to its most probable phrase alone")
-        device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps …")
 
     options: CLIPSegSegmenter.Options
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
-        self._loaded: tuple[Any, Any, Any] | None = None
 
     def __call__(self, image: Image, phrases: Sequence[str]) -> list[tuple[Mask, float] | None]:
         """For each phrase its mask, bool (H, W), and the mean probability inside it; None where it is not found."""
@@ -85,7 +86,7 @@ class CLIPSegSegmenter(Segmenter):
         import torch
         import torch.nn.functional as F
 
-        network, processor, tokenizer = self._load()
+        network, processor, tokenizer = self.loaded.network, self.loaded.processor, self.loaded.tokenizer
         image = to_rgb(image)
         side = _side(processor)
         pixels = processor(
@@ -97,30 +98,7 @@ class CLIPSegSegmenter(Segmenter):
             logits = _logits(network, pixels.to(network.device), tokens.to(network.device))
             logits = F.interpolate(logits[:, None], size=(image.height, image.width), mode="bilinear")[:, 0]
             logits = logits.float().cpu()
-        if not torch.isfinite(logits).all():
-            raise ModelError(
-                f"the segmenter '{self.options.model}' computed NaN or infinity. Download or train it again."
-            )
-        return logits
-
-    def _load(self) -> tuple[Any, Any, Any]:
-        if self._loaded is None:
-            from transformers import CLIPSegForImageSegmentation
-
-            chosen = self.options
-            folder, hub = resolve_model(chosen.model), hub_options(chosen.revision)
-            with loading("CLIPSeg checkpoint", chosen.model):
-                family = model_config(folder, **hub).model_type
-                if family != "clipseg":
-                    raise ModelError(
-                        f"'{chosen.model}' is a {family} checkpoint, not CLIPSeg. Use one such as "
-                        f"CIDAS/clipseg-rd64-refined, or another segmenter plugin."
-                    )
-                network = load_model(CLIPSegForImageSegmentation, folder, chosen.model, **hub)
-                network = network.to(resolve_device(chosen.device))
-                # Not CLIPSegProcessor: it insists on torchvision.
-                self._loaded = (network, image_processor(folder, **hub), text_tokenizer(folder, **hub))
-        return self._loaded
+        return self.finite(logits)
 
 
 def _side(processor: Any) -> int:

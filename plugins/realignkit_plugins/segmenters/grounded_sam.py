@@ -4,26 +4,25 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from pathlib import Path
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from realignkit.contracts import Options as PluginOptions
 from realignkit.contracts import Segmenter
-from realignkit.errors import ModelError
 from realignkit.images import to_rgb
 from realignkit.types import Mask
 from realignkit_plugins.loading import (
-    hub_options,
+    Checkpoint,
+    CheckpointOptions,
+    CheckpointPlugin,
+    Loaded,
+    check_vocabulary,
     image_processor,
-    load_model,
-    loading,
-    model_config,
-    resolve_device,
-    resolve_model,
+    load_tokenizer,
     text_tokenizer,
 )
+from realignkit_plugins.segmenters.originals import load_grounding_dino
 from realignkit_plugins.weight_files import is_weight_file
 
 if TYPE_CHECKING:
@@ -35,7 +34,7 @@ if TYPE_CHECKING:
 BERT = "google-bert/bert-base-uncased"
 
 
-class GroundedSamSegmenter(Segmenter):
+class GroundedSamSegmenter(CheckpointPlugin, Segmenter):
     """Where a phrase is in an image: every box that Grounding DINO detects for it, filled by SAM, united.
 
     All phrases go into one caption ("a red book. a yellow pen."), in several passes where it gets too long for the
@@ -50,7 +49,19 @@ class GroundedSamSegmenter(Segmenter):
         ModelError: (on use) a checkpoint is missing, damaged, of another family, or computes NaN.
     """
 
-    class Options(PluginOptions):
+    role = "detector"
+    remedy = "Download it again."
+    checkpoint = Checkpoint(
+        "Grounding DINO checkpoint",
+        {"grounding-dino": "GroundingDinoForObjectDetection"},
+        refusal="a {} checkpoint, not Grounding DINO. Use one such as IDEA-Research/grounding-dino-tiny.",
+        # Not GroundingDinoProcessor: parts and phrases are kept apart here, and it hides the tokens.
+        processor=image_processor,
+        tokenizer=text_tokenizer,
+        original=load_grounding_dino,
+    )
+
+    class Options(CheckpointOptions):
         """Options of :class:`GroundedSamSegmenter`; the thresholds are those of Grounded-SAM."""
 
         model: str = Field(
@@ -73,14 +84,8 @@ class GroundedSamSegmenter(Segmenter):
         nms_threshold: float = Field(0.5, ge=0, le=1, description="most overlap (IoU) with a better box")
         exclusive: bool = Field(True, description="each box counts for its most probable phrase alone")
         mask_threshold: float = Field(0.0, description="least logit of a pixel in a mask", allow_inf_nan=False)
-        device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps …")
 
     options: GroundedSamSegmenter.Options
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
-        self._detector: tuple[Any, Any, Any] | None = None
-        self._masker: BoxMasker | None = None
 
     def __call__(self, image: Image, phrases: Sequence[str]) -> list[tuple[Mask, float] | None]:
         """For each phrase the union of its instances' masks, bool (H, W), and a confidence; None if not found."""
@@ -150,18 +155,19 @@ class GroundedSamSegmenter(Segmenter):
 
     def masks(self, image: Image, boxes: Tensor) -> Tensor:
         """A mask, bool (H, W), for each box, float (n, 4) in pixels: bool (n, H, W) on the CPU."""
-        if self._masker is None:
-            from realignkit_plugins.segmenters.sam import BoxMasker
-
-            chosen = self.options
-            self._masker = BoxMasker(chosen.sam, chosen.sam_revision, resolve_device(chosen.device))
         return self._masker(image, boxes, self.options.mask_threshold)
+
+    @cached_property
+    def _masker(self) -> BoxMasker:
+        from realignkit_plugins.segmenters.sam import BoxMasker
+
+        return BoxMasker(self.options.sam, self.options.sam_revision, self.device)
 
     def _passes(self, image: Image, phrases: Sequence[str]) -> Iterator[tuple[list[int], Tensor, Tensor, list[slice]]]:
         """Which phrases, their probabilities (queries, tokens), boxes (queries, 4; centres) and spans, pass by pass."""
         import torch
 
-        network, processor, tokenizer = self._load()
+        network, processor, tokenizer = self.loaded.network, self.loaded.processor, self.loaded.tokenizer
         begin, end, stop = (tokenizer.convert_tokens_to_ids(token) for token in ("[CLS]", "[SEP]", "."))
         limit = min(int(network.config.max_text_len), int(network.config.text_config.max_position_embeddings))
         words = [_tokens(tokenizer, phrase)[: limit - 3] for phrase in phrases]
@@ -182,49 +188,17 @@ class GroundedSamSegmenter(Segmenter):
                     attention_mask=torch.ones_like(tokens),
                 )
             probabilities, boxes = out.logits[0].float().sigmoid().cpu(), out.pred_boxes[0].float().cpu()
-            if probabilities.isnan().any() or boxes.isnan().any():
-                raise ModelError(f"the detector '{self.options.model}' computed NaN. Download it again.")
-            yield which, probabilities, boxes, spans
+            yield which, self.finite(probabilities), self.finite(boxes), spans
 
-    def _load(self) -> tuple[Any, Any, Any]:
-        if self._detector is None:
-            from transformers import GroundingDinoForObjectDetection
-
-            chosen = self.options
-            if is_weight_file(chosen.model):
-                self._detector = self._load_original()
-                return self._detector
-            folder, hub = resolve_model(chosen.model), hub_options(chosen.revision)
-            with loading("Grounding DINO checkpoint", chosen.model):
-                family = model_config(folder, **hub).model_type
-                if family != "grounding-dino":
-                    raise ModelError(
-                        f"'{chosen.model}' is a {family} checkpoint, not Grounding DINO. Use one such as "
-                        f"IDEA-Research/grounding-dino-tiny."
-                    )
-                network = load_model(GroundingDinoForObjectDetection, folder, chosen.model, **hub)
-                network = network.to(resolve_device(chosen.device))
-                # Not GroundingDinoProcessor: parts and phrases are kept apart here, and it hides the tokens.
-                self._detector = (network, image_processor(folder, **hub), text_tokenizer(folder, **hub))
-        return self._detector
-
-    def _load_original(self) -> tuple[Any, Any, Any]:
-        """From the authors' file, which leaves the tokenizer out: that first, as it is the smaller one."""
-        from realignkit_plugins.segmenters.originals import load_grounding_dino
-
-        chosen = self.options
-        words = chosen.tokenizer or BERT
-        with loading("tokenizer of Grounding DINO (option tokenizer)", words):
-            tokenizer = text_tokenizer(resolve_model(words))
-        with loading("Grounding DINO checkpoint", chosen.model):
-            network, processor = load_grounding_dino(Path(chosen.model).expanduser(), chosen.model)
-        known = network.config.text_config.vocab_size
-        if len(tokenizer) > known:
-            raise ModelError(
-                f"the tokenizer '{words}' has {len(tokenizer)} tokens, the model only {known}. Give the tokenizer that "
-                f"the model was trained with."
-            )
-        return network.to(resolve_device(chosen.device)), processor, tokenizer
+    def load(self) -> Loaded:
+        """The detector. The authors' file leaves the tokenizer out: then that first, as it is the smaller one."""
+        if not is_weight_file(self.model):
+            return super().load()
+        words = self.options.tokenizer or BERT
+        tokenizer = load_tokenizer("tokenizer of Grounding DINO (option tokenizer)", words)
+        loaded = super().load()
+        check_vocabulary(tokenizer, words, loaded.network.config.text_config.vocab_size)
+        return Loaded(loaded.network, loaded.processor, tokenizer)
 
 
 def _tokens(tokenizer: Any, phrase: str) -> list[int]:

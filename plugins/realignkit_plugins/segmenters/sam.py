@@ -2,31 +2,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from realignkit.errors import ModelError
 from realignkit.images import to_rgb
-from realignkit_plugins.loading import (
-    hub_options,
-    image_processor,
-    load_model,
-    loading,
-    model_config,
-    resolve_model,
-)
+from realignkit_plugins.loading import Checkpoint, check_finite, image_processor, model_config
 from realignkit_plugins.segmenters.originals import load_sam
-from realignkit_plugins.weight_files import is_weight_file
 
 if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
-
-_CLASSES = {"sam": "SamModel", "sam2": "Sam2Model"}
-# Published checkpoints of SAM 2 may be those of its video model, whose image half is a Sam2Model.
-_ALIASES = {"sam2_video": "sam2"}
 
 
 class BoxMasker:
@@ -40,25 +26,10 @@ class BoxMasker:
     """
 
     def __init__(self, model: str, revision: str | None = None, device: str = "cpu") -> None:
-        import transformers
-
         self.model = model
-        if is_weight_file(model):
-            with loading("SAM checkpoint", model):
-                network, self._processor = load_sam(Path(model).expanduser(), model)
-            self.family, self.network = "sam", network.to(device)
-            return
-        folder, hub = resolve_model(model), hub_options(revision)
-        with loading("SAM checkpoint", model):
-            family = model_config(folder, **hub).model_type
-            self.family = _ALIASES.get(family, family)
-            if self.family not in _CLASSES:
-                raise ModelError(
-                    f"'{model}' is a {family} checkpoint, neither SAM nor SAM 2. "
-                    f"Use one such as facebook/sam-vit-huge or facebook/sam2.1-hiera-large."
-                )
-            self.network = load_model(getattr(transformers, _CLASSES[self.family]), folder, model, **hub).to(device)
-            self._processor = image_processor(folder, **hub) if self.family == "sam" else _Square(folder, hub)
+        loaded = SAM.load(model, revision, device)
+        self.network, self._processor = loaded.network, loaded.processor
+        self.family: str = self.network.config.model_type
 
     def __call__(self, image: Image, boxes: Tensor, threshold: float = 0.0) -> Tensor:
         """Masks bool (n, H, W) on the CPU, of the image's size: where a box's mask logits exceed ``threshold``.
@@ -84,8 +55,7 @@ class BoxMasker:
                 multimask_output=False,  # a box says what is meant: one mask for each
             )
         logits = outputs.pred_masks[0].float().cpu()  # (n, 1, h, w)
-        if not torch.isfinite(logits).all():
-            raise ModelError(f"the segmenter '{self.model}' computed NaN or infinity. Download it again.")
+        check_finite(logits, f"segmenter '{self.model}'", "Download it again.")
         return self._full_size(logits, image, inputs)[:, 0] > threshold
 
     def _scaled(self, boxes: Tensor, image: Image, inputs: Any) -> Tensor:
@@ -114,7 +84,7 @@ class BoxMasker:
 class _Square:
     """SAM 2's preprocessing, for which transformers insists on torchvision."""
 
-    def __init__(self, folder: str, hub: dict[str, Any]) -> None:
+    def __init__(self, folder: str, **hub: Any) -> None:
         from transformers import ImageProcessingMixin
 
         config, _ = ImageProcessingMixin.get_image_processor_dict(folder, **hub)
@@ -133,3 +103,18 @@ class _Square:
         resized = F.interpolate(pixels.float(), self.size, mode="bilinear", antialias=True).round().clamp(0, 255)
         mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (self.mean, self.std))
         return {"pixel_values": (resized / 255 - mean) / std}
+
+
+def _processor(folder: str, **hub: Any) -> Any:
+    return (image_processor if model_config(folder, **hub).model_type == "sam" else _Square)(folder, **hub)
+
+
+SAM = Checkpoint(
+    "SAM checkpoint",
+    # Published checkpoints of SAM 2 may be those of its video model, whose image half is a Sam2Model.
+    {"sam": "SamModel", "sam2": "Sam2Model", "sam2_video": "Sam2Model"},
+    refusal="a {} checkpoint, neither SAM nor SAM 2. Use one such as facebook/sam-vit-huge or "
+    "facebook/sam2.1-hiera-large.",
+    processor=_processor,
+    original=load_sam,
+)

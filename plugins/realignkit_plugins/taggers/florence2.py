@@ -8,19 +8,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from realignkit.contracts import Options as PluginOptions
 from realignkit.contracts import Tagger
-from realignkit.errors import ModelError
 from realignkit.images import to_rgb
 from realignkit.types import Tag
 from realignkit_plugins.loading import (
-    hub_options,
+    Checkpoint,
+    CheckpointOptions,
+    CheckpointPlugin,
     image_processor,
-    load_model,
-    loading,
-    model_config,
-    resolve_device,
-    resolve_model,
     text_tokenizer,
 )
 
@@ -39,7 +34,12 @@ _PLACE = re.compile(r"<loc_\d+>")
 _CONTROL = re.compile(r"</?[A-Za-z_]+(?:_\d+)?>")
 
 
-class Florence2Tagger(Tagger):
+def _in_todays_form(config: Any) -> bool:
+    """Not as the original repositories have it, whose vision tower needs their code."""
+    return getattr(getattr(config, "vision_config", None), "model_type", "") == "florence_vision"
+
+
+class Florence2Tagger(CheckpointPlugin, Tagger):
     """What Florence-2 writes about an image, as tags.
 
     ``task="objects"`` has it list objects (its detection task), ``"regions"`` describe regions and ``"caption"``
@@ -54,24 +54,30 @@ class Florence2Tagger(Tagger):
         ModelError: (on use) the checkpoint is missing, damaged, of another family, or computes NaN.
     """
 
-    class Options(PluginOptions):
+    role = "tagger"
+    remedy = "Download it again."
+    checkpoint = Checkpoint(
+        "Florence-2 checkpoint",
+        {"florence2": "Florence2ForConditionalGeneration"},
+        refusal="a {} checkpoint that transformers' Florence-2 cannot read. Use one such as "
+        "florence-community/Florence-2-base.",
+        fits=_in_todays_form,
+        processor=image_processor,
+        tokenizer=text_tokenizer,
+    )
+
+    class Options(CheckpointOptions):
         """Options of :class:`Florence2Tagger`."""
 
         model: str = Field("florence-community/Florence-2-base", min_length=1, description="hub id or folder")
-        revision: str | None = Field(None, description="branch, tag or commit on the hub")
         task: TaskName = Field("objects", description="list objects, describe regions, or describe the image")
         num_beams: int = Field(3, ge=1, description="width of the beam search, as published")
         max_new_tokens: int = Field(1024, ge=1, description="most tokens that it writes about an image")
         threshold: float = Field(0.0, ge=0, le=1, description="least confidence")
         top_k: int | None = Field(None, ge=1, description="most tags per image; None: no limit")
         batch_size: int = Field(4, ge=1, description="images at once")
-        device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps …")
 
     options: Florence2Tagger.Options
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
-        self._loaded: tuple[Any, Any, Any] | None = None
 
     def __call__(self, images: Sequence[Image]) -> list[tuple[Tag, ...]]:
         """One tuple of tags per image, most confident first."""
@@ -86,9 +92,8 @@ class Florence2Tagger(Tagger):
         """What the model writes about each image: its tokens, and the logarithm of each one's probability."""
         import torch
 
-        network, processor, tokenizer = self._load()
-        chosen = self.options
-        pixels = processor(images=[to_rgb(image) for image in images], return_tensors="pt")["pixel_values"]
+        network, chosen = self.loaded.network, self.options
+        pixels = self.loaded.processor(images=[to_rgb(image) for image in images], return_tensors="pt")["pixel_values"]
         ids = self._question(pixels.shape[-2:])
         asked: dict[str, Tensor] = {
             "pixel_values": pixels.to(network.device, network.dtype),
@@ -101,23 +106,21 @@ class Florence2Tagger(Tagger):
             )
             # Beams carry sums over paths that were given up; what was written is read once more instead.
             logits = network(**asked, decoder_input_ids=written[:, :-1]).logits.float()
-        if not torch.isfinite(logits).all():
-            raise ModelError(f"the tagger '{chosen.model}' computed NaN or infinity. Download it again.")
-        logs = logits.log_softmax(-1).gather(-1, written[:, 1:, None])[..., 0].cpu()
-        texts = [tokenizer.convert_ids_to_tokens(row) for row in written[:, 1:].tolist()]
+        logs = self.finite(logits).log_softmax(-1).gather(-1, written[:, 1:, None])[..., 0].cpu()
+        texts = [self.loaded.tokenizer.convert_ids_to_tokens(row) for row in written[:, 1:].tolist()]
         return list(zip(texts, logs.tolist(), strict=True))
 
     def _question(self, size: tuple[int, int]) -> list[int]:
         """The image's places, then the question, in token ids."""
-        network, _, tokenizer = self._load()
-        vision = network.config.vision_config
+        config, tokenizer = self.loaded.network.config, self.loaded.tokenizer
+        vision = config.vision_config
         places = 1  # the mean of them all, behind them
         cells = [int(side) for side in size]
         for kernel, stride, padding in zip(vision.patch_size, vision.patch_stride, vision.patch_padding, strict=True):
             cells = [(cell + 2 * padding - kernel) // stride + 1 for cell in cells]
         places += cells[0] * cells[1]
         words = tokenizer(QUESTIONS[self.options.task], add_special_tokens=False).input_ids
-        return [network.config.image_token_id] * places + [tokenizer.bos_token_id, *words, tokenizer.eos_token_id]
+        return [config.image_token_id] * places + [tokenizer.bos_token_id, *words, tokenizer.eos_token_id]
 
     def _tags(self, tokens: Sequence[str], logs: Sequence[float]) -> tuple[Tag, ...]:
         import math
@@ -132,7 +135,7 @@ class Florence2Tagger(Tagger):
 
     def _names(self, tokens: Sequence[str], logs: Sequence[float]) -> Iterator[tuple[str, float]]:
         """Names with the mean logarithm of their tokens' probabilities; of a name before several places, once."""
-        tokenizer = self._load()[2]
+        tokenizer = self.loaded.tokenizer
         label: list[tuple[str, float]] = []
         for token, log in zip(tokens, logs, strict=True):
             if _PLACE.fullmatch(token) or token == tokenizer.eos_token:
@@ -148,7 +151,7 @@ class Florence2Tagger(Tagger):
 
     def _objects(self, label: Sequence[tuple[str, float]]) -> Iterator[tuple[str, float]]:
         """A label itself, or the objects that a description names."""
-        tokenizer = self._load()[2]
+        tokenizer = self.loaded.tokenizer
         pieces = [tokenizer.convert_tokens_to_string([token]) for token, _ in label]
         logs = [log for _, log in label]
         text = "".join(pieces)
@@ -167,22 +170,3 @@ class Florence2Tagger(Tagger):
             ]
             if inside and not phrase.negated:
                 yield phrase.head, sum(inside) / len(inside)
-
-    def _load(self) -> tuple[Any, Any, Any]:
-        if self._loaded is None:
-            from transformers import Florence2ForConditionalGeneration
-
-            chosen = self.options
-            folder, hub = resolve_model(chosen.model), hub_options(chosen.revision)
-            with loading("Florence-2 checkpoint", chosen.model):
-                config = model_config(folder, **hub)
-                vision = getattr(getattr(config, "vision_config", None), "model_type", "")
-                if config.model_type != "florence2" or vision != "florence_vision":
-                    raise ModelError(
-                        f"'{chosen.model}' is a {config.model_type} checkpoint that transformers' Florence-2 cannot "
-                        f"read. Use one such as florence-community/Florence-2-base."
-                    )
-                network = load_model(Florence2ForConditionalGeneration, folder, chosen.model, **hub)
-                network = network.to(resolve_device(chosen.device))
-                self._loaded = (network, image_processor(folder, **hub), text_tokenizer(folder, **hub))
-        return self._loaded

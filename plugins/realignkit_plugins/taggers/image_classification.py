@@ -3,23 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from realignkit.contracts import Options as PluginOptions
 from realignkit.contracts import Tagger
 from realignkit.errors import ModelError
 from realignkit.images import to_rgb
 from realignkit.types import Tag
-from realignkit_plugins.loading import (
-    hub_options,
-    image_processor,
-    load_model,
-    loading,
-    resolve_device,
-    resolve_model,
-)
+from realignkit_plugins.loading import Checkpoint, CheckpointOptions, CheckpointPlugin, image_processor
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -29,7 +21,7 @@ MULTI_LABEL_THRESHOLD = 0.5
 SINGLE_LABEL_THRESHOLD = 0.1
 
 
-class ImageClassificationTagger(Tagger):
+class ImageClassificationTagger(CheckpointPlugin, Tagger):
     """The labels that an image-classification network gives an image.
 
     Multi-label checkpoints (``problem_type`` of their config) give each label its own probability (sigmoid), others
@@ -41,21 +33,17 @@ class ImageClassificationTagger(Tagger):
         ModelError: (on use) the checkpoint is missing, damaged, no image classifier, or computes NaN.
     """
 
-    class Options(PluginOptions):
+    role = "tagger"
+    checkpoint = Checkpoint("image classifier", other="AutoModelForImageClassification", processor=image_processor)
+
+    class Options(CheckpointOptions):
         """Options of :class:`ImageClassificationTagger`."""
 
-        model: str = Field(description="hub id, folder, or micro:<name>", min_length=1)
-        revision: str | None = Field(None, description="branch, tag or commit on the hub")
         threshold: float | None = Field(None, ge=0, le=1, description="least confidence; None: the checkpoint's own")
         top_k: int | None = Field(None, ge=1, description="most tags per image; None: no limit")
         batch_size: int = Field(16, ge=1, description="images per forward pass")
-        device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps …")
 
     options: ImageClassificationTagger.Options
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
-        self._loaded: tuple[Any, Any] | None = None
 
     def __call__(self, images: Sequence[Image]) -> list[tuple[Tag, ...]]:
         """One tuple of tags per image, most confident first."""
@@ -69,22 +57,19 @@ class ImageClassificationTagger(Tagger):
     @property
     def labels(self) -> tuple[str, ...]:
         """Everything that this tagger can see, in the order of :meth:`probabilities`."""
-        network, _ = self._load()
-        names = (str(network.config.id2label[i]) for i in range(network.config.num_labels))
+        config = self.loaded.network.config
+        names = (str(config.id2label[i]) for i in range(config.num_labels))
         return tuple(name.split(",")[0].strip().replace("_", " ") for name in names)
 
     def probabilities(self, images: Sequence[Image]) -> Tensor:
         """Probability of every label, float32 (images, labels) on the CPU, in [0, 1]."""
         import torch
 
-        network, processor = self._load()
-        pixels = processor(images=[to_rgb(image) for image in images], return_tensors="pt")["pixel_values"]
+        network = self.loaded.network
+        pixels = self.loaded.processor(images=[to_rgb(image) for image in images], return_tensors="pt")["pixel_values"]
         with torch.inference_mode():
             logits = network(pixel_values=pixels.to(network.device, network.dtype)).logits.float().cpu()
-        if not torch.isfinite(logits).all():
-            raise ModelError(
-                f"the tagger '{self.options.model}' computed NaN or infinity. Download or train the checkpoint again."
-            )
+        self.finite(logits)
         multi_label = network.config.problem_type == "multi_label_classification"
         return logits.sigmoid() if multi_label else logits.softmax(dim=-1)
 
@@ -95,7 +80,7 @@ class ImageClassificationTagger(Tagger):
         return tuple(found[: self.options.top_k])
 
     def _thresholds(self) -> list[float]:
-        config = self._load()[0].config
+        config = self.loaded.network.config
         if self.options.threshold is not None:
             return [self.options.threshold] * config.num_labels
         own = getattr(config, "tag_thresholds", None)
@@ -108,15 +93,3 @@ class ImageClassificationTagger(Tagger):
                 f"Correct its config.json, or set the option threshold."
             )
         return [float(value) for value in own]
-
-    def _load(self) -> tuple[Any, Any]:
-        if self._loaded is None:
-            from transformers import AutoModelForImageClassification
-
-            chosen = self.options
-            folder, hub = resolve_model(chosen.model), hub_options(chosen.revision)
-            with loading("image classifier", chosen.model):
-                network = load_model(AutoModelForImageClassification, folder, chosen.model, **hub)
-                processor = image_processor(folder, **hub)
-                self._loaded = (network.to(resolve_device(chosen.device)), processor)
-        return self._loaded

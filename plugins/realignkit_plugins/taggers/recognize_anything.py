@@ -5,16 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from realignkit.contracts import Options as PluginOptions
 from realignkit.contracts import Tagger
-from realignkit.errors import ModelError
 from realignkit.images import to_rgb
 from realignkit.types import Tag
-from realignkit_plugins.loading import loading, resolve_device
+from realignkit_plugins.loading import Checkpoint, CheckpointOptions, CheckpointPlugin, freeze
 from realignkit_plugins.taggers.recognize_anything_config import MEAN, STD, Architecture
 
 if TYPE_CHECKING:
@@ -25,14 +23,15 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class _Loaded:
+class Vocabulary:
+    """A network on its device, its tags, and from which probability on each is given."""
+
     network: TaggingNetwork
     tags: tuple[str, ...]
     thresholds: tuple[float, ...]
-    device: str
 
 
-class RecognizeAnythingTagger(Tagger):
+class RecognizeAnythingTagger(CheckpointPlugin, Tagger):
     """Tags by RAM (arXiv:2306.03514), RAM++ (arXiv:2310.15200) or Tag2Text (arXiv:2303.05657).
 
     ``model`` is a hub id, a ``.pth`` or ``.safetensors`` file, or a folder with the weights (``file``, or
@@ -48,7 +47,10 @@ class RecognizeAnythingTagger(Tagger):
         ModelError: (on use) a file is missing, damaged or of another network, or the network computes NaN.
     """
 
-    class Options(PluginOptions):
+    role = "tagger"
+    checkpoint = Checkpoint("tagging network")
+
+    class Options(CheckpointOptions):
         """Options of :class:`RecognizeAnythingTagger`."""
 
         model: str = Field(
@@ -57,7 +59,6 @@ class RecognizeAnythingTagger(Tagger):
             description="hub id (pickles there; only tensors are read), file, folder, or micro:<name>",
         )
         file: str = Field("ram_swin_large_14m.pth", description="name of the weights in the folder or on the hub")
-        revision: str | None = Field(None, description="branch, tag or commit on the hub")
         architecture: Architecture = Field("ram", description="which network; where there is a config, it decides")
         config: Path | None = Field(None, description="the network's shape (JSON); None: the model's, or as published")
         tag_list: Path | None = Field(None, description="one tag a line; None: the model's own")
@@ -66,13 +67,8 @@ class RecognizeAnythingTagger(Tagger):
         skip: tuple[str, ...] = Field((), description="prefixes of weights to leave out besides the captioning half")
         top_k: int | None = Field(None, ge=1, description="most tags per image; None: no limit")
         batch_size: int = Field(8, ge=1, description="images per forward pass")
-        device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps …")
 
     options: RecognizeAnythingTagger.Options
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
-        self._kept: _Loaded | None = None
 
     def __call__(self, images: Sequence[Image]) -> list[tuple[Tag, ...]]:
         """One tuple of tags per image, most confident first."""
@@ -85,7 +81,8 @@ class RecognizeAnythingTagger(Tagger):
     @property
     def labels(self) -> tuple[str, ...]:
         """The tag list, in the order of :meth:`probabilities`."""
-        return self._load().tags
+        tags: tuple[str, ...] = self.loaded.tags
+        return tags
 
     def pixels(self, images: Sequence[Image]) -> Tensor:
         """What the network sees: float32 (images, 3, S, S), squashed to a square, ImageNet's mean and deviation."""
@@ -93,7 +90,7 @@ class RecognizeAnythingTagger(Tagger):
         import torch
         from PIL.Image import Resampling
 
-        size = self._load().network.config.image_size
+        size = self.loaded.network.config.image_size
         squares = [to_rgb(image).resize((size, size), Resampling.BILINEAR) for image in images]
         x = torch.from_numpy(np.stack([np.asarray(square) for square in squares])).permute(0, 3, 1, 2).float() / 255
         return (x - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
@@ -102,17 +99,13 @@ class RecognizeAnythingTagger(Tagger):
         """Probability of every tag, float32 (images, tags) on the CPU, in [0, 1]."""
         import torch
 
-        loaded = self._load()
+        network = self.loaded.network
         with torch.inference_mode():
-            logits = loaded.network(self.pixels(images).to(loaded.device)).float().cpu()
-        if not torch.isfinite(logits).all():
-            raise ModelError(
-                f"the tagger '{self.options.model}' computed NaN or infinity. Download or train the checkpoint again."
-            )
-        return logits.sigmoid()
+            logits = network(self.pixels(images).to(self.device)).float().cpu()
+        return self.finite(logits).sigmoid()
 
     def _tags(self, row: Sequence[float]) -> tuple[Tag, ...]:
-        loaded = self._load()
+        loaded = self.loaded
         deleted = set(loaded.network.config.deleted_tags)
         found: dict[str, float] = {}
         for index, (name, p, least) in enumerate(zip(loaded.tags, row, loaded.thresholds, strict=True)):
@@ -121,29 +114,24 @@ class RecognizeAnythingTagger(Tagger):
         tags = sorted((Tag(name, p) for name, p in found.items()), key=lambda tag: -tag.confidence)
         return tuple(tags[: self.options.top_k])
 
-    def _load(self) -> _Loaded:
-        if self._kept is None:
-            import torch
+    def load(self) -> Vocabulary:
+        """The network, built as its files say, and its vocabulary."""
+        import torch
 
-            from realignkit_plugins.taggers import recognize_anything_files as files
-            from realignkit_plugins.taggers.recognize_anything_networks import build_network
-            from realignkit_plugins.weight_files import read_weights
+        from realignkit_plugins.taggers import recognize_anything_files as files
+        from realignkit_plugins.taggers.recognize_anything_networks import build_network
+        from realignkit_plugins.weight_files import read_weights
 
-            chosen = self.options
-            with loading("tagging network", chosen.model):
-                source = files.find(chosen.model, chosen.file, chosen.revision)
-                config = files.read_config(source, chosen.model, chosen.architecture, chosen.config)
-                # The small files first: nobody should wait for gigabytes to hear that a list is missing.
-                tags = files.read_tags(source, config, chosen.model, chosen.tag_list)
-                if chosen.threshold is not None:
-                    thresholds: tuple[float, ...] = (chosen.threshold,) * config.num_tags
-                else:
-                    thresholds = files.read_thresholds(source, config, chosen.model, chosen.thresholds)
-                with torch.device("meta"):
-                    network = build_network(config)
-                weights = read_weights(source.weights(), chosen.model)
-                files.load_weights(network, weights, chosen.model, chosen.skip)
-                device = resolve_device(chosen.device)
-                network = network.float().to(device).eval().requires_grad_(False)
-            self._kept = _Loaded(network, tags, thresholds, device)
-        return self._kept
+        chosen = self.options
+        source = files.find(chosen.model, chosen.file, chosen.revision)
+        config = files.read_config(source, chosen.model, chosen.architecture, chosen.config)
+        # The small files first: nobody should wait for gigabytes to hear that a list is missing.
+        tags = files.read_tags(source, config, chosen.model, chosen.tag_list)
+        if chosen.threshold is not None:
+            thresholds: tuple[float, ...] = (chosen.threshold,) * config.num_tags
+        else:
+            thresholds = files.read_thresholds(source, config, chosen.model, chosen.thresholds)
+        with torch.device("meta"):
+            network = build_network(config)
+        files.load_weights(network, read_weights(source.weights(), chosen.model), chosen.model, chosen.skip)
+        return Vocabulary(freeze(network.float(), self.device), tags, thresholds)

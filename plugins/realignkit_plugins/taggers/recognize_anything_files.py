@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from realignkit.errors import ModelError
-from realignkit_plugins.loading import resolve_model
+from realignkit_plugins.model_names import hub_file, refuse_address, resolve_model
 from realignkit_plugins.taggers.recognize_anything_config import (
     IN_THE_SPACE,
     PUBLISHED,
@@ -82,7 +82,7 @@ def find(model: str, file: str, revision: str | None) -> Source:
     """Say where a checkpoint is; nothing is downloaded yet.
 
     Args:
-        model: a file, a folder, ``micro:<name>``, or a hub id.
+        model: a file, a folder, ``micro:<name>``, a hub id, or a file on the hub (``owner/name:file``).
         file: the file's name in a folder or on the hub; a folder may have ``model.safetensors`` instead.
         revision: branch, tag or commit on the hub.
 
@@ -92,6 +92,9 @@ def find(model: str, file: str, revision: str | None) -> Source:
     path = Path(model).expanduser()
     if path.is_file():
         return Source(path.name, path.parent)
+    if on_hub := hub_file(model):
+        return Source(on_hub[1], repository=on_hub[0], revision=revision)
+    refuse_address(model, "file")
     if path.suffix in SUFFIXES:
         raise ModelError(f"there is no file '{model}'. Check the path, or give a hub id (owner/name).")
     place = resolve_model(model)

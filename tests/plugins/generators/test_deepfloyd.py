@@ -181,7 +181,7 @@ def test_the_realigner_makes_images_and_refuses_the_fine_stage_before_loading(fo
     realigner = Realigner(alone, scorers=registry.create("scorer", "wordy"), sampling=sampling, **made)
     with pytest.raises(ModelError, match="cannot be re-weighted"):
         realigner(PROMPT, 1)
-    assert alone._cascade is None, "said so before any work"
+    assert "loaded" not in vars(alone), "said so before any work"
     steps = []
     images = realigner.generate([PROMPT, "a dog"], [1, 2], progress=lambda *step: steps.append(step))
     assert [image.size for image in images] == [(8, 8)] * 2

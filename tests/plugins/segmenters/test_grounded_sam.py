@@ -216,7 +216,9 @@ def test_phrases_share_captions_and_long_lists_take_several(detector: Any, detec
     phrases = [f"a {colour} {noun}" for colour in ("red", "yellow") for noun in ("book", "pen", "desk", "sign", "and")]
     phrases += ["", "a Red book?!", "red. book", "a " * 60]
     calls: list[torch.Tensor] = []
-    ours._load()[0].register_forward_pre_hook(lambda _, __, inputs: calls.append(inputs["input_ids"]), with_kwargs=True)
+    ours.loaded.network.register_forward_pre_hook(
+        lambda _, __, inputs: calls.append(inputs["input_ids"]), with_kwargs=True
+    )
     found = ours.detect(picture(), phrases)
     assert [len(boxes) for boxes, _ in found] == [12] * 10 + [0] + [12] * 3
     assert all(call.shape[1] <= MOST_TOKENS for call in calls)

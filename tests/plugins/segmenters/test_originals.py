@@ -229,7 +229,7 @@ def test_grounding_dinos_boxes_are_those_of_the_converted_form(converted):
     for (boxes, scores), (theirs, their_scores) in zip(*answers, strict=True):
         assert torch.equal(boxes, theirs)
         assert torch.equal(scores, their_scores)
-    states = [segmenter._detector[0].state_dict() for segmenter in (wanted, found)]
+    states = [segmenter.loaded.network.state_dict() for segmenter in (wanted, found)]
     assert states[0].keys() == states[1].keys()
     assert all(torch.equal(states[1][n], w) for n, w in states[0].items() if "swin.layernorm" not in n)
 

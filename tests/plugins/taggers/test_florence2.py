@@ -113,7 +113,7 @@ def test_the_question_is_the_published_processors(taught):
         theirs = processor(images=pictures()[0], text=token, return_tensors="pt")
         asking = Florence2Tagger(model=str(taught), device="cpu", task=task)
         assert asking._question((64, 64)) == theirs["input_ids"][0].tolist()
-    ours = tagger._load()[1](images=pictures()[:1], return_tensors="pt")["pixel_values"]
+    ours = tagger.loaded.processor(images=pictures()[:1], return_tensors="pt")["pixel_values"]
     torch.testing.assert_close(ours, theirs["pixel_values"])
     for text in WRITTEN.values():
         parsed = processor.post_process_generation(text=text, task="<OD>", image_size=(80, 50))["<OD>"]["labels"]
@@ -133,7 +133,7 @@ def test_confidence_is_the_geometric_mean_of_the_tokens_probabilities(taught):
 
 def test_descriptions_give_the_heads_of_their_phrases(taught):
     tagger = Florence2Tagger(model=str(taught), device="cpu", task="caption")
-    tokens = tagger._load()[2].tokenize("The image shows a red book and two pens.")
+    tokens = tagger.loaded.tokenizer.tokenize("The image shows a red book and two pens.")
     names = dict(tagger._names([*tokens, "</s>"], [math.log(0.5)] * (len(tokens) + 1)))
     assert {"book", "pen"} <= set(names)
     assert names["book"] == pytest.approx(math.log(0.5))

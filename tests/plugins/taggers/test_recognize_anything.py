@@ -33,7 +33,7 @@ def test_equals_the_original(name: str, file: str, tmp_path: Path) -> None:
     pixels = tagger.pixels(images)
     torch.testing.assert_close(pixels, io["pixel_values"], rtol=0, atol=about["tolerance"]["atol_pixel_values"])
 
-    network = tagger._load().network
+    network = tagger.loaded.network
     with torch.no_grad():
         embeds = network.image_embeds(pixels)
         ours = {
