@@ -100,20 +100,12 @@ class Checkpoint:
         return getattr(transformers, name)
 
 
-class CheckpointOptions(PluginOptions):
-    """The options of every plugin with a checkpoint; a plugin gives ``model`` a default by stating it again."""
-
-    model: str = Field(description="hub id, folder, or micro:<name>", min_length=1)
-    revision: str | None = Field(None, description="branch, tag or commit on the hub")
-    device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps …")
-
-
 class CheckpointPlugin(Plugin):
     """Base of a plugin whose work is a network's forward pass.
 
-    A child names its :attr:`checkpoint` and its options (:class:`CheckpointOptions`, and ``dtype`` where the precision
-    is for the user to choose); :attr:`loaded` is then the network and what goes with it, loaded at first use and kept.
-    One that loads otherwise overrides :meth:`load`.
+    A child names its :attr:`checkpoint` and its options (those below, and ``dtype`` where the precision is for the user
+    to choose); :attr:`loaded` is then the network and what goes with it, loaded at first use and kept. One that loads
+    otherwise overrides :meth:`load`.
 
     Attributes:
         checkpoint: what the option ``model`` has to be.
@@ -121,7 +113,13 @@ class CheckpointPlugin(Plugin):
         remedy: what to do when the network computes NaN.
     """
 
-    Options = CheckpointOptions
+    class Options(PluginOptions):
+        """The options of every plugin with a checkpoint; a child gives ``model`` a default by stating it again."""
+
+        model: str = Field(description="hub id, folder, or micro:<name>", min_length=1)
+        revision: str | None = Field(None, description="branch, tag or commit on the hub")
+        device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps …")
+
     options: Any
     checkpoint: ClassVar[Checkpoint]
     role: ClassVar[str] = "plugin"

@@ -180,6 +180,7 @@ def main(cache: Path, home: Path) -> None:
     from huggingface_hub.utils import close_session
 
     from realignkit_plugins.micro.checkpoints import FOLDER
+    from tests.plugins.generators.original import write_quick_model
 
     for name in ("base", "tagger", "segmenter", "ram"):
         HERE[name] = FOLDER / name
@@ -208,6 +209,15 @@ def main(cache: Path, home: Path) -> None:
         HERE.pop("variant"), HERE.pop("pickles")
         shutil.rmtree(cache / "hub" / "models--good--variant", ignore_errors=True)
         shutil.rmtree(cache / "hub" / "models--good--pickles", ignore_errors=True)
+    (home / "files").mkdir()
+    write_quick_model(home / "files" / "model.safetensors")
+    shutil.copy(FOLDER / "ram" / "model.safetensors", home / "files" / "ram.safetensors")
+    shutil.copy(FOLDER / "ram" / "config.json", home / "files" / "config.json")
+    shutil.copy(FOLDER / "ram" / "tag_list.txt", home / "files" / "tag_list.txt")
+    HERE["files"] = home / "files"
+    for name, file in (("stable_diffusion", "model"), ("stable_diffusion", "none"), ("ram", "ram")):
+        given = f"good/files:{file}.safetensors"
+        found[name][given] = attempt(lambda: every[name][1](given))  # noqa: B023
     load = every["lora"][1]
     for given in ("good/lora", "good/lora:other.safetensors", "good/lora:none.safetensors"):
         found["lora"][given] = attempt(lambda: load(given))  # noqa: B023

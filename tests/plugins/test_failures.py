@@ -104,6 +104,14 @@ def test_adapters_from_the_hub(found):
     assert "none.safetensors" in answer["text"]
 
 
+def test_one_file_from_the_hub(found):
+    for loader, file in (("stable_diffusion", "model"), ("ram", "ram")):
+        assert found[loader][f"good/files:{file}.safetensors"] == {"type": "", "text": "loaded"}
+    answer = found["stable_diffusion"]["good/files:none.safetensors"]
+    assert answer["type"] == "ModelError"
+    assert "lacks a file that is needed" in answer["text"]
+
+
 @pytest.mark.parametrize("variable", ["HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"])
 def test_the_hubs_token_is_in_no_message(variable, monkeypatch):
     token = "hf_AbCdEfGhIjKlMnOpQrStUvWxYz"

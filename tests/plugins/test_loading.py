@@ -9,27 +9,23 @@ from pathlib import Path
 
 import pytest
 import torch
+from pydantic import Field
 
 from realignkit.errors import ModelError
 from realignkit.registry import Registry
 from realignkit_plugins import generators, prompts, scorers, segmenters, taggers
 from realignkit_plugins.failures import loading
-from realignkit_plugins.loading import resolve_device, resolve_dtype
-from realignkit_plugins.model_names import resolve_model
+from realignkit_plugins.loading import (
+    Checkpoint,
+    CheckpointPlugin,
+    DTypeName,
+    image_processor,
+    resolve_device,
+    resolve_dtype,
+)
 from tests.conftest import HANGS
 
 MODULES = (generators, taggers, scorers, segmenters, prompts)
-
-
-def test_where_models_are(tmp_path: Path) -> None:
-    assert resolve_model(str(tmp_path)) == str(tmp_path)
-    assert resolve_model("owner/name") == "owner/name"
-    assert resolve_model("gpt2") == "gpt2"
-    for nowhere in (str(tmp_path / "x"), "./x", "~/no/such", "a/b/c", "C:\\models"):
-        with pytest.raises(ModelError, match="no folder"):
-            resolve_model(nowhere)
-    with pytest.raises(ModelError):
-        resolve_model("micro:no_such_checkpoint")
 
 
 def test_devices_and_precisions() -> None:
@@ -48,6 +44,67 @@ def test_errors_say_what_to_do(model: str, advice: str) -> None:
     assert "weights and a long story" in str(caught.value)
     assert "damaged" not in str(caught.value)
     assert isinstance(caught.value.__cause__, RuntimeError)
+
+
+class Classifier(CheckpointPlugin):
+    """A plugin as an author writes it: what its checkpoint is, its options, its forward pass."""
+
+    role = "classifier"
+    checkpoint = Checkpoint(
+        "ResNet",
+        {"resnet": "ResNetForImageClassification"},
+        refusal="a {} checkpoint, no ResNet. Use one such as microsoft/resnet-50.",
+        processor=image_processor,
+    )
+
+    class Options(CheckpointPlugin.Options):
+        model: str = Field("micro:tagger", min_length=1)
+
+    def __call__(self, pixels: torch.Tensor) -> torch.Tensor:
+        return self.finite(self.loaded.network(pixel_values=pixels).logits)
+
+
+def test_a_plugin_is_its_checkpoint_its_options_and_its_forward_pass() -> None:
+    plugin = Classifier(device="cpu")
+    assert list(Classifier.Options.model_fields) == ["model", "revision", "device"]
+    assert "loaded" not in vars(plugin), "nothing is loaded before it is used"
+    network = plugin.loaded.network
+    assert plugin.loaded.network is network, "and then once"
+    assert type(network).__name__ == "ResNetForImageClassification"
+    assert (plugin.loaded.processor.size["height"], plugin.loaded.tokenizer) == (64, None)
+    assert not network.training
+    assert not any(parameter.requires_grad for parameter in network.parameters())
+    assert {parameter.dtype for parameter in network.parameters()} == {torch.float32}
+    assert plugin(torch.zeros(1, 3, 64, 64)).shape == (1, network.config.num_labels)
+    with pytest.raises(
+        ModelError, match=r"^the classifier 'micro:tagger' computed NaN or infinity\. Download or train"
+    ):
+        plugin(torch.full((1, 3, 64, 64), torch.nan))
+
+
+def test_the_precision_is_an_option_where_a_plugin_has_one() -> None:
+    class Precise(Classifier):
+        class Options(Classifier.Options):
+            dtype: DTypeName = "auto"
+
+    assert Precise(device="cpu").dtype == torch.float32
+    assert {p.dtype for p in Precise(device="cpu", dtype="bf16").loaded.network.parameters()} == {torch.bfloat16}
+
+
+def test_another_kind_of_checkpoint_is_refused_before_its_weights_are_read(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "vit"}')
+    with pytest.raises(ModelError) as caught:
+        _ = Classifier(model=str(tmp_path)).loaded
+    assert str(caught.value) == f"'{tmp_path}' is a vit checkpoint, no ResNet. Use one such as microsoft/resnet-50."
+
+
+def test_what_goes_wrong_in_a_load_of_its_own_is_explained_too() -> None:
+    class Own(Classifier):
+        def load(self) -> None:
+            raise RuntimeError("weights\nand a long story")
+
+    with pytest.raises(ModelError, match=r"^the ResNet 'micro:tagger' cannot be loaded \(RuntimeError: weights and a"):
+        _ = Own().loaded
 
 
 def test_everything_registered_can_be_made() -> None:

@@ -20,7 +20,6 @@ from realignkit_plugins.generators.single_file import single_file
 from realignkit_plugins.generators.single_file_config import Prediction
 from realignkit_plugins.loading import (
     Checkpoint,
-    CheckpointOptions,
     CheckpointPlugin,
     DTypeName,
     hub_options,
@@ -68,7 +67,7 @@ class StableDiffusionGenerator(CheckpointPlugin, Generator):
 
     checkpoint = Checkpoint("text-to-image pipeline")
 
-    class Options(CheckpointOptions):
+    class Options(CheckpointPlugin.Options):
         """Options of :class:`StableDiffusionGenerator`."""
 
         model: str = Field(
@@ -190,8 +189,8 @@ class PipelineSettings:
     @classmethod
     def of(cls, options: PluginOptions) -> PipelineSettings:
         """Those among a generator's options."""
-        given = dict(options)
-        return cls(**{field.name: given[field.name] for field in fields(cls) if field.name in given})
+        known = type(options).model_fields
+        return cls(**{field.name: getattr(options, field.name) for field in fields(cls) if field.name in known})
 
 
 def load_pipeline(

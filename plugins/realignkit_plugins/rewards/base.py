@@ -11,7 +11,6 @@ from pydantic import Field
 from realignkit.contracts import Reward
 from realignkit.errors import OptionError
 from realignkit_plugins.loading import (
-    CheckpointOptions,
     CheckpointPlugin,
     DTypeName,
     check_finite,
@@ -35,7 +34,7 @@ class PixelReward(CheckpointPlugin, Reward):
 
     remedy = "Try the option dtype=fp32; if it stays, download or train the checkpoint again."
 
-    class Options(CheckpointOptions):
+    class Options(CheckpointPlugin.Options):
         """Options of a reward with one checkpoint."""
 
         dtype: DTypeName = Field("auto", description="auto: bf16 on CUDA, fp32 elsewhere")

@@ -12,7 +12,6 @@ from realignkit.images import to_rgb
 from realignkit.types import Mask
 from realignkit_plugins.loading import (
     Checkpoint,
-    CheckpointOptions,
     CheckpointPlugin,
     image_processor,
     text_tokenizer,
@@ -44,7 +43,7 @@ class CLIPSegSegmenter(CheckpointPlugin, Segmenter):
         tokenizer=text_tokenizer,
     )
 
-    class Options(CheckpointOptions):
+    class Options(CheckpointPlugin.Options):
         """Options of :class:`CLIPSegSegmenter`."""
 
         model: str = Field("CIDAS/clipseg-rd64-refined", description="hub id, folder, or micro:<name>", min_length=1)

@@ -14,7 +14,6 @@ from realignkit.images import to_rgb
 from realignkit.types import Mask
 from realignkit_plugins.loading import (
     Checkpoint,
-    CheckpointOptions,
     CheckpointPlugin,
     Loaded,
     check_vocabulary,
@@ -61,7 +60,7 @@ class GroundedSamSegmenter(CheckpointPlugin, Segmenter):
         original=load_grounding_dino,
     )
 
-    class Options(CheckpointOptions):
+    class Options(CheckpointPlugin.Options):
         """Options of :class:`GroundedSamSegmenter`; the thresholds are those of Grounded-SAM."""
 
         model: str = Field(

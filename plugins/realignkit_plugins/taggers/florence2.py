@@ -13,7 +13,6 @@ from realignkit.images import to_rgb
 from realignkit.types import Tag
 from realignkit_plugins.loading import (
     Checkpoint,
-    CheckpointOptions,
     CheckpointPlugin,
     image_processor,
     text_tokenizer,
@@ -66,7 +65,7 @@ class Florence2Tagger(CheckpointPlugin, Tagger):
         tokenizer=text_tokenizer,
     )
 
-    class Options(CheckpointOptions):
+    class Options(CheckpointPlugin.Options):
         """Options of :class:`Florence2Tagger`."""
 
         model: str = Field("florence-community/Florence-2-base", min_length=1, description="hub id or folder")

@@ -11,7 +11,7 @@ from realignkit.contracts import Tagger
 from realignkit.errors import ModelError
 from realignkit.images import to_rgb
 from realignkit.types import Tag
-from realignkit_plugins.loading import Checkpoint, CheckpointOptions, CheckpointPlugin, image_processor
+from realignkit_plugins.loading import Checkpoint, CheckpointPlugin, image_processor
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -36,7 +36,7 @@ class ImageClassificationTagger(CheckpointPlugin, Tagger):
     role = "tagger"
     checkpoint = Checkpoint("image classifier", other="AutoModelForImageClassification", processor=image_processor)
 
-    class Options(CheckpointOptions):
+    class Options(CheckpointPlugin.Options):
         """Options of :class:`ImageClassificationTagger`."""
 
         threshold: float | None = Field(None, ge=0, le=1, description="least confidence; None: the checkpoint's own")

@@ -12,7 +12,7 @@ from pydantic import Field
 from realignkit.contracts import Tagger
 from realignkit.images import to_rgb
 from realignkit.types import Tag
-from realignkit_plugins.loading import Checkpoint, CheckpointOptions, CheckpointPlugin, freeze
+from realignkit_plugins.loading import Checkpoint, CheckpointPlugin, freeze
 from realignkit_plugins.taggers.recognize_anything_config import MEAN, STD, Architecture
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class RecognizeAnythingTagger(CheckpointPlugin, Tagger):
     role = "tagger"
     checkpoint = Checkpoint("tagging network")
 
-    class Options(CheckpointOptions):
+    class Options(CheckpointPlugin.Options):
         """Options of :class:`RecognizeAnythingTagger`."""
 
         model: str = Field(
