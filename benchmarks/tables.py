@@ -19,9 +19,8 @@ from alignment import summary, sweep_summary
 
 from realignkit.evaluation.frechet import Ratio
 from realignkit.evaluation.results import RECORD, AblationFolder
-from realignkit.evaluation.row_plot import svg
-from realignkit.evaluation.table import CONTROL, RowTable, tabulate
-from realignkit.evaluation.write import comma_separated, markdown
+from realignkit.evaluation.table import CONTROL, AblationTable, tabulate
+from realignkit.evaluation.write import comma_separated, markdown, svg
 from realignkit.files import atomic_write
 
 ROOT = Path(__file__).parent.parent
@@ -45,7 +44,7 @@ def tables() -> dict[Path, str]:
     return found
 
 
-def ablation(folder: Path) -> RowTable:
+def ablation(folder: Path) -> AblationTable:
     """The table of an ablation's folder, with the distances that were kept."""
     results = AblationFolder(folder)
     record = results.existing()

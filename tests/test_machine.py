@@ -249,7 +249,7 @@ def test_rewards_by_their_own_size():
 
 
 def test_features_of_an_ablation():
-    from realignkit.evaluation.measure import Judging
+    from realignkit.evaluation.judging import Judging
     from realignkit.registry import default_registry
 
     judging = Judging(default_registry(), "micro_oracle")

@@ -12,8 +12,6 @@ import typer
 from realignkit._version import __version__
 from realignkit.cli._progress import Command, Commands, collect_seldom, exit_now
 from realignkit.cli.ablate import ablate_app
-from realignkit.cli.ablate_results import join, pair
-from realignkit.cli.ablate_rows import rewards, stages
 from realignkit.cli.dense import dense
 from realignkit.cli.doctor import doctor
 from realignkit.cli.plugins import plugins_app
@@ -49,8 +47,6 @@ def _root(
 for command in (run, dense, train, show, doctor):
     app.command(cls=Command)(command)
 app.add_typer(plugins_app, name="plugins")
-for measurement in (rewards, stages, join, pair):
-    ablate_app.command(cls=Command)(measurement)
 app.add_typer(ablate_app, name="ablate")
 
 

@@ -41,7 +41,7 @@ def known_options(registry: Registry, model: str, specs: Mapping[str, str | None
         if kind == "reward":
             known[kind] = reward_options(registry, spec, beside)
         else:
-            known[kind] = _options_of(resolve.choose(registry, kind, spec, beside))
+            known[kind] = options_of(resolve.choose(registry, kind, spec, beside))
     return known
 
 
@@ -51,11 +51,12 @@ def reward_options(registry: Registry, spec: str | None, beside: Mapping[str, st
         return set()
     weights = parse_weights(spec)
     names = [beside.get(f"reward:{name}", name) for name in weights]
-    known = _options_of([registry.info("reward", name) for name in names])
+    known = options_of([registry.info("reward", name) for name in names])
     return known if known is None or list(weights.values()) == [1.0] else {*known, *SUM_OPTIONS}
 
 
-def _options_of(infos: Sequence[PluginInfo]) -> Collection[str] | None:
+def options_of(infos: Sequence[PluginInfo]) -> Collection[str] | None:
+    """The option names of several plugins, bare and with their own name; None if one takes anything."""
     names: set[str] = set()
     for info in infos:
         own = resolve.option_names(info)

@@ -2,32 +2,60 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
-from rich.markup import escape
-from rich.table import Table
 
+from realignkit.cli._bench import Bench, drawing_realigner, make_all, measure, print_table, scorer_settings, show
 from realignkit.cli._options import prompt_set
-from realignkit.cli._progress import (
-    EXIT_SOME_FAILED,
-    Bars,
-    Command,
-    Threads,
-    loading,
-    out,
-    set_verbosity,
-    writes_into,
-)
+from realignkit.cli._progress import EXIT_SOME_FAILED, Command, Threads, loading, note, out, set_verbosity, writes_into
+from realignkit.errors import OptionError
 from realignkit.machine import suited_threads
 
-if TYPE_CHECKING:
-    from realignkit.evaluation.tables import Cell
-    from realignkit.registry import Registry
-
 ablate_app = typer.Typer(no_args_is_help=True, help="Measure what a part of the method is worth.")
-_KINDS = ("generator", "tagger", "scorer")
+
+DEFAULT_PROMPTS = "micro"
+
+ModelName = Annotated[str, typer.Option("--model", help="A generator's name, or a folder, file or hub id of a model.")]
+Prompts = Annotated[
+    str,
+    typer.Option(
+        "--prompts", metavar="FILE|NAME", help="A file (text, CSV, JSON lines), or a prompt set: micro:test,size=300."
+    ),
+]
+Metric = Annotated[
+    str | None,
+    typer.Option("--metric", help="Judges each picture: NAME or NAME.VALUE. Default: the model's companion."),
+]
+Scores = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--score", metavar="REWARD", help="Its mean is shown too; repeatable. Default: the model's clip, or none."
+    ),
+]
+ReferenceFolder = Annotated[
+    Path | None,
+    typer.Option("--reference", metavar="DIR", help="Pictures for the Fréchet distance. Default: the metric's own."),
+]
+Control = Annotated[str, typer.Option(help="The row that others are compared with beside the base.")]
+Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Only the first so many prompts.")]
+Seeds = Annotated[
+    list[int] | None,
+    typer.Option(
+        "--seed", min=0, help="Pictures per prompt; repeatable.", show_default="0, one more per training seed"
+    ),
+]
+Folder = Annotated[Path, typer.Option("--out", metavar="DIR", help="Where to write; resumes what is there.")]
+Assignments = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="NAME=VALUE", help="An option, e.g. sampling.num_inference_steps=30; repeatable."),
+]
+BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Pictures per forward pass.")]
+KeepImages = Annotated[bool, typer.Option("--keep-images", help="Write every picture to DIR/images.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Tracebacks and the libraries' messages.")]
 
 
 @ablate_app.callback()
@@ -47,98 +75,249 @@ def scorers(
     ] = None,
     prompts: Annotated[
         str, typer.Option(metavar="FILE|NAME", help="A file (.txt, .csv, .tsv, .jsonl), - or a prompt set.")
-    ] = "micro",
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many prompts.")] = None,
+    ] = DEFAULT_PROMPTS,
+    limit: Limit = None,
     seed: Annotated[list[int] | None, typer.Option(help="Start noise; repeatable.", show_default="42")] = None,
-    folder: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where to write; resumes what is there.")] = Path(
-        "ablations/scorers"
-    ),
+    folder: Folder = Path("ablations/scorers"),
     assignments: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="NAME=VALUE", help="An option, e.g. scorer.gpt4.model=…; repeatable."),
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images per forward pass.")] = 8,
     threads: Threads = None,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Tracebacks and the libraries' messages.")] = False,
+    verbose: Verbose = False,
 ) -> None:
     """Table IV: taggers by scorers, how often a scorer's answer is right, and why not."""
     set_verbosity(ctx, verbose)
     ctx.with_resource(suited_threads(threads=threads))
     from realignkit import resolve
-    from realignkit.evaluation.scorers import ScorerAblation
+    from realignkit.calls import texts_of
+    from realignkit.evaluation.measure import Ablation
+    from realignkit.evaluation.plan import scorers_plan
+    from realignkit.evaluation.scorers import Answers
+    from realignkit.named import Named
     from realignkit.registry import default_registry
 
     ctx.with_resource(writes_into(ctx, folder))
     registry = default_registry()
-    beside = resolve.companions(resolve.choose_generator(registry, model))
-    taggers = tagger or [info.name for info in resolve.choose(registry, "tagger", None, beside)]
-    chosen = scorer or [resolve.LAST_SCORER]
-    options, sampling, own = _options(registry, model, taggers, chosen, assignments or [])
+    companions = resolve.companions(resolve.choose_generator(registry, model))
+    names = {
+        "tagger": tagger or [info.name for info in resolve.choose(registry, "tagger", None, companions)],
+        "scorer": scorer or [resolve.LAST_SCORER],
+    }
+    settings, of_prompts = scorer_settings(model, names, assignments or [])
     with loading():
-        ablation = ScorerAblation(
-            registry,
-            model,
-            taggers,
-            chosen,
-            prompt_set(registry, prompts, own),
-            folder,
+        taggers, scorers = (make_all(kind, chosen, settings.options[kind]) for kind, chosen in names.items())
+        realigner = drawing_realigner(model, settings, batch_size)
+        chosen_set = prompt_set(registry, prompts, of_prompts)
+        named_set = Named("prompts", type(chosen_set).__name__, chosen_set)
+        ablation = Ablation(
+            scorers_plan([tagger.name for tagger in taggers], [scorer.name for scorer in scorers]),
+            Answers(realigner, taggers, scorers, named_set, folder),
+            texts_of(named_set)[:limit],
             seeds=seed or [42],
-            limit=limit,
-            options=options,
-            sampling=sampling,
-            batch_size=batch_size,
+            source=chosen_set.source,
         )
-    with Bars() as bars:
-        cells: list[Cell] = ablation(bars.step)
-    _print(cells)
-    for asked in ablation.scorers:
+    table = measure(ablation, folder)
+    for asked in scorers:
         usage: Any = getattr(asked.plugin, "usage", None)
         if usage is not None and usage.requests:
             cost = f", {usage.cost:.4f} US dollars" if usage.cost is not None else ""
             out().print(f"{asked.name}: {usage.requests} requests, {usage.tokens} tokens{cost}", style="dim")
-    out().print(f"  {folder / 'table.md'}\n  {folder / 'table.json'}", markup=False)
-    if any(cell.problem for cell in cells):
+    if any(row.asked is not None and row.asked.problem for row in table.rows):
         raise typer.Exit(EXIT_SOME_FAILED)
 
 
-def _options(
-    registry: Registry, model: str, taggers: list[str], scorers: list[str], assignments: list[str]
-) -> tuple[dict[str, dict[str, Any]], dict[str, Any], dict[str, Any]]:
-    """Options by kind, of sampling, and of the prompt set (``prompts.name=value``)."""
-    from realignkit import resolve
-    from realignkit.cli._settings import parse
+@ablate_app.command(cls=Command)
+def rewards(
+    ctx: typer.Context,
+    row: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=FOLDER",
+            help="A model that 'realignkit train' wrote; repeatable. A name with several folders: training seeds.",
+        ),
+    ] = None,
+    model: ModelName = "micro",
+    prompts: Prompts = DEFAULT_PROMPTS,
+    metric: Metric = None,
+    score: Scores = None,
+    reference: ReferenceFolder = None,
+    control: Control = "control",
+    limit: Limit = None,
+    seed: Seeds = None,
+    folder: Folder = Path("ablations/rewards"),
+    assignments: Assignments = None,
+    batch_size: BatchSize = 8,
+    keep_images: KeepImages = False,
+    threads: Threads = None,
+    verbose: Verbose = False,
+    train: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--train",
+            "--training-seeds",
+            "--train-prompts",
+            "--validation-prompts",
+            "--judge",
+            "--preset",
+            hidden=True,
+        ),
+    ] = None,
+) -> None:
+    """Table III: the base and fine-tuned models on the same prompts and seeds, paired.
 
-    infos = {
-        "tagger": [registry.info("tagger", name) for name in taggers],
-        "scorer": [registry.info("scorer", name) for name in scorers],
-        "generator": [resolve.choose_generator(registry, model)],
-    }
-    known: dict[str, Any] = {"sampling": resolve.SamplingOptions.model_fields}
-    for kind, found in infos.items():
-        names: set[str] | None = set()
-        for info in found:
-            option_names = resolve.option_names(info)
-            if names is None or option_names is None:
-                names = None
-            else:
-                names |= option_names | {f"{info.name}.{name}" for name in option_names}
-        known[kind] = names
-    of_prompts = [text for text in assignments if text.strip().startswith("prompts.")]
-    settings = parse([text for text in assignments if text not in of_prompts], known)
-    # The prompt set itself says what it takes.
-    own = parse([f"sampling.{text.strip().removeprefix('prompts.')}" for text in of_prompts], {"sampling": None})
-    return {kind: settings.options[kind] for kind in _KINDS}, settings.sampling, own.sampling
+    Rows' training seeds share the image seeds: of three folders, the second draws the seeds 1, 4, 7 …
+
+    realignkit ablate rewards --row control=runs/first/control --row clip=runs/first
+    """
+    set_verbosity(ctx, verbose)
+    ctx.with_resource(suited_threads(threads=threads))
+    if train:
+        raise OptionError(
+            "'ablate rewards' trains nothing any more: train each model with 'realignkit train', and give its folder "
+            "as --row NAME=FOLDER."
+        )
+    from realignkit.evaluation.plan import rewards_plan, trained_model
+
+    ctx.with_resource(writes_into(ctx, folder))
+    folders = _folders(row or [])
+    bench = Bench(model, metric, score, reference)
+    settings = bench.settings(assignments or [], ("sampling", "generator"))
+    judging = bench.judging(settings)
+    rows = {name: [trained_model(path) for path in paths] for name, paths in folders.items()}
+    with loading():
+        realigner = drawing_realigner(model, settings, batch_size)
+    ablation = bench.ablation(
+        rewards_plan(rows), realigner, judging, settings, folder,
+        prompts=prompts, limit=limit, seeds=seed, keep_images=keep_images,
+    )  # fmt: skip
+    measure(ablation, folder, control)
 
 
-def _print(cells: list[Cell]) -> None:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("tagger", "scorer", "success", "95 %", "answers", "prompts", "objects seen", "why not"):
-        table.add_column(heading)
-    for cell in cells:
-        why = ", ".join(f"{reason}: {count}" for reason, count in cell.reasons.items())
-        rate = "-" if cell.rate is None else f"{cell.rate:.1%}"
-        interval = "-" if cell.interval is None else f"{cell.interval[0]:.1%} - {cell.interval[1]:.1%}"
-        seen = f"{cell.found} of {cell.objects}"
-        counts = str(cell.asked), str(cell.prompts)
-        table.add_row(cell.tagger, cell.scorer, rate, interval, *counts, seen, escape(cell.problem or why))
-    out().print(table)
+@ablate_app.command(cls=Command)
+def stages(
+    ctx: typer.Context,
+    lora: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="DIR", help="The coarse stage's model; repeatable: training seeds, which share the seeds."
+        ),
+    ] = None,
+    model: ModelName = "micro",
+    prompts: Prompts = DEFAULT_PROMPTS,
+    tagger: Annotated[str | None, typer.Option(help="Names the objects. Default: the model's companion.")] = None,
+    scorer: Annotated[str | None, typer.Option(help="Judges the tags; a chain such as gpt4,lexical.")] = None,
+    segmenter: Annotated[str | None, typer.Option(help="Finds the objects. Default: the model's companion.")] = None,
+    candidates: Annotated[int, typer.Option(min=1, help="Adds rows that start from the best of so many pictures.")] = 1,
+    select_by: Annotated[str | None, typer.Option(help="The reward that chooses the best candidate.")] = None,
+    metric: Metric = None,
+    score: Scores = None,
+    reference: ReferenceFolder = None,
+    limit: Limit = None,
+    seed: Seeds = None,
+    folder: Folder = Path("ablations/stages"),
+    assignments: Assignments = None,
+    batch_size: BatchSize = 8,
+    keep_images: KeepImages = False,
+    threads: Threads = None,
+    verbose: Verbose = False,
+) -> None:
+    """Table II: neither stage, the coarse one (--lora), the fine one, both, on the same prompts and seeds, paired.
+
+    Rows of what is not given are left out.
+
+    realignkit ablate stages --lora runs/first --candidates 4 --select-by caption
+    """
+    set_verbosity(ctx, verbose)
+    ctx.with_resource(suited_threads(threads=threads))
+    if (candidates > 1) != (select_by is not None):
+        raise typer.BadParameter("--candidates N, at least 2, and --select-by REWARD go together.")
+    from realignkit.contracts import parse_options
+    from realignkit.evaluation.plan import stages_plan, trained_model
+    from realignkit.named import Named
+    from realignkit.realigner import Realigner
+    from realignkit.resolve import RealignerOptions
+    from realignkit.rewards import make_reward
+
+    ctx.with_resource(writes_into(ctx, folder))
+    models = [trained_model(path) for path in lora or []]
+    bench = Bench(model, metric, score, reference)
+    specs: dict[str, Any] = {"tagger": tagger, "scorer": scorer, "segmenter": segmenter}
+    settings = bench.settings(assignments or [], None, {**specs, "reward": select_by})
+    realigner_options: Any = parse_options(RealignerOptions, settings.realigner, owner="realigner")
+    chooser = None
+    with loading():
+        if select_by is not None:
+            reward = make_reward(bench.registry, select_by, settings.options["reward"], bench.companions)
+            chooser = Named("reward", select_by, reward)
+        realigner = Realigner.from_pretrained(
+            model,
+            **specs,
+            modulation=settings.modulation,
+            sampling=settings.sampling,
+            options={kind: settings.options[kind] for kind in ("generator", *specs)},
+            registry=bench.registry,
+            batch_size=batch_size,
+            **realigner_options.model_dump(),
+        )
+    fine = getattr(realigner.generator, "attention_family", None) is not None
+    if not fine:
+        note(f"the attention of '{model}' cannot be re-weighted: no row of the fine stage")
+    plan = stages_plan(models, fine=fine, candidates=candidates, select_by=chooser)
+    ablation = bench.ablation(
+        plan, realigner, bench.judging(settings), settings, folder,
+        prompts=prompts, limit=limit, seeds=seed, keep_images=keep_images,
+    )  # fmt: skip
+    measure(ablation, folder, control="")
+
+
+@ablate_app.command(cls=Command)
+def join(
+    folders: Annotated[list[Path], typer.Argument(metavar="DIR …", help="What 'ablate rewards' or 'stages' wrote.")],
+    folder: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where to write the whole.")],
+    control: Control = "control",
+) -> None:
+    """Make one table of ablations that several processes measured, each with seeds of its own.
+
+    realignkit ablate join ablations/a ablations/b --out ablations/both
+    """
+    from realignkit.evaluation.measure import join as join_folders
+    from realignkit.files import only_writer
+
+    with only_writer(folder):
+        join_folders(folders, folder)
+        show(folder, control)
+
+
+@ablate_app.command(cls=Command)
+def pair(
+    results: Annotated[Path, typer.Argument(metavar="DIR|FILE", help="An ablation's folder, or its rows.jsonl.")],
+    before: Annotated[str, typer.Argument(metavar="ROW_A")],
+    after: Annotated[str, typer.Argument(metavar="ROW_B")],
+) -> None:
+    """Compare any two rows of an ablation, paired by prompt and seed.
+
+    realignkit ablate pair ablations/rewards clip caption
+    """
+    from realignkit.evaluation.results import AblationFolder
+    from realignkit.evaluation.table import pair_rows
+    from realignkit.evaluation.write import pair_cells, pair_columns
+
+    folder = AblationFolder(results.parent if results.is_file() else results)
+    compared = pair_rows(folder.read(features=False), before, after)
+    print_table(pair_columns(compared), [pair_cells(compared)])
+
+
+def _folders(rows: Sequence[str]) -> dict[str, list[str]]:
+    """Row -> folders of its models."""
+    folders: dict[str, list[str]] = {}
+    for text in rows:
+        name, equals, folder = (part.strip() for part in text.partition("="))
+        if not equals or not folder or not re.fullmatch(r"[\w.+-][\w.+ -]{0,39}", name) or name == "base":
+            raise OptionError(
+                f"--row takes NAME=FOLDER, such as caption=runs/caption-1, not '{text}'; names have letters, digits, "
+                f"'.', '_', '+' and '-', and 'base' is taken."
+            )
+        folders.setdefault(name, []).append(folder)
+    return folders

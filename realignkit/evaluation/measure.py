@@ -1,184 +1,336 @@
-"""What is measured on each picture of an ablation: a metric's verdict, rewards as scores, features."""
+"""The one engine of the paper's tables: what is missing of a plan is drawn and judged, and kept, batch by batch."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
-
-from realignkit.calls import measure, rate
-from realignkit.errors import ModelError, OptionError
-from realignkit.evaluation.results import Features
-from realignkit.images import image_files, open_image
-from realignkit.machine import full_precision
+from realignkit.errors import OptionError
+from realignkit.evaluation.judging import Judging
+from realignkit.evaluation.plan import Part, Plan, noise_seed, raised
+from realignkit.evaluation.results import (
+    AblationFolder,
+    Key,
+    Measurement,
+    different_plugins,
+    digest,
+    generator_settings,
+    with_plugins,
+)
+from realignkit.evaluation.runs import Job, slug
+from realignkit.files import atomic_write, only_writer
+from realignkit.images import png
+from realignkit.inputs import check_text
+from realignkit.machine import suited_threads
 from realignkit.named import Named
-from realignkit.provenance import digest_of, stamps
-from realignkit.registry import Registry
-from realignkit.resolve import make
-from realignkit.rewards import measuring_reward
+from realignkit.provenance import differences
+from realignkit.realigner import Realigner
 
-if TYPE_CHECKING:
-    from PIL.Image import Image
-
-REFERENCES = 1000
-"""Reference pictures that a metric draws at most."""
-PER_PROMPT = 4
+Report = Callable[[str, int, int], None]
+"""``report(step, done, total)``."""
 
 
-@dataclass(frozen=True, eq=False)
-class Judgement:
-    """What was found out about one picture; see :class:`realignkit.evaluation.results.Measurement`."""
-
-    values: Mapping[str, float]
-    scores: Mapping[str, float] = field(default_factory=dict)
-    features: Features | None = None
-
-
-class Judging:
-    """A metric, rewards, and whoever has features.
+class Measurer(ABC):
+    """Makes the pictures of a plan and finds out about them; ``results`` is the folder in which that is kept.
 
     Args:
-        registry: where plugins are looked up.
-        metric: its name, or ``name.value`` where another of its values decides than the first.
-        options: of the metric.
-        scores: rewards (specs, see :func:`realignkit.rewards.make_reward`) whose mean is shown beside the metric.
-        beside: the generator's companions.
-        reference: a folder of pictures for the Fréchet distance; None: the metric's own, where it draws some.
+        realigner: draws.
+        out: the folder; made where missing, and what is in it is not made again.
+    """
+
+    def __init__(self, realigner: Realigner, out: str | Path) -> None:
+        self.realigner = realigner
+        self.results = AblationFolder(out)
+
+    @property
+    def batch_size(self) -> int:
+        """How many prompts are measured, and kept, at once."""
+        return self.realigner.batch_size
+
+    @abstractmethod
+    def open(self, plan: Plan, source: str) -> None:
+        """Write down what is about to be measured.
+
+        Raises:
+            OptionError: ``results`` holds what was measured otherwise.
+        """
+
+    @abstractmethod
+    def prepare(self, jobs: Sequence[Job], report: Report) -> set[Key]:
+        """Make what all parts need; what need not be measured again."""
+
+    @abstractmethod
+    def load(self, part: Part, jobs: Sequence[Job], report: Report) -> None:
+        """Get ready for a part, of which some of ``jobs`` are missing."""
+
+    @abstractmethod
+    def __call__(self, part: Part, rows: Sequence[str], jobs: Sequence[Job], report: Report) -> list[Measurement]:
+        """Measure some rows of the part that was loaded last."""
+
+
+class Ablation:
+    """Measures what is missing of a plan.
+
+    Args:
+        plan: what to measure.
+        measurer: how, and where it is kept.
+        prompts: in the order that results number them in.
+        seeds: each prompt is drawn with each of them; by default as many as it takes to ask every model.
+        source: where the prompts come from, for the table.
 
     Raises:
-        PluginError: an unknown metric or reward.
-        OptionError: an unknown option, or a reference folder without pictures or without anybody to look at them.
+        PromptError: a prompt is no text.
+        OptionError: no prompt, or the folder holds results that were measured otherwise.
+        OutputError: the folder is being written by somebody else.
     """
 
     def __init__(
         self,
-        registry: Registry,
-        metric: str,
+        plan: Plan,
+        measurer: Measurer,
+        prompts: Sequence[str],
         *,
-        options: Mapping[str, Any] | None = None,
-        scores: Sequence[str] = (),
-        beside: Mapping[str, str] | None = None,
-        reference: Path | None = None,
+        seeds: Sequence[int] | None = None,
+        source: str = "",
     ) -> None:
-        name, _, self.value = metric.partition(".")
-        (self.metric,) = make([registry.info("metric", name)], options or {})
-        self.scores = [Named("reward", spec, measuring_reward(registry, spec, None, beside)) for spec in scores]
-        self.beside = dict(beside or {})
-        able = [judge for judge in (self.metric, *self.scores) if _has(judge, "features")]
-        self._eyes = able[0] if able else None
-        if reference is not None and self._eyes is None:
-            raise OptionError(
-                f"--reference needs features of pictures: neither {self.metric.whose} nor a --score has them. "
-                f"Add --score clip."
-            )
-        self._files = [] if reference is None else _pictures(reference)
-        if self._eyes is not None and not self._files and not _has(self.metric, "reference"):
-            self._eyes = None
+        self.plan, self.measurer, self.results = plan, measurer, measurer.results
+        if not prompts:
+            raise OptionError("there are no prompts: give a file with at least one, or a larger limit.")
+        for prompt in prompts:
+            check_text(prompt)
+        self.seeds = list(dict.fromkeys(seeds if seeds is not None else range(plan.most_models)))
+        self.jobs = [Job(index, text, seed) for seed in self.seeds for index, text in enumerate(prompts, start=1)]
+        with only_writer(self.results.folder):
+            measurer.open(plan, source)
 
     @property
-    def settings(self) -> dict[str, Any]:
-        """What results depend on, as JSON values."""
-        return {
-            "metric": {"name": self.metric.name, **self.metric.options},
-            "scores": {reward.name: reward.options for reward in self.scores},
-            "features": None if self._eyes is None else self._eyes.name,
-            "reference": None if self._eyes is None else _fingerprint(self._files) if self._files else self.metric.name,
-        }
+    def idle(self) -> list[str]:
+        """Models that none of the seeds is dealt to, in words."""
+        dealt = {(part.of, seed % part.of) for part in self.plan.parts for seed in self.seeds}
+        return [f"{part.name} {part.run + 1}" for part in self.plan.parts if (part.of, part.run) not in dealt]
 
-    def can_judge(self, prompt: str) -> bool:
-        """Whether the metric knows what a prompt means; a metric without ``can_judge(prompt)`` takes any."""
-        with self.metric.blame():
-            return bool(self.metric.plugin.can_judge(prompt)) if _has(self.metric, "can_judge") else True
-
-    def __call__(self, images: Sequence[Image], prompts: Sequence[str], batch_size: int) -> list[Judgement]:
-        """Look at pictures (RGB) of these prompts.
+    def __call__(self, report: Report | None = None) -> None:
+        """Measure what is not measured yet. Interrupted, it has lost no more than a batch.
 
         Raises:
-            PluginError: a metric or reward failed.
-            ModelError: what it computed is no number.
-            OptionError: the metric has no value of the wanted name.
+            PromptError: a prompt is empty, or too long for the model.
+            ModelError: a model cannot be loaded, or computed NaN.
+            PluginError: a plugin failed.
+            OptionError: the prompts of earlier results were others.
+            OutputError: the folder cannot be written.
         """
-        values = self._values(images, prompts)
-        scores: list[dict[str, float]] = [{} for _ in images]
-        features: list[Features | None] = [None] * len(images)
-        for start in range(0, len(images), batch_size):
-            part = slice(start, start + batch_size)
-            for reward in self.scores:
-                for place, score in enumerate(rate(reward, images[part], prompts[part]), start=start):
-                    scores[place][reward.name] = round(score, 6)
-            if self._eyes is not None:
-                features[part] = list(_features(self._eyes, images[part]))
-        return [Judgement(v, s, f) for v, s, f in zip(values, scores, features, strict=True)]
+        report = report or (lambda step, done, total: None)
+        with only_writer(self.results.folder), suited_threads(threads=self.measurer.realigner.threads):
+            kept = self.measurer.prepare(self.jobs, report)
+            for part in self.plan.parts:
+                self._measure(part, kept, report)
 
-    def _values(self, images: Sequence[Image], prompts: Sequence[str]) -> list[dict[str, float]]:
-        if _has(self.metric, "judge_each"):
-            with self.metric.calling(), full_precision():
-                judged = self.metric.plugin.judge_each([image.copy() for image in images], list(prompts))
-                found = [dict(values) for values in judged]
-        else:
-            found = [measure(self.metric, [image], [prompt]) for image, prompt in zip(images, prompts, strict=True)]
-        if len(found) != len(images):
-            raise self.metric.breach(f"{len(images)} images got {len(found)} judgements")
-        ordered = []
-        for values in found:
-            numbers = {name: float(value) for name, value in values.items() if name != "n"}
-            decides = self.value or next(iter(numbers), "")
-            if decides not in numbers:
-                raise OptionError(f"{self.metric.whose} has no value '{decides}'. It has: {', '.join(numbers)}.")
-            if not all(math.isfinite(number) for number in numbers.values()):
-                raise ModelError(f"{self.metric.whose} computed NaN or infinity. Choose another one.")
-            ordered.append({decides: numbers.pop(decides), **numbers})  # what decides comes first
-        return ordered
-
-    def reference(self, prompts: Sequence[str], batch_size: int) -> Features | None:
-        """Features (m, D) of the reference pictures; None where there are none.
-
-        Args:
-            prompts: for a metric that draws what they say: each up to :data:`PER_PROMPT` times, and no more than
-                :data:`REFERENCES` pictures unless there are more prompts.
-            batch_size: pictures per forward pass.
-
-        Raises:
-            OptionError: a picture cannot be read.
-            PluginError: the metric failed.
-        """
-        if self._eyes is None:
-            return None
-        if self._files:
-            batches = [self._files[i : i + batch_size] for i in range(0, len(self._files), batch_size)]
-            pictures = ([open_image(path)[0] for path in batch] for batch in batches)
-            return np.concatenate([_features(self._eyes, batch) for batch in pictures])
-        count = min(PER_PROMPT * len(prompts), max(REFERENCES, len(prompts)))
-        with self.metric.blame():
-            drawn = list(self.metric.plugin.reference(list(prompts), count))
-        starts = range(0, len(drawn), batch_size)
-        return np.concatenate([_features(self._eyes, drawn[start : start + batch_size]) for start in starts])
+    def _measure(self, part: Part, kept: set[Key], report: Report) -> None:
+        jobs = [job for job in self.jobs if job.seed % part.of == part.run]
+        missing: dict[tuple[str, ...], list[Job]] = {}
+        for job in jobs:
+            if rows := tuple(row for row in part.rows if (row, job.index, job.seed) not in kept):
+                missing.setdefault(rows, []).append(job)
+        done = len(jobs) - sum(map(len, missing.values()))
+        label = part.name if part.of == 1 else f"{part.name} {part.run + 1}"
+        report(label, done, len(jobs))
+        if missing:
+            self.measurer.load(part, jobs, report)
+        for rows, some in missing.items():
+            for start in range(0, len(some), self.measurer.batch_size):
+                batch = some[start : start + self.measurer.batch_size]
+                self.results.add(self.measurer(part, rows, batch, report))
+                done += len(batch)
+                report(label, done, len(jobs))
 
 
-def _features(eyes: Named, images: Sequence[Image]) -> Features:
-    with eyes.calling(), full_precision():
-        found = np.asarray(eyes.plugin.features([image.copy() for image in images]), dtype=np.float32)
-    if found.ndim != 2 or len(found) != len(images) or not np.isfinite(found).all():
-        raise eyes.breach(f"{len(images)} images got features of shape {found.shape}, or no numbers")
-    return found
+class Pictures(Measurer):
+    """Tables II and III: every row's pictures, drawn as its part says, and judged.
+
+    Args:
+        realigner: draws; its generator is replaced by that of each part.
+        judging: judges.
+        generator: makes one, given the options of a part's model over the user's.
+        out: the folder.
+        keep_images: write every picture to ``out/images``.
+    """
+
+    def __init__(
+        self,
+        realigner: Realigner,
+        judging: Judging,
+        generator: Callable[..., Named],
+        out: str | Path,
+        *,
+        keep_images: bool = False,
+    ) -> None:
+        super().__init__(realigner, out)
+        self.judging, self.keep_images = judging, keep_images
+        self._generator = generator
+        self._prompts_checked = False
+
+    def open(self, plan: Plan, source: str) -> None:
+        """See :class:`Measurer`."""
+        drawing = drawing_settings(self.realigner, whole=plan.kind == "stages")
+        rows = {}
+        for name, models in plan.rows.items():
+            chosen = {"reward": plan.selected.get(name)}
+            rows[name] = [{**model.record, "raised": self._raised(model.record, chosen)} for model in models]
+        self.results.open(plan.kind, {**drawing, **self.judging.settings, **plan.settings}, rows, source)
+
+    def _raised(self, *records: Mapping[str, Any]) -> list[str]:
+        scores = [score.name for score in self.judging.scores]
+        return sorted({name for record in records for name in raised(record, scores, self.judging.companions)})
+
+    def prepare(self, jobs: Sequence[Job], report: Report) -> set[Key]:
+        """See :class:`Measurer`: features of the reference pictures."""
+        prompts = {job.index: job.prompt for job in jobs}
+        looks = self.judging.settings["features"] is not None
+        earlier = self.results.read(features=looks)
+        if any(m.index in prompts and digest(prompts[m.index]) != m.prompt for m in earlier):
+            raise OptionError(
+                f"{self.results.folder} holds results of other prompts, or of these in another order. Use another "
+                f"--out."
+            )
+        texts = list(prompts.values())
+        made_from = digest("\n".join(texts))
+        if looks and self.results.reference(made_from) is None:
+            report("reference", 0, 1)
+            reference = self.judging.reference(texts, self.realigner.batch_size)
+            if reference is not None:
+                self.results.write_reference(reference, made_from)
+            report("reference", 1, 1)
+        return {m.key for m in earlier if (m.features is not None or not looks) and self._is_kept(m.key)}
+
+    def _is_kept(self, key: Key) -> bool:
+        """Whether a picture is there, where pictures are kept."""
+        return not self.keep_images or self._path(key).is_file()
+
+    def _path(self, key: Key) -> Path:
+        row, index, seed = key
+        return self.results.folder / "images" / slug(row) / f"{index:04d}-s{seed}.png"
+
+    def load(self, part: Part, jobs: Sequence[Job], report: Report) -> None:
+        """See :class:`Measurer`: the model's weights."""
+        self.realigner = self.realigner.with_(generator=self._generator(**part.model.options))
+        if not self._prompts_checked:  # all of them before any work; every model of a row reads prompts alike
+            for prompt in dict.fromkeys(job.prompt for job in jobs):
+                self.realigner.check_prompt(prompt)
+            self._prompts_checked = True
+
+    def __call__(self, part: Part, rows: Sequence[str], jobs: Sequence[Job], report: Report) -> list[Measurement]:
+        """See :class:`Measurer`."""
+        assert part.draw is not None
+        prompts = [job.prompt for job in jobs]
+        drawn = part.draw(self.realigner, prompts, [noise_seed(job.seed, job.index) for job in jobs], rows)
+        measurements = []
+        for row in rows:
+            judged = self.judging(drawn[row], prompts, self.realigner.batch_size)
+            for job, image, judgement in zip(jobs, drawn[row], judged, strict=True):
+                if self.keep_images:
+                    atomic_write(self._path((row, job.index, job.seed)), png(image))
+                measurements.append(
+                    Measurement(
+                        row,
+                        part.run,
+                        job.index,
+                        digest(job.prompt),
+                        job.seed,
+                        judgement.values,
+                        judgement.scores,
+                        judgement.features,
+                    )
+                )
+        return measurements
 
 
-def _has(judge: Named, method: str) -> bool:
-    return callable(getattr(judge.plugin, method, None))
+def drawing_settings(realigner: Realigner, *, whole: bool = False) -> dict[str, Any]:
+    """What pictures depend on, as JSON values; of a generator not what merely goes with it.
+
+    Args:
+        realigner: draws them.
+        whole: those of the fine stage, too.
+    """
+    settings = dict(realigner.settings)
+    settings["generator"] = generator_settings(settings["generator"])
+    if whole:
+        return settings
+    return {
+        "model": settings["plugins"]["generator"],
+        "generator": settings["generator"],
+        "sampling": settings["sampling"],
+        "contents": {name: is_in for name, is_in in settings["contents"].items() if name.startswith("generator.")},
+    }
 
 
-def _pictures(folder: Path) -> list[Path]:
-    found = image_files(folder)
-    if len(found) < 2:
-        raise OptionError(
-            f"{folder} holds {len(found)} pictures; --reference takes a folder with many (PNG, JPEG, WebP)."
-        )
-    return found
+def join(folders: Sequence[str | Path], out: str | Path) -> int:
+    """Write into one what several processes measured, each with seeds (or rows) of its own.
+
+    Args:
+        folders: with results that were measured in the same way, of the same prompts in the same order; what two of
+            them have must be the same.
+        out: a new folder, or one that an earlier join has written, which is replaced.
+
+    Returns:
+        How many pictures' results there are.
+
+    Raises:
+        OptionError: the folders do not go together, or ``out`` holds results of its own.
+        OutputError: a folder holds no ablation, is damaged, or ``out`` cannot be written.
+    """
+    parts = [AblationFolder(folder) for folder in folders]
+    records = [part.existing() for part in parts]
+    target = AblationFolder(out)
+    with only_writer(target.folder):
+        record = target.record()
+        if record is not None and "joined" not in record:
+            raise OptionError(f"{target.folder} holds an ablation of its own. Give another --out.")
+        rows, plugins = _joined_records(parts, records)
+        measurements = _joined_measurements(parts)
+        kept = sorted(measurements.values(), key=lambda m: (list(rows).index(m.row), m.seed, m.index))
+        target.write_record({**records[0], "rows": rows, "plugins": plugins, "joined": len(parts)})
+        target.replace(kept)
+        references = [reference for part in parts if (reference := part.reference()) is not None]
+        if references:
+            target.write_reference(max(references, key=len))
+        return len(kept)
 
 
-def _fingerprint(files: Sequence[Path]) -> str:
-    return f"{len(files)} pictures, {digest_of([*(path.name for path in files), *stamps(files)])}"
+def _joined_records(
+    parts: Sequence[AblationFolder], records: Sequence[Mapping[str, Any]]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The rows and plugins of all folders, which must have been measured in the same way."""
+    first, plugins, rows = records[0], dict[str, Any](), dict[str, Any]()
+    for part, record in zip(parts, records, strict=True):
+        before, now = ({"kind": r["kind"], **r["settings"]} for r in (first, record))
+        different = differences(before, now) + different_plugins(plugins, record.get("plugins", {}))
+        if different:
+            names = ", ".join(text.partition(" (")[0] for text in different[:3])
+            raise OptionError(
+                f"{part.folder} was measured otherwise than {parts[0].folder}; different: {names}. They cannot be "
+                f"joined."
+            )
+        plugins = with_plugins(plugins, record.get("plugins", {}))
+        for name, models in record["rows"].items():
+            if rows.setdefault(name, models) != models:
+                raise OptionError(f"{part.folder} measured other models as row '{name}'. Join only what goes together.")
+    return rows, plugins
+
+
+def _joined_measurements(parts: Sequence[AblationFolder]) -> dict[Key, Measurement]:
+    """What all folders have, which must agree."""
+    measurements: dict[Key, Measurement] = {}
+    prompts: dict[int, str] = {}
+    for part in parts:
+        for measurement in part.read():
+            if prompts.setdefault(measurement.index, measurement.prompt) != measurement.prompt:
+                raise OptionError(f"{part.folder} measured other prompts. Join only what goes together.")
+            twin = measurements.setdefault(measurement.key, measurement)
+            if twin.line() != measurement.line():
+                raise OptionError(
+                    f"{part.folder} found something else than another folder for row '{measurement.row}', prompt "
+                    f"{measurement.index}, seed {measurement.seed}. Remove one of the two."
+                )
+    return measurements

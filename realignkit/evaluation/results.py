@@ -12,26 +12,32 @@ import contextlib
 import hashlib
 import json
 import logging
+import lzma
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import ConfigDict, JsonValue
+from pydantic import ConfigDict, Field, JsonValue
 
-from realignkit.errors import OptionError, OutputError
-from realignkit.files import append_lines, atomic_write, keep_lines, make_folder, read_lines
+from realignkit.errors import DamagedError, OptionError, OutputError
+from realignkit.files import append_lines, atomic_write, keep_lines, read_lines, write_lines
 from realignkit.provenance import differences, listed
-from realignkit.records import Format, Written
+from realignkit.records import Format, Written, parse_json
 from realignkit.resolve import versions
 
 logger = logging.getLogger(__name__)
 
 RECORD, ROWS, FEATURES, REFERENCE = "ablation.json", "rows.jsonl", "features.jsonl", "reference.npy"
 
+SCORERS, SUCCESS = "scorers", "success"
+"""Table IV: its kind, and what decides in it: whether an answer is right."""
+
 Features = npt.NDArray[np.float32]
+Key = tuple[str, int, int]
+"""Row, prompt and seed: what there is one measurement of."""
 
 
 def digest(prompt: str) -> str:
@@ -49,7 +55,8 @@ class Measurement:
         index: the prompt's place, from 1.
         prompt: its digest.
         seed: as given; not the noise's own, see :func:`realignkit.evaluation.plan.noise_seed`.
-        values: the metric's, by name.
+        values: the metric's, by name. Of Table IV's rows ``success`` (1 or 0; not there where nothing was asked),
+            ``seconds`` and reasons, and ``objects`` and ``seen`` where it is known what the prompt names.
         scores: rewards, by name.
         features: float32 (D,), where there are any.
     """
@@ -69,7 +76,7 @@ class Measurement:
         return self.index, self.seed
 
     @property
-    def key(self) -> tuple[str, int, int]:
+    def key(self) -> Key:
         """What there is one of."""
         return self.row, self.index, self.seed
 
@@ -96,6 +103,7 @@ class _Record(Written):
     kind: str
     settings: dict[str, JsonValue]
     rows: dict[str, list[dict[str, JsonValue]]]
+    plugins: dict[str, dict[str, JsonValue]] = Field(default_factory=dict)
     source: str = ""
     control: str = ""
 
@@ -126,57 +134,65 @@ class AblationFolder:
         Raises:
             OutputError: it is not.
         """
-        found = self.record()
-        if found is None:
+        record = self.record()
+        if record is None:
             raise OutputError(
-                f"{self.folder} holds no ablation ({RECORD} is missing). Give the --out folder of 'realignkit ablate "
-                f"rewards' or 'ablate stages'."
+                f"{self.folder} holds no ablation ({RECORD} is missing). Give the --out folder of 'realignkit ablate'."
             )
-        return found
+        return record
 
     def open(
-        self, kind: str, settings: Mapping[str, Any], rows: Mapping[str, Sequence[Mapping[str, Any]]], source: str
-    ) -> dict[str, Any]:
+        self,
+        kind: str,
+        settings: Mapping[str, Any],
+        rows: Mapping[str, Sequence[Mapping[str, Any]]],
+        source: str,
+        plugins: Mapping[str, Mapping[str, Any]] | None = None,
+    ) -> None:
         """Make the folder, or make sure that its results were measured in the same way; rows may be added.
 
         Args:
-            kind: ``rewards`` or ``stages``.
+            kind: see :class:`realignkit.evaluation.plan.Plan`.
             settings: everything that results depend on, as JSON values.
             rows: row -> its models, each with ``weights``, a digest.
             source: where the prompts come from, for the table.
+            plugins: kind -> name -> options, of rows that are counted anew each time from answers that are kept; may be
+                added, too. The answers say themselves what they are of, so a damaged record is made again.
 
         Raises:
             OptionError: it holds results that were measured otherwise.
             OutputError: it cannot be written.
         """
-        wanted = json.loads(json.dumps({"kind": kind, "settings": settings, "rows": rows}))
-        there = self.record() or {}
-        before = {"kind": there.get("kind", kind), **_lasting(there.get("settings", wanted["settings"]))}
+        wanted = json.loads(json.dumps({"kind": kind, "settings": settings, "rows": rows, "plugins": plugins or {}}))
+        added = wanted.pop("plugins")
+        try:
+            record = self.record() or {}
+        except OutputError:
+            if plugins is None:
+                raise
+            record = {}
+        before = {"kind": record.get("kind", kind), **_lasting(record.get("settings", wanted["settings"]))}
         different = differences(before, {"kind": kind, **_lasting(wanted["settings"])})
-        old = there.get("rows", {})
+        different += different_plugins(record.get("plugins", {}), added)
+        rows_before = record.get("rows", {})
         different += [
             f"the models of row '{name}'"
             for name, models in wanted["rows"].items()
-            if name in old and _weights(old[name]) != _weights(models)
+            if name in rows_before and _weights(rows_before[name]) != _weights(models)
         ]
         if different:
             raise OptionError(
                 f"{self.folder} holds results that were measured otherwise: {listed(different)}. Use another --out."
             )
-        for name in (FEATURES, ROWS):  # before anything is added
-            if torn := keep_lines(self.folder / name):
-                logger.warning(
-                    "%s: %d damaged lines are left out; what they told is measured again", self.folder / name, torn
-                )
-        record = {
-            **({"reference": there["reference"]} if "reference" in there else {}),
-            **wanted,
-            "rows": {**old, **wanted["rows"]},
-            "source": source,
-            "versions": versions(),
-        }
-        self.write_record(record)
-        return record
+        if plugins is None:
+            for name in (FEATURES, ROWS):  # before anything is added
+                self._mend(name)
+            wanted["rows"] = {**rows_before, **wanted["rows"]}
+        else:
+            wanted["plugins"] = with_plugins(record.get("plugins", {}), added)
+            write_lines(self.folder / ROWS, [])
+        reference = {"reference": record["reference"]} if "reference" in record else {}
+        self.write_record({**reference, **wanted, "source": source, "versions": versions()})
 
     def write_record(self, record: Mapping[str, Any]) -> None:
         """Write ``ablation.json``.
@@ -184,8 +200,18 @@ class AblationFolder:
         Raises:
             OutputError: it cannot be written.
         """
-        make_folder(self.folder)
         atomic_write(self.folder / RECORD, ABLATION.dumps(record))
+
+    def note_problem(self, rows: Sequence[str], problem: str) -> None:
+        """Write down why rows have no results.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
+        record = self.existing()
+        for name in rows:
+            record["rows"][name] = [{**model, "problem": problem} for model in record["rows"][name]]
+        self.write_record(record)
 
     def read(self, *, features: bool = True) -> list[Measurement]:
         """All measurements. Lines that are cut off, as the last one of a run that was killed, are left out.
@@ -193,25 +219,30 @@ class AblationFolder:
         Raises:
             OutputError: a line has other fields, or a file cannot be read.
         """
-        known = {}
+        vectors: dict[Key, Features] = {}
         if features:
             for line in self._lines(FEATURES):
                 with contextlib.suppress(ValueError, TypeError):  # damaged: the picture counts as not looked at
                     data = np.frombuffer(base64.b64decode(line["features"], validate=True), "<f4").astype(np.float32)
-                    known[line["row"], line["index"], line["seed"]] = data
-        found = {}
-        for line in self._lines(ROWS):
-            measurement = Measurement(**line)
-            vector = known.get(measurement.key)
-            found[measurement.key] = measurement if vector is None else Measurement(**line, features=vector)
-        return list(found.values())
+                    vectors[line["row"], line["index"], line["seed"]] = data
+        measurements = (Measurement(**line) for line in self._lines(ROWS))
+        return list({m.key: replace(m, features=vectors.get(m.key)) for m in measurements}.values())
 
     def _lines(self, name: str) -> list[dict[str, Any]]:
         path = self.folder / name
         try:
-            return [_checked(line, name) for line in read_lines(path)[0]]
+            return [_checked(line, name) for line in kept_lines(path)]
         except (ValueError, KeyError, TypeError) as error:
             raise OutputError(f"{path} is damaged ({error}). Use another --out, or remove the damaged line.") from error
+
+    def _mend(self, name: str) -> None:
+        """Put a file in the place of its archive, and take damaged lines out of it."""
+        path, packed = self.folder / name, self.folder / f"{name}.xz"
+        if packed.exists():
+            write_lines(path, kept_lines(path))
+            packed.unlink()
+        if torn := keep_lines(path):
+            logger.warning("%s: %d damaged lines are left out; what they told is measured again", path, torn)
 
     def add(self, measurements: Sequence[Measurement]) -> None:
         """Add measurements: on the disk when this returns, features before the rows that count.
@@ -222,6 +253,15 @@ class AblationFolder:
         append_lines(self.folder / FEATURES, [m.features_line() for m in measurements if m.features is not None])
         append_lines(self.folder / ROWS, [m.line() for m in measurements])
 
+    def replace(self, measurements: Sequence[Measurement]) -> None:
+        """Let these be all there is.
+
+        Raises:
+            OutputError: they cannot be written.
+        """
+        write_lines(self.folder / FEATURES, [m.features_line() for m in measurements if m.features is not None])
+        write_lines(self.folder / ROWS, [m.line() for m in measurements])
+
     def reference(self, made_from: str | None = None) -> Features | None:
         """Features of the reference pictures, float32 (m, D); None where there are none.
 
@@ -231,10 +271,10 @@ class AblationFolder:
         if made_from is not None and (self.record() or {}).get("reference") != made_from:
             return None
         try:
-            found = np.load(self.folder / REFERENCE, allow_pickle=False)
+            features = np.load(self.folder / REFERENCE, allow_pickle=False)
         except (OSError, ValueError, EOFError):
             return None
-        return found if isinstance(found, np.ndarray) and found.ndim == 2 else None
+        return features if isinstance(features, np.ndarray) and features.ndim == 2 else None
 
     def write_reference(self, features: Features, made_from: str | None = None) -> None:
         """Keep features of the reference pictures, and what they were made from.
@@ -251,6 +291,21 @@ class AblationFolder:
             self.write_record({**self.existing(), "reference": made_from})
 
 
+def kept_lines(path: Path) -> list[dict[str, Any]]:
+    """The whole lines of a ``.jsonl`` file, or of the archive ``.jsonl.xz`` where there is only that.
+
+    Raises:
+        DamagedError: it cannot be read.
+    """
+    packed = path.with_name(f"{path.name}.xz")
+    if path.exists() or not packed.exists():
+        return read_lines(path)[0]
+    try:
+        return [parse_json(line) for line in lzma.decompress(packed.read_bytes()).splitlines()]
+    except (OSError, lzma.LZMAError, ValueError) as error:
+        raise DamagedError(f"{packed} cannot be read: {error}") from error
+
+
 def _checked(record: Any, name: str) -> dict[str, Any]:
     wanted = {"row", "index", "seed", *(("features",) if name == FEATURES else ("run", "prompt", "values", "scores"))}
     if not isinstance(record, dict) or record.keys() != wanted:
@@ -262,6 +317,21 @@ def _weights(models: Sequence[Mapping[str, Any]]) -> list[Any]:
     return [model.get("weights") for model in models]
 
 
+def different_plugins(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """How the options of plugins differ that both have."""
+    return [
+        f"options of {kind} '{name}': {text}"
+        for kind, plugins in now.items()
+        for name, options in plugins.items()
+        for text in differences(before.get(kind, {}).get(name, options), options)
+    ]
+
+
+def with_plugins(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
+    """The plugins of two records, by kind and name."""
+    return {kind: {**before.get(kind, {}), **now.get(kind, {})} for kind in {**before, **now}}
+
+
 def _lasting(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Settings without where its rewards run, and in which precision: that is not what they are."""
     scores = settings.get("scores", {})
@@ -270,3 +340,8 @@ def _lasting(settings: Mapping[str, Any]) -> dict[str, Any]:
         for spec, options in scores.items()
     }
     return {**settings, **({"scores": kept} if scores else {})}
+
+
+def generator_settings(options: Mapping[str, Any]) -> dict[str, Any]:
+    """A generator's options without those that only say what goes with it."""
+    return {name: value for name, value in options.items() if name not in ("companions", "refine_defaults")}

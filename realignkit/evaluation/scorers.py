@@ -1,42 +1,63 @@
-"""Table IV: taggers by scorers, how often the answer is right and why not. Every step is kept and resumed.
+"""Table IV: taggers and scorers asked about pictures, and when a scorer's answer is right.
 
-The folder holds ``images/``, ``tags/<tagger>/``, ``answers/<tagger>/<scorer>/`` (one small file per prompt and seed),
-``ablation.json`` (what it was made with), and the results, ``table.json`` and ``table.md``.
+The paper does not define that, so here it is made exact. An answer succeeds when it parses and
+
+(a) every tag that the prompt names is certain,
+(b) its local caption carries every attribute the prompt gives that object and none that it gives to another,
+(c) no tag that the prompt does not name is certain,
+(d) no local caption names an object that is not the tag.
+
+What was paid for is kept beside the rows and asked once: in ``images/``, ``tags/<tagger>/`` and
+``answers/<tagger>/<scorer>/``, a small file per prompt and seed. The rows are counted from them anew each time.
 """
 
 from __future__ import annotations
 
 import json
+import re
+import sys
 import time
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+import unicodedata
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from realignkit import calls
-from realignkit.contracts import Plugin, PromptSet
-from realignkit.errors import DamagedError, OptionError, OutputError, PluginError, RealignKitError
+from realignkit.contracts import Plugin
+from realignkit.errors import DamagedError, OutputError, RealignKitError
+from realignkit.evaluation.measure import Measurer, Report, drawing_settings
+from realignkit.evaluation.plan import Part, Plan, asked
+from realignkit.evaluation.results import (
+    RECORD,
+    SCORERS,
+    SUCCESS,
+    Key,
+    Measurement,
+    digest,
+    generator_settings,
+)
 from realignkit.evaluation.runs import Job
-from realignkit.evaluation.statistics import share_interval
-from realignkit.evaluation.success import problems
-from realignkit.evaluation.tables import Cell, markdown, row
-from realignkit.files import atomic_write, only_writer
+from realignkit.files import atomic_write
 from realignkit.images import as_seen, picture_key, png
-from realignkit.inputs import check_text
 from realignkit.named import Named
-from realignkit.provenance import contents, differences, digest_of, listed, placeless
+from realignkit.provenance import contents, digest_of, placeless
 from realignkit.realigner import Realigner
 from realignkit.records import checksum, read_json
-from realignkit.registry import Registry
-from realignkit.resolve import make
-from realignkit.types import Likelihood, LocalCaption, Tag
+from realignkit.types import Expected, Likelihood, LocalCaption, Tag, Truth
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PILImage
 
-Report = Callable[[str, int, int], None]
-"""``report(step, done, total)``."""
+NOT_CERTAIN = "(a) named, not certain"
+ATTRIBUTE_MISSING = "(b) attribute missing"
+ATTRIBUTE_OF_ANOTHER = "(b) another's attribute"
+NOT_NAMED = "(c) certain, not named"
+ANOTHER_OBJECT = "(d) another object"
+REASONS = (NOT_CERTAIN, ATTRIBUTE_MISSING, ATTRIBUTE_OF_ANOTHER, NOT_NAMED, ANOTHER_OBJECT)
+"""Why an answer that parses can fail, as tables show it."""
+
+_WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
 
 
 class Nothing(Plugin):
@@ -47,245 +68,249 @@ class Nothing(Plugin):
         raise NotImplementedError
 
 
-class ScorerAblation:
-    """Makes the images, has them tagged, asks the scorers, and counts.
+class Answers(Measurer):
+    """Draws pictures, has them tagged, and asks scorers about the tags; each step is kept.
+
+    What fails for one tagger or scorer stops no other.
 
     Args:
-        registry: where plugins are looked up.
-        model: as for :meth:`Realigner.from_pretrained`.
-        taggers, scorers: names; each scorer is asked alone, without a fallback.
-        prompts: also says what is true about them.
-        out: made where missing; what is in it is not made again.
-        seeds: each prompt is drawn with each of them.
-        limit: only the first so many prompts.
-        options: kind ("generator", "tagger", "scorer") -> option -> value.
-        sampling: over the model's defaults.
-        batch_size: images per forward pass.
-
-    Raises:
-        PluginError, OptionError: an unknown or unavailable plugin, an unknown option.
-        PromptError: a prompt is no text.
-        OutputError: ``out`` holds an ablation with other images, or is being written by somebody else.
+        realigner: draws.
+        taggers: whose tags are asked about.
+        scorers: each is asked alone, without a fallback.
+        prompts: the set, which says what is true about its prompts.
+        out: the folder.
     """
 
     def __init__(
         self,
-        registry: Registry,
-        model: str,
-        taggers: Sequence[str],
-        scorers: Sequence[str],
-        prompts: PromptSet,
+        realigner: Realigner,
+        taggers: Sequence[Named],
+        scorers: Sequence[Named],
+        prompts: Named,
         out: str | Path,
-        *,
-        seeds: Sequence[int] = (42,),
-        limit: int | None = None,
-        options: Mapping[str, Mapping[str, Any]] | None = None,
-        sampling: Mapping[str, Any] | None = None,
-        batch_size: int = 8,
     ) -> None:
-        options = options or {}
-        self.taggers = _make(registry, "tagger", taggers, options.get("tagger", {}))
-        self.scorers = _make(registry, "scorer", scorers, options.get("scorer", {}))
-        nothing: Any = Nothing()
-        own = {"generator": options.get("generator", {})}
-        self._realigner = Realigner.from_pretrained(
-            model,
-            tagger=nothing,
-            scorer=nothing,
-            segmenter=nothing,
-            registry=registry,
-            options=own,
-            sampling=sampling,
-            batch_size=batch_size,
-        )
-        self._prompts = Named("prompts", type(prompts).__name__, prompts)
-        texts = calls.texts_of(self._prompts)[:limit]
-        if not texts:
-            raise OptionError("there are no prompts: give a file with at least one, or a larger limit.")
-        for text in texts:
-            check_text(text)
-        self.jobs = [Job(index, text, seed) for index, text in enumerate(texts, start=1) for seed in seeds]
-        self.out = Path(out)
-        with only_writer(self.out):
-            self._check_settings()
+        super().__init__(realigner, out)
+        self.taggers, self.scorers, self._prompts = taggers, scorers, prompts
+        self._rows = {asked(tagger.name, scorer.name): (tagger, scorer) for tagger in taggers for scorer in scorers}
+        self._keys: dict[str, str] = {}
+        self._tags: dict[Job, tuple[Tag, ...]] | None = None
 
-    def _check_settings(self) -> None:
-        settings = self._realigner.settings
+    @property
+    def batch_size(self) -> int:
+        """All at once: a scorer is asked as many questions at a time as it can take."""
+        return sys.maxsize
+
+    def open(self, plan: Plan, source: str) -> None:
+        """See :class:`Measurer`."""
+        settings = self.realigner.settings
         made = {"tagger": self.taggers, "scorer": self.scorers}
-        options = {
-            "generator": settings["generator"],
-            **{kind: {plugin.name: plugin.options for plugin in plugins} for kind, plugins in made.items()},
-        }
+        options = {kind: {plugin.name: plugin.options for plugin in plugins} for kind, plugins in made.items()}
         known: dict[str, str] = {}
-        inside = contents(options, known)
+        inside = contents({"generator": settings["generator"], **options}, known)
         images = {"model": settings["plugins"]["generator"]} | {n: settings[n] for n in ("generator", "sampling")}
-        wanted: dict[str, Any] = {"images": {**images, "contents": _of("generator", inside)}}
-        for kind in made:
-            wanted[kind] = {n: {**own, "contents": _of(f"{kind}.{n}", inside)} for n, own in options[kind].items()}
-        wanted = json.loads(json.dumps(wanted))
-        self._keys = {
-            "images": digest_of([json.dumps(placeless(wanted["images"], known), sort_keys=True)]),
-            **{
-                f"{kind} {name}": digest_of([json.dumps(placeless(own, known), sort_keys=True)])
-                for kind in made
-                for name, own in wanted[kind].items()
-            },
+        # Keys of what is kept: they must stay what they were, or answers would be paid for again.
+        self._keys = {"images": _key({**images, "contents": _of("generator", inside)}, known)}
+        plugins: dict[str, dict[str, Any]] = {kind: {} for kind in made}
+        for kind, by_name in options.items():
+            for name, values in by_name.items():
+                plugins[kind][name] = {**values, "contents": _of(f"{kind}.{name}", inside)}
+                self._keys[f"{kind} {name}"] = _key(plugins[kind][name], known)
+        self._convert()
+        rows = {row: [{"tagger": tagger.name, "scorer": scorer.name}] for row, (tagger, scorer) in self._rows.items()}
+        judged = {**drawing_settings(self.realigner), "metric": {"name": SUCCESS}}
+        self.results.open(plan.kind, judged, rows, source, plugins)
+
+    def _convert(self) -> None:
+        """Bring the record of a folder that the first versions made into today's format."""
+        record = _read(self.results.folder / RECORD) or {}
+        if record.keys() != {"images", "tagger", "scorer"}:
+            return
+        images = record["images"]
+        inside = {f"generator.{name}": what for name, what in images.get("contents", {}).items()}
+        settings = {**images, "generator": generator_settings(images["generator"]), "contents": inside}
+        converted = {
+            "kind": SCORERS,
+            "settings": {**settings, "metric": {"name": SUCCESS}},
+            "rows": {},
+            "plugins": {kind: record[kind] for kind in ("tagger", "scorer")},
         }
-        path = self.out / "ablation.json"
-        there = _read(path) or {}
-        different = differences(there.get("images", wanted["images"]), wanted["images"])
-        for kind in made:
-            before = there.get(kind, {})
-            different += [
-                f"options of {kind} '{name}': {text}"
-                for name, own in wanted[kind].items()
-                for text in differences(before.get(name, own), own)
-            ]
-            wanted[kind] = {**before, **wanted[kind]}
-        if different:
-            raise OutputError(f"{self.out} was made otherwise: {listed(different)}. Use another --out.")
-        atomic_write(path, json.dumps(wanted, indent=2, ensure_ascii=False) + "\n")
+        self.results.write_record(converted)
 
-    def __call__(self, report: Report | None = None) -> list[Cell]:
-        """Do what is not done yet, and count. What fails for one tagger or scorer stops no other.
-
-        Raises:
-            ModelError: no images can be made.
-            OutputError: the folder cannot be written.
-        """
-        with only_writer(self.out):
-            return self._fill(report or (lambda step, done, total: None))
-
-    def _fill(self, report: Report) -> list[Cell]:
-        images = self._images(report)
-        cells = []
-        for tagger in self.taggers:
-            try:
-                tags = self._tags(tagger, images, report)
-            except OutputError:
-                raise
-            except RealignKitError as error:
-                cells += [Cell(tagger.name, scorer.name, problem=str(error)) for scorer in self.scorers]
-                continue
-            cells += [self._cell(tagger.name, scorer, tags, report) for scorer in self.scorers]
-        atomic_write(self.out / "table.json", json.dumps([row(cell) for cell in cells], indent=2) + "\n")
-        atomic_write(self.out / "table.md", markdown(cells, self._prompts.plugin.source))
-        return cells
-
-    def _images(self, report: Report) -> list[Path]:
-        paths = [self.out / "images" / f"{job.name}.png" for job in self.jobs]
+    def prepare(self, jobs: Sequence[Job], report: Report) -> set[Key]:
+        """See :class:`Measurer`: pictures. Rows are counted anew."""
+        jobs = _by_prompt(jobs)
         # A file's name is only a part of its prompt, so what it is of is written into it.
-        keys = [digest_of([self._keys["images"], job.prompt, str(job.seed)]) for job in self.jobs]
-        todo = [i for i, (path, key) in enumerate(zip(paths, keys, strict=True)) if picture_key(path) != key]
-        size = self._realigner.batch_size
-        for start in range(0, len(todo), size):
-            report("images", len(paths) - len(todo) + start, len(paths))
-            batch = todo[start : start + size]
-            made = self._realigner.generate([self.jobs[i].prompt for i in batch], [self.jobs[i].seed for i in batch])
-            for i, image in zip(batch, made, strict=True):
-                atomic_write(paths[i], png(image, keys[i]))
-        report("images", len(paths), len(paths))
-        return paths
+        keys = {job: digest_of([self._keys["images"], job.prompt, str(job.seed)]) for job in jobs}
+        missing = [job for job in jobs if picture_key(self._picture(job)) != keys[job]]
+        size = self.realigner.batch_size
+        for start in range(0, len(missing), size):
+            report("images", len(jobs) - len(missing) + start, len(jobs))
+            batch = missing[start : start + size]
+            drawn = self.realigner.generate([job.prompt for job in batch], [job.seed for job in batch])
+            for job, image in zip(batch, drawn, strict=True):
+                atomic_write(self._picture(job), png(image, keys[job]))
+        report("images", len(jobs), len(jobs))
+        return set()
 
-    def _tags(self, tagger: Named, images: Sequence[Path], report: Report) -> list[tuple[Tag, ...]]:
-        found = []
-        for number, (job, path) in enumerate(zip(self.jobs, images, strict=True)):
-            report(f"tags {tagger.name}", number, len(images))
-            kept = self.out / "tags" / tagger.name / f"{job.name}.json"
-            seen = {"prompt": job.prompt, "image": checksum(path), "by": self._keys[f"tagger {tagger.name}"]}
-            tags = _tags_of(_read(kept), seen)
+    def _picture(self, job: Job) -> Path:
+        return self.results.folder / "images" / f"{job.name}.png"
+
+    def load(self, part: Part, jobs: Sequence[Job], report: Report) -> None:
+        """See :class:`Measurer`: what the tagger of a part sees in all pictures."""
+        tagger, _ = self._rows[part.rows[0]]
+        self._tags = None
+        try:
+            self._tags = self._seen(tagger, _by_prompt(jobs), part.name, report)
+        except OutputError:
+            raise
+        except RealignKitError as error:
+            self.results.note_problem(part.rows, str(error))
+
+    def _seen(self, tagger: Named, jobs: Sequence[Job], label: str, report: Report) -> dict[Job, tuple[Tag, ...]]:
+        seen = {}
+        for number, job in enumerate(jobs):
+            report(label, number, len(jobs))
+            kept, picture = self.results.folder / "tags" / tagger.name / f"{job.name}.json", self._picture(job)
+            question = {"prompt": job.prompt, "image": checksum(picture), "by": self._keys[f"tagger {tagger.name}"]}
+            tags = _tags_of(_read(kept), question)
             if tags is None:
-                (tags,) = calls.tag_images(tagger, [_open(path)])
-                record = {**seen, "tags": [asdict(tag) for tag in tags]}
+                (tags,) = calls.tag_images(tagger, [_open(picture)])
+                record = {**question, "tags": [asdict(tag) for tag in tags]}
                 atomic_write(kept, json.dumps(record, ensure_ascii=False) + "\n")
-            found.append(tags)
-        return found
+            seen[job] = tags
+        return seen
 
-    def _cell(self, tagger: str, scorer: Named, tags: Sequence[tuple[Tag, ...]], report: Report) -> Cell:
+    def __call__(self, part: Part, rows: Sequence[str], jobs: Sequence[Job], report: Report) -> list[Measurement]:
+        """See :class:`Measurer`: what the scorers of a part answer."""
+        if (tags := self._tags) is None:
+            return []
+        jobs = _by_prompt(jobs)
         with self._prompts.blame():
-            truths = [
-                self._prompts.plugin.truth(job.prompt, [tag.name for tag in own])
-                for job, own in zip(self.jobs, tags, strict=True)
-            ]
-        questions = [i for i, truth in enumerate(truths) if truth is not None and tags[i]]
-        answers = calls.spread(
-            lambda i: self._ask(tagger, scorer, self.jobs[i], tags[i]),
-            questions,
-            calls.concurrency(scorer),
-            lambda done: report(f"{tagger} x {scorer.name}", done, len(questions)),
-        )
-        reasons: Counter[str] = Counter()
-        verdicts: list[bool] = []
-        for i, record in zip(questions, answers, strict=True):
-            truth = truths[i]
-            assert truth is not None
-            wrong: tuple[str, ...] = (f"no answer: {record['reason']}",)
-            if record["captions"] is not None:
-                wrong = problems([_caption(caption) for caption in record["captions"]], truth)
-            verdicts.append(not wrong)
-            reasons.update(wrong)
-        asked = [self.jobs[i].prompt for i in questions]
-        known = [truth for truth in truths if truth is not None]
-        return Cell(
-            tagger,
-            scorer.name,
-            images=len(tags),
-            asked=len(questions),
-            prompts=len(set(asked)),
-            successes=sum(verdicts),
-            interval=share_interval(verdicts, asked),
-            reasons=dict(sorted(reasons.items())),
-            objects=sum(truth.objects for truth in known),
-            found=sum(truth.found for truth in known),
-            seconds=sum(record["seconds"] for record in answers),
-        )
+            truths = {job: self._prompts.plugin.truth(job.prompt, [tag.name for tag in tags[job]]) for job in jobs}
+        questions = [job for job in jobs if truths[job] is not None and tags[job]]
+        measurements = []
+        for row in rows:
+            records = self._asked(row, {job: tags[job] for job in questions}, report)
+            for job in jobs:
+                values = _values(truths[job], records.get(job))
+                measurements.append(Measurement(row, part.run, job.index, digest(job.prompt), job.seed, values))
+        return measurements
 
-    def _ask(self, tagger: str, scorer: Named, job: Job, tags: tuple[Tag, ...]) -> dict[str, Any]:
-        kept = self.out / "answers" / tagger / scorer.name / f"{job.name}.json"
-        question = {
-            "prompt": job.prompt,
-            "tags": [asdict(tag) for tag in tags],
-            "by": self._keys[f"scorer {scorer.name}"],
-        }
+    def _asked(self, row: str, questions: Mapping[Job, tuple[Tag, ...]], report: Report) -> dict[Job, dict[str, Any]]:
+        """The record of the answer to each question: what a prompt says of tags."""
+        records = calls.spread(
+            lambda job: self._ask(row, job, questions[job]),
+            list(questions),
+            calls.concurrency(self._rows[row][1]),
+            lambda done: report(row, done, len(questions)),
+        )
+        return dict(zip(questions, records, strict=True))
+
+    def _ask(self, row: str, job: Job, tags: tuple[Tag, ...]) -> dict[str, Any]:
+        tagger, scorer = self._rows[row]
+        kept = self.results.folder / "answers" / tagger.name / scorer.name / f"{job.name}.json"
+        by = self._keys[f"scorer {scorer.name}"]
+        question = {"prompt": job.prompt, "tags": [asdict(tag) for tag in tags], "by": by}
         record = _read(kept)
         # A failure that may have passed, such as a network that was down, is no answer to keep.
         if record and record.get("final") and _is_answer(record, question):
             return record
         start = time.perf_counter()
-        found = calls.attempt(scorer, job.prompt, tags)
+        attempt = calls.attempt(scorer, job.prompt, tags)
         record = {
             **question,
-            "captions": None if found.captions is None else [asdict(caption) for caption in found.captions],
-            "reason": found.reason,
-            "message": found.message,
-            "final": found.final,
+            "captions": None if attempt.captions is None else [asdict(caption) for caption in attempt.captions],
+            "reason": attempt.reason,
+            "message": attempt.message,
+            "final": attempt.final,
             "seconds": time.perf_counter() - start,
         }
         atomic_write(kept, json.dumps(record, ensure_ascii=False) + "\n")
         return record
 
 
-def _make(registry: Registry, kind: str, names: Sequence[str], options: Mapping[str, Any]) -> tuple[Named, ...]:
-    infos = [registry.info(kind, name) for name in dict.fromkeys(names)]
-    if not infos:
-        raise OptionError(f"name at least one {kind}.")
-    if unusable := [info.remedy for info in infos if not info.available]:
-        raise PluginError(f"not installed: {', '.join(unusable)}.")
-    return make(infos, options)
+def problems(captions: Sequence[LocalCaption], truth: Truth) -> tuple[str, ...]:
+    """What is wrong with an answer: some of :data:`REASONS`, each once, in their order; empty for a success.
+
+    Every caption's tag must be in ``truth.expected``.
+    """
+    reasons: set[str] = set()
+    for caption in captions:
+        reasons |= _problems(caption, truth.expected[caption.tag])
+    return tuple(reason for reason in REASONS if reason in reasons)
+
+
+def _problems(caption: LocalCaption, expected: Expected) -> set[str]:
+    reasons = set()
+    certain = caption.likelihood is Likelihood.CERTAIN
+    if expected.named:
+        if not certain:
+            reasons.add(NOT_CERTAIN)
+        complete = [some for some in expected.attributes if all(mentions(caption.caption, one) for one in some)]
+        if expected.attributes and not complete:
+            reasons.add(ATTRIBUTE_MISSING)
+        candidates = complete or list(expected.attributes) or [frozenset[str]()]
+        if all(_strays(caption.caption, some, expected.foreign) for some in candidates):
+            reasons.add(ATTRIBUTE_OF_ANOTHER)
+    elif certain:
+        reasons.add(NOT_NAMED)
+    # "an orange cat" names no orange, and "a dining table" is about no other table.
+    its_words = " ".join([caption.tag, *(one for some in expected.attributes for one in some)])
+    if any(mentions(caption.caption, name) and not mentions(its_words, name) for name in expected.others):
+        reasons.add(ANOTHER_OBJECT)
+    return reasons
+
+
+def _strays(caption: str, attributes: frozenset[str], foreign: frozenset[str]) -> bool:
+    """Whether a caption has an attribute that is not its tag's nor part of one ("blue" of "dark blue")."""
+    return any(mentions(caption, one) and not any(mentions(mine, one) for mine in attributes) for one in foreign)
+
+
+def mentions(text: str, name: str) -> bool:
+    """Whether a text has a name as whole words, in any case, in the singular or a regular plural."""
+    words, wanted = f" {_plain(text)} ", _plain(name)
+    return bool(wanted) and any(f" {wanted}{ending} " in words for ending in ("", "s", "es"))
+
+
+def _plain(text: str) -> str:
+    return " ".join(_WORD.findall(unicodedata.normalize("NFC", text).lower()))
+
+
+def _values(truth: Truth | None, record: Mapping[str, Any] | None) -> dict[str, float]:
+    """What a row says of a picture; ``record`` is None where nothing was asked about it."""
+    if truth is None:
+        return {}
+    values = {"objects": float(truth.objects), "seen": float(truth.found)}
+    if record is None:
+        return values
+    wrong: tuple[str, ...] = (f"no answer: {record['reason']}",)
+    if record["captions"] is not None:
+        wrong = problems([_caption(caption) for caption in record["captions"]], truth)
+    return {SUCCESS: float(not wrong), **values, "seconds": record["seconds"], **dict.fromkeys(wrong, 1.0)}
 
 
 def _caption(record: Mapping[str, str]) -> LocalCaption:
     return LocalCaption(record["tag"], record["caption"], Likelihood(record["likelihood"]))
 
 
+def _by_prompt(jobs: Sequence[Job]) -> list[Job]:
+    return sorted(jobs, key=lambda job: job.index)
+
+
+def _key(options: Mapping[str, Any], known: dict[str, str]) -> str:
+    """What stands for options, wherever the files lie that they name."""
+    values = json.loads(json.dumps(options))
+    return digest_of([json.dumps(placeless(values, known), sort_keys=True)])
+
+
 def _of(owner: str, inside: Mapping[str, str]) -> dict[str, str]:
     """What is in the files of one plugin's options."""
-    return {name.removeprefix(f"{owner}."): told for name, told in inside.items() if name.startswith(f"{owner}.")}
+    return {name.removeprefix(f"{owner}."): what for name, what in inside.items() if name.startswith(f"{owner}.")}
 
 
-def _tags_of(record: dict[str, Any] | None, seen: Mapping[str, str]) -> tuple[Tag, ...] | None:
-    """Tags that are on record for what was seen; None where there are none, or they are damaged."""
-    if record is None or any(record.get(name) != value for name, value in seen.items()):
+def _tags_of(record: dict[str, Any] | None, question: Mapping[str, str]) -> tuple[Tag, ...] | None:
+    """Tags that are on record for a question; None where there are none, or they are damaged."""
+    if record is None or any(record.get(name) != value for name, value in question.items()):
         return None
     try:
         return tuple(Tag(str(tag["name"]), float(tag["confidence"])) for tag in record["tags"])

@@ -17,7 +17,6 @@ import numpy as np
 import numpy.typing as npt
 
 from realignkit.errors import OptionError
-from realignkit.evaluation.success import wilson
 
 Array = npt.NDArray[Any]
 Values = Sequence[float] | npt.NDArray[Any]
@@ -196,6 +195,20 @@ def _splits(sums: Array, sizes: Array, seed: int) -> tuple[Array, Array]:
         lows[part] = np.where(whole, -np.inf, np.minimum(*means))
         highs[part] = np.where(whole, np.inf, np.maximum(*means))
     return lows, highs
+
+
+def wilson(successes: float, count: float, z: float = 1.959964) -> tuple[float, float]:
+    """Wilson's score interval of a proportion of independent trials, 95 % by default; (0, 1) without observations.
+
+    Pictures of which several have the same prompt are not independent: see :func:`share_interval`.
+    """
+    if count == 0:
+        return 0.0, 1.0
+    share, square = successes / count, z * z
+    centre = (share + square / (2 * count)) / (1 + square / count)
+    half = z * math.sqrt(share * (1 - share) / count + square / (4 * count * count)) / (1 + square / count)
+    # Rounding must not push the share itself out of its interval.
+    return max(0.0, min(share, centre - half)), min(1.0, max(share, centre + half))
 
 
 def share_interval(verdicts: Values, clusters: Sequence[Hashable]) -> Interval:

@@ -1,7 +1,8 @@
-"""From measurements to Tables II and III: shares with intervals, paired differences, scores, Fréchet distances."""
+"""From measurements to the paper's tables: shares with intervals, paired differences, scores, Fréchet distances."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -11,9 +12,8 @@ import numpy.typing as npt
 
 from realignkit.errors import OptionError
 from realignkit.evaluation.frechet import Ratio, Reference, ratio
-from realignkit.evaluation.results import Features, Measurement
+from realignkit.evaluation.results import SCORERS, SUCCESS, Features, Measurement
 from realignkit.evaluation.statistics import (
-    Interval,
     compare,
     difference_interval,
     mean_interval,
@@ -22,6 +22,9 @@ from realignkit.evaluation.statistics import (
 )
 
 BASE, CONTROL = "base", "control"
+
+Row = Mapping[tuple[int, int], Measurement]
+"""Measurements by prompt and seed."""
 
 
 @dataclass(frozen=True)
@@ -75,26 +78,53 @@ class ModelResult:
 
 
 @dataclass(frozen=True)
+class Asked:
+    """What Table IV says of a row beside its share of right answers.
+
+    Attributes:
+        tagger, scorer: who was asked.
+        images: how many were tagged; those without a tag, or whose prompt's truth is not known, are no question.
+        successes: right answers.
+        reasons: what the others lack, reason -> answers; an answer may lack several things.
+        objects, seen: objects that the prompts name, and how many of them the tagger saw.
+        seconds: spent on asking, all together.
+        problem: why there is nothing to count, where a whole step failed.
+    """
+
+    tagger: str
+    scorer: str
+    images: int
+    successes: int
+    reasons: Mapping[str, int]
+    objects: int
+    seen: int
+    seconds: float
+    problem: str
+
+
+@dataclass(frozen=True)
 class RowResult:
     """A row of the table.
 
     Attributes:
         name: the row's.
-        n, prompts, seeds: pictures, different prompts, seeds.
-        value, low, high: of the metric, with its 95 % interval, None without one: in percent and Wilson's for
-            prompts of several pictures where verdicts are yes/no, else a bootstrap over prompts.
+        n, prompts, seeds: pictures that were judged, different prompts, seeds.
+        value, low, high: of the metric, None where nothing was judged, with its 95 % interval, None without one:
+            Wilson's for prompts of several pictures where verdicts are yes/no, else a bootstrap over prompts. Shares
+            are in percent where :attr:`AblationTable.percent` says so.
         base, control: differences to those rows, where they are there.
         scores: means of rewards.
         frechet: distance to the reference pictures; None without features.
         relative: the same over the base's, on the pictures that both have.
         models: where the row has several, or a trained one.
+        asked: in Table IV.
     """
 
     name: str
     n: int
     prompts: int
     seeds: tuple[int, ...]
-    value: float
+    value: float | None
     low: float | None
     high: float | None
     base: Difference | None = None
@@ -103,14 +133,21 @@ class RowResult:
     frechet: float | None = None
     relative: Ratio | None = None
     models: tuple[ModelResult, ...] = ()
+    asked: Asked | None = None
 
     def record(self) -> dict[str, Any]:
         """As JSON values."""
-        return asdict(self)
+        record = asdict(self)
+        asked = record.pop("asked")
+        if asked is None:
+            return record
+        interval = None if self.low is None else [self.low, self.high]
+        counts = {"asked": self.n, "prompts": self.prompts, "rate": self.value, "interval": interval}
+        return {"found": asked.pop("seen"), **asked, **counts}
 
 
 @dataclass(frozen=True)
-class RowTable:
+class AblationTable:
     """Rows with what they say: ``value`` is the metric's deciding value, ``binary`` whether its verdicts are yes/no."""
 
     rows: tuple[RowResult, ...]
@@ -123,6 +160,11 @@ class RowTable:
     reference: int = 0
 
     @property
+    def percent(self) -> bool:
+        """Whether values are shares in percent; Table IV's are in [0, 1]."""
+        return _percent(self.kind, self.binary)
+
+    @property
     def scores(self) -> list[str]:
         """The rewards that some row has a score of."""
         return list(dict.fromkeys(name for row in self.rows for name in row.scores))
@@ -133,7 +175,7 @@ def tabulate(
     measurements: Sequence[Measurement],
     reference: Features | None = None,
     control: str = CONTROL,
-) -> RowTable:
+) -> AblationTable:
     """Count.
 
     Args:
@@ -142,58 +184,61 @@ def tabulate(
         reference: features of the reference pictures.
         control: the row that others are compared with beside the base.
     """
-    by_row: dict[str, dict[tuple[int, int], Measurement]] = {name: {} for name in record["rows"]}
-    for measurement in measurements:
-        by_row.setdefault(measurement.row, {})[measurement.pair] = measurement
-    by_row = {name: found for name, found in sorted(by_row.items(), key=lambda item: _place(item[0], control)) if found}
-    value = next((next(iter(m.values)) for m in measurements), "")
-    binary = all(m.values[value] in (0.0, 1.0) for m in measurements)
+    kind, rows = record["kind"], _by_row(measurements, record["rows"])
+    value = SUCCESS if kind == SCORERS else next((next(iter(m.values)) for m in measurements), "")
+    judged = {name: {pair: m for pair, m in row.items() if value in m.values} for name, row in rows.items()}
+    binary = all(m.values[value] in (0.0, 1.0) for row in judged.values() for m in row.values())
     known = Reference(reference) if reference is not None and len(reference) > 1 else None
-    rows = []
-    for name, own in by_row.items():
-        verdicts = [m.values[value] for m in own.values()]
-        clusters = [m.prompt for m in own.values()]
-        interval = share_interval(verdicts, clusters) if binary else mean_interval(verdicts, clusters)
-        low, high = _ends(interval, _scale(binary))
-        base = {} if name == BASE else by_row.get(BASE, {})
-        other = {} if name in (BASE, control) else by_row.get(control, {})
-        rows.append(
+    results = []
+    for name in sorted(rows, key=lambda name: {BASE: 0, control: 1}.get(name, 2)):  # else in the record's order
+        models, row = record["rows"].get(name, []), judged[name]
+        if not rows[name] and kind != SCORERS:
+            continue
+        verdicts, prompts = [m.values[value] for m in row.values()], [m.prompt for m in row.values()]
+        interval = share_interval(verdicts, prompts) if binary else mean_interval(verdicts, prompts)
+        scale = 100.0 if _percent(kind, binary) else 1.0
+        low, high = (None, None) if interval is None else (scale * interval[0], scale * interval[1])
+        features = _stack(list(row.values()))
+        base = {} if name == BASE else judged.get(BASE, {})
+        other = {} if name in (BASE, control) else judged.get(control, {})
+        results.append(
             RowResult(
                 name=name,
-                n=len(own),
-                prompts=len(set(clusters)),
-                seeds=tuple(sorted({m.seed for m in own.values()})),
-                value=_mean(verdicts, binary),
+                n=len(row),
+                prompts=len(set(prompts)),
+                seeds=tuple(sorted({m.seed for m in row.values()})),
+                value=_mean(verdicts, _percent(kind, binary)) if verdicts else None,
                 low=low,
                 high=high,
-                base=difference(base, own, value, binary, BASE),
-                control=difference(other, own, value, binary, control),
-                scores=_scores(list(own.values()), record["rows"].get(name, [])),
-                frechet=None if known is None else _distance(list(own.values()), known),
-                relative=None if known is None else _ratio(own, base, known),
-                models=_models(own, base, record["rows"].get(name, []), value, binary),
+                base=difference(base, row, value, binary, BASE),
+                control=difference(other, row, value, binary, control),
+                scores=_scores(list(row.values()), models),
+                frechet=None if known is None or features is None else known.distance(features),
+                relative=None if known is None else _ratio(row, base, known),
+                models=_models(row, base, models, value, binary),
+                asked=_asked(list(rows[name].values()), models[0]) if kind == SCORERS else None,
             )
         )
-    settings = record["settings"]
-    return RowTable(
-        rows=tuple(rows),
-        kind=record["kind"],
+    return AblationTable(
+        rows=tuple(results),
+        kind=kind,
         value=value,
         binary=binary,
-        metric=settings["metric"]["name"],
+        metric=record["settings"]["metric"]["name"],
         source=record.get("source", ""),
-        features=settings.get("features"),
+        features=record["settings"].get("features"),
         reference=0 if reference is None else len(reference),
     )
 
 
-def difference(
-    before: Mapping[tuple[int, int], Measurement],
-    after: Mapping[tuple[int, int], Measurement],
-    value: str,
-    binary: bool,
-    against: str,
-) -> Difference | None:
+def _by_row(measurements: Sequence[Measurement], names: Sequence[str] | Mapping[str, Any] = ()) -> dict[str, Row]:
+    rows: dict[str, dict[tuple[int, int], Measurement]] = {name: {} for name in names}
+    for measurement in measurements:
+        rows.setdefault(measurement.row, {})[measurement.pair] = measurement
+    return dict(rows)
+
+
+def difference(before: Row, after: Row, value: str, binary: bool, against: str) -> Difference | None:
     """One row against another (:class:`Difference`); None where they share no prompt and seed."""
     both = [pair for pair in after if pair in before]
     if not both:
@@ -201,110 +246,105 @@ def difference(
     was, now = ([row[pair].values[value] for pair in both] for row in (before, after))
     prompts = [after[pair].prompt for pair in both]
     changes = np.subtract(now, was)
-    found: dict[str, Any] = {"low": None, "high": None}
+    numbers: dict[str, Any] = {"low": None, "high": None}
     if binary:
         paired = compare([bool(v) for v in was], [bool(v) for v in now], prompts)
-        found = {name: getattr(paired, name) for name in ("low", "high", "fixed", "broken", "p")}
+        numbers = {name: getattr(paired, name) for name in ("low", "high", "fixed", "broken", "p")}
     elif interval := difference_interval(changes, prompts):
-        found["low"], found["high"] = interval
+        numbers["low"], numbers["high"] = interval
     first, second, gain = (_mean(values, binary) for values in (was, now, changes))
-    return Difference(against, len(both), len(set(prompts)), first, second, gain, **found)
+    return Difference(against, len(both), len(set(prompts)), first, second, gain, **numbers)
 
 
 @dataclass(frozen=True)
-class Pair:
+class Comparison:
     """Two rows on the pictures that both have; ``value`` is the metric's deciding value."""
 
     value: str
     difference: Difference
 
 
-def pair_rows(measurements: Sequence[Measurement], before: str, after: str) -> Pair:
+def pair_rows(measurements: Sequence[Measurement], before: str, after: str) -> Comparison:
     """Compare any two rows.
 
     Raises:
         OptionError: there is no such row, or they share no prompt and seed.
     """
-    rows: dict[str, dict[tuple[int, int], Measurement]] = {}
-    for measurement in measurements:
-        rows.setdefault(measurement.row, {})[measurement.pair] = measurement
+    rows = _by_row(measurements)
     for name in (before, after):
         if name not in rows:
             raise OptionError(f"there is no row '{name}'. Rows: {', '.join(rows) or 'none'}.")
-    was, now = rows[before], rows[after]
-    value = next(iter(next(iter(now.values())).values))
-    both = [pair for pair in now if pair in was]
-    binary = all(row[pair].values[value] in (0.0, 1.0) for row in (was, now) for pair in both)
-    found = difference(was, now, value, binary, before)
-    if found is None:
+    value = next((next(iter(m.values)) for m in rows[after].values() if m.values), "")
+    was, now = ({pair: m for pair, m in rows[name].items() if value in m.values} for name in (before, after))
+    binary = all(row[pair].values[value] in (0.0, 1.0) for row in (was, now) for pair in was.keys() & now.keys())
+    paired = difference(was, now, value, binary, before)
+    if paired is None:
         raise OptionError(f"rows '{before}' and '{after}' share no prompt and seed: there is nothing to pair.")
-    return Pair(value, found)
+    return Comparison(value, paired)
 
 
-def _place(name: str, control: str) -> tuple[int, str]:
-    # Sorting is stable: beyond these two the order is that of the record.
-    return ({BASE: 0, control: 1}.get(name, 2), "")
+def _percent(kind: str, binary: bool) -> bool:
+    return binary and kind != SCORERS
 
 
-def _scale(binary: bool) -> float:
-    return 100.0 if binary else 1.0
-
-
-def _mean(values: Sequence[float] | npt.NDArray[Any], binary: bool) -> float:
+def _mean(values: Sequence[float] | npt.NDArray[Any], percent: bool) -> float:
     # Multiplied before it is divided: shares such as 207 of 400 are rounded as they are, not as 51.7499….
-    return _scale(binary) * float(np.sum(values)) / len(values)
+    return (100.0 if percent else 1.0) * float(np.sum(values)) / len(values)
 
 
-def _ends(interval: Interval, scale: float = 1.0) -> tuple[float, float] | tuple[None, None]:
-    return (None, None) if interval is None else (scale * interval[0], scale * interval[1])
-
-
-def _scores(own: Sequence[Measurement], models: Sequence[Mapping[str, Any]]) -> dict[str, Score]:
+def _scores(row: Sequence[Measurement], models: Sequence[Mapping[str, Any]]) -> dict[str, Score]:
     trained = {name for model in models for name in model.get("raised", ())}
-    found = {}
-    for name in dict.fromkeys(name for m in own for name in m.scores):
-        scored = [m for m in own if name in m.scores]
+    scores = {}
+    for name in dict.fromkeys(name for m in row for name in m.scores):
+        scored = [m for m in row if name in m.scores]
         values = [m.scores[name] for m in scored]
         error = standard_error(values, [m.prompt for m in scored])
-        found[name] = Score(float(np.mean(values)), error, name in trained)
-    return found
+        scores[name] = Score(float(np.mean(values)), error, name in trained)
+    return scores
 
 
-def _stack(own: Sequence[Measurement]) -> Features | None:
-    vectors = [m.features for m in own if m.features is not None]
+def _stack(row: Sequence[Measurement]) -> Features | None:
+    vectors = [m.features for m in row if m.features is not None]
     # A distance of some of the pictures would not be the row's.
-    return np.stack(vectors) if len(vectors) == len(own) > 1 else None
+    return np.stack(vectors) if len(vectors) == len(row) > 1 else None
 
 
-def _distance(own: Sequence[Measurement], reference: Reference) -> float | None:
-    features = _stack(own)
-    return None if features is None else reference.distance(features)
-
-
-def _ratio(
-    own: Mapping[tuple[int, int], Measurement],
-    base: Mapping[tuple[int, int], Measurement],
-    reference: Reference,
-) -> Ratio | None:
-    both = [pair for pair in own if pair in base]
-    features, before = _stack([own[pair] for pair in both]), _stack([base[pair] for pair in both])
+def _ratio(row: Row, base: Row, reference: Reference) -> Ratio | None:
+    both = [pair for pair in row if pair in base]
+    features, before = _stack([row[pair] for pair in both]), _stack([base[pair] for pair in both])
     if features is None or before is None:
         return None
-    return ratio(features, before, reference, [own[pair].prompt for pair in both])
+    return ratio(features, before, reference, [row[pair].prompt for pair in both])
 
 
 def _models(
-    own: Mapping[tuple[int, int], Measurement],
-    base: Mapping[tuple[int, int], Measurement],
-    records: Sequence[Mapping[str, Any]],
-    value: str,
-    binary: bool,
+    row: Row, base: Row, records: Sequence[Mapping[str, Any]], value: str, binary: bool
 ) -> tuple[ModelResult, ...]:
-    found = []
+    models = []
     for run, record in enumerate(records):
-        mine = {pair: m for pair, m in own.items() if m.run == run}
+        mine = {pair: m for pair, m in row.items() if m.run == run}
         if mine and record.get("weights") is not None:
             mean = _mean([m.values[value] for m in mine.values()], binary)
             prompts = len({m.prompt for m in mine.values()})
-            found.append(ModelResult(record, len(mine), prompts, mean, difference(base, mine, value, binary, BASE)))
-    return tuple(found)
+            models.append(ModelResult(record, len(mine), prompts, mean, difference(base, mine, value, binary, BASE)))
+    return tuple(models)
+
+
+def _asked(row: Sequence[Measurement], record: Mapping[str, Any]) -> Asked:
+    sums: Counter[str] = Counter()
+    for measurement in row:
+        sums.update(measurement.values)
+    seconds = float(sums.pop("seconds", 0.0))
+    counts = {name: int(count) for name, count in sums.items()}
+    named = {name: counts.pop(name, 0) for name in (SUCCESS, "objects", "seen")}
+    return Asked(
+        tagger=record["tagger"],
+        scorer=record["scorer"],
+        images=len(row),
+        successes=named[SUCCESS],
+        reasons=dict(sorted(counts.items())),
+        objects=named["objects"],
+        seen=named["seen"],
+        seconds=seconds,
+        problem=record.get("problem", ""),
+    )

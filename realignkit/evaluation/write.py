@@ -1,7 +1,8 @@
-"""Tables of rows written down: Markdown, CSV, JSON and an SVG, into the ablation's folder."""
+"""Tables written down: Markdown, CSV, JSON and a plot, into the ablation's folder."""
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
@@ -9,104 +10,132 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from realignkit.evaluation.results import AblationFolder
-from realignkit.evaluation.row_plot import svg
+from realignkit.evaluation.results import SCORERS, AblationFolder
 from realignkit.evaluation.statistics import HOW, shown_gain, shown_p
-from realignkit.evaluation.table import CONTROL, Difference, Pair, RowResult, RowTable, tabulate
+from realignkit.evaluation.table import CONTROL, AblationTable, Comparison, Difference, RowResult, tabulate
 from realignkit.files import atomic_write
 
-FILES = ("table.md", "table.csv", "table.json", "plot.svg")
+PAGE, NUMBERS, RECORDS, PLOT = "table.md", "table.csv", "table.json", "plot.svg"
+ANSWERS = ("tagger", "scorer", "success", "95 %", "answers", "prompts", "objects seen", "why not")
+"""The headings of Table IV."""
 
 
-def write_tables(folder: str | Path, control: str = CONTROL) -> RowTable:
-    """Count what a folder has, and write :data:`FILES`.
+def write_tables(folder: str | Path, control: str = CONTROL) -> tuple[AblationTable, list[Path]]:
+    """Count what a folder has, and write :data:`PAGE`, :data:`NUMBERS`, :data:`RECORDS` and :data:`PLOT`.
 
     Args:
-        folder: that :class:`realignkit.evaluation.plan.RowAblation` filled.
+        folder: that :class:`realignkit.evaluation.measure.Ablation` filled.
         control: see :func:`realignkit.evaluation.table.tabulate`.
+
+    Returns:
+        The table, and the files: without a plot where matplotlib is not installed.
 
     Raises:
         OutputError: it holds no ablation, is damaged, or cannot be written.
     """
     results = AblationFolder(folder)
     table = tabulate(results.existing(), results.read(), results.reference(), control)
-    texts = (
-        markdown(table),
-        comma_separated(table),
-        json.dumps([row.record() for row in table.rows], indent=1) + "\n",
-        svg(table),
-    )
-    for name, text in zip(FILES, texts, strict=True):
-        atomic_write(results.folder / name, text)
-    return table
+    records = json.dumps([row.record() for row in table.rows], indent=1) + "\n"
+    texts = {PAGE: markdown(table), NUMBERS: comma_separated(table), RECORDS: records}
+    with contextlib.suppress(ModuleNotFoundError):
+        texts[PLOT] = svg(table)
+    return table, [atomic_write(results.folder / name, text) for name, text in texts.items()]
 
 
-def columns(table: RowTable) -> list[str]:
+def columns(table: AblationTable) -> list[str]:
     """The headings of the table as it is shown."""
-    percent = " %" if table.binary else ""
-    found = ["row", "pictures", "prompts", f"{table.value.replace('_', ' ')}{percent} [95 %]"]
+    if table.kind == SCORERS:
+        return list(ANSWERS)
+    percent = " %" if table.percent else ""
+    headings = ["row", "pictures", "prompts", f"{table.value.replace('_', ' ')}{percent} [95 %]"]
     for name in ("base", "control"):
         if any(getattr(row, name) for row in table.rows):
-            found.append(f"vs {_against(table, name)} [95 %]")
-            found += ["fixed / broken", "sign-flip p"] if table.binary else []
-    found += table.scores
+            headings.append(f"vs {_against(table, name)} [95 %]")
+            headings += ["fixed / broken", "sign-flip p"] if table.binary else []
+    headings += table.scores
     if any(row.frechet is not None for row in table.rows):
-        found += ["Fréchet", "/ base's [95 %]"]
-    return found
+        headings += ["Fréchet", "/ base's [95 %]"]
+    return headings
 
 
-def cells(table: RowTable) -> list[list[str]]:
+def cells(table: AblationTable) -> list[list[str]]:
     """The table's rows as they are shown, a text per heading."""
-    return [_cells(table, row) for row in table.rows]
+    return [_cells(table, row) if row.asked is None else _asked_cells(row) for row in table.rows]
 
 
-def _cells(table: RowTable, row: RowResult) -> list[str]:
-    digits = 1 if table.binary else 3
+def _cells(table: AblationTable, row: RowResult) -> list[str]:
+    digits = 1 if table.percent else 3
     known = row.low is not None and row.high is not None
     interval = f"{row.low:.{digits}f}, {row.high:.{digits}f}" if known else "-"
-    found = [row.name, str(row.n), str(row.prompts), f"{row.value:.{digits}f} [{interval}]"]
+    texts = [row.name, str(row.n), str(row.prompts), f"{row.value:.{digits}f} [{interval}]"]
     for name in ("base", "control"):
         if any(getattr(other, name) for other in table.rows):
-            found += _difference(getattr(row, name), table.binary, _shown(table, row, getattr(row, name)))
+            texts += _difference(getattr(row, name), table.binary, _shown(table, row, getattr(row, name)))
     for name in table.scores:
         score = row.scores.get(name)
-        found.append("-" if score is None else f"{score.mean:.4f}{'*' if score.raised else ''}")
+        texts.append("-" if score is None else f"{score.mean:.4f}{'*' if score.raised else ''}")
     if any(other.frechet is not None for other in table.rows):
-        found.append("-" if row.frechet is None else f"{row.frechet:.4g}")
-        found.append(_ratio(row))
-    return found
+        texts.append("-" if row.frechet is None else f"{row.frechet:.4g}")
+        texts.append(_ratio(row))
+    return texts
 
 
-def _shown(table: RowTable, row: RowResult, found: Difference | None) -> bool:
+def _asked_cells(row: RowResult) -> list[str]:
+    assert row.asked is not None
+    asked, names = row.asked, [row.asked.tagger, row.asked.scorer]
+    if row.value is None:
+        return [*names, "-", "-", "0", "0", "-", " ".join((asked.problem or "no image had a tag").split())]
+    interval = "-" if row.low is None else f"{row.low:.3f} - {row.high:.3f}"
+    why = ", ".join(f"{reason}: {count}" for reason, count in asked.reasons.items()) or "-"
+    return [*names, f"{row.value:.3f}", interval, str(row.n), str(row.prompts), f"{asked.seen} of {asked.objects}", why]
+
+
+def _shown(table: AblationTable, row: RowResult, paired: Difference | None) -> bool:
     """Whether a difference is that of the values which the two rows show: both have the same pictures."""
-    return found is None or all(other.n == found.n for other in table.rows if other.name in (row.name, found.against))
+    return paired is None or all(
+        other.n == paired.n for other in table.rows if other.name in (row.name, paired.against)
+    )
 
 
-def _difference(found: Difference | None, binary: bool, shown: bool = True) -> list[str]:
-    if found is None:
+def _difference(paired: Difference | None, binary: bool, shown: bool = True) -> list[str]:
+    if paired is None:
         return ["-"] * (3 if binary else 1)
     digits = 1 if binary else 3
-    gain = shown_gain(found.gain, found.low, found.high, digits)
+    gain = shown_gain(paired.gain, paired.low, paired.high, digits)
     if not shown:
-        gain += f" ({found.n} pairs: {found.before:.{digits}f} to {found.after:.{digits}f})"
-    return [gain, f"{found.fixed} / {found.broken}", shown_p(found.p)] if binary else [gain]
+        gain += f" ({paired.n} pairs: {paired.before:.{digits}f} to {paired.after:.{digits}f})"
+    return [gain, f"{paired.fixed} / {paired.broken}", shown_p(paired.p)] if binary else [gain]
 
 
 def _ratio(row: RowResult) -> str:
-    found = row.relative
-    if found is None:
+    ratio = row.relative
+    if ratio is None:
         return "-"
-    interval = "" if found.low is None or found.high is None else f" [{found.low:.2f}, {found.high:.2f}]"
-    return f"{found.value:.2f}{interval}"
+    interval = "" if ratio.low is None or ratio.high is None else f" [{ratio.low:.2f}, {ratio.high:.2f}]"
+    return f"{ratio.value:.2f}{interval}"
 
 
-def _against(table: RowTable, name: str) -> str:
-    found: str = next(getattr(row, name).against for row in table.rows if getattr(row, name))
-    return found
+def _against(table: AblationTable, name: str) -> str:
+    return str(next(getattr(row, name).against for row in table.rows if getattr(row, name)))
 
 
-def markdown(table: RowTable) -> str:
-    """A page with the table, a second one with each trained model, and how to read them."""
+RIGHT = """\
+Success: the answer parses, (a) every tag that the prompt names is
+certain, (b) its caption has all of that object's attributes and none of another's, (c) no other tag is
+certain, (d) no caption names another object. Reasons count answers; one answer may have several.
+Intervals are Wilson's, widened as far as the answers of a prompt are alike."""
+"""How to read Table IV."""
+
+
+def markdown(table: AblationTable) -> str:
+    """A page with the table, another with each trained model where there are some, and how to read them."""
+    if table.kind == SCORERS:
+        lines = [
+            f"Prompts: {table.source or 'unknown source'}. {RIGHT}",
+            "",
+            *_markdown_table(columns(table), cells(table)),
+        ]
+        return "\n".join(lines) + "\n"
     seeds = sorted({seed for row in table.rows for seed in row.seeds})
     most = max((row.prompts for row in table.rows), default=0)
     lines = [
@@ -128,35 +157,37 @@ def markdown(table: RowTable) -> str:
     return "\n".join(lines) + "\n"
 
 
-def notes(table: RowTable) -> list[str]:
+def notes(table: AblationTable) -> list[str]:
     """How to read the table, a text per line."""
-    found = []
+    if table.kind == SCORERS:
+        return [RIGHT.replace("\n", " ")]
+    texts = []
     if table.binary:
-        found.append(f"Intervals of shares are Wilson's, widened as far as the pictures of a prompt are alike. {HOW}")
+        texts.append(f"Intervals of shares are Wilson's, widened as far as the pictures of a prompt are alike. {HOW}")
     else:
-        found.append(
+        texts.append(
             "Intervals of means resample prompts; those of differences, which are over the same prompts and seeds, "
             "hold what a sign-flip test by prompt does not reject."
         )
     if any(row.models for row in table.rows):
-        found.append(
+        texts.append(
             "Intervals and p are about prompts and noise, for the models as they are: all pictures of a training share "
             "its luck. Compare the training seeds."
         )
     if table.scores:
-        found.append(f"{', '.join(table.scores)}: mean of the reward.")
+        texts.append(f"{', '.join(table.scores)}: mean of the reward.")
     if any(score.raised for row in table.rows for score in row.scores.values()):
-        found.append("*: what the row was trained to raise, or chosen by, and so no evidence of better pictures.")
+        texts.append("*: what the row was trained to raise, or chosen by, and so no evidence of better pictures.")
     if any(row.frechet is not None for row in table.rows):
-        found.append(
+        texts.append(
             f"Fréchet: squared distance to {table.reference} reference pictures, by the features of {table.features}; "
             f"it falls with n, so compare rows of equal n. Its ratio to the base's is over the same prompts and seeds, "
             f"with a jackknife interval over prompts."
         )
-    return found
+    return texts
 
 
-def _model_cells(table: RowTable, model: Any) -> list[str]:
+def _model_cells(table: AblationTable, model: Any) -> list[str]:
     record: Mapping[str, Any] = model.record
     reward = "none" if record.get("reward_weight") == 0 else record.get("reward")
     digits = 1 if table.binary else 3
@@ -175,26 +206,35 @@ def _markdown_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> l
     return [f"| {' | '.join(cell.replace('|', '/') for cell in line)} |" for line in lines]
 
 
-def pair_columns(pair: Pair) -> list[str]:
+def pair_columns(pair: Comparison) -> list[str]:
     """The headings of a comparison of two rows."""
     binary = pair.difference.fixed is not None
     value = f"{pair.value.replace('_', ' ')}{' %' if binary else ''}"
-    found = ["pairs", "prompts", f"{value} before", "after", "difference [95 %]"]
-    return found + (["fixed / broken", "sign-flip p"] if binary else [])
+    headings = ["pairs", "prompts", f"{value} before", "after", "difference [95 %]"]
+    return headings + (["fixed / broken", "sign-flip p"] if binary else [])
 
 
-def pair_cells(pair: Pair) -> list[str]:
+def pair_cells(pair: Comparison) -> list[str]:
     """Its values as they are shown."""
-    found = pair.difference
-    binary = found.fixed is not None
-    means = [f"{mean:.{1 if binary else 3}f}" for mean in (found.before, found.after)]
-    return [str(found.n), str(found.prompts), *means, *_difference(found, binary)]
+    paired = pair.difference
+    binary = paired.fixed is not None
+    means = [f"{mean:.{1 if binary else 3}f}" for mean in (paired.before, paired.after)]
+    return [str(paired.n), str(paired.prompts), *means, *_difference(paired, binary)]
 
 
-def comma_separated(table: RowTable) -> str:
+def comma_separated(table: AblationTable) -> str:
     """The table with a number per cell, for spreadsheets."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
+    if table.kind == SCORERS:
+        records = [row.record() for row in table.rows]
+        reasons = list(dict.fromkeys(reason for record in records for reason in record["reasons"]))
+        names = ["tagger", "scorer", "images", "asked", "prompts", "successes", "rate", "objects", "found", "seconds"]
+        writer.writerow([*names, "low", "high", *reasons])
+        for row, record in zip(table.rows, records, strict=True):
+            counts = [record["reasons"].get(reason, 0) for reason in reasons]
+            writer.writerow([*(record[name] for name in names), row.low, row.high, *counts])
+        return buffer.getvalue()
     sides = ("base", "control")
     numbers = ("n", "gain", "low", "high", "fixed", "broken", "p")
     writer.writerow(
@@ -213,3 +253,69 @@ def comma_separated(table: RowTable) -> str:
         line += [row.frechet, *([None] * 3 if relative is None else [relative.value, relative.low, relative.high])]
         writer.writerow(line)
     return buffer.getvalue()
+
+
+def svg(table: AblationTable) -> str:
+    """The table as a picture, an SVG document: values and differences with their intervals.
+
+    Raises:
+        ModuleNotFoundError: matplotlib is not installed.
+    """
+    import matplotlib
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
+    panels = [(table.value.replace("_", " ") + (" %" if table.percent else ""), [_point(row) for row in table.rows])]
+    for side in ("base", "control"):
+        paired = [getattr(row, side) for row in table.rows]
+        if any(paired):
+            title = f"difference to {_against(table, side)}{', points' if table.binary else ''}"
+            panels.append((title, [_point(row) for row in paired]))
+    # Text stays text, and nothing depends on the day or on chance: the same table is the same file.
+    style = {
+        "svg.fonttype": "none",
+        "svg.hashsalt": "realignkit",
+        "font.sans-serif": ["DejaVu Sans"],
+        "axes.titlesize": 10,
+    }
+    with matplotlib.rc_context(style):
+        figure = Figure(figsize=(3 + 3.2 * len(panels), 1 + 0.3 * len(table.rows)), layout="constrained")
+        axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+        for number, (axis, (title, points)) in enumerate(zip(axes, panels, strict=True)):
+            axis.set_title(title, fontsize=10)
+            _draw_panel(axis, points, f"value-{number}", zero=number > 0)
+        axes[0].set_yticks(range(len(table.rows)), [_label(row) for row in table.rows])
+        axes[0].set_ylim(len(table.rows) - 0.5, -0.5)
+        buffer = io.StringIO()
+        about = {"Date": None, "Creator": None, "Title": f"{table.value}: {table.source}"}
+        FigureCanvasSVG(figure).print_svg(buffer, metadata=about)
+    return "\n".join(line.rstrip() for line in buffer.getvalue().splitlines()) + "\n"
+
+
+def _label(row: RowResult) -> str:
+    # matplotlib takes what is between two dollars for mathematics
+    return f"{row.name} (n={row.n}, {row.prompts} prompts)".replace("$", r"\$")
+
+
+def _point(result: RowResult | Difference | None) -> tuple[float, float | None, float | None] | None:
+    """A value with its interval."""
+    if result is None:
+        return None
+    value = result.value if isinstance(result, RowResult) else result.gain
+    return None if value is None else (value, result.low, result.high)
+
+
+def _draw_panel(axis: Any, points: Sequence[Any], gid: str, *, zero: bool) -> None:
+    """Values with their intervals, one below the other; each value's mark is called ``gid``-place."""
+    axis.grid(axis="x", color="#cccccc")
+    axis.tick_params(axis="y", length=0)
+    axis.spines[["left", "right", "top"]].set_visible(False)
+    if zero:
+        axis.axvline(0, color="#333333", linewidth=1)
+    for place, point in enumerate(points):
+        if point is None:
+            continue
+        value, low, high = point
+        width = None if low is None else [[max(0.0, value - low)], [max(0.0, high - value)]]
+        mark, *_ = axis.errorbar([value], [place], xerr=width, fmt="o", color="#2a6f97", capsize=4)
+        mark.set_gid(f"{gid}-{place}")

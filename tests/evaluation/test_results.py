@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from realignkit.errors import OptionError, OutputError
-from realignkit.evaluation.joining import join
+from realignkit.evaluation.measure import join
 from realignkit.evaluation.results import AblationFolder, Measurement, digest
 from realignkit.evaluation.write import write_tables
 
@@ -177,13 +177,3 @@ def test_where_a_score_runs_is_not_what_it_is(tmp_path):
     folder.open("rewards", settings(device="cuda", dtype="fp32"), ROWS, "mine")
     with pytest.raises(OptionError, match="model"):
         folder.open("rewards", settings(model="other"), ROWS, "mine")
-
-
-def test_scores_are_float32_wherever_they_run():
-    from realignkit.evaluation.measure import Judging
-    from realignkit.registry import default_registry
-
-    judging = Judging(default_registry(), "micro_oracle", scores=["micro_clip", "micro_clip:1,micro_blip:2"])
-    one, several = judging.scores.values()
-    assert one.options.dtype == "fp32"
-    assert [part.options.dtype for _, part, _ in several.parts] == ["fp32", "fp32"]

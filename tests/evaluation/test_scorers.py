@@ -2,17 +2,37 @@
 
 from __future__ import annotations
 
+import csv
 import json
+import shutil
+from dataclasses import replace
 
 import pytest
 from PIL import Image
 
+from realignkit import resolve
 from realignkit.contracts import PromptSet, Scorer, Tagger
-from realignkit.errors import OptionError, OutputError, PromptError, ScorerError
-from realignkit.evaluation.scorers import ScorerAblation
-from realignkit.evaluation.success import NOT_NAMED, wilson
+from realignkit.errors import OptionError, PromptError, ScorerError
+from realignkit.evaluation.measure import Ablation, join
+from realignkit.evaluation.plan import scorers_plan
+from realignkit.evaluation.scorers import (
+    ANOTHER_OBJECT,
+    ATTRIBUTE_MISSING,
+    ATTRIBUTE_OF_ANOTHER,
+    NOT_CERTAIN,
+    NOT_NAMED,
+    Answers,
+    Nothing,
+    mentions,
+    problems,
+)
+from realignkit.evaluation.statistics import wilson
+from realignkit.evaluation.write import write_tables
 from realignkit.hookspecs import hookimpl
 from realignkit.images import picture_key, png
+from realignkit.named import Named
+from realignkit.realigner import Realigner
+from realignkit.registry import default_registry
 from realignkit.types import Expected, Likelihood, LocalCaption, Tag, Truth
 from tests import tiny
 
@@ -83,10 +103,30 @@ def ablation(registry, tmp_path):
     registry.register(Here(), "here")
     Everything.asked = Moody.asked = 0
 
-    def make(taggers=("pens",), scorers=("everything",), **arguments):
-        return ScorerAblation(
-            registry, "tiny", taggers, scorers, arguments.pop("prompts", Prompts()), tmp_path / "out", **arguments
+    def make(taggers=("pens",), scorers=("everything",), prompts=None, seeds=(42,), limit=None, **arguments):
+        prompts = Prompts() if prompts is None else prompts
+        taggers, scorers = (
+            resolve.make([registry.info(kind, name) for name in names], {})
+            for kind, names in (("tagger", taggers), ("scorer", scorers))
         )
+        nothing = Nothing()
+        realigner = Realigner.from_pretrained(
+            "tiny", tagger=nothing, scorer=nothing, segmenter=nothing, registry=registry, **arguments
+        )
+        answers = Answers(realigner, taggers, scorers, Named("prompts", "Prompts", prompts), tmp_path / "out")
+        ablation = Ablation(
+            scorers_plan([tagger.name for tagger in taggers], [scorer.name for scorer in scorers]),
+            answers,
+            list(prompts)[:limit],
+            seeds=seeds,
+            source=getattr(prompts, "source", ""),
+        )
+
+        def rows():
+            ablation()
+            return write_tables(tmp_path / "out")[0].rows
+
+        return rows
 
     return make
 
@@ -94,9 +134,9 @@ def ablation(registry, tmp_path):
 def test_the_table_is_the_count(ablation, tmp_path):
     (cell,) = ablation()()
     # A pen is named by the first and the third prompt, and certain in all three answers.
-    assert (cell.images, cell.asked, cell.successes, cell.reasons) == (3, 3, 2, {NOT_NAMED: 1})
-    assert (cell.objects, cell.found) == (4, 2)
-    assert cell.rate == pytest.approx(2 / 3)
+    assert (cell.asked.images, cell.n, cell.asked.successes, cell.asked.reasons) == (3, 3, 2, {NOT_NAMED: 1})
+    assert (cell.asked.objects, cell.asked.seen) == (4, 2)
+    assert cell.value == pytest.approx(2 / 3)
     (row,) = json.loads((tmp_path / "out" / "table.json").read_text())
     assert (row["successes"], row["reasons"]) == (2, {NOT_NAMED: 1})
     page = (tmp_path / "out" / "table.md").read_text()
@@ -106,13 +146,13 @@ def test_the_table_is_the_count(ablation, tmp_path):
 
 def test_answers_about_one_prompt_are_not_independent(ablation, tmp_path):
     (cell,) = ablation(seeds=[1, 2, 3, 4])()
-    assert (cell.asked, cell.prompts) == (12, 3)
+    assert (cell.n, cell.prompts) == (12, 3)
     # The answers of a prompt are all alike: they tell as much as three, and not as twelve.
-    low, high = cell.interval
+    low, high = cell.low, cell.high
     assert high - low > 0.9 * (wilson(2, 3)[1] - wilson(2, 3)[0])
     assert "| 12 | 3 |" in (tmp_path / "out" / "table.md").read_text()
     (alone,) = ablation(limit=1, seeds=[1])()
-    assert alone.interval == wilson(1, 1)
+    assert (alone.low, alone.high) == wilson(1, 1)
 
 
 class Punctuated(Prompts):
@@ -142,7 +182,7 @@ def test_what_is_damaged_is_made_again(ablation, tmp_path):
             path.write_bytes(content)
         asked = Everything.asked
         (again,) = ablation(batch_size=1)()
-        assert (again.successes, again.asked) == (first[0].successes, 3)
+        assert (again.asked.successes, again.n) == (first[0].asked.successes, 3)
         assert Everything.asked == asked + 1
         assert {path: path.read_bytes() for path in whole} == whole
 
@@ -169,28 +209,64 @@ def test_nothing_is_done_twice(ablation, tmp_path):
     (lost, *_) = sorted((tmp_path / "out" / "answers").rglob("*.json"))
     lost.write_text("{")
     (again,) = ablation()()
-    assert (again.successes, again.reasons) == (first[0].successes, first[0].reasons)
+    assert (again.asked.successes, again.asked.reasons) == (first[0].asked.successes, first[0].asked.reasons)
     assert Everything.asked == 4
     assert {path: path.stat().st_mtime_ns for path in images} == images
+
+
+def test_folders_of_the_first_version_are_gone_on_with(ablation, registry, tmp_path):
+    """They had ``images``, ``tagger`` and ``scorer`` in ``ablation.json``, and no rows."""
+    out = tmp_path / "out"
+    (first,) = ablation()()
+    record = json.loads((out / "ablation.json").read_text())
+    nothing = Nothing()
+    settings = Realigner.from_pretrained(
+        "tiny", tagger=nothing, scorer=nothing, segmenter=nothing, registry=registry
+    ).settings
+    images = {"model": "tiny", "generator": settings["generator"], "sampling": settings["sampling"], "contents": {}}
+    (out / "ablation.json").write_text(json.dumps({"images": images, **record["plugins"]}))
+    for name in ("rows.jsonl", "table.md", "table.csv", "table.json", "plot.svg"):
+        (out / name).unlink()
+    kept = {path: path.stat().st_mtime_ns for path in out.rglob("*/*") if path.is_file()}
+    assert len(kept) == 9  # pictures, tags, answers
+    assert ablation()() == (first,)
+    assert Everything.asked == 3
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+    (out / "ablation.json").write_text(json.dumps({"images": images, **record["plugins"]}))
+    with pytest.raises(OptionError, match="num_inference_steps"):
+        ablation(sampling={"num_inference_steps": 2})
+
+
+def test_tables_of_several_processes_are_joined_and_answers_written_for_spreadsheets(ablation, tmp_path):
+    (whole,) = ablation(scorers=["moody"], seeds=[1, 2])()
+    shutil.rmtree(tmp_path / "out")
+    for seed in (1, 2):
+        ablation(scorers=["moody"], seeds=[seed])()
+        (tmp_path / "out").rename(tmp_path / f"{seed}")
+    assert join([tmp_path / "1", tmp_path / "2"], tmp_path / "joined") == 6
+    (row,) = write_tables(tmp_path / "joined")[0].rows
+    assert replace(row, asked=replace(row.asked, seconds=0)) == replace(whole, asked=replace(whole.asked, seconds=0))
+    (line,) = csv.DictReader((tmp_path / "joined" / "table.csv").open())
+    assert (line["scorer"], line["asked"], line["no answer: timeout"], line["rate"]) == ("moody", "6", "4", "0.0")
 
 
 def test_passing_failures_are_asked_again_and_final_ones_are_kept(ablation):
     for asked in (3, 5):
         (cell,) = ablation(scorers=["moody"])()
-        assert (cell.successes, cell.reasons) == (0, {"no answer: form": 1, "no answer: timeout": 2})
+        assert (cell.asked.successes, cell.asked.reasons) == (0, {"no answer: form": 1, "no answer: timeout": 2})
         assert Moody.asked == asked
 
 
 def test_what_fails_stays_in_its_cell(ablation):
     cells = ablation(taggers=["blind", "pens"], scorers=["everything", "moody"])()
-    assert [(cell.tagger, cell.scorer) for cell in cells] == [
+    assert [(cell.asked.tagger, cell.asked.scorer) for cell in cells] == [
         ("blind", "everything"),
         ("blind", "moody"),
         ("pens", "everything"),
         ("pens", "moody"),
     ]
-    assert all("no eyes" in cell.problem and cell.rate is None for cell in cells[:2])
-    assert [cell.successes for cell in cells[2:]] == [2, 0]
+    assert all("no eyes" in cell.asked.problem and cell.value is None for cell in cells[:2])
+    assert [cell.asked.successes for cell in cells[2:]] == [2, 0]
 
 
 def test_prompts_without_a_known_truth_are_no_questions(ablation):
@@ -199,7 +275,7 @@ def test_prompts_without_a_known_truth_are_no_questions(ablation):
             return super().truth(prompt, tags) if prompt == PROMPTS[0] else None
 
     (cell,) = ablation(prompts=Unknown())()
-    assert (cell.images, cell.asked, cell.successes) == (3, 1, 1)
+    assert (cell.asked.images, cell.n, cell.asked.successes) == (3, 1, 1)
 
 
 def test_half_a_character_is_refused_at_the_start(ablation):
@@ -210,7 +286,7 @@ def test_half_a_character_is_refused_at_the_start(ablation):
 def test_another_ablation_needs_another_folder(ablation):
     ablation(limit=1)()
     ablation(taggers=["pens", "quadrants"], limit=2, seeds=[42, 43])()  # more of the same is welcome
-    with pytest.raises(OutputError, match="sampling"):
+    with pytest.raises(OptionError, match="sampling"):
         ablation(sampling={"num_inference_steps": 2})
     with pytest.raises(OptionError, match="at least one"):
         ablation(scorers=[])
@@ -240,3 +316,109 @@ def test_tiny_is_what_is_drawn(ablation, tmp_path):
     size = tiny.shared_pipeline().unet.config.sample_size * 2
     with Image.open(path) as image:
         assert image.size == (size, size)
+
+
+# --- when an answer is right -----------------------------------------------------------------------------------------
+
+PROMPT = "a red book and a yellow pen"
+RIGHT = {
+    "book": ("a red book", "certain"),
+    "pen": ("a yellow pen", "certain"),
+    "desk": ("a desk", "possible"),
+    "banana": ("a banana", "unlikely"),
+}
+
+
+def captions(changes):
+    answer = {**RIGHT, **changes}
+    return [LocalCaption(tag, text, Likelihood(word)) for tag, (text, word) in answer.items()]
+
+
+def truth_of(kind, prompt, tags, tmp_path):
+    if kind == "micro":
+        prompts = default_registry().create("prompts", "micro")
+    else:
+        (tmp_path / "prompts.txt").write_text(prompt)
+        prompts = default_registry().create("prompts", "file", path=tmp_path / "prompts.txt")
+    return prompts.truth(prompt, tags)
+
+
+CASES = [
+    ({}, ()),
+    ({"desk": ("a desk", "unlikely"), "banana": ("a banana", "possible")}, ()),
+    ({"book": ("THE RED BOOK", "certain")}, ()),
+    ({"book": ("a red book", "possible")}, (NOT_CERTAIN,)),
+    ({"book": ("a red book", "unlikely")}, (NOT_CERTAIN,)),
+    ({"book": ("a book", "certain")}, (ATTRIBUTE_MISSING,)),
+    ({"book": ("a yellow book", "certain")}, (ATTRIBUTE_MISSING, ATTRIBUTE_OF_ANOTHER)),
+    ({"book": ("a red and yellow book", "certain")}, (ATTRIBUTE_OF_ANOTHER,)),
+    ({"desk": ("a desk", "certain")}, (NOT_NAMED,)),
+    ({"book": ("a red book and a pen", "certain")}, (ANOTHER_OBJECT,)),
+    ({"desk": ("a desk with books", "possible")}, (ANOTHER_OBJECT,)),
+    ({"pen": ("a red book", "certain")}, (ATTRIBUTE_MISSING, ATTRIBUTE_OF_ANOTHER, ANOTHER_OBJECT)),
+    (
+        {"book": ("a book", "possible"), "desk": ("a desk and a banana", "certain")},
+        (NOT_CERTAIN, ATTRIBUTE_MISSING, NOT_NAMED, ANOTHER_OBJECT),
+    ),
+]
+
+
+@pytest.mark.parametrize("kind", ["micro", "file"])
+@pytest.mark.parametrize(("changes", "expected"), CASES)
+def test_each_way_to_fail(kind, changes, expected, tmp_path):
+    truth = truth_of(kind, PROMPT, list(RIGHT), tmp_path)
+    assert (truth.objects, truth.found) == (2, 2)
+    assert problems(captions(changes), truth) == expected
+
+
+def test_one_of_two_things_with_one_name_will_do(tmp_path):
+    truth = truth_of("file", "a red car and a dark blue car", ["car"], tmp_path)
+    for text, expected in {
+        "a red car": (),
+        "a dark blue car": (),
+        "a car": (ATTRIBUTE_MISSING,),
+        "a red dark blue car": (ATTRIBUTE_OF_ANOTHER,),
+    }.items():
+        assert problems([LocalCaption("car", text, Likelihood.CERTAIN)], truth) == expected, text
+
+
+def test_colours_that_are_fruit_and_names_within_names(tmp_path):
+    truth = truth_of("file", "an orange cat on a dining table", ["cat", "dining table", "orange", "table"], tmp_path)
+    answer = [
+        LocalCaption("cat", "an orange cat", Likelihood.CERTAIN),
+        LocalCaption("dining table", "a dining table", Likelihood.CERTAIN),
+        LocalCaption("orange", "an orange", Likelihood.UNLIKELY),
+        LocalCaption("table", "a dining table", Likelihood.CERTAIN),
+    ]
+    assert problems(answer, truth) == ()
+
+
+def test_objects_that_no_tag_names_are_counted(tmp_path):
+    for kind in ("micro", "file"):
+        truth = truth_of(kind, PROMPT, ["pen"], tmp_path)
+        assert (truth.objects, truth.found) == (2, 1)
+
+
+def test_the_world_knows_all_its_own_prompts_and_no_others():
+    for objects in (1, 2, 3):
+        prompts = default_registry().create("prompts", "micro", objects=objects, size=50)
+        for prompt in prompts:
+            assert prompts.truth(prompt, []).objects == objects
+    assert prompts.truth("two red birds on the grass", ["bird"]) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "expected"),
+    [
+        ("a red book", "book", True),
+        ("two books", "book", True),
+        ("two boxes", "box", True),
+        ("a bookshelf", "book", False),
+        ("a Cell-Phone!", "cell phone", True),
+        ("a cell", "cell phone", False),
+        ("a car", "", False),
+        ("a cafe\u0301", "café", True),
+    ],
+)
+def test_mentions(text, name, expected):
+    assert mentions(text, name) is expected

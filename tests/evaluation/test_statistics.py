@@ -16,7 +16,6 @@ from safetensors.numpy import load_file
 
 from realignkit.errors import OptionError
 from realignkit.evaluation import statistics
-from realignkit.evaluation.success import wilson
 from tests.conftest import ROOT
 
 GOLDEN = ROOT / "tests" / "golden" / "statistics"
@@ -68,7 +67,7 @@ def test_with_one_picture_per_prompt_they_are_mcnemar_and_wilson():
         tail = sum(math.comb(found.fixed + found.broken, k) for k in range(min(found.fixed, found.broken) + 1))
         mcnemar = min(1.0, 2 * tail / 2 ** (found.fixed + found.broken))
         assert found.p == (None if n < 2 else pytest.approx(mcnemar, rel=1e-9))
-        assert statistics.share_interval(after, range(n)) == wilson(int(after.sum()), n)
+        assert statistics.share_interval(after, range(n)) == statistics.wilson(int(after.sum()), n)
 
 
 def test_four_seeds_of_a_prompt_are_no_four_prompts():
@@ -157,7 +156,7 @@ def test_intervals_hold_the_truth_where_seeds_move_together():
         verdicts = random.random(160) < talent
         low, high = statistics.share_interval(verdicts, prompts)
         held += low <= 0.5 <= high
-        low, high = wilson(int(verdicts.sum()), 160)
+        low, high = statistics.wilson(int(verdicts.sum()), 160)
         plain += low <= 0.5 <= high
         after = verdicts | (random.random(40) < 0.3).repeat(4)
         found = statistics.compare(verdicts, after, prompts)
@@ -196,9 +195,9 @@ def test_what_too_little_is_known_about_has_no_interval(how):
 
 def test_shares_of_nothing_one_and_all():
     assert statistics.share_interval([], []) is None
-    assert statistics.share_interval([True], ["a"]) == wilson(1, 1)
+    assert statistics.share_interval([True], ["a"]) == statistics.wilson(1, 1)
     # Twenty seeds of five prompts, all right, tell little more than five pictures.
-    assert statistics.share_interval([True] * 100, list(range(5)) * 20) == pytest.approx(wilson(5, 5))
+    assert statistics.share_interval([True] * 100, list(range(5)) * 20) == pytest.approx(statistics.wilson(5, 5))
     low, high = statistics.share_interval([True] * 4 + [False] * 4, ["only"] * 8)
     assert 0 < low < 0.5 < high < 1
     assert statistics.mean_interval([1.0, 2.0], ["a", "a"]) is None
@@ -249,3 +248,32 @@ def test_they_need_no_torch():
 def test_judgements_that_do_not_go_together(before, after, prompts):
     with pytest.raises(OptionError, match="do not go together"):
         statistics.compare(before, after, prompts)
+
+
+@given(st.integers(1, 400).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
+def test_wilson_bounds_are_where_the_score_test_is_borderline(numbers):
+    # The interval's definition: |share - p| = z sqrt(p (1 - p) / n) at both ends.
+    successes, count = numbers
+    share = successes / count
+    low, high = statistics.wilson(successes, count)
+    assert 0 <= low <= share <= high <= 1
+    for p in (low, high):
+        assert abs(share - p) == pytest.approx(1.959964 * math.sqrt(p * (1 - p) / count), abs=1e-6)
+
+
+@pytest.mark.parametrize(("fixed", "broken", "count"), [(0, 0, 5), (1, 0, 6), (4, 2, 60), (9, 1, 40), (30, 12, 500)])
+def test_one_picture_per_prompt_is_what_scipy_says(fixed, broken, count):
+    scipy = pytest.importorskip("scipy.stats")
+    if fixed + broken:
+        assert statistics.mcnemar(fixed, broken) == pytest.approx(
+            scipy.binomtest(fixed, fixed + broken).pvalue, rel=1e-12
+        )
+    interval = scipy.binomtest(fixed, count).proportion_ci(method="wilson")
+    assert statistics.wilson(fixed, count) == pytest.approx((interval.low, interval.high), abs=1e-7)
+
+
+def test_few_prompts_of_several_pictures_are_what_scipy_enumerates():
+    scipy = pytest.importorskip("scipy.stats")
+    differences = np.array([3, -1, 2, 0, 1, -2, 4, 1])
+    result = scipy.permutation_test((differences,), np.sum, permutation_type="samples", n_resamples=np.inf)
+    assert statistics.sign_flip(differences) == pytest.approx(result.pvalue, rel=1e-12)

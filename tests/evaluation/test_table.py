@@ -5,21 +5,19 @@ from __future__ import annotations
 import csv
 import io
 import json
+import sys
 from dataclasses import replace
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from realignkit.errors import OptionError
 from realignkit.evaluation.frechet import frechet_distance
-from realignkit.evaluation.results import Measurement
-from realignkit.evaluation.row_plot import svg, ticks
-from realignkit.evaluation.success import wilson
+from realignkit.evaluation.results import AblationFolder, Measurement
+from realignkit.evaluation.statistics import wilson
 from realignkit.evaluation.table import pair_rows, tabulate
-from realignkit.evaluation.write import comma_separated, markdown
+from realignkit.evaluation.write import comma_separated, markdown, svg, write_tables
 
 SETTINGS = {"metric": {"name": "oracle"}, "features": "oracle"}
 MODELS = [
@@ -179,29 +177,43 @@ def test_markdown_and_csv_say_the_same(table):
     assert json.loads(json.dumps(table.rows[2].record()))["base"]["p"] == pytest.approx(0.125)
 
 
-def test_the_picture_is_well_formed_and_in_proportion(table):
-    root = ElementTree.fromstring(svg(table))
-    space = {"s": "http://www.w3.org/2000/svg"}
-    assert "made up <&>" in root.find("s:title", space).text
-    circles = [float(circle.get("cx")) for circle in root.findall("s:circle", space)]
-    shares, gains = circles[:3], circles[3:5]
+def test_the_plot_is_in_proportion_and_the_same_each_time(table):
+    picture = svg(table)
+    assert svg(table) == picture
+    root = ElementTree.fromstring(picture)
+    space = {"s": "http://www.w3.org/2000/svg", "d": "http://purl.org/dc/elements/1.1/"}
+    assert "made up <&>" in root.find(".//d:title", space).text
+    texts = {"".join(text.itertext()).strip() for text in root.findall(".//s:text", space)}
+    assert {"base (n=60, 30 prompts)", "difference to control, points", "fully right %"} <= texts
+    marks = [group for group in root.findall(".//s:g", space) if group.get("id", "").startswith("value-")]
+    x = {mark.get("id"): float(mark.find(".//s:use", space).get("x")) for mark in marks}
+    assert x.keys() == {"value-0-0", "value-0-1", "value-0-2", "value-1-1", "value-1-2", "value-2-2"}
     values = [row.value for row in table.rows]
-    assert (shares[2] - shares[0]) / (shares[1] - shares[0]) == pytest.approx(
-        (values[2] - values[0]) / (values[1] - values[0]), rel=0.05
+    assert (x["value-0-2"] - x["value-0-0"]) / (x["value-0-1"] - x["value-0-0"]) == pytest.approx(
+        (values[2] - values[0]) / (values[1] - values[0]), rel=1e-3
     )
-    assert len(circles) == 3 + 2 + 1  # against the base, against the control
-    assert gains[1] > gains[0]
+    assert x["value-1-2"] > x["value-1-1"]
 
 
-@given(st.floats(-1e4, 1e4), st.floats(1e-6, 1e4))
-def test_ticks_are_even_round_and_cover(low, span):
-    marks = ticks(low, low + span)
-    step = marks[1] - marks[0]
-    assert 2 <= len(marks) <= 8
-    assert marks[0] <= low + 1e-6 * step + 1e-9
-    assert marks[-1] >= low + span - 1e-6 * step - 1e-9
-    assert np.allclose(np.diff(marks), step)
-    assert float(f"{step:.1e}".partition("e")[0]) in (1.0, 2.0, 5.0)
+def test_names_in_the_plot_are_no_markup_and_no_mathematics():
+    record = {**RECORD, "rows": {"base": [{"weights": None}], "$x^2$ <b>": [{"weights": None}]}}
+    odd = [
+        replace(m, row="$x^2$ <b>") if m.row == "clip" else m for m in measurements(("base", "clip"), features=False)
+    ]
+    root = ElementTree.fromstring(svg(tabulate(record, odd)))
+    texts = {"".join(text.itertext()).strip() for text in root.findall(".//{http://www.w3.org/2000/svg}text")}
+    assert "$x^2$ <b> (n=60, 30 prompts)" in texts
+
+
+def test_without_matplotlib_everything_else_is_written(tmp_path, monkeypatch):
+    folder = AblationFolder(tmp_path)
+    folder.open("rewards", SETTINGS, RECORD["rows"], "mine")
+    folder.add(measurements(features=False))
+    assert [path.name for path in write_tables(tmp_path)[1]] == ["table.md", "table.csv", "table.json", "plot.svg"]
+    (tmp_path / "plot.svg").unlink()
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert [path.name for path in write_tables(tmp_path)[1]] == ["table.md", "table.csv", "table.json"]
+    assert not (tmp_path / "plot.svg").exists()
 
 
 def test_any_two_rows_can_be_paired():

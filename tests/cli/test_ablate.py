@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import lzma
 import re
+import shutil
 
 import pytest
 from typer.testing import CliRunner
@@ -13,6 +15,7 @@ from realignkit.registry import default_registry
 from tests import tiny
 
 PROMPTS = "a red book and a yellow pen\na metallic sphere\na yellow cup\n"
+PLACES = {"control": "control", "colour": ""}
 FAST = ("--set", "sampling.num_inference_steps=2")
 TRAINING = {
     "iterations": 1,
@@ -46,14 +49,20 @@ def table(folder):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """What ``--train`` makes: two training seeds of a control and of one reward, measured."""
+    """Two training seeds of a control and of one reward, trained and measured."""
     root = tmp_path_factory.mktemp("ablation")
     (root / "prompts.txt").write_text(PROMPTS)
     (root / "training.txt").write_text("a red book\na yellow pen\n")
     options = [f"--set=training.{name}={json.dumps(value)}" for name, value in TRAINING.items()]
-    arguments = ["ablate", "rewards", "--prompts", root / "prompts.txt", "--out", root / "out", *FAST]
-    arguments += ["--train", "colour", "--training-seeds", "2", "--train-prompts", root / "training.txt", *options]
-    arguments += ["--validation-prompts", root / "prompts.txt", "--score", "colour", "--score", "darkness"]
+    given = []
+    for number in (1, 2):
+        folder = root / "runs" / str(number)
+        arguments = ["train", "--reward", "colour", "--control", "--prompts", root / "training.txt", "--out", folder]
+        result = call(*arguments, *options, f"--set=training.seed={41 + number}")
+        assert result.exit_code == 0, result.output + result.stderr
+        given += [f"--row=control={folder / 'control'}", f"--row=colour={folder}"]
+    arguments = ["ablate", "rewards", *given, "--prompts", root / "prompts.txt", "--out", root / "out", *FAST]
+    arguments += ["--score", "colour", "--score", "darkness"]
     result = call(*arguments)
     assert result.exit_code == 0, result.output + result.stderr
     return root, arguments, result
@@ -84,21 +93,32 @@ def test_trained_and_measured(trained):
         assert str(root) not in text
 
 
-def test_the_same_again_trains_and_draws_nothing(trained):
+def test_the_same_again_draws_nothing(trained):
     root, arguments, _ = trained
     before = (root / "out" / "rows.jsonl").read_text()
-    logs = {path: path.read_text() for path in (root / "out" / "runs").glob("*/log.jsonl")}
-    assert len(logs) == 4
     result = call(*arguments)
     assert result.exit_code == 0, result.output + result.stderr
     assert (root / "out" / "rows.jsonl").read_text() == before
-    assert {path: path.read_text() for path in logs} == logs
+
+
+def test_archived_rows_are_read_and_gone_on_with(trained, tmp_path):
+    root, arguments, _ = trained
+    shutil.copytree(root / "out", tmp_path / "out")
+    before = (tmp_path / "out" / "rows.jsonl").read_bytes()
+    (tmp_path / "out" / "rows.jsonl.xz").write_bytes(lzma.compress(before))
+    (tmp_path / "out" / "rows.jsonl").unlink()
+    paired = call("ablate", "pair", tmp_path / "out" / "rows.jsonl.xz", "control", "colour")
+    assert (paired.exit_code, paired.output) == (0, call("ablate", "pair", root / "out", "control", "colour").output)
+    assert not (tmp_path / "out" / "rows.jsonl").exists()
+    result = call(*arguments, "--out", tmp_path / "out")
+    assert result.exit_code == 0, result.output + result.stderr
+    assert (tmp_path / "out" / "rows.jsonl").read_bytes() == before
+    assert not (tmp_path / "out" / "rows.jsonl.xz").exists()
 
 
 def test_rows_from_folders_split_over_processes_and_joined(trained, tmp_path):
     root, _, _ = trained
-    runs = root / "out" / "runs"
-    given = [f"--row={name}={runs / f'{name}-{number}'}" for name in ("control", "colour") for number in (1, 2)]
+    given = [f"--row={name}={root / 'runs' / str(n) / below}" for name, below in PLACES.items() for n in (1, 2)]
     arguments = ["ablate", "rewards", *given, "--prompts", root / "prompts.txt", *FAST]
     arguments += ["--score", "colour", "--score", "darkness", "--batch-size", "3"]
     for seed in (0, 1):
@@ -122,7 +142,7 @@ def test_rows_from_folders_split_over_processes_and_joined(trained, tmp_path):
 def test_stages(trained, tmp_path):
     root, _, _ = trained
     arguments = ["ablate", "stages", "--prompts", root / "prompts.txt", "--limit", "1", *FAST, "--out", tmp_path / "s"]
-    lora = ["--lora", root / "out" / "runs" / "colour-1"]
+    lora = ["--lora", root / "runs" / "1"]
     result = call(*arguments, *lora, "--candidates", "2", "--select-by", "darkness", "--keep-images")
     assert result.exit_code == 0, result.output + result.stderr
     assert list(table(tmp_path / "s")) == [
@@ -146,8 +166,7 @@ def test_stages(trained, tmp_path):
         (["rewards", "--row", "clip"], "--row takes NAME=FOLDER"),
         (["rewards", "--row", "base=x"], "'base' is taken"),
         (["rewards", "--row", "clip=nowhere"], "nowhere holds no trained weights (no such folder)"),
-        (["rewards", "--train", "clip,clip"], "Give each reward once"),
-        (["rewards", "--train", "nonsense", "--row", "control=."], "holds no trained weights"),
+        (["rewards", "--train", "clip", "--training-seeds", "2"], "train each model with 'realignkit train'"),
         (["rewards", "--metric", "micro_oracl"], "Did you mean 'micro_oracle'"),
         (["rewards", "--score", "darknes"], "Did you mean 'darkness'"),
         (["rewards", "--set", "sampling.steps=3"], "sampling.num_inference_steps"),

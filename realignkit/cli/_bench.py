@@ -1,0 +1,181 @@
+"""What the ablations share: what is looked up from their options, the measurement under bars, the table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.markup import escape
+from rich.table import Table
+
+from realignkit.cli._options import read_prompts
+from realignkit.cli._progress import Bars, note, out
+from realignkit.errors import OptionError, PluginError
+
+if TYPE_CHECKING:
+    from realignkit.cli._settings import Settings
+    from realignkit.evaluation.judging import Judging
+    from realignkit.evaluation.measure import Ablation
+    from realignkit.evaluation.plan import Plan
+    from realignkit.evaluation.table import AblationTable
+    from realignkit.named import Named
+    from realignkit.realigner import Realigner
+
+
+@dataclass
+class Bench:
+    """What ``rewards`` and ``stages`` look up from the same options."""
+
+    model: str
+    metric: str | None
+    score: list[str] | None
+    reference: Path | None
+
+    def __post_init__(self) -> None:
+        from realignkit import resolve
+        from realignkit.registry import default_registry
+
+        self.registry = default_registry()
+        self.generator = resolve.choose_generator(self.registry, self.model)
+        self.companions: Mapping[str, str] = resolve.companions(self.generator)
+        chosen = self.metric or self.companions.get("metric")
+        if chosen is None:
+            names = ", ".join(info.name for info in self.registry.infos("metric"))
+            raise OptionError(f"model '{self.model}' names no metric that goes with it: give --metric. Known: {names}.")
+        self.judge: str = chosen
+
+    def settings(
+        self, assignments: Sequence[str], groups: Sequence[str] | None, specs: Mapping[str, str | None] | None = None
+    ) -> Settings:
+        """What ``--set`` says, of these groups (None: all) and the metric."""
+        from realignkit import resolve
+        from realignkit.cli._settings import known_options, parse
+
+        known = known_options(self.registry, self.model, specs or {})
+        chosen = {name: names for name, names in known.items() if groups is None or name in groups}
+        chosen["metric"] = resolve.option_names(self.registry.info("metric", self.judge.partition(".")[0]))
+        return parse(assignments, chosen)
+
+    def judging(self, settings: Settings) -> Judging:
+        """Metric, scores and features."""
+        from realignkit.evaluation.judging import Judging
+
+        default = ["clip"] if "reward:clip" in self.companions else []
+        scores = default if self.score is None else [spec for spec in self.score if spec != "none"]
+        return Judging(
+            self.registry,
+            self.judge,
+            options=settings.options["metric"],
+            scores=scores,
+            companions=self.companions,
+            reference=self.reference,
+        )
+
+    def ablation(
+        self, plan: Plan, realigner: Realigner, judging: Judging, settings: Settings, folder: Path, **chosen: Any
+    ) -> Ablation:
+        """What is to be measured (``chosen``: prompts, limit, seeds, keep_images); what is left out is said."""
+        from realignkit.evaluation.measure import Ablation, Pictures
+        from realignkit.named import Named
+
+        spec = chosen["prompts"]
+        texts = read_prompts(self.registry, spec)
+        able = judging.able(texts)
+
+        def generator(**options: Any) -> Named:
+            info = self.generator
+            return Named("generator", info.name, info.create(**{**settings.options["generator"], **options}))
+
+        pictures = Pictures(realigner, judging, generator, folder, keep_images=chosen["keep_images"])
+        source = Path(spec).name if Path(spec).is_file() else spec
+        ablation = Ablation(plan, pictures, able[: chosen["limit"]], seeds=chosen["seeds"], source=source)
+        if left_out := len(texts) - len(able):
+            note(f"{left_out} prompts are left out: metric '{self.judge}' cannot judge them")
+        if ablation.idle:
+            note(f"no seed is dealt to {', '.join(ablation.idle)}: give --seed 0 to --seed {plan.most_models - 1}")
+        for name, models in plan.rows.items():
+            if any(model.record.get("status") in ("running", "interrupted") for model in models):
+                note(f"a training of row '{name}' has not ended: its best weights so far are measured")
+        return ablation
+
+
+def drawing_realigner(model: str, settings: Settings, batch_size: int) -> Realigner:
+    """One that only draws."""
+    from realignkit.evaluation.scorers import Nothing
+    from realignkit.realigner import Realigner
+
+    nothing: Any = Nothing()
+    return Realigner.from_pretrained(
+        model,
+        tagger=nothing,
+        scorer=nothing,
+        segmenter=nothing,
+        sampling=settings.sampling,
+        options={"generator": settings.options["generator"]},
+        batch_size=batch_size,
+    )
+
+
+def scorer_settings(
+    model: str, names: Mapping[str, Sequence[str]], assignments: Sequence[str]
+) -> tuple[Settings, dict[str, Any]]:
+    """What ``--set`` says, and options of the prompt set (``prompts.name=value``)."""
+    from realignkit import resolve
+    from realignkit.cli._settings import options_of, parse
+    from realignkit.registry import default_registry
+
+    registry = default_registry()
+    known: dict[str, Any] = {
+        "sampling": resolve.SamplingOptions.model_fields,
+        "generator": resolve.option_names(resolve.choose_generator(registry, model)),
+        **{kind: options_of([registry.info(kind, name) for name in chosen]) for kind, chosen in names.items()},
+    }
+    of_prompts = [text for text in assignments if text.strip().startswith("prompts.")]
+    settings = parse([text for text in assignments if text not in of_prompts], known)
+    # The prompt set itself says what it takes.
+    prompts = parse([f"sampling.{text.strip().removeprefix('prompts.')}" for text in of_prompts], {"sampling": None})
+    return settings, prompts.sampling
+
+
+def make_all(kind: str, names: Sequence[str], options: Mapping[str, Any]) -> tuple[Named, ...]:
+    """Plugins of a kind, each once."""
+    from realignkit.registry import default_registry
+    from realignkit.resolve import make
+
+    infos = [default_registry().info(kind, name) for name in dict.fromkeys(names)]
+    if unusable := [info.remedy for info in infos if not info.available]:
+        raise PluginError(f"not installed: {', '.join(unusable)}.")
+    return make(infos, options)
+
+
+def measure(ablation: Ablation, folder: Path, control: str = "") -> AblationTable:
+    """Measure what is missing, and show the table."""
+    with Bars() as bars:
+        ablation(bars.step)
+    return show(folder, control)
+
+
+def show(folder: Path, control: str) -> AblationTable:
+    """Write the tables of a folder, print the table, how to read it, and where it is."""
+    from realignkit.evaluation.results import ROWS
+    from realignkit.evaluation.write import cells, columns, notes, write_tables
+
+    table, files = write_tables(folder, control)
+    print_table(columns(table), cells(table))
+    for text in notes(table):
+        out().print(text, style="dim", markup=False)
+    out().print("\n".join(f"  {path}" for path in (*files, folder / ROWS)), markup=False)
+    if not any(path.suffix == ".svg" for path in files):
+        note("there is no plot: install realignkit[plots]")
+    return table
+
+
+def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in headings:
+        table.add_column(escape(heading))
+    for row in rows:
+        table.add_row(*map(escape, row))
+    out().print(table)

@@ -1,0 +1,196 @@
+"""What is found out about each picture: a metric's verdict, rewards as scores, features."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from realignkit.calls import measure, rate
+from realignkit.errors import ModelError, OptionError
+from realignkit.evaluation.results import Features
+from realignkit.images import image_files, open_image
+from realignkit.machine import full_precision
+from realignkit.named import Named
+from realignkit.provenance import digest_of, stamps
+from realignkit.registry import Registry
+from realignkit.resolve import make
+from realignkit.rewards import measuring_reward
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+REFERENCES = 1000
+"""Reference pictures that a metric draws at most."""
+PER_PROMPT = 4
+
+
+@dataclass(frozen=True, eq=False)
+class Judgement:
+    """What was found out about one picture; see :class:`realignkit.evaluation.results.Measurement`."""
+
+    values: Mapping[str, float]
+    scores: Mapping[str, float] = field(default_factory=dict)
+    features: Features | None = None
+
+
+class Judging:
+    """A metric, rewards, and whoever has features.
+
+    Args:
+        registry: where plugins are looked up.
+        metric: its name, or ``name.value`` where another of its values decides than the first.
+        options: of the metric.
+        scores: rewards (specs, see :func:`realignkit.rewards.make_reward`) whose mean is shown beside the metric.
+        companions: the generator's.
+        reference: a folder of pictures for the Fréchet distance; None: the metric's own, where it draws some.
+
+    Raises:
+        PluginError: an unknown metric or reward.
+        OptionError: an unknown option, or a reference folder without pictures or without anybody to look at them.
+    """
+
+    def __init__(
+        self,
+        registry: Registry,
+        metric: str,
+        *,
+        options: Mapping[str, Any] | None = None,
+        scores: Sequence[str] = (),
+        companions: Mapping[str, str] | None = None,
+        reference: Path | None = None,
+    ) -> None:
+        name, _, self.value = metric.partition(".")
+        (self.metric,) = make([registry.info("metric", name)], options or {})
+        self.scores = [Named("reward", spec, measuring_reward(registry, spec, None, companions)) for spec in scores]
+        self.companions = dict(companions or {})
+        able = [judge for judge in (self.metric, *self.scores) if _has(judge, "features")]
+        self._eyes = able[0] if able else None
+        if reference is not None and self._eyes is None:
+            raise OptionError(
+                f"--reference needs features of pictures: neither {self.metric.whose} nor a --score has them. "
+                f"Add --score clip."
+            )
+        self._files = [] if reference is None else _pictures(reference)
+        if self._eyes is not None and not self._files and not _has(self.metric, "reference"):
+            self._eyes = None
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What results depend on, as JSON values."""
+        return {
+            "metric": {"name": self.metric.name, **self.metric.options},
+            "scores": {reward.name: reward.options for reward in self.scores},
+            "features": None if self._eyes is None else self._eyes.name,
+            "reference": None if self._eyes is None else _fingerprint(self._files) if self._files else self.metric.name,
+        }
+
+    def able(self, prompts: Sequence[str]) -> list[str]:
+        """The prompts that the metric knows; a metric without ``can_judge(prompt)`` takes any.
+
+        Raises:
+            OptionError: it knows none of them.
+        """
+        with self.metric.blame():
+            choosy = _has(self.metric, "can_judge")
+            judged = [prompt for prompt in prompts if not choosy or self.metric.plugin.can_judge(prompt)]
+        if not judged:
+            raise OptionError(
+                f"{self.metric.whose} can judge none of {len(prompts)} prompts. Give prompts that it knows, or "
+                f"another --metric."
+            )
+        return judged
+
+    def __call__(self, images: Sequence[Image], prompts: Sequence[str], batch_size: int) -> list[Judgement]:
+        """Look at pictures (RGB) of these prompts.
+
+        Raises:
+            PluginError: a metric or reward failed.
+            ModelError: what it computed is no number.
+            OptionError: the metric has no value of the wanted name.
+        """
+        values = self._values(images, prompts)
+        scores: list[dict[str, float]] = [{} for _ in images]
+        features: list[Features | None] = [None] * len(images)
+        for start in range(0, len(images), batch_size):
+            part = slice(start, start + batch_size)
+            for reward in self.scores:
+                for place, score in enumerate(rate(reward, images[part], prompts[part]), start=start):
+                    scores[place][reward.name] = round(score, 6)
+            if self._eyes is not None:
+                features[part] = list(_features(self._eyes, images[part]))
+        return [Judgement(v, s, f) for v, s, f in zip(values, scores, features, strict=True)]
+
+    def _values(self, images: Sequence[Image], prompts: Sequence[str]) -> list[dict[str, float]]:
+        if _has(self.metric, "judge_each"):
+            with self.metric.calling(), full_precision():
+                judged = self.metric.plugin.judge_each([image.copy() for image in images], list(prompts))
+                judgements = [dict(values) for values in judged]
+        else:
+            pairs = zip(images, prompts, strict=True)
+            judgements = [measure(self.metric, [image], [prompt]) for image, prompt in pairs]
+        if len(judgements) != len(images):
+            raise self.metric.breach(f"{len(images)} images got {len(judgements)} judgements")
+        ordered = []
+        for values in judgements:
+            numbers = {name: float(value) for name, value in values.items() if name != "n"}
+            decides = self.value or next(iter(numbers), "")
+            if decides not in numbers:
+                raise OptionError(f"{self.metric.whose} has no value '{decides}'. It has: {', '.join(numbers)}.")
+            if not all(math.isfinite(number) for number in numbers.values()):
+                raise ModelError(f"{self.metric.whose} computed NaN or infinity. Choose another one.")
+            ordered.append({decides: numbers.pop(decides), **numbers})  # what decides comes first
+        return ordered
+
+    def reference(self, prompts: Sequence[str], batch_size: int) -> Features | None:
+        """Features (m, D) of the reference pictures; None where there are none.
+
+        Args:
+            prompts: for a metric that draws what they say: each up to :data:`PER_PROMPT` times, and no more than
+                :data:`REFERENCES` pictures unless there are more prompts.
+            batch_size: pictures per forward pass.
+
+        Raises:
+            OptionError: a picture cannot be read.
+            PluginError: the metric failed.
+        """
+        if self._eyes is None:
+            return None
+        if self._files:
+            batches = [self._files[i : i + batch_size] for i in range(0, len(self._files), batch_size)]
+            pictures = ([open_image(path)[0] for path in batch] for batch in batches)
+            return np.concatenate([_features(self._eyes, batch) for batch in pictures])
+        count = min(PER_PROMPT * len(prompts), max(REFERENCES, len(prompts)))
+        with self.metric.blame():
+            drawn = list(self.metric.plugin.reference(list(prompts), count))
+        starts = range(0, len(drawn), batch_size)
+        return np.concatenate([_features(self._eyes, drawn[start : start + batch_size]) for start in starts])
+
+
+def _features(eyes: Named, images: Sequence[Image]) -> Features:
+    with eyes.calling(), full_precision():
+        features = np.asarray(eyes.plugin.features([image.copy() for image in images]), dtype=np.float32)
+    if features.ndim != 2 or len(features) != len(images) or not np.isfinite(features).all():
+        raise eyes.breach(f"{len(images)} images got features of shape {features.shape}, or no numbers")
+    return features
+
+
+def _has(judge: Named, method: str) -> bool:
+    return callable(getattr(judge.plugin, method, None))
+
+
+def _pictures(folder: Path) -> list[Path]:
+    files = image_files(folder)
+    if len(files) < 2:
+        raise OptionError(
+            f"{folder} holds {len(files)} pictures; --reference takes a folder with many (PNG, JPEG, WebP)."
+        )
+    return files
+
+
+def _fingerprint(files: Sequence[Path]) -> str:
+    return f"{len(files)} pictures, {digest_of([*(path.name for path in files), *stamps(files)])}"
