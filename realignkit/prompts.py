@@ -1,14 +1,31 @@
-"""Lists of prompts from people's files: a text a line, or a table's column."""
+"""Prompts that somebody names: a file (a text a line, or a table's column), standard input, or a prompt set."""
 
 from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from realignkit.errors import OptionError
-from realignkit.tables import STDIN, TEXT_COLUMNS, Table, decoded, is_table, lines, named, one_line, parsed_table
+from realignkit.calls import texts_of
+from realignkit.errors import OptionError, PluginError, PromptError
+from realignkit.named import Named
+from realignkit.registry import Registry
+from realignkit.resolve import value_of
+from realignkit.tables import (
+    STDIN,
+    TABLES,
+    TEXT_COLUMNS,
+    Table,
+    decoded,
+    is_table,
+    lines,
+    named,
+    one_line,
+    parsed_table,
+)
 
 _BULLETS = "-*+•–—◦‣"
 _MARK = re.compile(rf"([{re.escape(_BULLETS)}]|\d{{1,3}}[.)])(?: \[[ xX]\])?(?: |$)")
@@ -51,6 +68,51 @@ def read_texts(path: Path, column: str | None = None, limit: int | None = None) 
         found, left_out = _prompts_of(name, content)
     texts = [text for text in found if text]
     return TextList(tuple(texts[:limit]), _summary(source, found, texts, limit) + left_out)
+
+
+def is_file(spec: str) -> bool:
+    """Whether a file is meant, which perhaps is not there, and no prompt set; ``-`` is standard input."""
+    path = Path(spec).expanduser()
+    # A pipe is a file too: --prompts <(command).
+    readable = path.exists() and not path.is_dir()
+    return spec == STDIN or readable or path.suffix.lower() in (".txt", *TABLES)
+
+
+def prompt_set(registry: Registry, spec: str, options: Mapping[str, Any] | None = None) -> Named:
+    """The prompt set that is meant: made, and not empty.
+
+    Args:
+        registry: where prompt sets are looked up.
+        spec: a file, ``-`` (standard input), or a prompt set: ``micro``, ``micro:train``, ``micro:train,size=500``,
+            ``file:prompts.csv,column=caption``. A value without a name is that of the set's first option.
+        options: over those in ``spec``.
+
+    Raises:
+        OptionError: the file cannot be read, or an option is wrong.
+        PluginError: there is no such prompt set.
+        PromptError: there are no prompts in it.
+    """
+    given: dict[str, Any] = {}
+    if is_file(spec):
+        info = registry.info("prompts", "file")
+        given["path"] = spec
+    else:
+        name, _, text = spec.partition(":")
+        try:
+            info = registry.info("prompts", name)
+        except PluginError as error:
+            raise PluginError(f"there is no file '{spec}', and {error}") from None
+        model = info.options_model()
+        first = next(iter(model.model_fields), None) if model is not None else None
+        for part in filter(None, text.split(",")):
+            option, equals, value = part.partition("=")
+            if not equals and first is None:
+                raise OptionError(f"prompt set '{name}' has no options: write '{name}' alone, not '{spec}'.")
+            given[option if equals else str(first)] = value_of(value if equals else part)
+    prompts = Named("prompts", info.name, info.create(**given, **(options or {})))
+    if not any(prompt.strip() for prompt in texts_of(prompts)):
+        raise PromptError(f"there are no prompts in '{spec}'. Write one a line, or give a prompt set that has some.")
+    return prompts
 
 
 def _has_usual(table: Table) -> bool:

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from realignkit.errors import OptionError
-from realignkit.prompts import read_texts
+from realignkit.calls import texts_of
+from realignkit.errors import OptionError, PluginError, PromptError
+from realignkit.prompts import is_file, prompt_set, read_texts
+from realignkit.registry import default_registry
 
 RED, BLUE = "a red cup, and a box", "a blue dog"
 
@@ -196,3 +198,45 @@ def test_standard_input(tmp_path, monkeypatch):
 def test_an_address_is_not_fetched():
     with pytest.raises(OptionError, match=r"'https://a\.org/prompts\.txt' is an address"):
         read_texts(Path("https://a.org/prompts.txt"))
+
+
+@pytest.fixture
+def files(tmp_path, monkeypatch):
+    (tmp_path / "mine.txt").write_text(f"{RED}\n{BLUE}\n")
+    (tmp_path / "mine.csv").write_text("scene,caption\na room,a chair\n")
+    (tmp_path / "empty.txt").write_text("\n")
+    (tmp_path / "micro").mkdir()  # a folder is no file of prompts
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("spec", "options", "prompts"),
+    [
+        ("mine.txt", {}, [RED, BLUE]),
+        ("mine.txt", {"limit": 1}, [RED]),
+        ("file:mine.csv,column=place", {}, "has no column 'place'"),
+        ("file:mine.csv,column=scene", {}, ["a room"]),
+        ("mine.csv", {}, ["a chair"]),
+        ("empty.txt", {}, "there are no prompts in 'empty.txt'"),
+        ("gone.txt", {}, "cannot be read"),
+        ("nonsense", {}, "there is no file 'nonsense', and "),
+        ("micro:train,size=x", {}, "size"),
+    ],
+)
+def test_prompts_by_what_names_them(files, spec, options, prompts):
+    registry = default_registry()
+    if isinstance(prompts, str):
+        with pytest.raises((OptionError, PluginError, PromptError), match=prompts):
+            prompt_set(registry, spec, options)
+        return
+    found = prompt_set(registry, spec, options)
+    assert texts_of(found) == prompts
+    assert found.name == "file"
+
+
+def test_the_first_option_of_a_set_needs_no_name(files):
+    assert not is_file("micro")
+    registry = default_registry()
+    short, full = (texts_of(prompt_set(registry, f"micro:{text}")) for text in ("train,size=5", "size=5,purpose=train"))
+    assert short == full
+    assert len(short) == 5

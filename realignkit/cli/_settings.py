@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -85,7 +84,7 @@ def parse(
             raise OptionError(f"--set takes name=value, e.g. --set modulation.share=0.5, not '{assignment}'.")
         group, option = _locate(name, known, prefer)
         target = settings.options[group] if group in PLUGIN_KINDS else getattr(settings, group)
-        target[option] = value_of(text)
+        target[option] = resolve.value_of(text)
     return settings
 
 
@@ -106,11 +105,3 @@ def _locate(name: str, known: Mapping[str, Collection[str] | None], prefer: str 
     full = [f"{group}.{option}" for group, names in known.items() for option in names or () if "." not in option]
     bare = [option for names in known.values() for option in names or () if "." not in option]
     raise resolve.unknown_option(name, full if dot else bare)
-
-
-def value_of(text: str) -> Any:
-    """JSON where it parses as JSON, otherwise the text itself."""
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text

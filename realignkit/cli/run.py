@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
+from realignkit.cli._options import read_prompts
 from realignkit.cli._progress import (
     EXIT_SOME_FAILED,
     Bars,
@@ -77,7 +78,9 @@ def run(
         raise typer.BadParameter("give either a PROMPT or --prompts FILE.")
     if coarse is not None and (prompts is not None or len(seeds) > 1):
         raise typer.BadParameter("--coarse goes with one PROMPT and one --seed.")
-    texts = _read_prompts(prompts) if prompts is not None else [prompt or ""]
+    from realignkit.registry import default_registry
+
+    texts = [prompt or ""] if prompts is None else read_prompts(default_registry(), prompts)
     if prompts is None and not texts[0].strip():
         raise PromptError("the prompt is empty. Say what the picture should show, e.g. 'a red book'.")
     if (candidates > 1) != (select_by is not None):
@@ -210,16 +213,9 @@ def _realigner(
     )
 
 
-def _read_prompts(spec: str | Path) -> list[str]:
-    from realignkit.cli._options import read_prompts
-    from realignkit.registry import default_registry
-
-    return read_prompts(default_registry(), str(spec))
-
-
 def _stem(spec: str) -> str:
     """What a folder of a list's results is called."""
-    from realignkit.cli._options import is_file
     from realignkit.evaluation.runs import slug
+    from realignkit.prompts import is_file
 
     return "prompts" if spec == "-" else Path(spec).stem if is_file(spec) else slug(spec)
