@@ -76,8 +76,8 @@ def out_of_memory(error: BaseException) -> bool:
     if isinstance(error, OSError) and error.errno == errno.ENOMEM:
         return True
     # torch says so in a RuntimeError when it is the CPU's; safetensors has an error of its own.
-    told = isinstance(error, (RuntimeError, OSError)) or type(error).__name__ == "SafetensorError"
-    return told and _NO_MEMORY.search(str(error)) is not None
+    speaks_of_it = isinstance(error, (RuntimeError, OSError)) or type(error).__name__ == "SafetensorError"
+    return speaks_of_it and _NO_MEMORY.search(str(error)) is not None
 
 
 @contextlib.contextmanager

@@ -131,10 +131,10 @@ def sweep(folder: Path) -> None:
     A folder that was moved aside when its replacement never came is put back.
     """
     for path in folder.iterdir():
-        if found := _DEBRIS.fullmatch(path.name):
-            place = folder / found[1]
+        if match := _DEBRIS.fullmatch(path.name):
+            place = folder / match[1]
             with contextlib.suppress(OSError):
-                if found[2] == "old" and not place.exists():
+                if match[2] == "old" and not place.exists():
                     os.replace(path, place)
                 elif path.is_dir():
                     shutil.rmtree(path)
@@ -144,8 +144,8 @@ def sweep(folder: Path) -> None:
 
 def _os_error_number(error: Exception) -> int | None:
     # safetensors, written in Rust, reports a full disk as text: "… (os error 28)".
-    found = re.search(r"\(os error (\d+)\)", str(error)) if type(error).__name__ == "SafetensorError" else None
-    return int(found[1]) if found else None
+    match = re.search(r"\(os error (\d+)\)", str(error)) if type(error).__name__ == "SafetensorError" else None
+    return int(match[1]) if match else None
 
 
 def _sync(path: Path) -> None:
@@ -330,7 +330,7 @@ def _remove(path: Path) -> None:
 def _holder(folder: Path) -> str:
     """Who has the lock, in words."""
     try:
-        found = json.loads((folder / HOLDER).read_text(encoding="utf-8"))
-        return f"process {int(found['pid'])} on {str(found['host'])[:80]} (since {str(found['since'])[:40]})"
+        record = json.loads((folder / HOLDER).read_text(encoding="utf-8"))
+        return f"process {int(record['pid'])} on {str(record['host'])[:80]} (since {str(record['since'])[:40]})"
     except (OSError, ValueError, KeyError, TypeError):
         return "another process"

@@ -118,15 +118,15 @@ def image_files(folder: Path) -> list[Path]:
     Raises:
         OptionError: a picture is of a format that is not read, and would be left out without a word.
     """
-    found = []
+    files = []
     for path in sorted(folder.rglob("*")):
         if any(part.startswith(".") for part in path.relative_to(folder).parts) or path.is_dir():
             continue
         if path.suffix.lower() in SUFFIXES:
-            found.append(path)
+            files.append(path)
         elif foreign_image(path):
             raise OptionError(f"'{path}' is of a format that is not read here. Convert it to PNG, or remove it.")
-    return found
+    return files
 
 
 def foreign_image(path: Path) -> bool:

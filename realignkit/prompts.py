@@ -55,19 +55,19 @@ def read_texts(path: Path, column: str | None = None, limit: int | None = None) 
         OptionError: it cannot be read, has no such column, or does not say which of several is meant.
     """
     name, content = named(path), decoded(path)
-    source, found, left_out = name, list[str](), ""
+    source, prompts, left_out = name, list[str](), ""
     if is_table(path, content, column):
         table = parsed_table(name, path.suffix, content)
         if table.columns or column:
             chosen = table.column(column, TEXT_COLUMNS) if column or _has_usual(table) else _only_texts(table)
             source = f"{name}, column '{chosen}'"
-            found = [table.text(line, row, chosen) for line, row in table.rows]
+            prompts = [table.text(line, row, chosen) for line, row in table.rows]
     elif column is not None:
         raise OptionError(f"'{name}' holds a prompt a line, and no columns. Leave out column, or give a CSV file.")
     else:
-        found, left_out = _prompts_of(name, content)
-    texts = [text for text in found if text]
-    return TextList(tuple(texts[:limit]), _summary(source, found, texts, limit) + left_out)
+        prompts, left_out = _prompts_of(name, content)
+    texts = [text for text in prompts if text]
+    return TextList(tuple(texts[:limit]), _summary(source, prompts, texts, limit) + left_out)
 
 
 def is_file(spec: str) -> bool:
@@ -92,10 +92,10 @@ def prompt_set(registry: Registry, spec: str, options: Mapping[str, Any] | None 
         PluginError: there is no such prompt set.
         PromptError: there are no prompts in it.
     """
-    given: dict[str, Any] = {}
+    chosen: dict[str, Any] = {}
     if is_file(spec):
         info = registry.info("prompts", "file")
-        given["path"] = spec
+        chosen["path"] = spec
     else:
         name, _, text = spec.partition(":")
         try:
@@ -108,8 +108,8 @@ def prompt_set(registry: Registry, spec: str, options: Mapping[str, Any] | None 
             option, equals, value = part.partition("=")
             if not equals and first is None:
                 raise OptionError(f"prompt set '{name}' has no options: write '{name}' alone, not '{spec}'.")
-            given[option if equals else str(first)] = value_of(value if equals else part)
-    prompts = Named("prompts", info.name, info.create(**given, **(options or {})))
+            chosen[option if equals else str(first)] = value_of(value if equals else part)
+    prompts = Named("prompts", info.name, info.create(**chosen, **(options or {})))
     if not any(prompt.strip() for prompt in texts_of(prompts)):
         raise PromptError(f"there are no prompts in '{spec}'. Write one a line, or give a prompt set that has some.")
     return prompts
@@ -127,13 +127,13 @@ def _only_texts(table: Table) -> str:
             f"prompt: '{', '.join(table.columns)[:60]}'. Put a line with names above it, '{TEXT_COLUMNS[0]}' for the "
             f"prompts; if it is the header, choose one: {_choice(table, 'NAME')}."
         )
-    found = table.with_words()
-    if len(found) > 1:
+    columns = table.with_words()
+    if len(columns) > 1:
         raise OptionError(
             f"'{table.name}' has several columns with texts, and none is called '{TEXT_COLUMNS[0]}': "
-            f"{', '.join(found)}. Choose one: {_choice(table, found[0])}."
+            f"{', '.join(columns)}. Choose one: {_choice(table, columns[0])}."
         )
-    return table.column(found[0] if found else None, TEXT_COLUMNS)
+    return table.column(columns[0] if columns else None, TEXT_COLUMNS)
 
 
 def _choice(table: Table, column: str) -> str:
@@ -143,25 +143,25 @@ def _choice(table: Table, column: str) -> str:
 
 def _prompts_of(name: str, content: str) -> tuple[list[str], str]:
     """A prompt a line, and in words what else the lines held: the marks of a list, headings and comments."""
-    found = [one_line(line) for line in lines(content)]
-    headings = [_HEADING.match(text) is not None for text in found]
-    marks = [_MARK.match(text) for text in found]
-    bare = [i for i, text in enumerate(found) if text and not marks[i] and not headings[i]]
+    texts = [one_line(line) for line in lines(content)]
+    headings = [_HEADING.match(text) is not None for text in texts]
+    marks = [_MARK.match(text) for text in texts]
+    bare = [i for i, text in enumerate(texts) if text and not marks[i] and not headings[i]]
     kinds = dict.fromkeys(mark[1] if mark[1] in _BULLETS else "1." for mark in marks if mark)
-    said = ""
+    left_out = ""
     # A number alone among many is the prompt's own: "2. world war soldier".
     if kinds and not (bare and list(kinds) == ["1."] and sum(map(bool, marks)) == 1):
         if bare:
             raise OptionError(
-                f"line {bare[0] + 1} of '{name}' ('{found[bare[0]][:40]}') has no mark of a list, as others have. "
+                f"line {bare[0] + 1} of '{name}' ('{texts[bare[0]][:40]}') has no mark of a list, as others have. "
                 f"Write each prompt on one line, and '-' before all or none of them."
             )
-        found = [text[mark.end() :] if mark else text for text, mark in zip(found, marks, strict=True)]
-        said += f"; the list's marks ({' '.join(kinds)}) left out"
-    _refuse_others(name, found)
+        texts = [text[mark.end() :] if mark else text for text, mark in zip(texts, marks, strict=True)]
+        left_out += f"; the list's marks ({' '.join(kinds)}) left out"
+    _refuse_others(name, texts)
     if any(headings):
-        said += f"; {sum(headings)} line{'s' if sum(headings) != 1 else ''} with # left out"
-    return [text for text, heading in zip(found, headings, strict=True) if not heading], said
+        left_out += f"; {sum(headings)} line{'s' if sum(headings) != 1 else ''} with # left out"
+    return [text for text, heading in zip(texts, headings, strict=True) if not heading], left_out
 
 
 def _refuse_others(name: str, texts: list[str]) -> None:
@@ -177,12 +177,12 @@ def _refuse_others(name: str, texts: list[str]) -> None:
             )
 
 
-def _summary(source: str, found: list[str], texts: list[str], limit: int | None) -> str:
+def _summary(source: str, prompts: list[str], texts: list[str], limit: int | None) -> str:
     count = len(texts)
     number = f"{count} prompt{'s' if count != 1 else ''}"
     if limit is not None and limit < count:
         number = f"the first {limit} of {number}"
-    blank = len(found) - count
+    blank = len(prompts) - count
     again = sum(times > 1 for times in Counter(texts).values())
     return (
         f"read {number} from {source}"

@@ -22,11 +22,11 @@ _PLACES = frozenset({"cache_dir", "companions", "refine_defaults", "device"})
 
 def digest_of(texts: Iterable[str]) -> str:
     """A short name for texts in their order."""
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     for text in texts:
         data = text.encode("utf-8", "surrogatepass")
-        found.update(len(data).to_bytes(8, "little") + data)
-    return found.hexdigest()[:16]
+        digest.update(len(data).to_bytes(8, "little") + data)
+    return digest.hexdigest()[:16]
 
 
 def stamps(files: Iterable[Path], content: bool = False) -> list[str]:
@@ -42,11 +42,11 @@ def stamps(files: Iterable[Path], content: bool = False) -> list[str]:
     files = list(files)
     states = [path.stat() for path in files]
     if content or sum(state.st_size for state in states) <= READ_UP_TO:
-        found = []
+        digests = []
         for path in files:
             with path.open("rb") as file:
-                found.append(hashlib.file_digest(file, "sha256").hexdigest()[:16])
-        return found
+                digests.append(hashlib.file_digest(file, "sha256").hexdigest()[:16])
+        return digests
     return [f"{state.st_size} bytes of {state.st_mtime_ns}" for state in states]
 
 
@@ -97,19 +97,19 @@ def contents(options: Mapping[str, Any], known: dict[str, str] | None = None, pr
         known: path -> fingerprint of what has been read already; added to.
         prefix: of the names.
     """
-    found: dict[str, str] = {}
+    fingerprints: dict[str, str] = {}
     known = {} if known is None else known
     for name, value in options.items():
         if name in _PLACES:
             continue
         if isinstance(value, Mapping):
-            found |= contents(value, known, f"{prefix}{name}.")
+            fingerprints |= contents(value, known, f"{prefix}{name}.")
         elif isinstance(value, str) and value:
             if value not in known:
                 known[value] = _fingerprint_of_path(value)
             if known[value]:
-                found[f"{prefix}{name}"] = known[value]
-    return found
+                fingerprints[f"{prefix}{name}"] = known[value]
+    return fingerprints
 
 
 def _fingerprint_of_path(text: str) -> str:
@@ -148,11 +148,11 @@ def placeless(options: Mapping[str, Any], known: dict[str, str] | None = None) -
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested values by dotted name."""
-    found: dict[str, Any] = {}
+    by_name: dict[str, Any] = {}
     for name, value in values.items():
         nested = isinstance(value, dict) and value  # that something is empty is a value too
-        found |= flat(value, f"{prefix}{name}.") if nested else {f"{prefix}{name}": value}
-    return found
+        by_name |= flat(value, f"{prefix}{name}.") if nested else {f"{prefix}{name}": value}
+    return by_name
 
 
 def differences(there: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
@@ -171,7 +171,7 @@ def differences(there: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     )
     paths = [{str(record.get(name)) for name in both} for record in (before, after)]
     new, gone = _unknown(before, after), _unknown(after, before)
-    found = [
+    phrases = [
         f"{name} ({brief(before.get(name))} there, {brief(after.get(name))} now)"
         for name in sorted((before.keys() | after.keys()) - {*new, *gone})
         if before.get(name) != after.get(name)
@@ -181,9 +181,9 @@ def differences(there: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     names = inside[0].keys() | inside[1].keys() if "contents" in there else both  # earlier records say nothing of it
     for name in sorted(names):
         if inside[0].get(name) != inside[1].get(name):
-            there_, now_ = (values.get(name, "nothing known") for values in inside)
-            found.append(f"what is in {name} ({there_} there, {now_} now)")
-    return [*found, *another_version(new, gone)]
+            earlier, current = (values.get(name, "nothing known") for values in inside)
+            phrases.append(f"what is in {name} ({earlier} there, {current} now)")
+    return [*phrases, *another_version(new, gone)]
 
 
 def _unknown(record: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:

@@ -55,14 +55,14 @@ def read_json(path: Path, advice: str = "Make it again.") -> dict[str, Any]:
         FileNotFoundError, NotADirectoryError: there is none.
     """
     try:
-        found = parse_json(path.read_text(encoding="utf-8-sig"))  # editors of Windows put a mark in front
+        record = parse_json(path.read_text(encoding="utf-8-sig"))  # editors of Windows put a mark in front
     except (FileNotFoundError, NotADirectoryError):
         raise
     except (OSError, ValueError) as error:
         raise DamagedError(f"{path} cannot be read: {error}", advice) from error
-    if not isinstance(found, dict):
-        raise DamagedError(f"{path} holds a {type(found).__name__}, no JSON object", advice)
-    return found
+    if not isinstance(record, dict):
+        raise DamagedError(f"{path} holds a {type(record).__name__}, no JSON object", advice)
+    return record
 
 
 def parse_json(text: str | bytes) -> Any:
@@ -72,11 +72,11 @@ def parse_json(text: str | bytes) -> Any:
         ValueError: it is no such JSON.
     """
     try:
-        found = json.loads(text, parse_constant=_no_constant, parse_float=_finite, parse_int=_whole)
+        values = json.loads(text, parse_constant=_no_constant, parse_float=_finite, parse_int=_whole)
     except RecursionError:
         raise ValueError(f"more than {MAX_DEPTH} levels of nesting") from None
-    check_depth(found)
-    return found
+    check_depth(values)
+    return values
 
 
 def check_depth(values: Any) -> None:
@@ -225,10 +225,10 @@ def check_manifest(folder: Path) -> dict[str, Any]:
     try:
         notes = read_json(folder / MANIFEST)
         files = dict(notes.pop("files"))
-        for name, told in files.items():
-            if (size := (folder / name).stat().st_size) != told["size"]:
-                raise ValueError(f"{name} has {size} bytes, not {told['size']}")
-            if checksum(folder / name) != told["sha256"]:
+        for name, expected in files.items():
+            if (size := (folder / name).stat().st_size) != expected["size"]:
+                raise ValueError(f"{name} has {size} bytes, not {expected['size']}")
+            if checksum(folder / name) != expected["sha256"]:
                 raise ValueError(f"the content of {name} is not what was written")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DamagedError(f"{folder} is damaged: {error}") from error

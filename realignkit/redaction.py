@@ -28,10 +28,10 @@ def redacted(text: str, secrets: Iterable[str]) -> str:
             continue
         if len(secret) < _PART:
             pattern = "|".join(re.escape(form) for form in (secret, secret[::-1]))
-            found: Iterable[tuple[int, int]] = (m.span() for m in re.finditer(rf"(?<!\w)(?:{pattern})(?!\w)", text))
+            places: Iterable[tuple[int, int]] = (m.span() for m in re.finditer(rf"(?<!\w)(?:{pattern})(?!\w)", text))
         else:
-            found = _parts(plain, secret)
-        for start, stop in found:
+            places = _parts(plain, secret)
+        for start, stop in places:
             hidden[start:stop] = b"\x01" * (stop - start)
     pieces, at = [], 0
     for match in re.finditer(rb"\x01+", hidden):
@@ -73,8 +73,8 @@ def url_secrets(url: str) -> tuple[str, ...]:
         return ()
     user, at, _ = parts.netloc.rpartition("@")
     _, semicolon, params = parts.path.partition(";")
-    found = [*(user.split(":", 1) if at else ()), params if semicolon else "", parts.query, parts.fragment]
-    pieces = [piece for text in found for piece in (text, *re.split(r"[&;]", text))]
+    texts = [*(user.split(":", 1) if at else ()), params if semicolon else "", parts.query, parts.fragment]
+    pieces = [piece for text in texts for piece in (text, *re.split(r"[&;]", text))]
     values = [value for piece in pieces for value in (piece, piece.partition("=")[2])]
     return tuple(dict.fromkeys(value for raw in values for value in (raw, unquote(raw)) if value))
 

@@ -82,8 +82,8 @@ def decoded(path: Path) -> str:
 
 def lines(text: str) -> list[str]:
     """Lines between real line ends; Python's ``splitlines`` also cuts at form feeds and U+2028."""
-    found = re.split(r"\r\n|\n|\r", text)
-    return found if found[-1] else found[:-1]
+    parts = re.split(r"\r\n|\n|\r", text)
+    return parts if parts[-1] else parts[:-1]
 
 
 def one_line(text: str) -> str:
@@ -116,15 +116,15 @@ class Table:
             OptionError: there is none, or it is there twice.
         """
         by_name = {name.lower(): name for name in reversed(self.columns)}
-        found = next((by_name[n.lower()] for n in ([wanted] if wanted else usual) if n.lower() in by_name), None)
-        if found is None:
+        chosen = next((by_name[n.lower()] for n in ([wanted] if wanted else usual) if n.lower() in by_name), None)
+        if chosen is None:
             near = get_close_matches((wanted or usual[0]).lower(), by_name, n=1, cutoff=0.7)
             hint = f" Did you mean '{by_name[near[0]]}'?" if near else ""
             asked = f"column '{wanted}'" if wanted else f"column '{usual[0]}'"
             raise OptionError(f"'{self.name}' has no {asked}. Its columns: {', '.join(self.columns)}.{hint}")
-        if self.columns.count(found) > 1:
-            raise OptionError(f"'{self.name}' has more than one column '{found}'. Rename all but one.")
-        return found
+        if self.columns.count(chosen) > 1:
+            raise OptionError(f"'{self.name}' has more than one column '{chosen}'. Rename all but one.")
+        return chosen
 
     def text(self, line: int, row: dict[str, Any], column: str) -> str:
         """A cell as one line of text, "" where it is blank.
@@ -137,12 +137,12 @@ class Table:
             raise OptionError(f"{where} has no '{column}'.")
         if not isinstance(row[column], str):
             raise OptionError(f"{where} has no text as its '{column}', but {_brief(row[column])}.")
-        found = one_line(row[column])
-        if is_no_text(found):
-            raise OptionError(f"{where} has no text as its '{column}', but {found[:40]}.")
-        if not _whole(found):
+        cell = one_line(row[column])
+        if is_no_text(cell):
+            raise OptionError(f"{where} has no text as its '{column}', but {cell[:40]}.")
+        if not _whole(cell):
             raise OptionError(f"{where} holds half a character (a lone surrogate) in its '{column}'. Write it anew.")
-        return found
+        return cell
 
 
 def _whole(text: str) -> bool:
@@ -232,33 +232,33 @@ def _objects(name: str, items: Sequence[tuple[int, Any]], unit: str) -> Table:
 
 def _csv(name: str, text: str, delimiter: str | None) -> Table:
     skipped = 0
-    if told := re.match(r"sep=(.)\r?\n", text):  # Excel's way to say it
-        text, delimiter, skipped = text[told.end() :], told[1], 1
+    if separator := re.match(r"sep=(.)\r?\n", text):  # Excel's way to say it
+        text, delimiter, skipped = text[separator.end() :], separator[1], 1
     delimiter = delimiter or _delimiter(text)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    found: list[tuple[int, list[str]]] = []
+    numbered: list[tuple[int, list[str]]] = []
     start = 1
     try:
         for cells in reader:
-            if any(cell.strip() for cell in cells) or found:  # blank lines may come before the header
-                found.append((start + skipped, cells))
+            if any(cell.strip() for cell in cells) or numbered:  # blank lines may come before the header
+                numbered.append((start + skipped, cells))
             start = reader.line_num + 1
     except csv.Error as error:
         raise OptionError(
             f"'{name}' is no valid CSV file (line {start + skipped}: {error}). Save it again as comma-separated UTF-8."
         ) from error
-    if not found:
+    if not numbered:
         return Table(name, (), ())
-    header = [cell.strip() for cell in found[0][1]]
+    header = [cell.strip() for cell in numbered[0][1]]
     while header and not header[-1]:
         header.pop()
-    for line, cells in found[1:]:
+    for line, cells in numbered[1:]:
         if any(cell.strip() for cell in cells[len(header) :]):
             raise OptionError(
                 f"line {line} of '{name}' has {len(cells)} cells, its header {len(header)}. Put quotes around texts "
                 f"that hold the delimiter."
             )
-    body = found[1:]
+    body = numbered[1:]
     if body and delimiter == "|" and all(re.fullmatch(r":?-+:?|", cell.strip()) for cell in body[0][1]):
         del body[0]  # the rule under the header of a Markdown table
     rows = tuple((line, dict(zip_longest(header, cells[: len(header)], fillvalue=""))) for line, cells in body)

@@ -82,8 +82,8 @@ def _descriptor_kept(stream: TextIO) -> Iterator[TextIO]:
     kept = os.dup(1)
     os.dup2(2, 1)
     try:
-        with open(kept, "w", encoding=stream.encoding, errors=stream.errors, closefd=False) as own:
-            yield own
+        with open(kept, "w", encoding=stream.encoding, errors=stream.errors, closefd=False) as copy:
+            yield copy
     finally:
         stream.flush()  # what was written past the redirection
         os.dup2(kept, 1)

@@ -35,21 +35,21 @@ def known_options(registry: Registry, model: str, specs: Mapping[str, str | None
         "realigner": resolve.RealignerOptions.model_fields,
         "generator": resolve.option_names(generator),
     }
-    beside = resolve.companions(generator)
+    companions = resolve.companions(generator)
     for kind, spec in specs.items():
         if kind == "reward":
-            known[kind] = reward_options(registry, spec, beside)
+            known[kind] = reward_options(registry, spec, companions)
         else:
-            known[kind] = options_of(resolve.choose(registry, kind, spec, beside))
+            known[kind] = options_of(resolve.choose(registry, kind, spec, companions))
     return known
 
 
-def reward_options(registry: Registry, spec: str | None, beside: Mapping[str, str]) -> Collection[str] | None:
+def reward_options(registry: Registry, spec: str | None, companions: Mapping[str, str]) -> Collection[str] | None:
     """The option names of a reward, or of all parts of a weighted sum; none without a reward."""
     if spec is None:
         return set()
     weights = parse_weights(spec)
-    names = [beside.get(f"reward:{name}", name) for name in weights]
+    names = [companions.get(f"reward:{name}", name) for name in weights]
     known = options_of([registry.info("reward", name) for name in names])
     return known if known is None or list(weights.values()) == [1.0] else {*known, *SUM_OPTIONS}
 
@@ -58,10 +58,10 @@ def options_of(infos: Sequence[PluginInfo]) -> Collection[str] | None:
     """The option names of several plugins, bare and with their own name; None if one takes anything."""
     names: set[str] = set()
     for info in infos:
-        own = resolve.option_names(info)
-        if own is None:
+        declared = resolve.option_names(info)
+        if declared is None:
             return None
-        names |= own | {f"{info.name}.{name}" for name in own}
+        names |= declared | {f"{info.name}.{name}" for name in declared}
     return names
 
 

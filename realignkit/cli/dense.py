@@ -132,34 +132,34 @@ def _check_matches(folder: Path, wanted: dict[str, Any]) -> None:
     from realignkit.records import read_json
 
     try:
-        there = read_json(folder / FILES[2])
+        record = read_json(folder / FILES[2])
     except FileNotFoundError:
         return
     except DamagedError as error:
         note(f"{error.reason}; the picture is drawn again")
         return
-    if different := differences({name: there[name] for name in wanted if name in there}, wanted):
+    if different := differences({name: record[name] for name in wanted if name in record}, wanted):
         raise OutputError(
             f"{folder} does not hold what would be made now: {listed(different)}. Use another --out, or --overwrite."
         )
 
 
 def _regions(boxes: list[str], masks: list[str]) -> dict[str, Box | Path]:
-    found: dict[str, Box | Path] = {}
+    regions: dict[str, Box | Path] = {}
     for flag, texts in (("--box", boxes), ("--mask", masks)):
         for text in texts:
             phrase, equals, value = (part.strip() for part in text.partition("="))
             if not (phrase and equals and value):
                 example = "'a red book=0.1,0.3,0.5,0.8'" if flag == "--box" else "'a red book=book.png'"
                 raise OptionError(f"{flag} takes PHRASE=…, e.g. {flag} {example}, not '{text}'.")
-            if phrase in found:
+            if phrase in regions:
                 raise OptionError(f"'{phrase}' is given twice: one box or mask for each phrase.")
-            found[phrase] = _box(text, value) if flag == "--box" else Path(value)
-    if not found:
+            regions[phrase] = _box(text, value) if flag == "--box" else Path(value)
+    if not regions:
         raise OptionError(
             "say where things are to be: --box 'a red book=0.1,0.3,0.5,0.8' or --mask 'a red book=book.png'."
         )
-    return found
+    return regions
 
 
 def _box(text: str, value: str) -> Box:

@@ -104,10 +104,10 @@ def hub_repositories(plugin: Any) -> list[str]:
     values = {name: getattr(options, name) for name in names if not name.endswith("revision")}
     if hub_repository(values.get("model")) is None:
         values.pop("tokenizer", None)  # a folder brings its own
-    found = [hub_repository(value) for value in values.values()]
+    repositories = [hub_repository(value) for value in values.values()]
     if "reward" in values:
-        found += hub_repositories(plugin.reward)  # what a metric measures with
-    return [repository for repository in dict.fromkeys(found) if repository is not None]
+        repositories += hub_repositories(plugin.reward)  # what a metric measures with
+    return [repository for repository in dict.fromkeys(repositories) if repository is not None]
 
 
 def hub_repository(model: Any) -> str | None:
@@ -168,14 +168,14 @@ def commands(findings: list[Finding], registry: Registry) -> list[str]:
 
     usable = {(finding.kind, finding.name): finding for finding in findings if finding.usable}
     runs = [run_command(registry, info, usable) for info in registry.infos("generator")]
-    found = [command for command in runs if command and "#" not in command]
-    found += [command for command in runs if command and "#" in command]
+    working = [command for command in runs if command and "#" not in command]
+    working += [command for command in runs if command and "#" in command]
     scorers = [name for kind, name in usable if kind == "scorer" and name != LAST_SCORER]
-    if found and scorers:
-        found.append(f'realignkit run "a red book and a yellow pen" --scorer {",".join([*scorers, LAST_SCORER])}')
+    if working and scorers:
+        working.append(f'realignkit run "a red book and a yellow pen" --scorer {",".join([*scorers, LAST_SCORER])}')
     if ("generator", "micro") in usable:
-        found.append("realignkit ablate scorers --limit 20")
-    return found
+        working.append("realignkit ablate scorers --limit 20")
+    return working
 
 
 def run_command(registry: Registry, info: PluginInfo, usable: Mapping[tuple[str, str], Finding]) -> str | None:

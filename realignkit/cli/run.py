@@ -197,7 +197,7 @@ def _realigner(
 
     registry = default_registry()
     settings = parse(assignments, known_options(registry, model, {**specs, "reward": select_by}))
-    own: Any = parse_options(RealignerOptions, settings.realigner, owner="realigner")
+    realigner_options: Any = parse_options(RealignerOptions, settings.realigner, owner="realigner")
     return Realigner.from_pretrained(
         model,
         **specs,
@@ -209,7 +209,7 @@ def _realigner(
         select_by=select_by,
         batch_size=batch_size,
         threads=threads,
-        **own.model_dump(),
+        **realigner_options.model_dump(),
     )
 
 

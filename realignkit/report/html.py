@@ -37,9 +37,9 @@ def write_report(realignment: Realignment, folder: str | Path) -> Path:
     Raises:
         OutputError: the folder cannot be written.
     """
-    found = {segment.caption.tag: segment for segment in realignment.layout}
+    segments = {segment.caption.tag: segment for segment in realignment.layout}
     captions = {caption.tag: caption for caption in realignment.captions}
-    rows = [(tag, captions.get(tag.name), found.get(tag.name)) for tag in realignment.tags]
+    rows = [(tag, captions.get(tag.name), segments.get(tag.name)) for tag in realignment.tags]
     page = (
         _environment()
         .get_template("report.html.jinja")

@@ -21,7 +21,7 @@ _GAP = 8  # pixels between two pictures
 INK, PAPER = (24, 24, 27), (255, 255, 255)
 
 
-class Box(NamedTuple):
+class Rectangle(NamedTuple):
     """A rectangle in pixels, right and bottom exclusive."""
 
     left: int
@@ -29,7 +29,7 @@ class Box(NamedTuple):
     right: int
     bottom: int
 
-    def overlaps(self, other: Box) -> bool:
+    def overlaps(self, other: Rectangle) -> bool:
         """Whether the two share a pixel."""
         return (
             self.left < other.right and other.left < self.right and self.top < other.bottom and other.top < self.bottom
@@ -118,7 +118,9 @@ def enlarge(image: Image.Image, scale: int) -> Image.Image:
     return image.convert("RGB").resize(size, Image.Resampling.NEAREST)
 
 
-def place_label(size: tuple[int, int], target: Point, bounds: tuple[int, int], taken: Sequence[Box]) -> Box | None:
+def place_label(
+    size: tuple[int, int], target: Point, bounds: tuple[int, int], taken: Sequence[Rectangle]
+) -> Rectangle | None:
     """The free place for a label nearest to a point.
 
     Args:
@@ -141,7 +143,7 @@ def place_label(size: tuple[int, int], target: Point, bounds: tuple[int, int], t
     # The nearest free place touches, in each direction, either its wish or the edge of a taken box or of the picture.
     lefts = {clamp(x, bounds[0] - width) for x in (wanted[0], *(e for b in taken for e in (b.left - width, b.right)))}
     tops = {clamp(y, bounds[1] - height) for y in (wanted[1], *(e for b in taken for e in (b.top - height, b.bottom)))}
-    places = [Box(left, top, left + width, top + height) for left in lefts for top in tops]
+    places = [Rectangle(left, top, left + width, top + height) for left in lefts for top in tops]
     free = [box for box in places if not any(box.overlaps(other) for other in taken)]
     return min(free, key=lambda b: ((b.left - wanted[0]) ** 2 + (b.top - wanted[1]) ** 2, b), default=None)
 
@@ -169,7 +171,7 @@ def _label(canvas: Image.Image, layout: Layout, colours: dict[int, str], line: i
     font = ImageFont.load_default(size=size)
     pad = max(4, canvas.width // 100)
     height = size + 2 * pad
-    taken: list[Box] = []
+    taken: list[Rectangle] = []
     homeless: list[Segment] = []
     for segment in layout:
         text = _label_text(segment, font, canvas.width - 4 * pad)
@@ -188,14 +190,14 @@ def _label(canvas: Image.Image, layout: Layout, colours: dict[int, str], line: i
     for i, segment in enumerate(homeless):
         top = canvas.height + pad + i * (height + pad)
         text = _label_text(segment, font, canvas.width - 4 * pad)
-        box = Box(0, top, min(canvas.width, math.ceil(font.getlength(text)) + 4 * pad), top + height)
+        box = Rectangle(0, top, min(canvas.width, math.ceil(font.getlength(text)) + 4 * pad), top + height)
         _draw_label(extended, box, text, font, segment, colours[id(segment)], line)
     return extended
 
 
 def _draw_label(
     canvas: Image.Image,
-    box: Box,
+    box: Rectangle,
     text: str,
     font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
     segment: Segment,

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from realignkit.report.overlay import LEGIBLE_WIDTH, PALETTE, Box, contact_sheet, enlarge, overlay, place_label
+from realignkit.report.overlay import LEGIBLE_WIDTH, PALETTE, Rectangle, contact_sheet, enlarge, overlay, place_label
 from realignkit.types import Layout, Likelihood, LocalCaption, Segment
 
 
@@ -108,7 +108,7 @@ def test_an_empty_mask_still_gets_its_label():
 
 
 boxes = st.builds(
-    lambda x, y, w, h: Box(x, y, x + w, y + h),
+    lambda x, y, w, h: Rectangle(x, y, x + w, y + h),
     st.integers(0, 20), st.integers(0, 20), st.integers(1, 12), st.integers(1, 12),
 )  # fmt: skip
 
@@ -122,7 +122,7 @@ def test_a_label_takes_the_nearest_free_place(width, height, x, y, taken):
         return ((box.left + box.right) / 2 - x) ** 2 + ((box.top + box.bottom) / 2 - y) ** 2
 
     every_place = [
-        Box(left, top, left + width, top + height)
+        Rectangle(left, top, left + width, top + height)
         for left in range(bounds[0] - width + 1)
         for top in range(bounds[1] - height + 1)
     ]
@@ -137,8 +137,8 @@ def test_a_label_takes_the_nearest_free_place(width, height, x, y, taken):
 
 
 def test_boxes_that_touch_do_not_overlap():
-    assert Box(0, 0, 2, 2).overlaps(Box(1, 1, 3, 3))
-    assert not Box(0, 0, 2, 2).overlaps(Box(2, 0, 4, 2))
+    assert Rectangle(0, 0, 2, 2).overlaps(Rectangle(1, 1, 3, 3))
+    assert not Rectangle(0, 0, 2, 2).overlaps(Rectangle(2, 0, 4, 2))
 
 
 def test_a_contact_sheet_shows_both_images_of_every_row(realignment):
