@@ -11,7 +11,7 @@ from pydantic import BaseModel, SecretStr
 
 from realignkit import arguments
 from realignkit.contracts import Options
-from realignkit.errors import PluginError, blame, breach
+from realignkit.errors import OptionError, PluginError, blame, breach
 from realignkit.machine import suited_threads
 from realignkit.redaction import REDACTED, redacted_urls, url_secrets
 
@@ -115,6 +115,67 @@ def chain(scorers: Any) -> tuple[Named, ...]:
     if isinstance(scorers, tuple) and scorers and all(isinstance(scorer, Named) for scorer in scorers):
         return scorers
     return tuple(Named("scorer", name, scorer) for name, scorer in arguments.scorers(scorers))
+
+
+@dataclass(frozen=True, eq=False)
+class Parts:
+    """The plugins of a realigner. Who only draws needs a generator alone.
+
+    Attributes:
+        generator: draws.
+        tagger: names objects.
+        scorers: judge them, tried in order.
+        segmenter: finds them.
+        reward: chooses among candidates.
+    """
+
+    generator: Named
+    tagger: Named | None = None
+    scorers: tuple[Named, ...] = ()
+    segmenter: Named | None = None
+    reward: Named | None = None
+
+    def needed(self, kind: str) -> Named:
+        """The tagger, segmenter or reward.
+
+        Raises:
+            OptionError: there is none.
+        """
+        part: Named | None = getattr(self, kind)
+        if part is None:
+            raise _missing(kind, kind)
+        return part
+
+    @property
+    def chain(self) -> tuple[Named, ...]:
+        """The scorers.
+
+        Raises:
+            OptionError: there is none.
+        """
+        if not self.scorers:
+            raise _missing("scorer", "scorers")
+        return self.scorers
+
+    def check_complete(self) -> None:
+        """Refuse to realign without a plugin for each step.
+
+        Raises:
+            OptionError: one is missing.
+        """
+        self.needed("tagger"), self.chain, self.needed("segmenter")
+
+    @property
+    def single(self) -> tuple[Named, ...]:
+        """Those that are there, but for the scorers, of which there may be several."""
+        return tuple(part for part in (self.generator, self.tagger, self.segmenter, self.reward) if part is not None)
+
+
+def _missing(kind: str, argument: str) -> OptionError:
+    return OptionError(
+        f"this realigner was made without a {kind}, so all that it can do is draw coarse images. Give {argument}=… "
+        f"when making it."
+    )
 
 
 def _secret(name: str) -> bool:

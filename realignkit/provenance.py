@@ -5,10 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import platform
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from realignkit._version import __version__
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PILImage
@@ -215,3 +219,14 @@ def listed(different: list[str]) -> str:
     """The first differences, and how many more there are."""
     more = f" and {len(different) - 3} more" if len(different) > 3 else ""
     return f"{'; '.join(different[:3])}{more}"
+
+
+def versions() -> dict[str, str]:
+    """Versions of realignkit, Python and the libraries that results depend on."""
+    found = {"realignkit": __version__, "python": platform.python_version()}
+    for name in ("torch", "diffusers", "transformers", "numpy", "pillow"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found

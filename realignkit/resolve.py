@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from pydantic import Field
 
-from realignkit._version import __version__
 from realignkit.arguments import mapping
 from realignkit.contracts import Options
 from realignkit.errors import OptionError, PluginError
@@ -204,14 +201,3 @@ def assign_options(infos: Sequence[PluginInfo], given: Mapping[str, Any]) -> lis
 
 def _takes(names: frozenset[str] | None, option: str) -> bool:
     return names is None or option in names
-
-
-def versions() -> dict[str, str]:
-    """Versions of realignkit, Python and the libraries that results depend on."""
-    found = {"realignkit": __version__, "python": platform.python_version()}
-    for name in ("torch", "diffusers", "transformers", "numpy", "pillow"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found

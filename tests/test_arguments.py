@@ -49,9 +49,9 @@ def test_making_a_realigner(make_realigner, registry, name, value):
 
 PARTS = {
     "generator": (3, None, "tiny", [], tiny.TinyGenerator, object()),
-    "tagger": (3, None, "quadrants", [3], tiny.QuadrantTagger),
-    "scorers": (3, None, "lexical", [], [3], [("a", 3)], [("a",)], [(3, tiny.WordyScorer())], tiny.WordyScorer),
-    "segmenter": (3, None, "quadrants", object()),
+    "tagger": (3, "quadrants", [3], tiny.QuadrantTagger),
+    "scorers": (3, "lexical", [], [3], [("a", 3)], [("a",)], [(3, tiny.WordyScorer())], tiny.WordyScorer),
+    "segmenter": (3, "quadrants", object()),
     "modulation": (3, "x", {"share": "x"}),
     "sampling": (3, "x", {"height": "x"}),
     "registry": (3,),

@@ -69,17 +69,21 @@ def test_result_records_who_what_and_how_long(realigner):
         "scorer": "wordy",
         "segmenter": "quadrants",
     }
-    assert set(result.timings) == set(STEPS)
+    assert set(result.timings) == set(STEPS) - {"select", "verify"}
     assert all(seconds >= 0 for seconds in result.timings.values())
     assert result.versions["realignkit"] == realignkit.__version__
     assert result.versions["torch"] == torch.__version__.split("+")[0] or result.versions["torch"] == torch.__version__
     assert [tag.name for tag in result.tags] == [caption.tag for caption in result.captions]
 
 
-def test_progress_counts_every_step_to_its_end(realigner):
+@pytest.mark.parametrize("everything", [False, True])
+def test_progress_counts_every_step_that_is_done_to_its_end(make_realigner, everything):
+    more = {"candidates": 2, "select_by": "darkness", "modulation": {"verify": True}} if everything else {}
     seen: dict[str, list[tuple[int, int]]] = {}
-    realigner([PROMPT, "a red book"], [1, 2], progress=lambda step, n, of: seen.setdefault(step, []).append((n, of)))
-    assert tuple(seen) == STEPS
+    make_realigner(**more)(
+        [PROMPT, "a red book"], [1, 2], progress=lambda step, n, of: seen.setdefault(step, []).append((n, of))
+    )
+    assert tuple(seen) == (STEPS if everything else tuple(step for step in STEPS if step not in ("select", "verify")))
     assert seen["generate"] == [(n, 4) for n in range(1, 5)]
     for counts in seen.values():
         assert counts == sorted(counts)
@@ -586,6 +590,50 @@ def test_refine_takes_an_image_per_prompt_or_none_at_all(realigner):
     with pytest.raises(OptionError, match="one image per prompt, or none at all"):
         realigner.refine([PROMPT] * 2, [Layout()] * 2, [1, 2], [Image.new("RGB", (32, 32)), None])
     assert len(realigner.refine([PROMPT] * 2, [Layout()] * 2, [1, 2], [None, None]).images) == 2
+
+
+# --- who only draws, and changed copies -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("drawing", [lambda: Realigner(tiny.TinyGenerator()), lambda: Realigner.drawing("tiny")])
+def test_a_generator_alone_can_draw(registry, realigner, monkeypatch, drawing):
+    monkeypatch.setattr("realignkit.realigner.default_registry", lambda: registry)
+    alone = drawing().with_(sampling=realigner.sampling)
+    assert (pixels(alone.generate([PROMPT], [7])[0]) == pixels(realigner.generate([PROMPT], [7])[0])).all()
+    assert set(alone.names) == {"generator"} and alone.settings["scorer"] == {}
+    assert (alone.tagger, alone.scorers, alone.segmenter) == (None, (), None)
+    image = Image.new("RGB", (32, 32))
+    calls: dict[str, Any] = {
+        "tagger=": lambda: alone.tag([image]),
+        "scorers=": lambda: alone.score(PROMPT, [Tag("book")]),
+        "segmenter=": lambda: alone.segment(image, [certain("book")]),
+    }
+    for missing, call in calls.items():
+        with pytest.raises(OptionError, match=f"Give {missing}"):
+            call()
+    begun: list[Any] = []
+    with pytest.raises(OptionError, match="made without a tagger"):
+        alone(PROMPT, 7, progress=lambda *args: begun.append(args))
+    assert not begun
+
+
+def test_a_changed_copy_leaves_the_realigner_as_it_is(realigner):
+    before = realigner.settings
+    changed = realigner.with_(modulation={"share": 0.2}, sampling={"num_inference_steps": 3}, batch_size=1)
+    assert realigner.settings == before
+    assert (changed.modulation.share, changed.sampling.num_inference_steps, changed.batch_size) == (0.2, 3, 1)
+    assert changed.modulation.cross_weight == realigner.modulation.cross_weight
+    assert changed.with_(modulation=realigner.modulation, sampling=realigner.sampling).settings == before
+    assert changed.parts.generator is realigner.parts.generator
+    other = realigner.with_(generator=tiny.TinyGenerator())
+    assert (other.names["generator"], realigner.names["generator"]) == ("TinyGenerator", "tiny")
+    with pytest.raises(OptionError, match="share"):
+        realigner.with_(modulation={"share": 2})
+    with pytest.raises(TypeError, match="nonsense"):
+        realigner.with_(nonsense=1)
+    for name in ("generator", "tagger", "segmenter", "scorers", "select_by", "names"):
+        with pytest.raises(AttributeError):
+            setattr(realigner, name, None)
 
 
 # --- verification ---------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 from realignkit.calls import rate
+from realignkit.draft import Draft, generate
 from realignkit.errors import ModelError, OptionError
 from realignkit.named import Named
 from realignkit.realignment import Realignment
@@ -133,8 +134,9 @@ def test_candidates_are_drawn_in_batches(make_realigner):
     decoder = realigner.generator.pipeline().vae.decoder
     hook = decoder.register_forward_hook(lambda _, given, __: sizes.append(len(given[0])))
     try:
-        drawn = realigner._draw(PROMPTS, [7, 8], [{}, {}], [0, 1], lambda *_: None)
+        drawn = [Draft(prompt, seed) for prompt, seed in zip(PROMPTS, (7, 8), strict=True)]
+        generate(realigner, drawn, lambda *_: None)
     finally:
         hook.remove()
-    assert len(drawn) == 2
+    assert all(draft.coarse.size == (32, 32) for draft in drawn)
     assert sizes == [4, 2]

@@ -59,7 +59,7 @@ def dense(
     from realignkit.images import png
     from realignkit.named import Named
     from realignkit.pipelines import families
-    from realignkit.provenance import contents
+    from realignkit.provenance import contents, versions
     from realignkit.registry import default_registry
     from realignkit.report import overlay
 
@@ -98,7 +98,7 @@ def dense(
         with err().status("drawing …"):
             layout = dense_layout(regions, families.image_size(pipeline, sampling.width, sampling.height))
             result = dense_diffusion(pipeline, [prompt], [layout], [seed], settings.modulation, **sampling.model_dump())
-        record = {**wanted, "notes": list(result.notes[0]), "versions": resolve.versions()}
+        record = {**wanted, "notes": list(result.notes[0]), "versions": versions()}
         (image,) = result.images
         (folder / FILES[2]).unlink(missing_ok=True)  # the record of other pictures must not stand beside these
         atomic_write(folder / FILES[0], png(image))

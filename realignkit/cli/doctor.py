@@ -42,8 +42,8 @@ class Finding:
 
 def doctor(as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False) -> None:
     """Check device, memory, extras, keys and checkpoints, and say which commands will work."""
+    from realignkit.provenance import versions
     from realignkit.registry import default_registry
-    from realignkit.resolve import versions
 
     registry = default_registry()
     cached = cached_models()

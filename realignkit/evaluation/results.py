@@ -24,9 +24,8 @@ from pydantic import ConfigDict, Field, JsonValue
 
 from realignkit.errors import DamagedError, OptionError, OutputError
 from realignkit.files import append_lines, atomic_write, keep_lines, read_lines, write_lines
-from realignkit.provenance import differences, listed
+from realignkit.provenance import differences, listed, versions
 from realignkit.records import Format, Written, parse_json
-from realignkit.resolve import versions
 
 logger = logging.getLogger(__name__)
 

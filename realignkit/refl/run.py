@@ -19,12 +19,11 @@ from realignkit.errors import DamagedError, OutputError
 from realignkit.files import append_lines, atomic_write
 from realignkit.images import png
 from realignkit.named import Named
-from realignkit.provenance import another_version, flat, listed, placeless
+from realignkit.provenance import another_version, flat, listed, placeless, versions
 from realignkit.records import Format, Written
 from realignkit.refl import checkpoints
 from realignkit.refl.checkpoints import WrittenValidation
 from realignkit.refl.config import REMOVED, ReFLConfig
-from realignkit.resolve import versions
 from realignkit.types import TrainState, Validation
 
 RECORD = "training.json"

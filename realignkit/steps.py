@@ -1,0 +1,218 @@
+"""The steps of figure 2, each alone, on what users hand in; :class:`realignkit.realigner.Realigner` takes them all."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from realignkit import arguments, calls, draft, inputs
+from realignkit.attention import sampler
+from realignkit.attention.modulation import ModulationConfig
+from realignkit.contracts import Generator, Reward, Scorer, Segmenter, Tagger
+from realignkit.draft import Progress, silent
+from realignkit.errors import ModelError, OptionError
+from realignkit.images import given_image
+from realignkit.machine import suited_threads
+from realignkit.named import Parts
+from realignkit.pipelines import encoding, families, refusals
+from realignkit.registry import Registry
+from realignkit.resolve import SamplingOptions
+from realignkit.types import Answer, Layout, Likelihood, LocalCaption, Tag
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+    from PIL.Image import Image as PILImage
+
+    from realignkit.attention.sampler import RefineResult
+
+
+class Steps:
+    """What can be done with the plugins and options of a realigner, which see.
+
+    Attributes:
+        parts: the plugins, under their names.
+        the rest: as for :class:`realignkit.realigner.Realigner`.
+    """
+
+    parts: Parts
+    modulation: ModulationConfig
+    sampling: SamplingOptions
+    registry: Registry
+    batch_size: int
+    segment_unlikely: bool
+    candidates: int
+    threads: int | None
+
+    @property
+    def generator(self) -> Generator:
+        """The plugin that draws."""
+        plugin: Generator = self.parts.generator.plugin
+        return plugin
+
+    @property
+    def tagger(self) -> Tagger | None:
+        """The plugin that names objects."""
+        return None if self.parts.tagger is None else self.parts.tagger.plugin
+
+    @property
+    def scorers(self) -> tuple[tuple[str, Scorer], ...]:
+        """The fallback chain, by names."""
+        return tuple((scorer.name, scorer.plugin) for scorer in self.parts.scorers)
+
+    @property
+    def segmenter(self) -> Segmenter | None:
+        """The plugin that finds objects."""
+        return None if self.parts.segmenter is None else self.parts.segmenter.plugin
+
+    @property
+    def select_by(self) -> Reward | None:
+        """The reward that chooses among candidates."""
+        return None if self.parts.reward is None else self.parts.reward.plugin
+
+    def generate(
+        self, prompts: Sequence[str], seeds: Sequence[int], *, progress: Progress | None = None
+    ) -> list[PILImage]:
+        """The coarse stage: one image (RGB) per prompt and seed.
+
+        Raises:
+            PromptError, ModelError: as for calling the realigner.
+        """
+        progress = arguments.function("progress", progress) or silent
+        prompts, seeds, _ = inputs.pair(prompts, seeds, None)
+        for prompt in prompts:
+            self.check_prompt(prompt)
+        with suited_threads(threads=self.threads):
+            return draft.draw(self, prompts, seeds, progress)
+
+    def tag(self, images: Sequence[PILImage]) -> list[tuple[Tag, ...]]:
+        """Name the objects in images, which may be of any kind that calling the realigner takes.
+
+        Raises:
+            PluginError: the tagger failed or broke its contract.
+            OptionError: an image cannot be read.
+        """
+        with suited_threads(threads=self.threads):
+            return calls.tag_images(self.parts.needed("tagger"), inputs.pictures(images))
+
+    def score(self, prompt: str, tags: Sequence[Tag]) -> Answer:
+        """Judge and describe tags in the light of the prompt (eq. 6), by the first scorer that can.
+
+        Raises:
+            PluginError: no scorer of the chain gave a valid answer.
+            OptionError: a tag is none, or its confidence is outside [0, 1].
+            PromptError: the prompt is no text, or holds half a character.
+        """
+        (text,), _, _ = inputs.pair([prompt], 0, None)
+        inputs.check_text(text)
+        with suited_threads(threads=self.threads):
+            return calls.answer(self.parts.chain, text, inputs.tags(tags))
+
+    def segment(self, image: PILImage, captions: Sequence[LocalCaption]) -> tuple[Layout, tuple[str, ...]]:
+        """Find the captions' masks in the image; with the layout comes a note for each that has none.
+
+        Masks are those of the picture as it is seen, turned by its EXIF flag. Unlikely objects are left out unless
+        ``segment_unlikely`` or ``suppress_unlikely`` is on.
+
+        Raises:
+            PluginError: the segmenter failed or broke its contract.
+            OptionError: the image cannot be read, or a caption is none.
+        """
+        captions, (picture, _) = inputs.captions(captions), given_image(image)
+        with suited_threads(threads=self.threads):
+            return calls.segment_image(self.parts.needed("segmenter"), picture, self.wanted(captions))
+
+    def wanted(self, captions: Sequence[LocalCaption]) -> list[LocalCaption]:
+        """Those of some captions whose objects are segmented."""
+        return [c for c in captions if self.segment_unlikely or c.likelihood is not Likelihood.UNLIKELY]
+
+    def refine(
+        self,
+        prompts: Sequence[str],
+        layouts: Sequence[Layout],
+        seeds: Sequence[int],
+        coarse: Sequence[PILImage] | None = None,
+        *,
+        progress: Progress | None = None,
+    ) -> RefineResult:
+        """The fine stage: sample again with re-weighted attention (eqs. 7-10), all in one batch.
+
+        ``coarse`` is needed only where ``modulation.strength`` starts from the coarse images. The hook
+        ``before_refine`` belongs to calling the realigner and is not run here.
+
+        Raises:
+            PromptError, ModelError: as for calling the realigner.
+            OptionError: numbers do not match, or a mask is not bool (H, W) of :attr:`image_size`.
+        """
+        progress = arguments.function("progress", progress) or silent
+        self.check_model()
+        prompts, seeds, given = inputs.pair(prompts, seeds, coarse)
+        for prompt in prompts:
+            self.check_prompt(prompt)
+        fitted = [inputs.cropped(image, self.image_size) for image in given if image is not None]
+        if fitted and len(fitted) < len(given):
+            raise OptionError("coarse has None for some prompts: give refine one image per prompt, or none at all.")
+        with suited_threads(threads=self.threads):
+            result = sampler.refine(
+                self.pipeline(),
+                prompts,
+                inputs.layouts(layouts, self.image_size),
+                seeds,
+                self.modulation,
+                **self.sampling.model_dump(),
+                coarse=[image for image, _ in fitted] or None,
+                progress=draft.as_step("refine", progress),
+            )
+        changes = [tuple(notes) for _, notes in fitted] or [()] * len(prompts)
+        return replace(result, notes=[a + b for a, b in zip(changes, result.notes, strict=True)])
+
+    def lost(self, captions: Sequence[Sequence[LocalCaption]], images: Sequence[PILImage]) -> list[tuple[str, ...]]:
+        """What ``modulation.verify`` asks: per image (RGB) the tags of certain captions that the tagger misses in it.
+
+        Raises:
+            PluginError: the tagger failed or broke its contract.
+        """
+        return [draft.lost(some, seen) for some, seen in zip(captions, self.tag(images), strict=True)]
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """(width, height) in pixels of the images that are made. Loads the pipeline."""
+        return families.image_size(self.pipeline(), self.sampling.width, self.sampling.height)
+
+    def check_prompt(self, prompt: str) -> None:
+        """Refuse what the model cannot read in full. Loads the pipeline.
+
+        Raises:
+            PromptError: the prompt is empty, no text, or longer than a text encoder's limit.
+        """
+        inputs.check_text(prompt)
+        encoding.check_prompt(self.pipeline(), prompt)
+
+    def check_model(self) -> None:
+        """Refuse a model that cannot be loaded or whose attention cannot be modulated. Loads the pipeline.
+
+        Raises:
+            ModelError: it cannot.
+        """
+        # A class that says so needs no loading to be refused.
+        supported = getattr(self.generator, "attention_family", None) is not None
+        if supported and (why := refusals.why_not_drawn(self.pipeline())):
+            raise ModelError(why)
+        why = "it has neither a U-Net of the SD-1.x, SD-2.x or SDXL kind nor the transformer of PixArt."
+        if supported and not (why := refusals.why_not_modulated(self.pipeline())):
+            return
+        raise ModelError(
+            f"the attention of {self.parts.generator.whose} cannot be re-weighted: {why} It can still make "
+            f"coarse images (Realigner.generate). For the fine stage choose another model; 'realignkit plugins --kind "
+            f"generator'."
+        )
+
+    def pipeline(self) -> DiffusionPipeline:
+        """The generator's pipeline, loaded at first use.
+
+        Raises:
+            ModelError: it cannot be loaded.
+            PluginError: the generator failed.
+        """
+        with self.parts.generator.blame():
+            return self.generator.pipeline()
