@@ -103,18 +103,10 @@ class Bench:
 
 def drawing_realigner(model: str, settings: Settings, batch_size: int) -> Realigner:
     """One that only draws."""
-    from realignkit.evaluation.scorers import Nothing
     from realignkit.realigner import Realigner
 
-    nothing: Any = Nothing()
-    return Realigner.from_pretrained(
-        model,
-        tagger=nothing,
-        scorer=nothing,
-        segmenter=nothing,
-        sampling=settings.sampling,
-        options={"generator": settings.options["generator"]},
-        batch_size=batch_size,
+    return Realigner.drawing(
+        model, sampling=settings.sampling, options=settings.options["generator"], batch_size=batch_size
     )
 
 

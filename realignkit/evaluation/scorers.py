@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from realignkit import calls
-from realignkit.contracts import Plugin
 from realignkit.errors import DamagedError, OutputError, RealignKitError
 from realignkit.evaluation.measure import Measurer, Report, drawing_settings
 from realignkit.evaluation.plan import Part, Plan, asked
@@ -58,14 +57,6 @@ REASONS = (NOT_CERTAIN, ATTRIBUTE_MISSING, ATTRIBUTE_OF_ANOTHER, NOT_NAMED, ANOT
 """Why an answer that parses can fail, as tables show it."""
 
 _WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
-
-
-class Nothing(Plugin):
-    """Stands where an image is all that is wanted."""
-
-    def __call__(self, *arguments: Any) -> Any:
-        """Not meant to be called."""
-        raise NotImplementedError
 
 
 class Answers(Measurer):

@@ -22,7 +22,6 @@ from realignkit.evaluation.scorers import (
     NOT_CERTAIN,
     NOT_NAMED,
     Answers,
-    Nothing,
     mentions,
     problems,
 )
@@ -109,10 +108,7 @@ def ablation(registry, tmp_path):
             resolve.make([registry.info(kind, name) for name in names], {})
             for kind, names in (("tagger", taggers), ("scorer", scorers))
         )
-        nothing = Nothing()
-        realigner = Realigner.from_pretrained(
-            "tiny", tagger=nothing, scorer=nothing, segmenter=nothing, registry=registry, **arguments
-        )
+        realigner = Realigner.drawing("tiny", registry=registry, **arguments)
         answers = Answers(realigner, taggers, scorers, Named("prompts", "Prompts", prompts), tmp_path / "out")
         ablation = Ablation(
             scorers_plan([tagger.name for tagger in taggers], [scorer.name for scorer in scorers]),
@@ -219,10 +215,7 @@ def test_folders_of_the_first_version_are_gone_on_with(ablation, registry, tmp_p
     out = tmp_path / "out"
     (first,) = ablation()()
     record = json.loads((out / "ablation.json").read_text())
-    nothing = Nothing()
-    settings = Realigner.from_pretrained(
-        "tiny", tagger=nothing, scorer=nothing, segmenter=nothing, registry=registry
-    ).settings
+    settings = Realigner.drawing("tiny", registry=registry).settings
     images = {"model": "tiny", "generator": settings["generator"], "sampling": settings["sampling"], "contents": {}}
     (out / "ablation.json").write_text(json.dumps({"images": images, **record["plugins"]}))
     for name in ("rows.jsonl", "table.md", "table.csv", "table.json", "plot.svg"):
