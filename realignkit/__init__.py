@@ -12,8 +12,6 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from realignkit._version import __version__
-
 if TYPE_CHECKING:
     from realignkit.attention.modulation import ModulationConfig
     from realignkit.contracts import Generator, Metric, Options, Plugin, PromptSet, Reward, Scorer, Segmenter, Tagger
@@ -32,6 +30,8 @@ if TYPE_CHECKING:
     from realignkit.refl import ReFLConfig, ReFLTrainer
     from realignkit.registry import Registry, default_registry
     from realignkit.types import Answer, Layout, Likelihood, LocalCaption, Segment, Tag
+
+__version__ = "0.2.0"
 
 _HOME = {
     "attention.modulation": ("ModulationConfig",),

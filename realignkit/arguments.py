@@ -11,8 +11,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from realignkit.errors import OptionError
-from realignkit.redaction import redacted_urls
+from realignkit.errors import OptionError, redacted_urls
 
 T = TypeVar("T")
 _ADDRESS = re.compile(r"(?:[a-z][a-z0-9+.-]+:/|data:)", re.IGNORECASE)  # a drive has one letter

@@ -13,12 +13,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from realignkit import checks
-from realignkit.errors import FOREIGN, ModelError, PluginError, ScorerError, breach
+from realignkit.errors import FOREIGN, ModelError, PluginError, ScorerError, breach, redacted
 from realignkit.images import to_tensor
 from realignkit.machine import full_precision, suited_threads
 from realignkit.named import Named
 from realignkit.realignment import Realignment
-from realignkit.redaction import redacted
 from realignkit.registry import Registry
 from realignkit.types import Answer, Layout, LocalCaption, Segment, Tag
 

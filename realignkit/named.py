@@ -11,9 +11,8 @@ from pydantic import BaseModel, SecretStr
 
 from realignkit import arguments
 from realignkit.contracts import Options
-from realignkit.errors import OptionError, PluginError, blame, breach
+from realignkit.errors import REDACTED, OptionError, PluginError, blame, breach, redacted_urls, url_secrets
 from realignkit.machine import suited_threads
-from realignkit.redaction import REDACTED, redacted_urls, url_secrets
 
 _SECRET_WORDS = ("key", "token", "secret", "password", "credential")
 

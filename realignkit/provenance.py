@@ -12,7 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from realignkit._version import __version__
+from realignkit import __version__
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PILImage

@@ -1,11 +1,25 @@
-"""Running out of memory is told from other failures, and says what to do."""
+"""Running out of memory is told from other failures, and says what to do; keys stay out of texts."""
 
 from __future__ import annotations
+
+import base64
+from urllib.parse import quote
 
 import pytest
 import torch
 
-from realignkit.errors import ModelError, PluginError, blame, enough_memory, out_of_memory
+from realignkit.contracts import Options, Plugin
+from realignkit.errors import (
+    ModelError,
+    PluginError,
+    blame,
+    enough_memory,
+    out_of_memory,
+    redacted,
+    redacted_urls,
+    url_secrets,
+)
+from realignkit.named import Named
 
 TOO_MUCH = 2**58
 """Bytes; no machine has them."""
@@ -45,3 +59,70 @@ def test_a_plugin_is_not_to_blame_for_it():
         take_too_much()
     with pytest.raises(PluginError, match="failed: ValueError"), blame("tagger 'big'"):
         raise ValueError("no")
+
+
+# --- keys -----------------------------------------------------------------------------------------------------------
+
+
+KEY = "sk-Proj+0123456789/abcXYZ=="
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        KEY,
+        KEY[::-1],
+        KEY.upper(),
+        KEY[:12],
+        KEY[-12:],
+        KEY[5:20],
+        quote(KEY, safe=""),
+        "".join(f"%{byte:02X}" for byte in KEY.encode()),
+        KEY.encode().hex(),
+    ],
+)
+def test_a_key_in_any_form_is_taken_out(form):
+    assert redacted(f"before ({form}) behind", [KEY]) == "before (***) behind"
+
+
+@pytest.mark.parametrize("before", ["", ":", "me:", "Bearer ", "Basic x:"])
+@pytest.mark.parametrize("encode", [base64.b64encode, base64.urlsafe_b64encode])
+def test_base64_of_a_key_and_its_neighbours_is_taken_out(before, encode):
+    encoded = encode(f"{before}{KEY} behind".encode()).decode()
+    left = redacted(encoded, [KEY])
+    assert "***" in left
+    # No part of what is left decodes to a piece of the key that is worth having.
+    for piece in left.split("***"):
+        for start in range(4):
+            part = piece[start : start + (len(piece) - start) // 4 * 4]
+            decoded = base64.b64decode(part.replace("-", "+").replace("_", "/")).decode("latin-1")
+            assert not any(KEY[i : i + 12] in decoded for i in range(len(KEY) - 11))
+
+
+def test_what_is_no_key_stays():
+    assert redacted("a red book, sk-Pro, 0123456789", [KEY, ""]) == "a red book, sk-Pro, 0123456789"
+    assert redacted("İ " * 5 + KEY, [KEY]) == "İ " * 5 + "***"
+    assert redacted("catalogue cat tac", ["cat"]) == "catalogue *** ***"
+
+
+def test_addresses_lose_what_may_be_a_key():
+    url = "https://me:pa%24s@host:8/v1;sig=abc?key=one&x=two#three"
+    assert redacted_urls(f"no connection to {url} there") == "no connection to https://***@host:8/v1;*** there"
+    assert {"me", "pa%24s", "pa$s", "abc", "one", "two", "three"} <= set(url_secrets(url))
+    for plain in ("http://localhost:8000/v1", "https://[::1]:8000/v1/", "no address: a;b?c#d", "micro:unet"):
+        assert redacted_urls(plain) == plain
+        assert "://" not in plain or url_secrets(plain) == ()
+
+
+def test_options_on_record_have_no_keys():
+    class Remote(Plugin):
+        class Options(Options):
+            url: str
+            more: list[str]
+            api_key: str = ""
+
+    plugin = Remote(url="http://me:secret99@h/v1?k=abcd", more=["http://h/#frag1234"], api_key="topsecret")
+    named = Named("scorer", "remote", plugin)
+    recorded = named.options
+    assert recorded == {"url": "http://***@h/v1?***", "more": ["http://h/#***"], "api_key": "***"}
+    assert {"secret99", "abcd", "frag1234", "topsecret"} <= set(named.secrets)

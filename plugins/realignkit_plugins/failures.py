@@ -14,8 +14,7 @@ import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from realignkit.errors import ModelError, in_one_line, out_of_memory
-from realignkit.redaction import redacted
+from realignkit.errors import ModelError, in_one_line, out_of_memory, redacted
 from realignkit_plugins.weight_folders import unusable_weights
 
 _NO_SPACE = re.compile(r"no space left on device|not enough free disk space|os error 28\b", re.IGNORECASE)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from realignkit.errors import ModelError
-from realignkit.redaction import redacted_urls
+from realignkit.errors import ModelError, redacted_urls
 
 _MICRO = "micro:"
 _HUB_FILE = re.compile(r"(?P<repository>\w[\w.-]*/[\w.-]+):(?P<file>[^\\:]+)")

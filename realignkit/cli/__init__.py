@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from realignkit._version import __version__
+from realignkit import __version__
 from realignkit.cli._progress import Command, Commands, collect_seldom, exit_now
 from realignkit.cli.ablate import ablate_app
 from realignkit.cli.dense import dense

@@ -16,9 +16,9 @@ from urllib.parse import quote
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL.Image import Image
 
+from realignkit.errors import REDACTED
 from realignkit.files import atomic_write
 from realignkit.realignment import Realignment
-from realignkit.redaction import REDACTED
 from realignkit.report.overlay import overlay
 
 REPORT_NAME = "report.html"

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
-from realignkit.redaction import url_secrets
+from realignkit.errors import url_secrets
 
 from .dialects import FORMATS, LENGTHS, Dialect
 from .language_model import LanguageModelOptions

@@ -8,8 +8,7 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from realignkit.errors import ScorerError
-from realignkit.redaction import redacted
+from realignkit.errors import ScorerError, redacted
 from realignkit.types import Tag
 
 from .chat_options import OpenAIChatOptions
