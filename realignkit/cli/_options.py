@@ -1,14 +1,29 @@
-"""Prompts that a command names."""
+"""Options that several commands have, and the prompts that one of them names."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
 
 from realignkit.cli._progress import note
 
 if TYPE_CHECKING:
     from realignkit.contracts import PromptSet
     from realignkit.registry import Registry
+
+
+ModelName = Annotated[str, typer.Option("--model", help="A generator's name, or a folder, file or hub id of a model.")]
+TaggerName = Annotated[str | None, typer.Option("--tagger", help="Names the objects. Default: the model's companion.")]
+ScorerNames = Annotated[str | None, typer.Option("--scorer", help="Judges the tags; a chain such as gpt4,lexical.")]
+SegmenterName = Annotated[
+    str | None, typer.Option("--segmenter", help="Finds the objects. Default: the model's companion.")
+]
+SelectBy = Annotated[str | None, typer.Option("--select-by", help="The reward that chooses the best candidate.")]
+Threads = Annotated[
+    int | None, typer.Option("--threads", min=1, help="CPU threads. Default: 1 for tiny models, else the machine's.")
+]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show logs and tracebacks.")]
 
 
 def prompt_set(registry: Registry, spec: str, options: dict[str, Any] | None = None) -> PromptSet:

@@ -13,7 +13,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 import typer
 from rich.console import Console
@@ -32,10 +32,6 @@ EXIT_ERROR = 2
 EXIT_INTERRUPTED = 130
 GRACE = 5.0
 """Seconds that threads of others have to end when the program does."""
-
-Threads = Annotated[
-    int | None, typer.Option("--threads", min=1, help="CPU threads. Default: 1 for tiny models, else the machine's.")
-]
 
 _USUALLY, _SELDOM = gc.get_threshold(), (20_000, 50, 100)
 _STYLES = {"certain": "green", "possible": "yellow", "unlikely": "dim"}

@@ -10,8 +10,8 @@ from typing import Annotated, Any
 import typer
 
 from realignkit.cli._bench import Bench, drawing_realigner, make_all, measure, print_table, scorer_settings, show
-from realignkit.cli._options import prompt_set
-from realignkit.cli._progress import EXIT_SOME_FAILED, Command, Threads, loading, note, out, set_verbosity, writes_into
+from realignkit.cli._options import ModelName, ScorerNames, SegmenterName, SelectBy, TaggerName, Threads, prompt_set
+from realignkit.cli._progress import EXIT_SOME_FAILED, Command, loading, note, out, set_verbosity, writes_into
 from realignkit.errors import OptionError
 from realignkit.machine import suited_threads
 
@@ -19,7 +19,6 @@ ablate_app = typer.Typer(no_args_is_help=True, help="Measure what a part of the 
 
 DEFAULT_PROMPTS = "micro"
 
-ModelName = Annotated[str, typer.Option("--model", help="A generator's name, or a folder, file or hub id of a model.")]
 Prompts = Annotated[
     str,
     typer.Option(
@@ -206,11 +205,11 @@ def stages(
     ] = None,
     model: ModelName = "micro",
     prompts: Prompts = DEFAULT_PROMPTS,
-    tagger: Annotated[str | None, typer.Option(help="Names the objects. Default: the model's companion.")] = None,
-    scorer: Annotated[str | None, typer.Option(help="Judges the tags; a chain such as gpt4,lexical.")] = None,
-    segmenter: Annotated[str | None, typer.Option(help="Finds the objects. Default: the model's companion.")] = None,
+    tagger: TaggerName = None,
+    scorer: ScorerNames = None,
+    segmenter: SegmenterName = None,
     candidates: Annotated[int, typer.Option(min=1, help="Adds rows that start from the best of so many pictures.")] = 1,
-    select_by: Annotated[str | None, typer.Option(help="The reward that chooses the best candidate.")] = None,
+    select_by: SelectBy = None,
     metric: Metric = None,
     score: Scores = None,
     reference: ReferenceFolder = None,

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from realignkit.cli._progress import Threads, err, loading, note, out, set_verbosity, writes_into
+from realignkit.cli._options import ModelName, Threads, Verbose
+from realignkit.cli._progress import err, loading, note, out, set_verbosity, writes_into
 from realignkit.errors import DamagedError, ModelError, OptionError, OutputError, PromptError
 from realignkit.machine import suited_threads
 
@@ -29,7 +30,7 @@ def dense(
         list[str] | None,
         typer.Option(metavar="PHRASE=FILE", help="The same as a picture that is white inside; repeatable."),
     ] = None,
-    model: Annotated[str, typer.Option(help="A generator's name, or a folder, file or hub id of a model.")] = "micro",
+    model: ModelName = "micro",
     seed: Annotated[int, typer.Option(min=0, help="Start noise.")] = 42,
     folder: Annotated[
         Path | None, typer.Option("--out", metavar="DIR", help="Where to write.", show_default="realignments/…")
@@ -40,7 +41,7 @@ def dense(
     ] = None,
     threads: Threads = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace another picture in the folder.")] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show logs and tracebacks.")] = False,
+    verbose: Verbose = False,
 ) -> None:
     """Draw PROMPT with each phrase where you say (DenseDiffusion, a baseline): no tagger, scorer or segmenter."""
     set_verbosity(ctx, verbose)

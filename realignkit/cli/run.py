@@ -10,11 +10,19 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from realignkit.cli._options import read_prompts
+from realignkit.cli._options import (
+    ModelName,
+    ScorerNames,
+    SegmenterName,
+    SelectBy,
+    TaggerName,
+    Threads,
+    Verbose,
+    read_prompts,
+)
 from realignkit.cli._progress import (
     EXIT_SOME_FAILED,
     Bars,
-    Threads,
     err,
     loading,
     note,
@@ -38,14 +46,14 @@ DEFAULT_ROOT = Path("realignments")
 def run(
     ctx: typer.Context,
     prompt: Annotated[str | None, typer.Argument(help="What the picture should show.")] = None,
-    model: Annotated[str, typer.Option(help="A generator's name, or a folder, file or hub id of a model.")] = "micro",
+    model: ModelName = "micro",
     seed: Annotated[list[int] | None, typer.Option(help="Start noise; repeatable.", show_default="42")] = None,
     folder: Annotated[
         Path | None, typer.Option("--out", metavar="DIR", help="Where to write.", show_default="realignments/…")
     ] = None,
-    tagger: Annotated[str | None, typer.Option(help="Names the objects. Default: the model's companion.")] = None,
-    scorer: Annotated[str | None, typer.Option(help="Judges the tags; a chain such as gpt4,lexical.")] = None,
-    segmenter: Annotated[str | None, typer.Option(help="Finds the objects. Default: the model's companion.")] = None,
+    tagger: TaggerName = None,
+    scorer: ScorerNames = None,
+    segmenter: SegmenterName = None,
     assignments: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="NAME=VALUE", help="An option, e.g. modulation.share=0.5; repeatable."),
@@ -61,14 +69,14 @@ def run(
         str | None, typer.Option(metavar="DIR", help="Adapters of the model: what 'realignkit train' has written.")
     ] = None,
     candidates: Annotated[int, typer.Option(min=1, help="Coarse images per prompt; the best is refined.")] = 1,
-    select_by: Annotated[str | None, typer.Option(help="The reward that chooses the best candidate.")] = None,
+    select_by: SelectBy = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images per forward pass.")] = 8,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace other results in the folder.")] = False,
     processes: Annotated[
         int, typer.Option(min=1, help="Share many prompts among so many processes, each with a model of its own.")
     ] = 1,
     threads: Threads = None,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show logs and tracebacks.")] = False,
+    verbose: Verbose = False,
 ) -> None:
     """Realign PROMPT: coarse image, tags, local captions, masks, refined image, report."""
     set_verbosity(ctx, verbose)

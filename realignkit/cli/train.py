@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from realignkit.cli._options import read_prompts
+from realignkit.cli._options import Threads, Verbose, read_prompts
 from realignkit.cli._progress import (
     EXIT_INTERRUPTED,
     Bars,
-    Threads,
     err,
     loading,
     note,
@@ -68,7 +67,7 @@ def train(
         bool, typer.Option("--control", help="Then train the same without the reward, and show both.")
     ] = False,
     threads: Threads = None,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show logs and tracebacks.")] = False,
+    verbose: Verbose = False,
 ) -> None:
     """Fine-tune a model with a reward; adapters, checkpoints, samples and log go to --out."""
     set_verbosity(ctx, verbose)
