@@ -3,8 +3,9 @@
     python benchmarks/tables.py            # writes the tables beside the rows, and the pictures of docs/images
     python benchmarks/tables.py --check    # says what is not as the rows say, and writes nothing
 
-So a mistake in the statistics is mended without drawing anything. A folder has ``rows.jsonl``. Those of ``realignkit
-ablate`` have ``ablation.json``, and ``distances.json`` with the Fréchet distances, whose features are too big to keep.
+So a mistake in the statistics is mended without drawing anything. A folder has its rows in an archive, made by ``xz -9e
+rows.jsonl``. Those of ``realignkit ablate`` have ``ablation.json``, and ``distances.json`` with the Fréchet distances,
+whose features are too big to keep.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from pathlib import Path
 from alignment import summary, sweep_summary
 
 from realignkit.evaluation.frechet import Ratio
-from realignkit.evaluation.results import RECORD, AblationFolder
+from realignkit.evaluation.results import RECORD, ROWS, AblationFolder, kept_lines
 from realignkit.evaluation.table import CONTROL, AblationTable, tabulate
 from realignkit.evaluation.write import comma_separated, markdown, svg
 from realignkit.files import atomic_write
@@ -31,15 +32,14 @@ PICTURES = {"cc500-rewards": "cc500-rewards.svg", "cc500-stages": "cc500-stages.
 def tables() -> dict[Path, str]:
     """Every file that rows decide, and what it should hold."""
     found = {}
-    for rows in sorted(RESULTS.rglob("rows.jsonl")):
-        folder = rows.parent
+    for folder in sorted(path.parent for path in RESULTS.rglob(f"{ROWS}.xz")):
         if (folder / RECORD).exists():
             table = ablation(folder)
             found[folder / "table.md"], found[folder / "table.csv"] = markdown(table), comma_separated(table)
             if folder.name in PICTURES:
                 found[ROOT / "docs" / "images" / PICTURES[folder.name]] = svg(table)
         else:
-            lines = [json.loads(line) for line in rows.read_text(encoding="utf-8").splitlines()]
+            lines = kept_lines(folder / ROWS)
             found[folder / "summary.md"] = summary(lines) if "fine" in lines[0] else sweep_summary(lines)
     return found
 

@@ -53,7 +53,7 @@ def same(kept, counted):
 def test_the_published_tables_are_what_the_verdicts_say(published):
     stale = [str(path.relative_to(ROOT)) for path, text in published.items() if not same(path.read_text("utf-8"), text)]
     assert not stale, "run: python benchmarks/tables.py, and mend the documents"
-    with_rows = {path.parent for path in RESULTS.rglob("rows.jsonl")}
+    with_rows = {path.parent for path in RESULTS.rglob("rows.jsonl.xz")}
     assert with_rows == {path.parent for path in published if path.suffix == ".md"}
 
 
