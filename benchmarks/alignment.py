@@ -1,24 +1,26 @@
-"""Does the fine stage help? The oracle's "fully right" before and after, same prompts and seeds, paired.
+"""What the fine stage depends on, by the oracle's "fully right", same prompts and seeds, paired.
 
-    python benchmarks/alignment.py compare --prompts CC-500.txt --seeds 2 --out benchmarks/results/cc500
-    python benchmarks/alignment.py compare --out benchmarks/results/validation      # the world's validation prompts
+What it does as it is, ``realignkit ablate stages`` measures. Here its parts are exchanged:
+
+    python benchmarks/alignment.py compare --masks world --out benchmarks/results/world-masks    # ground-truth layouts
+    python benchmarks/alignment.py compare --ask noun --out benchmarks/results/segment-by-noun   # of the segmenter
     python benchmarks/alignment.py sweep --out benchmarks/results/sweep              # settings, on validation prompts
     python benchmarks/alignment.py sweep --which clamp --group "two objects" --size 400 --out benchmarks/results/clamp
     python benchmarks/alignment.py sweep --which strength --group "two objects" --out benchmarks/results/strength
     python benchmarks/alignment.py steps --out benchmarks/results/steps              # each step against ground truth
-    python benchmarks/alignment.py compare --smoke --out /tmp/smoke                  # seconds; checks that it runs
+    python benchmarks/alignment.py steps --smoke --out /tmp/smoke                    # seconds; checks that it runs
 
 The oracle shares neither weights nor training scenes nor noise with the tagger and the segmenter. Per-image results are
-kept in ``rows.jsonl`` (a run that was stopped goes on from them), the summary in ``summary.md``.
+kept in ``rows.jsonl`` (a ``compare`` that was stopped goes on from them, as ``realignkit ablate`` does), the summary by
+groups of prompts in ``summary.md``.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -37,9 +39,16 @@ from realignkit import (
     Tag,
     default_registry,
 )
+from realignkit.cli._progress import Bars
+from realignkit.evaluation.judging import Judging
+from realignkit.evaluation.measure import Ablation, Pictures
+from realignkit.evaluation.plan import Part, Plan, noise_seed, stages_plan
+from realignkit.evaluation.results import Measurement, digest
 from realignkit.evaluation.statistics import HEADER, HOW, compare
-from realignkit.files import atomic_write, only_writer, read_lines
-from realignkit_plugins.micro.oracle import Oracle, expected, fully_right, in_vocabulary, share_right
+from realignkit.evaluation.write import write_tables
+from realignkit.files import atomic_write, only_writer
+from realignkit.named import Named
+from realignkit_plugins.micro.oracle import Oracle, expected, fully_right, in_vocabulary
 from realignkit_plugins.micro.prompts import WorldPrompts
 from realignkit_plugins.micro.world import TAGS, held_out, phrase, render, scene
 from realignkit_plugins.micro.world.scenes import sample_scene
@@ -128,32 +137,32 @@ def main() -> None:
     )
     parser.add_argument("--tagger", help="another tagger than micro's own, by name")
     parser.add_argument("--only", action="append", default=[], help="sweep: only the setting of this name")
-    parser.add_argument("--masks", choices=["own", "world"], default="own", help="world: ground-truth layouts instead")
+    parser.add_argument("--masks", choices=["world"], help="compare: ground-truth layouts instead of the segmenter's")
     parser.add_argument(
-        "--ask",
-        choices=["phrase", *WAYS],
-        default="phrase",
-        help="what the segmenter is asked for; tag: the noun, with the phrase as tie-break",
+        "--ask", choices=[*WAYS], help="compare: ask the segmenter for nouns; tag: with the phrase as tie-break"
     )
     parser.add_argument("--smoke", action="store_true", help="a handful of prompts, few steps")
     arguments = parser.parse_args()
+    if arguments.command == "compare" and not (arguments.masks or arguments.ask):
+        parser.error("give --masks or --ask; the fine stage as it is, is measured by 'realignkit ablate stages'.")
     with only_writer(arguments.out):
         {"compare": run_compare, "sweep": run_sweep, "steps": run_steps}[arguments.command](arguments)
 
 
-def jobs(arguments: argparse.Namespace) -> list[tuple[str, str, int]]:
-    """(group, prompt, seed) of everything to do."""
+def grouped_prompts(arguments: argparse.Namespace) -> list[tuple[str, str]]:
+    """(group, prompt) of everything to do."""
     if arguments.prompts:
         lines = [line.strip() for line in arguments.prompts.read_text().splitlines()]
-        prompts = [(group_of(line), line) for line in lines if in_vocabulary(line)]
-    else:
-        size = 2 if arguments.smoke else arguments.size
-        groups = {name: {**GROUPS, **MORE_GROUPS}[name] for name in arguments.group or GROUPS}
-        sets = {name: WorldPrompts(purpose=arguments.purpose, size=size, **how) for name, how in groups.items()}
-        prompts = [(name, prompt) for name, texts in sets.items() for prompt in texts]
-    seeds = range(arguments.first_seed, arguments.first_seed + arguments.seeds)
-    # A seed for every prompt and repetition: prompts that share a seed would share their noise.
-    return [(group, text, 100_000 * seed + index) for seed in seeds for index, (group, text) in enumerate(prompts)]
+        return [(group_of(line), line) for line in lines if in_vocabulary(line)]
+    size = 2 if arguments.smoke else arguments.size
+    groups = {name: {**GROUPS, **MORE_GROUPS}[name] for name in arguments.group or GROUPS}
+    sets = {name: WorldPrompts(purpose=arguments.purpose, size=size, **how) for name, how in groups.items()}
+    return [(name, prompt) for name, texts in sets.items() for prompt in texts]
+
+
+def seeds_of(arguments: argparse.Namespace) -> range:
+    """One per picture of a prompt."""
+    return range(arguments.first_seed, arguments.first_seed + arguments.seeds)
 
 
 def group_of(prompt: str) -> str:
@@ -195,26 +204,44 @@ def _value(text: str) -> Any:
 
 
 def run_compare(arguments: argparse.Namespace) -> None:
-    """Base against fine stage."""
-    realigner, oracle, todo = make_realigner(arguments), Oracle.load(), jobs(arguments)
-    header = {"settings": realigner.settings, "masks": arguments.masks}
-    path = arguments.out / "rows.jsonl"
-    rows = _read(path, header)
-    done = {(row["prompt"], row["seed"]) for row in rows}
-    todo = [job for job in todo if (digest(job[1]), job[2]) not in done]
-    with path.open("a") as out:
-        for part in track(list(chunks(todo)), description="realigning", disable=not sys.stderr.isatty()):
-            for row in compare_chunk(realigner, oracle, part, arguments.masks):
-                rows.append(row)
-                out.write(json.dumps(row) + "\n")
-            out.flush()
-    atomic_write(arguments.out / "summary.md", summary(rows))
-    print(summary(rows))
+    """Base against fine stage, as rows of an ablation."""
+    registry = default_registry()
+    prompts = grouped_prompts(arguments)
+    plan = stages_plan([])
+    if arguments.masks == "world":
+        part = Part("base", ("base", "fine"), draw=draw_with_world_layouts)
+        plan = Plan("stages", (part,), settings={"masks": arguments.masks})
+
+    def generator(**options: Any) -> Named:
+        return Named("generator", "micro", registry.create("generator", "micro", **options))
+
+    pictures = Pictures(make_realigner(arguments), Judging(registry, "micro_oracle"), generator, arguments.out)
+    source = str(arguments.prompts.name if arguments.prompts else arguments.purpose)
+    ablation = Ablation(plan, pictures, [text for _, text in prompts], seeds=seeds_of(arguments), source=source)
+    with Bars() as bars:
+        ablation(bars.step)
+    write_tables(arguments.out)
+    groups = {digest(text): group for group, text in prompts}
+    text = summary(paired_rows(ablation.results.read(features=False), groups))
+    atomic_write(arguments.out / "summary.md", text)
+    print(text)
 
 
-def digest(prompt: str) -> str:
-    """What stands for a prompt in the results: other people's prompt sets are not ours to spread."""
-    return hashlib.sha256(prompt.encode()).hexdigest()[:12]
+def paired_rows(measurements: Sequence[Measurement], groups: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Base and fine stage of each picture, as :func:`summary` takes them."""
+    fine = {m.pair: m for m in measurements if m.row == "fine"}
+    return [
+        {
+            "group": groups[m.prompt],
+            "prompt": m.prompt,
+            "base": m.values["fully_right"],
+            "fine": fine[m.pair].values["fully_right"],
+            "base_share": m.values["objects_right"],
+            "fine_share": fine[m.pair].values["objects_right"],
+        }
+        for m in measurements
+        if m.row == "base"
+    ]
 
 
 def chunks(todo: list[Any]) -> Iterator[list[Any]]:
@@ -222,50 +249,17 @@ def chunks(todo: list[Any]) -> Iterator[list[Any]]:
     return (todo[start : start + CHUNK] for start in range(0, len(todo), CHUNK))
 
 
-def _read(path: Path, header: dict[str, Any]) -> list[dict[str, Any]]:
-    settings = path.with_name("settings.json")
-    if settings.exists() and json.loads(settings.read_text()) != json.loads(json.dumps(header)):
-        raise SystemExit(f"{path.parent} holds results of other settings. Use another --out.")
-    atomic_write(settings, json.dumps(header, indent=1))
-    rows, torn = read_lines(path)
-    if torn:  # of a run that was killed: measured again
-        atomic_write(path, "".join(json.dumps(row) + "\n" for row in rows))
-    return rows
-
-
-def compare_chunk(
-    realigner: Realigner, oracle: Oracle, part: list[tuple[str, str, int]], masks: str
-) -> Iterable[dict[str, Any]]:
-    """Rows of results for some jobs."""
-    prompts, seeds = [prompt for _, prompt, _ in part], [seed for *_, seed in part]
-    if masks == "world":
-        coarse = realigner.generate(prompts, seeds)
-        layouts = [world_layout(prompt, seed) for prompt, seed in zip(prompts, seeds, strict=True)]
-        refined = realigner.refine(prompts, layouts, seeds, coarse).images
-        # Nothing can be lost that the coarse image did not have.
-        seen = [{tag.name for tag in tags} for tags in realigner.tag(coarse)]
-        captions = [
-            [s.caption for s in lay if s.caption.tag in names] for lay, names in zip(layouts, seen, strict=True)
-        ]
-        refined = verified(realigner, captions, coarse, refined)
-        segments = [len(layout) for layout in layouts]
-    else:
-        results = realigner(prompts, seeds)
-        assert isinstance(results, list)
-        coarse, refined = [r.coarse for r in results], [r.image for r in results]
-        segments = [len(r.layout) for r in results]
-    before, after = oracle.detect(coarse), oracle.detect(refined)
-    for (group, prompt, seed), count, b, a in zip(part, segments, before, after, strict=True):
-        yield {
-            "group": group,
-            "prompt": digest(prompt),
-            "seed": seed,
-            "segments": count,
-            "base": fully_right(prompt, b),
-            "fine": fully_right(prompt, a),
-            "base_share": round(share_right(prompt, b), 3),
-            "fine_share": round(share_right(prompt, a), 3),
-        }
+def draw_with_world_layouts(
+    realigner: Realigner, prompts: Sequence[str], seeds: Sequence[int], _: Any
+) -> dict[str, list[Any]]:
+    """The rows "base" and "fine", with ground truth in the place of the segmenter."""
+    coarse = realigner.generate(list(prompts), list(seeds))
+    layouts = [world_layout(prompt, seed) for prompt, seed in zip(prompts, seeds, strict=True)]
+    refined = realigner.refine(list(prompts), layouts, list(seeds), coarse).images
+    # Nothing can be lost that the coarse image did not have.
+    seen = [{tag.name for tag in tags} for tags in realigner.tag(coarse)]
+    captions = [[s.caption for s in layout if s.caption.tag in n] for layout, n in zip(layouts, seen, strict=True)]
+    return {"base": coarse, "fine": verified(realigner, captions, coarse, refined)}
 
 
 def verified(realigner: Realigner, captions: Sequence[Sequence[LocalCaption]], coarse: Any, refined: Any) -> list[Any]:
@@ -309,13 +303,20 @@ def summary(rows: list[dict[str, Any]]) -> str:
 
 def run_sweep(arguments: argparse.Namespace) -> None:
     """Every setting of a sweep on the same coarse images."""
-    realigner, oracle, todo = make_realigner(arguments), Oracle.load(), jobs(arguments)
+    realigner, oracle = make_realigner(arguments), Oracle.load()
+    # A noise seed for every prompt and repetition: prompts that share one would share their noise.
+    todo = [
+        (group, text, noise_seed(seed, index))
+        for seed in seeds_of(arguments)
+        for index, (group, text) in enumerate(grouped_prompts(arguments), start=1)
+    ]
     wanted = {
         name: how for name, how in SWEEPS[arguments.which].items() if not arguments.only or name in arguments.only
     }
-    variants = {name: make_realigner(arguments, {**PAPER, **how}) for name, how in wanted.items()}
-    for variant in variants.values():  # one pipeline for all
-        variant.generator = realigner.generator
+    generator = Named("generator", "micro", realigner.generator)  # one pipeline for all
+    variants = {
+        name: make_realigner(arguments, {**PAPER, **how}).with_(generator=generator) for name, how in wanted.items()
+    }
     settings = {name: variant.settings for name, variant in variants.items()}
     atomic_write(arguments.out / "settings.json", json.dumps(settings, indent=1))
     before: list[bool] = []
