@@ -101,15 +101,6 @@ class Bench:
         return ablation
 
 
-def drawing_realigner(model: str, settings: Settings, batch_size: int) -> Realigner:
-    """One that only draws."""
-    from realignkit.realigner import Realigner
-
-    return Realigner.drawing(
-        model, sampling=settings.sampling, options=settings.options["generator"], batch_size=batch_size
-    )
-
-
 def scorer_settings(
     model: str, names: Mapping[str, Sequence[str]], assignments: Sequence[str]
 ) -> tuple[Settings, dict[str, Any]]:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from realignkit.cli._bench import Bench, drawing_realigner, make_all, measure, print_table, scorer_settings, show
+from realignkit.cli._bench import Bench, make_all, measure, print_table, scorer_settings, show
 from realignkit.cli._options import ModelName, ScorerNames, SegmenterName, SelectBy, TaggerName, Threads, prompt_set
 from realignkit.cli._progress import EXIT_SOME_FAILED, Command, loading, note, out, set_verbosity, writes_into
 from realignkit.errors import OptionError
@@ -95,6 +95,7 @@ def scorers(
     from realignkit.evaluation.plan import scorers_plan
     from realignkit.evaluation.scorers import Answers
     from realignkit.named import Named
+    from realignkit.realigner import Realigner
     from realignkit.registry import default_registry
 
     ctx.with_resource(writes_into(ctx, folder))
@@ -107,7 +108,9 @@ def scorers(
     settings, of_prompts = scorer_settings(model, names, assignments or [])
     with loading():
         taggers, scorers = (make_all(kind, chosen, settings.options[kind]) for kind, chosen in names.items())
-        realigner = drawing_realigner(model, settings, batch_size)
+        realigner = Realigner.drawing(
+            model, sampling=settings.sampling, options=settings.options["generator"], batch_size=batch_size
+        )
         chosen_set = prompt_set(registry, prompts, of_prompts)
         named_set = Named("prompts", type(chosen_set).__name__, chosen_set)
         ablation = Ablation(
@@ -178,6 +181,7 @@ def rewards(
             "as --row NAME=FOLDER."
         )
     from realignkit.evaluation.plan import rewards_plan, trained_model
+    from realignkit.realigner import Realigner
 
     ctx.with_resource(writes_into(ctx, folder))
     folders = _folders(row or [])
@@ -186,7 +190,9 @@ def rewards(
     judging = bench.judging(settings)
     rows = {name: [trained_model(path) for path in paths] for name, paths in folders.items()}
     with loading():
-        realigner = drawing_realigner(model, settings, batch_size)
+        realigner = Realigner.drawing(
+            model, sampling=settings.sampling, options=settings.options["generator"], batch_size=batch_size
+        )
     ablation = bench.ablation(
         rewards_plan(rows), realigner, judging, settings, folder,
         prompts=prompts, limit=limit, seeds=seed, keep_images=keep_images,
