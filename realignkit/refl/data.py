@@ -15,7 +15,7 @@ from torch import Tensor
 
 from realignkit.arguments import listed
 from realignkit.errors import DamagedError, OptionError, PromptError
-from realignkit.files import atomic_write, make_folder
+from realignkit.files import atomic_write, make_folder, write_lines
 from realignkit.images import open_image, png, to_tensor
 from realignkit.inputs import check_text, fit_image
 from realignkit.provenance import digest_of, stamps
@@ -212,4 +212,4 @@ def draw_prior(
             atomic_write(folder / names[i], png(image))
     if not share.start:
         rows = [{"file_name": name, "text": text} for name, (text, _) in zip(names, wanted, strict=True)]
-        atomic_write(folder / METADATA, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+        write_lines(folder / METADATA, rows)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import threading
@@ -16,6 +15,7 @@ import torch
 from rich.console import Console
 from torch import nn
 
+from realignkit.files import append_lines
 from realignkit_plugins.micro.train.muon import muon
 
 console = Console(stderr=True)
@@ -146,8 +146,7 @@ def _update(average: dict[str, torch.Tensor], model: nn.Module, decay: float) ->
 
 
 def _log(folder: Path, row: dict[str, float]) -> None:
-    with (folder / "log.jsonl").open("a") as log:
-        log.write(json.dumps({key: round(value, 5) for key, value in row.items()}) + "\n")
+    append_lines(folder / "log.jsonl", [{key: round(value, 5) for key, value in row.items()}])
     console.print("  ".join(f"{key} {value:.4g}" for key, value in row.items()))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -11,7 +10,7 @@ import typer
 from PIL import Image
 from rich.progress import track
 
-from realignkit.files import atomic_write, make_folder
+from realignkit.files import atomic_write, make_folder, write_lines
 from realignkit.images import png
 from realignkit_plugins.micro.world.captions import CAREFUL, CARELESS, caption
 from realignkit_plugins.micro.world.scenes import render, sample_scene
@@ -35,17 +34,15 @@ def main(
     realignkit train --reward caption --set pairs=runs/pairs
     """
     make_folder(out)
-    lines = []
+    rows = []
     for number in track(range(count), description="drawing"):
         rng = np.random.default_rng([seed, number])
         scene = sample_scene(rng, "train", objects)
         name = f"{number:05}.png"
         atomic_write(out / name, png(Image.fromarray(render(scene).image)))
-        lines.append(
-            json.dumps({"file_name": name, "text": caption(scene, rng, CARELESS if careless else CAREFUL)}) + "\n"
-        )
+        rows.append({"file_name": name, "text": caption(scene, rng, CARELESS if careless else CAREFUL)})
     # Last, so that a folder with it is whole.
-    atomic_write(out / "metadata.jsonl", "".join(lines))
+    write_lines(out / "metadata.jsonl", rows)
 
 
 if __name__ == "__main__":
