@@ -36,28 +36,22 @@ from realignkit.refl.run import LOG, read_record, validation_from
 from realignkit.refl.validation import best_of, hacking, without_improvement
 
 ROOT = Path(__file__).parent.parent
-PATIENCE = ReFLConfig().patience
+PATIENCE = ReFLConfig().validation.patience
 EXPLOITABLE: dict[str, Any] = {
     "denoising_weight": 0.0,
     "reward_weight": 1.0,
     "learning_rate": 3e-4,
     "schedule": "constant",
-    "solver": "dpmpp",
-    "num_inference_steps": 12,
-    "gradient_steps": (8, 11),
+    "refl": {"solver": "dpmpp", "num_inference_steps": 12, "gradient_steps": (8, 11)},
     "ema_decay": None,
-    "patience": 0,
     "checkpoint_every": 50,
     "tracker": "none",
 }
 SMOKE: dict[str, Any] = {
     "iterations": 2,
     "batch_size": 1,
-    "num_inference_steps": 2,
-    "gradient_steps": (1, 1),
-    "validate_every": 1,
-    "validation_prompts": 2,
-    "validation_steps": 2,
+    "refl": {"solver": "dpmpp", "num_inference_steps": 2, "gradient_steps": (1, 1)},
+    "validation": {"every": 1, "prompts": 2, "steps": 2, "patience": 0},
 }
 
 
@@ -287,8 +281,7 @@ def main() -> None:
         changes = {
             "iterations": options.iterations,
             "learning_rate": options.learning_rate,
-            "validate_every": options.validate_every,
-            "validation_prompts": options.validation_prompts,
+            "validation": {"every": options.validate_every, "prompts": options.validation_prompts, "patience": 0},
             "seed": options.seed,
             **(SMOKE if options.smoke else {}),
         }

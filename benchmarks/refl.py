@@ -39,9 +39,10 @@ from attention import synchronize  # the script beside this one
 
 from realignkit.contracts import Reward
 from realignkit.files import atomic_write
+from realignkit.named import Named
 from realignkit.refl import ReFLConfig
+from realignkit.refl.algorithms import MicroBatch, ReFL, ReFLOptions
 from realignkit.refl.model import Networks
-from realignkit.refl.objective import Objective
 from realignkit.refl.trainable import Trainable
 
 LOOPS = ("published", "trainer", "trainer, faster solver")
@@ -111,28 +112,25 @@ def make(loop: str, setting: Setting, made: Any = None) -> Callable[[int], int]:
     total, fast = setting.steps
     steps = fast if loop == LOOPS[2] else total
     late = (3 * steps // 4, steps - 1)
-    config = ReFLConfig(
-        denoising_weight=0,
-        reward_weight=1.0,
+    rollout = ReFLOptions(
         solver="dpmpp" if loop == LOOPS[2] else "ddim",
         num_inference_steps=steps,
         gradient_steps=late,
         gradients_per_rollout=1 if loop == LOOPS[0] else setting.points,
         guidance_scale=setting.guidance,
     )
+    config = ReFLConfig(denoising_weight=0, reward_weight=1.0, refl=rollout)
     networks = Networks(made or pipeline(setting), torch.device(setting.device), setting.precision)
     trainable = Trainable(networks, config)
     if loop == LOOPS[0]:
         return lambda number: published(networks, setting, late, steps, number)
-    objective = Objective(
-        networks, trainable, config, Redness(), "redness",
-        algorithm="refl", guidance_scale=setting.guidance, prompts=PROMPTS, pairs=None,
-    )  # fmt: skip
+    reward = Named("reward", "redness", Redness())
+    algorithm = ReFL(networks, trainable, config, rollout, reward, PROMPTS, None)
 
     def one_round(number: int) -> int:
-        found = objective.zero()
-        objective.add(found, number, range(number * setting.batch, (number + 1) * setting.batch), 1.0)
-        return setting.batch * config.gradients_per_rollout
+        places = range(number * setting.batch, (number + 1) * setting.batch)
+        algorithm.add(algorithm.zero(), MicroBatch(number, places))
+        return setting.batch * rollout.gradients_per_rollout
 
     return one_round
 

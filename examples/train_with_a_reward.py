@@ -41,16 +41,18 @@ def main(folder: str, iterations: int) -> None:
         {
             "iterations": iterations,
             "batch_size": 2,
-            "solver": "dpmpp",  # a rollout of ten steps, where the model is sampled with 25
-            "num_inference_steps": 10,
+            # A rollout of ten steps, where the model is sampled with 25.
+            "refl": {"solver": "dpmpp", "num_inference_steps": 10},
             "reward_weight": "auto",  # the reward's gradient ten times as long as that of the denoising loss
             "gradient_ratio": 10.0,
             "learning_rate": 3e-5,
             "prior_images": 4 if iterations < 10 else 100,
-            "validate_every": max(iterations // 10, 1),
-            "validation_prompts": 2 if iterations < 10 else 32,
-            "validation_steps": 10,
-            "patience": 4,
+            "validation": {
+                "every": max(iterations // 10, 1),
+                "prompts": 2 if iterations < 10 else 32,
+                "steps": 10,
+                "patience": 4,
+            },
         },
         prompts=prompts,
         # Counts objects in their colours, and shares nothing with the reward.

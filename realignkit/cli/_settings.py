@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from realignkit import resolve
 from realignkit.attention.config import ModulationConfig
+from realignkit.contracts import Options
 from realignkit.errors import OptionError
 from realignkit.registry import PluginInfo, Registry
 from realignkit.rewards import SUM_OPTIONS, parse_weights
@@ -94,7 +95,7 @@ def _locate(name: str, known: Mapping[str, Collection[str] | None], prefer: str 
         names = known[group]
         if names is None or option in names:
             return group, option
-    elif not dot:
+    else:
         groups = [group for group, names in known.items() if names is not None and name in names]
         if len(groups) == 1:
             return groups[0], name
@@ -102,6 +103,30 @@ def _locate(name: str, known: Mapping[str, Collection[str] | None], prefer: str 
             return prefer, name
         if groups:
             raise OptionError(f"'{name}' is ambiguous: say {' or '.join(f'{group}.{name}' for group in groups)}.")
-    full = [f"{group}.{option}" for group, names in known.items() for option in names or () if "." not in option]
-    bare = [option for names in known.values() for option in names or () if "." not in option]
+    # An option of a part of a weighted sum has two names; the plain one is enough.
+    shown = {
+        group: [option for option in names or () if "." not in option or option.partition(".")[0] in (names or ())]
+        for group, names in known.items()
+    }
+    full = [f"{group}.{option}" for group, names in shown.items() for option in names]
+    bare = [option for names in shown.values() for option in names]
     raise resolve.unknown_option(name, full if dot else bare)
+
+
+def nested_names(options: type[Options], prefix: str = "") -> Iterator[str]:
+    """The names of a model's options; those of a group in it dotted (``lora.rank``), after the group's own."""
+    for name, about in options.model_fields.items():
+        yield f"{prefix}{name}"
+        if isinstance(about.annotation, type) and issubclass(about.annotation, Options):
+            yield from nested_names(about.annotation, f"{prefix}{name}.")
+
+
+def nested(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values by dotted name as mappings of groups: the inverse of :func:`realignkit.provenance.flat`."""
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        group, dot, option = name.partition(".")
+        below = nested({option: value}) if dot else value
+        merges = isinstance(below, dict) and isinstance(found.get(group), dict)
+        found[group] = {**found[group], **below} if merges else below
+    return found

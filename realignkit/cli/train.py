@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from realignkit.types import TrainResult, TrainState
 
 DEFAULT_MODEL = "micro"
+GROUPS = ("training", "generator", "reward", "judge")
+"""Whose options ``--set`` takes."""
 
 
 def train(
@@ -60,7 +62,7 @@ def train(
     ] = None,
     assignments: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="NAME=VALUE", help="An option, e.g. training.lora_rank=8; repeatable."),
+        typer.Option("--set", metavar="NAME=VALUE", help="An option, e.g. training.lora.rank=8; repeatable."),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in the folder.")] = False,
     control: Annotated[
@@ -120,7 +122,11 @@ def _merge(flags: Mapping[str, Any], path: Path | None) -> tuple[dict[str, Any],
         raise OptionError(
             f"{path} must map names to values: {', '.join(sorted(known))}, where 'set' maps option names to values."
         )
-    settings = [f"{name}={json.dumps(value, default=str)}" for name, value in found.pop("set", {}).items()]
+    flat: dict[str, Any] = {}
+    for name, value in found.pop("set", {}).items():
+        group = name in GROUPS and isinstance(value, dict)
+        flat |= {f"{name}.{option}": below for option, below in value.items()} if group else {name: value}
+    settings = [f"{name}={json.dumps(value, default=str)}" for name, value in flat.items()]
     for name in ("reward", "judge"):
         if isinstance(found.get(name), dict):  # a weighted sum, as YAML has it
             found[name] = ",".join(f"{part}:{weight}" for part, weight in found[name].items())
@@ -143,9 +149,10 @@ class TrainingJob:
 
     def __init__(self, wanted: Mapping[str, Any], assignments: Sequence[str]) -> None:
         from realignkit import resolve
-        from realignkit.cli._settings import parse, reward_options
+        from realignkit.cli._settings import nested, nested_names, parse, reward_options
         from realignkit.contracts import parse_options
-        from realignkit.refl.config import ReFLConfig, preset, refuse_former
+        from realignkit.refl.config import ReFLConfig, preset
+        from realignkit.refl.earlier import refuse_former
         from realignkit.refl.pairs import read_pairs
         from realignkit.registry import default_registry
 
@@ -155,7 +162,7 @@ class TrainingJob:
         self.beside = resolve.companions(self.generator)
         self.judge_name, _, self._judge_value = str(wanted["judge"] or "").partition(".")
         known = {
-            "training": ReFLConfig.model_fields,
+            "training": set(nested_names(ReFLConfig)),
             "generator": resolve.option_names(self.generator),
             "reward": reward_options(self.registry, str(wanted["reward"]), self.beside),
             "judge": None if self.judge_name else set(),
@@ -163,11 +170,11 @@ class TrainingJob:
         for assignment in assignments:
             refuse_former(assignment.partition("=")[0].strip().removeprefix("training."))
         self.settings = parse(assignments, known, prefer="training")
-        named = wanted["preset"]
+        named, training = wanted["preset"], nested(self.settings.training)
         if named is not None:
-            self.config = preset(str(named), **self.settings.training)
+            self.config = preset(str(named), **training)
         else:
-            self.config = parse_options(ReFLConfig, self.settings.training, owner="training")
+            self.config = parse_options(ReFLConfig, training, owner="training")
         self.prompts = read_prompts(self.registry, str(wanted["prompts"]))
         held_out = wanted["validation_prompts"]
         self.held_out = None if held_out is None else read_prompts(self.registry, str(held_out))

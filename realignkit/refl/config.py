@@ -2,41 +2,56 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from realignkit.contracts import Options, parse_options
 from realignkit.errors import OptionError
+from realignkit.refl.algorithms import ALGORITHMS, RAFTOptions, ReFLOptions, RewardWeightedOptions
+from realignkit.refl.earlier import refuse_former
 
-Algorithm = Literal["auto", "refl", "raft", "reward_weighted"]
-Solver = Literal["ddim", "dpmpp", "unipc"]
-Precision = Literal["auto", "no", "fp16", "bf16"]
-RatedImage = Literal["jump", "final"]
-Schedule = Literal["constant", "linear", "cosine"]
-PairSampling = Literal["uniform", "weighted"]
-
-LATE_SHARE = 0.6
-"""Where the late steps begin, as a share of the rollout, unless ``gradient_steps`` says: the paper's 30 of 50."""
+AUTO = ("refl", "raft")
+"""What ``algorithm=auto`` chooses from: the first needs the reward's gradient, the second does not."""
 
 
-REMOVED: Mapping[str, Any] = {"purify": None, "purify_draws": 1, "hold_style": False, "style_weight": 0.0}
-"""Options of version 0.1 that are gone, with the values at which they did nothing."""
+class LoRAOptions(Options):
+    """The adapters that learn with ``trainable=lora``."""
+
+    rank: int = Field(16, ge=1, description="rank of the adapters")
+    alpha: float | None = Field(None, gt=0, allow_inf_nan=False, description="their scale is alpha / rank; none: 1")
+    targets: tuple[str, ...] = Field(
+        ("to_q", "to_k", "to_v", "to_out.0"), min_length=1, description="the U-Net's layers that get adapters"
+    )
 
 
-def refuse_former(name: str) -> None:
-    """Refuse the name of an option that version 0.1 had.
+class OptimizerOptions(Options):
+    """AdamW's, beside the learning rate."""
 
-    Raises:
-        OptionError: it is one.
-    """
-    if name in REMOVED:
-        raise OptionError(
-            f"training option {name} was removed in version 0.2, because nothing was gained with it: "
-            f"docs/explanation/reward-hacking.md says what was seen."
-        )
+    betas: tuple[float, float] = Field((0.9, 0.999), description="decay of the gradient's two moments")
+    weight_decay: float = Field(0.0, ge=0, allow_inf_nan=False, description="of the weights, decoupled")
+    max_gradient_norm: float = Field(1.0, gt=0, description="gradients are clipped to this norm; inf: never")
+
+    @field_validator("betas")
+    @classmethod
+    def _below_one(cls, betas: tuple[float, float]) -> tuple[float, float]:
+        if not all(0 <= beta < 1 for beta in betas):
+            raise ValueError("betas must be in [0, 1)")
+        return betas
+
+
+class ValidationOptions(Options):
+    """How the held-out prompts watch over a training."""
+
+    every: int = Field(50, ge=0, description="iterations between validations; 0: never")
+    prompts: int = Field(32, ge=1, description="held-out prompts that are used at most")
+    steps: int | None = Field(None, ge=1, le=1000, description="sampling steps; none: as the model is sampled")
+    seed: int = Field(1000, ge=0, lt=2**62, description="of the first held-out image; the next has one more")
+    patience: int = Field(4, ge=0, description="validations without a better judgement before stopping; 0: never stop")
+    samples: int = Field(8, ge=0, description="held-out images in each sample grid; 0: none")
 
 
 class ReFLConfig(Options):
@@ -45,11 +60,17 @@ class ReFLConfig(Options):
     Frozen; unknown names are errors. :func:`preset` has named settings, published and our own.
     """
 
-    algorithm: Algorithm = Field(
+    algorithm: str = Field(
         "auto",
         description="refl: gradient of the reward; raft: best of N; reward_weighted: denoising loss on L_pre's pairs, "
         "each weighed by its own reward; auto: refl where the reward has a gradient, else raft",
     )
+    refl: ReFLOptions = Field(ReFLOptions(), description="options of algorithm=refl")
+    raft: RAFTOptions = Field(RAFTOptions(), description="options of algorithm=raft")
+    reward_weighted: RewardWeightedOptions = Field(
+        RewardWeightedOptions(), description="options of algorithm=reward_weighted"
+    )
+
     iterations: int = Field(500, ge=1, description="optimizer steps")
     batch_size: int = Field(4, ge=1, description="prompts per process and forward pass")
     gradient_accumulation_steps: int = Field(1, ge=1, description="forward passes per optimizer step")
@@ -58,7 +79,7 @@ class ReFLConfig(Options):
     )
     seed: int = Field(42, ge=0, lt=2**63, description="decides noise, prompts and steps, whatever the process count")
 
-    # The reward term.
+    # How the terms weigh.
     reward_weight: float | Literal["auto"] | None = Field(
         None,
         description="lambda; none: 0.001 for refl, else 1; 0: a control run; auto: holds gradient_ratio",
@@ -66,46 +87,9 @@ class ReFLConfig(Options):
     gradient_ratio: float = Field(
         10.0, gt=0, allow_inf_nan=False, description="with reward_weight=auto: reward to denoising gradient norm"
     )
-    margin: float | None = Field(None, allow_inf_nan=False, description="of phi; none: as the reward states")
-    reward_temperature: float = Field(
-        0.1,
-        gt=0,
-        allow_inf_nan=False,
-        description="reward_weighted: a pair weighs exp(-phi(R) / temperature), 1 where its reward reaches the margin",
-    )
-    pair_sampling: PairSampling = Field(
-        "uniform",
-        description="reward_weighted: uniform takes every pair in turn and weighs its loss; weighted draws pairs in "
-        "proportion to lambda * weight + denoising_weight: the same direction on average, no passes for pairs that "
-        "weigh nothing, and a gradient as long as a control's",
-    )
-
-    # The rollout.
-    rated_image: RatedImage = Field(
-        "jump",
-        description="jump: what a late step's prediction jumps to (ReFL); final: the finished image, whose gradient "
-        "goes straight to the predictions at the drawn steps (DRTune)",
-    )
-    solver: Solver = Field("ddim", description="sampler of the rollout; dpmpp and unipc need fewer steps")
-    num_inference_steps: int = Field(40, ge=1, le=1000, description="steps of the rollout")
-    gradient_steps: tuple[int, int] | None = Field(
-        None, description="first and last step index (from 0) that may carry the gradient; none: the last 40 %"
-    )
-    gradients_per_rollout: int = Field(
-        1,
-        ge=1,
-        description="steps of one rollout that carry a gradient; raft: noise levels to learn each best image at",
-    )
-    guidance_scale: float | None = Field(
-        None,
-        ge=0,
-        allow_inf_nan=False,
-        description="in rollout and gradient; none: as the model is sampled; at most 1: off",
-    )
-    candidates: int = Field(4, ge=2, description="raft: images per prompt, of which the best is learnt from")
-
-    # The denoising terms.
     denoising_weight: float = Field(1.0, ge=0, allow_inf_nan=False, description="of L_pre (eq. 3); 0 drops it")
+
+    # L_pre's pairs.
     pairs: Path | None = Field(
         None, description="folder of images with captions for L_pre; none: the frozen model draws them"
     )
@@ -115,9 +99,6 @@ class ReFLConfig(Options):
     )
     prior_images: int = Field(200, ge=1, description="how many images the frozen model draws where pairs is none")
     caption_dropout: float = Field(0.1, ge=0, lt=1, description="share of L_pre's captions that are left empty")
-    kl_weight: float = Field(
-        0.0, ge=0, allow_inf_nan=False, description="of ||eps - eps_base||^2 at the rollout's steps"
-    )
 
     # What is trained, and how.
     trainable: Literal["lora", "unet"] = Field("lora", description="low-rank adapters, or the whole U-Net")
@@ -125,40 +106,25 @@ class ReFLConfig(Options):
         False,
         description="learn the text encoder too, which reads what belongs to what; with trainable=unet",
     )
-    lora_rank: int = Field(16, ge=1, description="rank of the adapters")
-    lora_alpha: float | None = Field(
-        None, gt=0, allow_inf_nan=False, description="their scale is alpha / rank; none: 1"
-    )
-    lora_targets: tuple[str, ...] = Field(
-        ("to_q", "to_k", "to_v", "to_out.0"), min_length=1, description="the U-Net's layers that get adapters"
-    )
+    lora: LoRAOptions = Field(LoRAOptions(), description="the adapters of trainable=lora")
     learning_rate: float = Field(1e-5, gt=0, allow_inf_nan=False, description="at its height")
     warmup_iterations: int = Field(10, ge=0, description="linear warm-up")
-    schedule: Schedule = Field(
+    schedule: Literal["constant", "linear", "cosine"] = Field(
         "cosine", description="after the warm-up: constant, or down to zero at the last iteration"
     )
-    betas: tuple[float, float] = Field((0.9, 0.999), description="AdamW's")
-    weight_decay: float = Field(0.0, ge=0, allow_inf_nan=False, description="AdamW's")
-    max_gradient_norm: float = Field(1.0, gt=0, description="gradients are clipped to this norm; inf: never")
+    optimizer: OptimizerOptions = Field(OptimizerOptions(), description="AdamW's other options")
     ema_decay: float | None = Field(
         0.99, gt=0, lt=1, description="moving average of the weights that is used; none: off"
     )
-    mixed_precision: Precision = Field(
+    mixed_precision: Literal["auto", "no", "fp16", "bf16"] = Field(
         "auto", description="auto: as 'accelerate launch' says, else bf16 (fp16 on older GPUs) on CUDA, none on CPU"
     )
     gradient_checkpointing: bool = Field(False, description="less memory for more time, in U-Net and image decoder")
 
     # Watching over it.
-    validate_every: int = Field(50, ge=0, description="iterations between validations; 0: never")
-    validation_prompts: int = Field(32, ge=1, description="held-out prompts that are used at most")
-    validation_steps: int | None = Field(
-        None, ge=1, le=1000, description="sampling steps; none: as the model is sampled"
-    )
-    validation_seed: int = Field(1000, ge=0, lt=2**62, description="of the first held-out image; the next has one more")
-    patience: int = Field(4, ge=0, description="validations without a better judgement before stopping; 0: never stop")
+    validation: ValidationOptions = Field(ValidationOptions(), description="on held-out prompts")
     checkpoint_every: int = Field(50, ge=1, description="iterations between checkpoints")
     keep_checkpoints: int = Field(2, ge=2, description="checkpoints that are kept; the best weights always are")
-    samples: int = Field(8, ge=0, description="held-out images in each sample grid; 0: none")
     tracker: Literal["auto", "none", "tensorboard", "wandb"] = Field(
         "auto", description="auto: TensorBoard where it is installed; log.jsonl is always written"
     )
@@ -170,18 +136,21 @@ class ReFLConfig(Options):
             refuse_former(name)
         return values
 
+    @field_validator("algorithm")
+    @classmethod
+    def _known(cls, algorithm: str) -> str:
+        if algorithm not in ("auto", *ALGORITHMS):
+            raise ValueError(f"must be auto, {', '.join(ALGORITHMS)}, not '{algorithm}'")
+        return algorithm
+
     @model_validator(mode="after")
     def _consistent(self) -> ReFLConfig:
-        first, last = self.late_steps
-        if not 0 <= first <= last < self.num_inference_steps:
-            raise ValueError(
-                f"gradient_steps {first}, {last} must be two rising step indices below "
-                f"num_inference_steps={self.num_inference_steps}"
-            )
-        if self.algorithm != "raft" and self.gradients_per_rollout > last - first + 1:
-            raise ValueError(
-                f"{self.gradients_per_rollout} gradients_per_rollout do not fit into steps {first} to {last}"
-            )
+        for name in ALGORITHMS:
+            if name not in (AUTO if self.algorithm == "auto" else (self.algorithm,)) and self.sets(name):
+                raise ValueError(
+                    f"{name} has options, but algorithm={self.algorithm} is trained: set algorithm={name}, or leave "
+                    f"them out"
+                )
         if isinstance(self.reward_weight, float) and not 0 <= self.reward_weight < float("inf"):
             raise ValueError("reward_weight must be finite and not negative")
         if self.reward_weight == 0 and not self.denoising_weight:
@@ -189,24 +158,20 @@ class ReFLConfig(Options):
         if self.reward_weight == "auto" and not self.denoising_weight:
             # The KL-style term alone will not do: without a gradient until the model has moved, it would never move.
             raise ValueError("reward_weight=auto compares with the denoising term: raise denoising_weight above 0")
-        if self.algorithm in ("raft", "reward_weighted") and self.kl_weight:
-            raise ValueError(f"kl_weight acts on the steps of refl: set it to 0 for {self.algorithm}")
-        if self.pair_sampling == "weighted" and self.algorithm != "reward_weighted":
-            raise ValueError("pair_sampling=weighted draws pairs by their reward: set algorithm=reward_weighted")
-        if self.pair_sampling == "weighted" and self.reward_weight == "auto":
+        if self.reward_weight == "auto" and self.reward_weighted.pair_sampling == "weighted":
             raise ValueError("pair_sampling=weighted has one gradient, not two to compare: give reward_weight a number")
         if self.train_text_encoder and self.trainable != "unet":
             raise ValueError("train_text_encoder learns whole networks, not adapters: set trainable=unet")
-        if not all(0 <= beta < 1 for beta in self.betas):
-            raise ValueError("betas must be in [0, 1)")
         return self
 
-    @property
-    def late_steps(self) -> tuple[int, int]:
-        """First and last step index (both included, from 0) that may carry the gradient."""
-        if self.gradient_steps is not None:
-            return self.gradient_steps
-        return int(LATE_SHARE * self.num_inference_steps), self.num_inference_steps - 1
+    def options_of(self, algorithm: str) -> Options:
+        """The options of an algorithm."""
+        options: Options = getattr(self, algorithm)
+        return options
+
+    def sets(self, algorithm: str) -> bool:
+        """Whether an algorithm has other options than its defaults."""
+        return self.options_of(algorithm) != ALGORITHMS[algorithm].Options()
 
     def accumulation(self, processes: int) -> int:
         """Forward passes per optimizer step.
@@ -226,8 +191,6 @@ class ReFLConfig(Options):
 
     def learning_rate_at(self, iteration: int) -> float:
         """The learning rate of an iteration (from 0): a function of it alone, so that resuming needs no state."""
-        import math
-
         if iteration < self.warmup_iterations:
             return self.learning_rate * (iteration + 1) / (self.warmup_iterations + 1)
         if self.schedule == "constant":
@@ -240,8 +203,8 @@ class ReFLConfig(Options):
 PRESETS: Mapping[str, Mapping[str, Any]] = {
     # T = 50 and k >= 30; what else the paper's recipe says.
     "paper": {
-        "num_inference_steps": 50,
-        "gradient_steps": (30, 49),
+        "refl": {"num_inference_steps": 50, "gradient_steps": (30, 49)},
+        "raft": {"num_inference_steps": 50},
         "reward_weight": 1e-3,
         "learning_rate": 1e-5,
         "total_batch_size": 128,
@@ -250,49 +213,63 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
     },
     # 40 steps, k in [30, 39]; its public script rolls out without guidance. L_pre stays on here.
     "imagereward": {
-        "num_inference_steps": 40,
-        "gradient_steps": (30, 39),
-        "guidance_scale": 1.0,
+        "refl": {"num_inference_steps": 40, "gradient_steps": (30, 39), "guidance_scale": 1.0},
+        "raft": {"num_inference_steps": 40, "guidance_scale": 1.0},
         "reward_weight": 1e-3,
         "learning_rate": 1e-5,
     },
     # Half the rollout for the same late part, and three gradients from each.
     "fast": {
-        "solver": "dpmpp",
-        "num_inference_steps": 20,
-        "gradients_per_rollout": 3,
+        name: {"solver": "dpmpp", "num_inference_steps": 20, "gradients_per_rollout": 3} for name in ("refl", "raft")
     },
     # No gradient of the reward: it chooses the pairs from which U-Net and text encoder learn.
     "pairs": {
         "algorithm": "reward_weighted",
-        "pair_sampling": "weighted",
+        "reward_weighted": {"pair_sampling": "weighted"},
         "reward_weight": 100.0,
         "trainable": "unet",
         "train_text_encoder": True,
         "iterations": 500,
         "batch_size": 64,
         "warmup_iterations": 40,
-        "betas": (0.9, 0.99),
+        "optimizer": {"betas": (0.9, 0.99)},
         "ema_decay": 0.98,
     },
     # As many steps as the model is used with, so that what is learnt mends the pictures and not the solver's error.
     "final": {
-        "rated_image": "final",
-        "solver": "dpmpp",
-        "num_inference_steps": 20,
-        "gradient_steps": (3, 19),
-        "gradients_per_rollout": 2,
+        "refl": {
+            "rated_image": "final",
+            "solver": "dpmpp",
+            "num_inference_steps": 20,
+            "gradient_steps": (3, 19),
+            "gradients_per_rollout": 2,
+        },
+        "raft": {"solver": "dpmpp", "num_inference_steps": 20, "gradients_per_rollout": 2},
     },
 }
 """Named settings; what the user says goes over them."""
 
 
 def preset(name: str, **changes: Any) -> ReFLConfig:
-    """The options of a preset, with changes over them.
+    """The options of a preset, with changes over them; of an algorithm that the changes choose away, none.
 
     Raises:
         OptionError: there is no such preset, or a value is bad.
     """
     if name not in PRESETS:
         raise OptionError(f"there is no preset '{name}'. Known: {', '.join(PRESETS)}.")
-    return parse_options(ReFLConfig, {**PRESETS[name], **changes}, owner="training")
+    chosen = changes.get("algorithm", "auto")
+    settings = {
+        option: value
+        for option, value in PRESETS[name].items()
+        if option not in ALGORITHMS or chosen in ("auto", option)
+    }
+    for option, value in changes.items():
+        below, above = settings.get(option), value
+        if isinstance(value, Options):
+            above = value.model_dump(exclude_unset=True)
+        if isinstance(below, Mapping) and isinstance(above, Mapping):
+            settings[option] = {**below, **above}
+        else:
+            settings[option] = value
+    return parse_options(ReFLConfig, settings, owner="training")

@@ -22,8 +22,10 @@ from realignkit.named import Named
 from realignkit.provenance import another_version, flat, listed, placeless, versions
 from realignkit.records import Format, Written
 from realignkit.refl import checkpoints
+from realignkit.refl.algorithms import ALGORITHMS
 from realignkit.refl.checkpoints import WrittenValidation
-from realignkit.refl.config import REMOVED, ReFLConfig
+from realignkit.refl.config import ReFLConfig
+from realignkit.refl.earlier import REMOVED, translated
 from realignkit.types import TrainState, Validation
 
 RECORD = "training.json"
@@ -31,7 +33,8 @@ LOG = "log.jsonl"
 
 CHANGEABLE = frozenset(
     {
-        *("iterations", "validate_every", "patience", "checkpoint_every", "keep_checkpoints", "samples", "tracker"),
+        *("iterations", "checkpoint_every", "keep_checkpoints", "tracker"),
+        *("validation.every", "validation.patience", "validation.samples"),
         *("gradient_checkpointing", "batch_size", "gradient_accumulation_steps", "total_batch_size", "pairs"),
     }
 )
@@ -137,12 +140,19 @@ class RunFolder:
         return found
 
     def _check_same(self, there: Mapping[str, Any]) -> None:
-        now, there = self.what, {**there, "config": self._of_this_version(there.get("config", {}))}
-        old = {**there["config"], **there.get("identity", {})}
-        new = {**now["config"], **now["identity"]}
-        known = there.get("config") or now["config"]
-        unknown = sorted(now["config"].keys() - known.keys() - CHANGEABLE)
-        gone = sorted(known.keys() - now["config"].keys() - CHANGEABLE)
+        now, recorded, identity = self.what, there.get("config") or {}, dict(there.get("identity") or {})
+        for name, off in REMOVED.items():
+            if recorded.get(name, off) != off:
+                raise OutputError(
+                    f"{self.folder} was trained with {name}={recorded[name]!r}, which this version no longer has. Go "
+                    f"on with version 0.1, or train into another folder."
+                )
+        if now["identity"].get("training_guidance_scale") is None:  # version 0.1 had one for what draws nothing, too
+            identity["training_guidance_scale"] = None
+        new = flat(now["config"])
+        old = translated(flat(recorded), str(identity.get("algorithm"))) or new
+        unknown, gone = sorted(new.keys() - old.keys() - CHANGEABLE), sorted(old.keys() - new.keys() - CHANGEABLE)
+        old, new = {**old, **identity}, {**new, **now["identity"]}
         different = [
             _difference(name, old.get(name), new.get(name))
             for name in sorted((old.keys() | new.keys()) - {*unknown, *gone})
@@ -154,24 +164,14 @@ class RunFolder:
                 f"Use the same options and inputs to resume, or another folder."
             )
 
-    def _of_this_version(self, config: Mapping[str, Any]) -> dict[str, Any]:
-        """An earlier run's configuration without the options that are gone, which must have been off."""
-        for name, off in REMOVED.items():
-            if config.get(name, off) != off:
-                raise OutputError(
-                    f"{self.folder} was trained with {name}={config[name]!r}, which this version no longer has. Go on "
-                    f"with version 0.1, or train into another folder."
-                )
-        return {name: value for name, value in config.items() if name not in REMOVED}
-
     @property
     def what(self) -> dict[str, Any]:
-        """What the run is: configuration and identity, as JSON values."""
-        what: dict[str, Any] = json.loads(
-            json.dumps({"config": self.config.model_dump(mode="json"), "identity": self.identity}, default=str)
-        )
+        """What the run is: configuration, its own algorithm's options in it, and identity, as JSON values."""
+        others = ALGORITHMS.keys() - {self.identity["algorithm"]}
+        config = self.config.model_dump(mode="json", exclude=set(others))
+        what: dict[str, Any] = json.loads(json.dumps({"config": config, "identity": self.identity}, default=str))
         # JSON has no infinity; pydantic writes null, which would read as another setting.
-        what["config"]["max_gradient_norm"] = str(self.config.max_gradient_norm)
+        what["config"]["optimizer"]["max_gradient_norm"] = str(self.config.optimizer.max_gradient_norm)
         return what
 
     def write_record(

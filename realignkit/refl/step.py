@@ -13,20 +13,16 @@ import torch
 from realignkit.errors import ModelError
 from realignkit.machine import suited_threads
 from realignkit.refl import losses
-from realignkit.refl.config import ReFLConfig
-from realignkit.refl.objective import Gradients, Objective
+from realignkit.refl.algorithms import Algorithm, Gradients, MicroBatch
 from realignkit.refl.tracking import LossScale, Processes
-from realignkit.refl.trainable import Trainable
 from realignkit.types import TrainState, Validation
 
 
 class Learner:
-    """Turns the objective's gradients into steps of AdamW.
+    """Turns an algorithm's gradients into steps of AdamW.
 
     Args:
-        objective: whose gradients.
-        trainable: what they change.
-        config: of the training.
+        algorithm: whose gradients; with the weights that they change, and the configuration.
         processes: that share an iteration.
         reward_weight: lambda of eq. 5, or how to choose it.
         scale: of the loss, in half precision.
@@ -35,49 +31,48 @@ class Learner:
 
     def __init__(
         self,
-        objective: Objective,
-        trainable: Trainable,
-        config: ReFLConfig,
+        algorithm: Algorithm,
         processes: Processes,
         *,
         reward_weight: float | Literal["auto"],
         scale: LossScale,
         folder: Path,
     ) -> None:
-        self.objective, self.trainable, self.config, self.processes = objective, trainable, config, processes
+        self.algorithm, self.processes = algorithm, processes
+        self.trainable, self.config = algorithm.trainable, algorithm.config
         self.reward_weight, self.scale, self.folder = reward_weight, scale, folder
-        self.accumulation = config.accumulation(processes.count)
+        self.accumulation = self.config.accumulation(processes.count)
         self.optimizer = torch.optim.AdamW(
-            list(trainable.parameters.values()),
-            lr=config.learning_rate,
-            betas=config.betas,
-            weight_decay=config.weight_decay,
+            list(self.trainable.parameters.values()),
+            lr=self.config.learning_rate,
+            betas=self.config.optimizer.betas,
+            weight_decay=self.config.optimizer.weight_decay,
         )
 
     def gradients(self, iteration: int, stop: Callable[[], bool] = lambda: False) -> Gradients:
         """The gradients of an iteration (from 0): means over all its prompts, in all processes.
 
         Raises:
-            ModelError, PluginError: as for :meth:`Objective.add`.
+            ModelError, PluginError: as for :meth:`Algorithm.add`.
             KeyboardInterrupt: ``stop`` said so between two micro-batches.
         """
-        objective, accumulation, batch = self.objective, self.accumulation, self.config.batch_size
-        found = objective.zero()
+        algorithm, accumulation, size = self.algorithm, self.accumulation, self.config.batch_size
+        total = algorithm.zero()
         for micro in range(accumulation):
             if micro and stop():
                 raise KeyboardInterrupt
             group = iteration * accumulation + micro
-            first = (group * self.processes.count + self.processes.rank) * batch
-            with suited_threads(objective.networks.pipeline, objective.reward):
-                objective.add(found, group, range(first, first + batch), self.scale.value)
+            first = (group * self.processes.count + self.processes.rank) * size
+            with suited_threads(algorithm.networks.pipeline, algorithm.reward.plugin):
+                algorithm.add(total, MicroBatch(group, range(first, first + size), self.scale.value))
         factor = 1 / (accumulation * self.scale.value)
-        torch._foreach_mul_([*found.reward, *found.denoising], factor)
-        found.reward, found.denoising = self.processes.mean(found.reward), self.processes.mean(found.denoising)
-        names = sorted(found.values)
-        local = torch.tensor([found.values[name] / accumulation for name in names], dtype=torch.float64)
-        (means,) = self.processes.mean([local.to(self.objective.networks.device, torch.float32)])
-        found.values = dict(zip(names, means.tolist(), strict=True))
-        return found
+        torch._foreach_mul_([*total.reward, *total.denoising], factor)
+        total.reward, total.denoising = self.processes.mean(total.reward), self.processes.mean(total.denoising)
+        names = sorted(total.values)
+        local = torch.tensor([total.values[name] / accumulation for name in names], dtype=torch.float64)
+        (means,) = self.processes.mean([local.to(algorithm.networks.device, torch.float32)])
+        total.values = dict(zip(names, means.tolist(), strict=True))
+        return total
 
     def step(self, iteration: int, stop: Callable[[], bool], held_out: Validation | None) -> TrainState:
         """Do an iteration (from 0); ``held_out``, the latest validation, goes on record with it.
@@ -88,8 +83,8 @@ class Learner:
             KeyboardInterrupt: as :meth:`gradients`; no weight has changed.
         """
         start = time.perf_counter()
-        found = self.gradients(iteration, stop)
-        reward_norm, denoising_norm = losses.norm(found.reward), losses.norm(found.denoising)
+        total = self.gradients(iteration, stop)
+        reward_norm, denoising_norm = losses.norm(total.reward), losses.norm(total.denoising)
         chosen, rate = self.reward_weight, self.config.learning_rate_at(iteration)
         overflow = not math.isfinite(reward_norm + denoising_norm)
         if isinstance(chosen, float):
@@ -107,15 +102,15 @@ class Learner:
         self.scale.update(overflow)
         norm = float("nan")
         if not overflow:
-            gradient = found.reward or found.denoising
-            if found.reward:
-                torch._foreach_mul_(found.reward, weight)
-            if found.reward and found.denoising:
-                torch._foreach_add_(gradient, found.denoising)
+            gradient = total.reward or total.denoising
+            if total.reward:
+                torch._foreach_mul_(total.reward, weight)
+            if total.reward and total.denoising:
+                torch._foreach_add_(gradient, total.denoising)
             norm = losses.norm(gradient)
-            torch._foreach_mul_(gradient, min(1.0, self.config.max_gradient_norm / (norm + 1e-12)))
+            torch._foreach_mul_(gradient, min(1.0, self.config.optimizer.max_gradient_norm / (norm + 1e-12)))
             self._update(gradient, rate, iteration)
-        values = found.values
+        values = total.values
         reward_loss, denoising_loss = values.get("reward_loss", 0.0), values.get("denoising_loss", 0.0)
         return TrainState(
             iteration=iteration + 1,

@@ -16,10 +16,12 @@ from torch import Tensor
 
 from realignkit.errors import ModelError, OptionError, in_one_line
 from realignkit.machine import say_once, slow_bf16
-from realignkit.refl.config import ReFLConfig
+from realignkit.provenance import flat
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+    from realignkit.refl.config import ReFLConfig
 
 START_SCALE, GROW_AFTER = 2.0**16, 1000
 IMPATIENT_AFTER = 2.0
@@ -133,7 +135,7 @@ class Processes:
         if self._tracks:
             plain = {
                 name: value if isinstance(value, bool | int | float | str) else str(value)
-                for name, value in config.model_dump(mode="json").items()
+                for name, value in flat(config.model_dump(mode="json")).items()
             }
             # W&B would write into the working directory.
             own = {"wandb": {"dir": str(self._folder), "name": self._folder.name}}

@@ -6,7 +6,7 @@ import contextlib
 import copy
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -15,10 +15,12 @@ from realignkit.errors import DamagedError, ModelError, OptionError, OutputError
 from realignkit.files import atomic_folder, atomic_write
 from realignkit.pipelines.images import place
 from realignkit.records import check_manifest, seal, sealed_notes, write_manifest
-from realignkit.refl.config import ReFLConfig
 from realignkit.refl.model import Networks
 from realignkit.refl.seeds import seeded
 from realignkit.refl.trainability import ADAPTER, TEXT_ENCODERS
+
+if TYPE_CHECKING:
+    from realignkit.refl.config import ReFLConfig
 
 LORA_FILE = "pytorch_lora_weights.safetensors"
 """Where diffusers looks for adapters in a folder."""
@@ -38,7 +40,7 @@ class Trainable:
         average: their moving average, same order; None without.
 
     Raises:
-        OptionError: no layer of the U-Net has a name in ``lora_targets``.
+        OptionError: no layer of the U-Net has a name in ``lora.targets``.
     """
 
     def __init__(self, networks: Networks, config: ReFLConfig) -> None:
@@ -53,7 +55,7 @@ class Trainable:
         if config.trainable == "lora":
             self._add_adapters(unet)
         else:
-            if config.kl_weight:
+            if config.refl.kl_weight:
                 self._frozen = {name: copy.deepcopy(part) for name, part in learning.items()}
                 for part in self._frozen.values():
                     place(part, networks.device, networks.dtype)
@@ -74,19 +76,19 @@ class Trainable:
     def _add_adapters(self, unet: Any) -> None:
         from peft import LoraConfig
 
-        rank = self.config.lora_rank
+        options = self.config.lora
         lora = LoraConfig(
-            r=rank, lora_alpha=self.config.lora_alpha or rank, target_modules=list(self.config.lora_targets)
+            r=options.rank, lora_alpha=options.alpha or options.rank, target_modules=list(options.targets)
         )
         try:
             with seeded(self.config.seed, "adapters"):
                 unet.add_adapter(lora, adapter_name=ADAPTER)
         except ValueError as error:
-            raise OptionError(f"adapters cannot be added: {error}. Choose other lora_targets.") from error
+            raise OptionError(f"adapters cannot be added: {error}. Choose other lora.targets.") from error
 
     @property
     def _lora_scale(self) -> float:
-        return (self.config.lora_alpha or self.config.lora_rank) / self.config.lora_rank
+        return (self.config.lora.alpha or self.config.lora.rank) / self.config.lora.rank
 
     @contextlib.contextmanager
     def base(self) -> Iterator[None]:

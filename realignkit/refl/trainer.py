@@ -18,10 +18,9 @@ from realignkit.named import Named
 from realignkit.pipelines import encoding
 from realignkit.provenance import placeless
 from realignkit.refl import checkpoints, data
-from realignkit.refl.config import ReFLConfig
+from realignkit.refl.algorithms import ALGORITHMS, Gradients, RolloutOptions
+from realignkit.refl.config import AUTO, ReFLConfig
 from realignkit.refl.model import Networks, drawing_options
-from realignkit.refl.objective import Gradients, Objective
-from realignkit.refl.ratings import draw_by_reward
 from realignkit.refl.run import LOG, RunFolder, grid, told, validation_from
 from realignkit.refl.step import Learner
 from realignkit.refl.tracking import Interruption, LossScale, Processes, memory_errors, precision_of
@@ -98,11 +97,11 @@ class ReFLTrainer:
         self._on_step, self._say = on_step or (lambda _: None), on_message or (lambda _: None)
         self.algorithm = self._choose_algorithm()
         self.judge = self._make_judge(judge)
-        self.prompts, self.held_out = data.split(prompts, held_out, config.validation_prompts, config.seed)
-        self.sampling = drawing_options(pipeline, sampling or {}, config.validation_steps)
-        self.guidance_scale = float(
-            self.sampling["guidance_scale"] if config.guidance_scale is None else config.guidance_scale
-        )
+        self.prompts, self.held_out = data.split(prompts, held_out, config.validation.prompts, config.seed)
+        self.sampling = drawing_options(pipeline, sampling or {}, config.validation.steps)
+        self.options = config.options_of(self.algorithm)
+        if isinstance(self.options, RolloutOptions) and self.options.guidance_scale is None:
+            self.options = self.options.model_copy(update={"guidance_scale": float(self.sampling["guidance_scale"])})
         for prompt in (*self.prompts, *self.held_out):
             encoding.check_prompt(pipeline, prompt)
 
@@ -119,16 +118,14 @@ class ReFLTrainer:
             train_unet=config.trainable == "unet",
             train_text_encoder=config.train_text_encoder,
         )
-        timesteps = len(self.networks.alphas_cumprod)
-        if config.num_inference_steps > timesteps:
-            raise OptionError(
-                f"the rollout has {config.num_inference_steps} steps; the model has {timesteps} timesteps."
-            )
+        steps, timesteps = getattr(self.options, "num_inference_steps", 1), len(self.networks.alphas_cumprod)
+        if steps > timesteps:
+            raise OptionError(f"the rollout has {steps} steps; the model has {timesteps} timesteps.")
         self._scale = LossScale(precision)
         if config.gradient_checkpointing:
             pipeline.unet.enable_gradient_checkpointing()
             pipeline.vae.enable_gradient_checkpointing()
-        self._needs_pairs = bool(config.denoising_weight) or self.algorithm == "reward_weighted"
+        self._needs_pairs = bool(config.denoising_weight) or ALGORITHMS[self.algorithm].needs_pairs
         given = config.pairs if self._needs_pairs else None
         self._pairs = None if given is None else data.Pairs(given, self.networks)
         options = generator_options or {"loaded_from": getattr(pipeline, "name_or_path", None)}
@@ -141,17 +138,22 @@ class ReFLTrainer:
         self.warnings: list[str] = []
 
     def _choose_algorithm(self) -> str:
-        differentiable = bool(getattr(self.reward.plugin, "differentiable", True))
-        if self.config.algorithm == "refl" and not differentiable and self.config.reward_weight != 0:
+        config, reward = self.config, self.reward
+        differentiable = bool(getattr(reward.plugin, "differentiable", True))
+        if config.algorithm != "auto":
+            if ALGORITHMS[config.algorithm].differentiates and not differentiable and config.reward_weight != 0:
+                raise OptionError(
+                    f"{reward.whose} has no gradient, which {config.algorithm} needs. Use algorithm=raft, or a "
+                    f"differentiable reward."
+                )
+            return config.algorithm
+        chosen, other = AUTO if differentiable else AUTO[::-1]
+        if config.sets(other) and not config.sets(chosen):
             raise OptionError(
-                f"{self.reward.whose} has no gradient, which refl needs. Use algorithm=raft, or a "
-                f"differentiable reward."
+                f"{reward.whose} has {'a' if differentiable else 'no'} gradient, so {chosen} is trained, but {other} "
+                f"has options: give them to {chosen}, or set algorithm={other}."
             )
-        if self.config.algorithm != "auto":
-            return self.config.algorithm
-        if not differentiable and self.config.kl_weight:
-            raise OptionError(f"kl_weight does not go with raft, which '{self.reward.name}' needs: set it to 0.")
-        return "refl" if differentiable else "raft"
+        return chosen
 
     def _make_judge(self, judge: Reward | Metric | Judge | None) -> Judge | None:
         if judge is None or isinstance(judge, Judge):
@@ -179,14 +181,14 @@ class ReFLTrainer:
             "held_out_prompts": [len(self.held_out), data.digest(self.held_out)],
             "training_pairs": None if self._pairs is None else self._pairs.identity(self.config.compare_content),
             "sampling": dict(self.sampling),
-            "training_guidance_scale": self.guidance_scale,
+            "training_guidance_scale": getattr(self.options, "guidance_scale", None),
         }
 
     @property
     def reward_weight(self) -> float | Literal["auto"]:
         """Lambda of eq. 5, defaults resolved."""
         weight = self.config.reward_weight
-        return (1e-3 if self.algorithm == "refl" else 1.0) if weight is None else weight
+        return ALGORITHMS[self.algorithm].reward_weight if weight is None else weight
 
     @property
     def learner(self) -> Learner:
@@ -196,26 +198,12 @@ class ReFLTrainer:
             if self._needs_pairs and pairs is None:
                 pairs = data.Pairs(self._draw_prior(), self.networks)
             trainable = Trainable(self.networks, self.config)
-            objective = Objective(
-                self.networks,
-                trainable,
-                self.config,
-                self.reward,
-                algorithm=self.algorithm,
-                guidance_scale=self.guidance_scale,
-                prompts=self.prompts,
-                pairs=pairs,
+            algorithm = ALGORITHMS[self.algorithm](
+                self.networks, trainable, self.config, self.options, self.reward, self.prompts, pairs
             )
-            if objective.draws_pairs:
-                draw_by_reward(objective, self.processes, self.folder, lambda: self._interruption.wanted, self._say)
+            algorithm.prepare(self.processes, self.folder, lambda: self._interruption.wanted, self._say)
             self._learner = Learner(
-                objective,
-                trainable,
-                self.config,
-                self.processes,
-                reward_weight=self.reward_weight,
-                scale=self._scale,
-                folder=self.folder,
+                algorithm, self.processes, reward_weight=self.reward_weight, scale=self._scale, folder=self.folder
             )
         return self._learner
 
@@ -299,11 +287,11 @@ class ReFLTrainer:
                 status = BY_PLUGIN
             elif done >= self.config.iterations:
                 status = FINISHED
-            every = self.config.validate_every
+            every = self.config.validation.every
             if self._validates and (status != RUNNING or done % every == 0):
                 self._validate(done)
                 waited = without_improvement(self.history)
-                if status == RUNNING and self.config.patience and waited >= self.config.patience:
+                if status == RUNNING and self.config.validation.patience and waited >= self.config.validation.patience:
                     status = EARLY
             interrupted = self.processes.any(interruption.wanted) and status == RUNNING
             if interrupted or status != RUNNING or done - saved >= self.config.checkpoint_every:
@@ -317,7 +305,7 @@ class ReFLTrainer:
 
     @property
     def _validates(self) -> bool:
-        return bool(self.config.validate_every and self.held_out)
+        return bool(self.config.validation.every and self.held_out)
 
     def _report(self, state: TrainState) -> bool:
         """Log a step; whether a plugin wants to stop."""

@@ -48,7 +48,7 @@ class Validator:
             judged = self._rate(judge.named, images, [prompts[i] for i in mine])
         shown = judge is not None and not judge.is_reward  # a metric needs all images in one place
         rows: list[Any] = [
-            (i, value, other, image if shown or i < self.config.samples else None)
+            (i, value, other, image if shown or i < self.config.validation.samples else None)
             for i, value, other, image in zip(mine, rewards, judged, images, strict=True)
         ]
         rows = sorted(self.processes.gather(rows), key=lambda row: row[0])
@@ -58,14 +58,14 @@ class Validator:
         else:
             found = judge.judge_all([row[3] for row in rows], prompts) if self.processes.main else None
             found = self.processes.share(found)
-        return validation(iteration, values, judge, found), [row[3] for row in rows[: self.config.samples]]
+        return validation(iteration, values, judge, found), [row[3] for row in rows[: self.config.validation.samples]]
 
     def _draw(self, prompts: Sequence[str], places: Sequence[int], sampling: Mapping[str, Any]) -> list[Image]:
         images: list[Image] = []
         batch = self.config.batch_size
         with self.trainable.averaged():
             for start in range(0, len(prompts), batch):
-                seeds = [self.config.validation_seed + place for place in places[start : start + batch]]
+                seeds = [self.config.validation.seed + place for place in places[start : start + batch]]
                 images += self.networks.draw(prompts[start : start + batch], seeds, sampling)
         return images
 

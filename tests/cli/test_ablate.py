@@ -20,13 +20,13 @@ FAST = ("--set", "sampling.num_inference_steps=2")
 TRAINING = {
     "iterations": 1,
     "batch_size": 1,
-    "num_inference_steps": 3,
-    "gradient_steps": [1, 2],
+    "refl.num_inference_steps": 3,
+    "refl.gradient_steps": [1, 2],
     "prior_images": 1,
-    "lora_rank": 2,
+    "lora.rank": 2,
     "learning_rate": 0.05,
     "warmup_iterations": 0,
-    "validate_every": 0,
+    "validation.every": 0,
     "tracker": "none",
 }
 

@@ -8,6 +8,9 @@ from typing import Any
 
 import pytest
 
+from realignkit.cli._settings import nested
+from realignkit.provenance import flat
+from realignkit.refl.algorithms import ALGORITHMS
 from tests import tiny
 from tests.refl.rewards import Colour
 
@@ -16,19 +19,30 @@ PROMPTS = ("a red book", "a yellow pen", "a red pen", "the book on the desk", "a
 QUICK: dict[str, Any] = {
     "iterations": 2,
     "batch_size": 2,
-    "num_inference_steps": 4,
-    "gradient_steps": (2, 3),
-    "guidance_scale": 2.0,
+    "refl.num_inference_steps": 4,
+    "refl.gradient_steps": (2, 3),
+    "refl.guidance_scale": 2.0,
+    "raft.num_inference_steps": 4,
+    "raft.guidance_scale": 2.0,
     "prior_images": 3,
-    "lora_rank": 2,
+    "lora.rank": 2,
     "learning_rate": 1e-3,
     "warmup_iterations": 0,
     "schedule": "constant",
-    "validation_steps": 2,
-    "validate_every": 1,
-    "samples": 2,
+    "validation.steps": 2,
+    "validation.every": 1,
+    "validation.samples": 2,
     "tracker": "none",
 }
+
+
+def options_over_quick(**given: Any) -> dict[str, Any]:
+    """:data:`QUICK`, without what belongs to an algorithm that is not trained, and the given options over it."""
+    given = flat(given)
+    trained = given.get("algorithm", "auto")
+    kept = {name: value for name, value in QUICK.items() if name.split(".")[0] not in ALGORITHMS or trained == "auto"}
+    own = {name: value for name, value in QUICK.items() if name.split(".")[0] == trained}
+    return nested({**kept, **own, **given})
 
 
 @pytest.fixture
@@ -52,6 +66,6 @@ def make_trainer(tmp_path: Path) -> Callable[..., Any]:
         arguments.setdefault("out", tmp_path / "run")
         arguments.setdefault("held_out", ("a red desk", "a yellow book"))
         chosen = arguments.pop("pipeline", None) or tiny.build_pipeline()
-        return ReFLTrainer(chosen, reward or Colour(), {**QUICK, **given}, **arguments)
+        return ReFLTrainer(chosen, reward or Colour(), options_over_quick(**given), **arguments)
 
     return make

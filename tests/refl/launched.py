@@ -9,11 +9,11 @@ from safetensors.torch import save_file
 
 from realignkit.refl import ReFLTrainer
 from tests import tiny
-from tests.refl.conftest import PROMPTS, QUICK
+from tests.refl.conftest import PROMPTS, options_over_quick
 from tests.refl.rewards import Colour, Darkness
 
 HELD_OUT = ("a red desk", "a yellow book", "a yellow desk")
-OPTIONS = {**QUICK, "gradient_steps": (1, 3), "kl_weight": 0.1, "iterations": 1}
+OPTIONS = options_over_quick(refl={"gradient_steps": (1, 3), "kl_weight": 0.1}, iterations=1)
 
 
 def trainer(out: Path, batch_size: int) -> ReFLTrainer:
@@ -25,7 +25,8 @@ def trainer(out: Path, batch_size: int) -> ReFLTrainer:
 
 def drawing(out: Path, pairs: Path, batch_size: int) -> ReFLTrainer:
     """A trainer that draws pairs by their reward."""
-    options = {**QUICK, "algorithm": "reward_weighted", "pair_sampling": "weighted", "pairs": pairs, "margin": 0.6}
+    weighted = {"pair_sampling": "weighted", "margin": 0.6}
+    options = options_over_quick(algorithm="reward_weighted", reward_weighted=weighted, pairs=pairs)
     return ReFLTrainer(
         tiny.build_pipeline(),
         Colour(),

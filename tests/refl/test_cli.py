@@ -30,7 +30,7 @@ def arguments(tmp_path, model):
     """The command, without --out."""
     (tmp_path / "prompts.txt").write_text("\n".join([*PROMPTS, ""]))
     (tmp_path / "held-out.txt").write_text("a red desk\na yellow book\n")
-    settings = {**QUICK, "validate_every": 2, "prior_images": 2}
+    settings = {**QUICK, "validation.every": 2, "prior_images": 2}
     options = [f"--set={name}={json.dumps(value)}" for name, value in settings.items()]
     files = ["--prompts", tmp_path / "prompts.txt", "--validation-prompts", tmp_path / "held-out.txt"]
     return ["train", "--model", model, "--reward", "colour", "--judge", "darkness", *files, *options]
@@ -126,8 +126,12 @@ def test_killed_and_resumed_is_as_if_never_stopped(cli, command, arguments, tmp_
         (["--reward", "colour:1,darkness:1", "--judge", "darkness:2,colour:1"], "training reward itself"),
         (["--prompts", "nope"], "no prompts is called 'nope'"),
         (["--prompts", "micro:train,sise=3"], "sise"),
-        (["--set", "lora_rnak=3"], "Did you mean lora_rank"),
+        (["--set", "lora_rnak=3"], "Did you mean lora.rank"),
         (["--preset", "papers"], "Known: paper"),
+        (["--set", "margin=0.5"], "margin is now training.refl.margin or training.reward_weighted.margin."),
+        (["--set", "training.candidates=8"], "training option candidates is now training.raft.candidates."),
+        (["--set", "purify=[400,650]"], "training option purify was removed in version 0.2"),
+        (["--set", "training.raft.candidates=8", "--set", "algorithm=refl"], "raft has options, but algorithm=refl is"),
         (["--control", "--set", "denoising_weight=0"], "--control trains on the denoising loss alone"),
     ],
 )
@@ -179,7 +183,7 @@ def test_pairs_of_the_embedded_world_then_a_whole_model(cli, tmp_path):
     (tmp_path / "prompts.txt").write_text("a red car and a blue dog\na green cup and a white cat\n")
     options = {"pairs": str(tmp_path / "pairs"), "reward.estimator": "likelihood", "iterations": 1}
     options |= {"batch_size": 2, "learning_rate": 0.01, "warmup_iterations": 0, "ema_decay": "null"}
-    options |= {"margin": -0.8, "mixed_precision": "bf16", "validate_every": 0, "tracker": "none"}
+    options |= {"reward_weighted.margin": -0.8, "mixed_precision": "bf16", "validation.every": 0, "tracker": "none"}
     trained = cli(
         *("train", "--preset", "pairs", "--model", "micro", "--reward", "caption"),
         *("--prompts", tmp_path / "prompts.txt", "--out", tmp_path / "run"),
@@ -225,6 +229,25 @@ def test_images_are_as_large_as_the_generator_says(cli, arguments, tmp_path):
     assert result.exit_code == 0, result.output + result.stderr
     sizes = {Image.open(file).size for file in (tmp_path / "run" / "prior").glob("*.png")}
     assert sizes == {(24, 48)}
+
+
+def test_options_of_an_algorithm_are_named_alike_everywhere(registry, model, tmp_path):
+    from realignkit.cli.train import TrainingJob, _merge
+    from realignkit.refl import ReFLConfig
+
+    wanted = {"reward": "micro_clip", "prompts": "micro:train,size=9", "model": model, "out": "run", "judge": None}
+    wanted |= {"validation_prompts": None, "preset": None}
+
+    def job(text, *assignments):
+        (tmp_path / "job.yaml").write_text(text)
+        _, settings = _merge(wanted, tmp_path / "job.yaml")
+        return TrainingJob(wanted, [*settings, *assignments]).config
+
+    expected = ReFLConfig(algorithm="raft", raft={"candidates": 8, "solver": "dpmpp"}, lora={"rank": 4})
+    assert job("set: {training: {algorithm: raft, raft: {candidates: 8, solver: dpmpp}, lora: {rank: 4}}}") == expected
+    assert job("set: {algorithm: raft, raft: {candidates: 8, solver: dpmpp}, lora.rank: 4}") == expected
+    flat = "set: {training.algorithm: raft, training.raft.candidates: 3, training.lora.rank: 4}"
+    assert job(flat, "training.raft.candidates=8", "raft.solver=dpmpp") == expected
 
 
 LAUGHS = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(

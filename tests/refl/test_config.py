@@ -1,10 +1,15 @@
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 
+from realignkit.cli._settings import nested_names
 from realignkit.contracts import parse_options
 from realignkit.errors import OptionError
 from realignkit.refl import PRESETS, ReFLConfig, preset
+from realignkit.refl.algorithms import ALGORITHMS, RAFTOptions, ReFLOptions
+from realignkit.refl.earlier import REMOVED, RENAMED
 
 
 def make(**options: object) -> ReFLConfig:
@@ -13,21 +18,39 @@ def make(**options: object) -> ReFLConfig:
 
 def test_presets_have_the_published_schedules():
     paper, imagereward = preset("paper"), preset("imagereward")
-    assert (paper.num_inference_steps, paper.late_steps[0], paper.reward_weight) == (50, 30, 1e-3)
+    assert (paper.refl.num_inference_steps, paper.refl.late_steps[0], paper.reward_weight) == (50, 30, 1e-3)
     assert paper.accumulation(8) * paper.batch_size * 8 == 128
-    assert (imagereward.num_inference_steps, imagereward.late_steps) == (40, (30, 39))
+    assert (imagereward.refl.num_inference_steps, imagereward.refl.late_steps) == (40, (30, 39))
     assert all(preset(name).denoising_weight == 1 for name in PRESETS)  # L_pre stays on
-    assert preset("final").rated_image == "final"
-    assert all(preset(name).rated_image == "jump" for name in ("paper", "imagereward", "fast"))  # eq. 5 as published
+    assert preset("final").refl.rated_image == "final"
+    assert all(
+        preset(name).refl.rated_image == "jump" for name in ("paper", "imagereward", "fast")
+    )  # eq. 5 as published
     assert preset("paper", seed=7).seed == 7
-    assert preset("pairs").algorithm == "reward_weighted" and preset("pairs").pair_sampling == "weighted"
+    pairs = preset("pairs", reward_weighted={"temperature": 0.02})
+    assert (pairs.algorithm, pairs.reward_weighted.pair_sampling) == ("reward_weighted", "weighted")
+    assert pairs.reward_weighted.temperature == 0.02  # beside what the preset says
     with pytest.raises(OptionError, match="paper"):
         preset("papr")
 
 
+def test_a_preset_goes_with_every_algorithm_that_draws():
+    assert preset("fast").raft == RAFTOptions(solver="dpmpp", num_inference_steps=20, gradients_per_rollout=3)
+    raft = preset("fast", algorithm="raft", raft={"candidates": 8})
+    assert (raft.raft.solver, raft.raft.candidates) == ("dpmpp", 8)
+    assert preset("fast", refl=ReFLOptions(margin=0.5)).refl.solver == "dpmpp"
+    assert preset("paper", algorithm="reward_weighted").iterations == 1000
+
+
+def test_each_algorithm_has_its_group_of_options():
+    assert list(ALGORITHMS) == [name for name in ReFLConfig.model_fields if name in ALGORITHMS]
+    for name, algorithm in ALGORITHMS.items():
+        assert ReFLConfig().options_of(name) == algorithm.Options()
+
+
 def test_late_steps_are_the_last_part_unless_said():
-    assert make(num_inference_steps=50).late_steps == (30, 49)
-    assert make(num_inference_steps=10, gradient_steps=(2, 5)).late_steps == (2, 5)
+    assert ReFLOptions(num_inference_steps=50).late_steps == (30, 49)
+    assert ReFLOptions(num_inference_steps=10, gradient_steps=(2, 5)).late_steps == (2, 5)
 
 
 @pytest.mark.parametrize("options", [{"purify": (400, 650)}, {"purify_draws": 2}, {"hold_style": False}])
@@ -37,18 +60,43 @@ def test_what_was_removed_is_said_to_be_with_where_its_lesson_is(options):
 
 
 @pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("margin", "training option margin is now training.refl.margin or training.reward_weighted.margin."),
+        ("candidates", "training option candidates is now training.raft.candidates."),
+        ("validate_every", "training option validate_every is now training.validation.every."),
+        ("lora_rank", "training option lora_rank is now training.lora.rank."),
+    ],
+)
+def test_former_names_are_refused_with_the_new_one(name, message):
+    for attempt in (make, ReFLConfig, partial(preset, "paper")):
+        with pytest.raises(OptionError) as caught:
+            attempt(**{name: 3})
+        assert str(caught.value) == message
+
+
+def test_every_former_name_leads_to_an_option():
+    options = set(nested_names(ReFLConfig))
+    assert {now for names in RENAMED.values() for now in names} <= options
+    assert not options & (RENAMED.keys() | REMOVED.keys())
+
+
+@pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"num_inference_steps": 10, "gradient_steps": (5, 10)}, "below num_inference_steps=10"),
-        ({"gradient_steps": (9, 5)}, "rising"),
-        ({"gradient_steps": (30, 31), "gradients_per_rollout": 3}, "do not fit"),
+        ({"refl": {"num_inference_steps": 10, "gradient_steps": (5, 10)}}, "below num_inference_steps=10"),
+        ({"refl": {"gradient_steps": (9, 5)}}, "rising"),
+        ({"refl": {"gradient_steps": (30, 31), "gradients_per_rollout": 3}}, "do not fit"),
         ({"reward_weight": -1}, "not negative"),
         ({"reward_weight": "much"}, "reward_weight"),
         ({"reward_weight": 0, "denoising_weight": 0}, "nothing to learn"),
         ({"reward_weight": "auto", "denoising_weight": 0}, "compares"),
-        ({"reward_weight": "auto", "denoising_weight": 0, "kl_weight": 1.0}, "compares"),
-        ({"algorithm": "raft", "kl_weight": 1}, "kl_weight"),
-        ({"betas": (0.9, 1.0)}, "betas"),
+        ({"reward_weight": "auto", "denoising_weight": 0, "refl": {"kl_weight": 1.0}}, "compares"),
+        ({"algorithm": "dpo"}, "must be auto, refl, raft, reward_weighted, not 'dpo'"),
+        ({"algorithm": "raft", "refl": {"kl_weight": 1}}, "refl has options, but algorithm=raft is trained"),
+        ({"reward_weighted": {"margin": 0.5}}, "set algorithm=reward_weighted, or leave them out"),
+        ({"raft": {"margin": 0.5}}, "raft.margin"),
+        ({"optimizer": {"betas": (0.9, 1.0)}}, "betas"),
         ({"lora_ranks": 3}, "lora_ranks"),
     ],
 )

@@ -57,4 +57,4 @@ def test_every_option_is_known_and_every_value_good(command, tmp_path, monkeypat
     processes = int(launcher[launcher.index("--num_processes") + 1]) if "--num_processes" in launcher else 1
     if wanted["preset"] == "paper":
         assert job.config.accumulation(processes) * processes * job.config.batch_size == 128
-        assert job.config.late_steps[1] == job.config.num_inference_steps - 1
+        assert job.config.refl.late_steps[1] == job.config.refl.num_inference_steps - 1

@@ -12,7 +12,7 @@ from realignkit.refl import checkpoints
 from realignkit.refl.tracking import memory_errors
 from tests.refl.rewards import Colour
 
-OPTIONS = {"iterations": 4, "validate_every": 0, "checkpoint_every": 1, "denoising_weight": 0}
+OPTIONS = {"iterations": 4, "validation.every": 0, "checkpoint_every": 1, "denoising_weight": 0}
 PETABYTE = 1 << 50
 
 

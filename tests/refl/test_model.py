@@ -42,7 +42,7 @@ def test_everything_has_the_generators_size(make_trainer, algorithm):
     trainer.train()
     assert reward.seen == {(48, 24)}
     assert {Image.open(file).size for file in (trainer.folder / "prior").glob("*.png")} == {(24, 48)}
-    latents, _ = trainer.learner.objective.pairs.get([0])
+    latents, _ = trainer.learner.algorithm.pairs.get([0])
     assert latents.shape == (1, 4, 24, 12)
     sheet = Image.open(next((trainer.folder / "samples").glob("*.png")))
     assert sheet.height == 48
@@ -151,7 +151,7 @@ def test_whole_networks_do_not_start_from_rounded_weights(make_trainer):
 
 
 def test_a_whole_model_is_saved_as_it_came_but_for_what_learnt(make_trainer):
-    trainer = make_trainer(trainable="unet", mixed_precision="bf16", iterations=1, validate_every=0)
+    trainer = make_trainer(trainable="unet", mixed_precision="bf16", iterations=1, validation={"every": 0})
     trainer.train()
     saved = diffusers.StableDiffusionPipeline.from_pretrained(trainer.folder / "model", use_safetensors=True)
     came = tiny.build_pipeline()
@@ -163,7 +163,7 @@ def test_a_whole_model_is_saved_as_it_came_but_for_what_learnt(make_trainer):
 
 
 def test_a_large_model_saved_in_several_files_is_read_back(make_trainer, monkeypatch):
-    trainer = make_trainer(trainable="unet", iterations=1, validate_every=0)
+    trainer = make_trainer(trainable="unet", iterations=1, validation={"every": 0})
     save = type(trainer.networks.unet).save_pretrained
     monkeypatch.setattr(
         type(trainer.networks.unet),
@@ -191,7 +191,7 @@ def test_what_the_decoder_cannot_say_is_no_white_picture(make_trainer, broken):
         networks.decode(torch.zeros(1, *networks.latent_shape))
     with pytest.raises(ModelError, match=message):
         networks.draw(PROMPTS, SEEDS, {"num_inference_steps": 1})
-    for options in ({"validate_every": 1}, {"validate_every": 0}, {"validate_every": 0, "denoising_weight": 0}):
+    for options in ({"validation.every": 1}, {"validation.every": 0}, {"validation.every": 0, "denoising_weight": 0}):
         with pytest.raises(ModelError, match=message):  # validation, L_pre's pictures, the reward's
             make_trainer(pipeline=pipeline(), **options).train()
 
@@ -201,7 +201,7 @@ def test_what_the_encoder_cannot_say_is_no_target(make_trainer):
     with torch.no_grad():
         pipeline.vae.encoder.conv_out.bias[0] = float("inf")
     with pytest.raises(ModelError, match="NaN or infinity in the image encoder"):
-        make_trainer(pipeline=pipeline, validate_every=0).train()
+        make_trainer(pipeline=pipeline, validation={"every": 0}).train()
 
 
 def test_a_tiny_autoencoder_will_do(make_trainer):

@@ -13,7 +13,7 @@ from tests.small_pipelines import small_pipeline
 
 FAMILIES = ("sd1", "sd2", "sdxl")
 GUIDANCE = 2.0
-OPTIONS = {"gradient_steps": (3, 3), "caption_dropout": 0.0}
+OPTIONS = {"refl.gradient_steps": (3, 3), "caption_dropout": 0.0}
 
 
 def build(family):
@@ -59,10 +59,10 @@ def close(found, expected):
 def test_both_gradients_are_those_of_a_plain_loop(make_trainer, family, whole):
     trainer = make_trainer(pipeline=build(family), **OPTIONS, **whole)
     found, places = trainer.gradients(0), [0, 1]
-    objective, pipeline = trainer.learner.objective, trainer.networks.pipeline
+    algorithm, pipeline = trainer.learner.algorithm, trainer.networks.pipeline
     shape = trainer.networks.latent_shape
 
-    prompts = [trainer.prompts[objective._prompt_order.at(i)] for i in places]
+    prompts = [trainer.prompts[algorithm.prompt_order.at(i)] for i in places]
     (texts, extra), (empty, none) = (conditioning(pipeline, prompts, unconditional) for unconditional in (False, True))
     scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)
     scheduler.set_timesteps(4)
@@ -76,7 +76,7 @@ def test_both_gradients_are_those_of_a_plain_loop(make_trainer, family, whole):
     images = (pipeline.vae.decode(x0 / pipeline.vae.config.scaling_factor).sample / 2 + 0.5).clamp(0, 1)
     close(found.reward, gradients_of(trainer, torch.relu(1.0 - Colour()(images, prompts)).mean()))
 
-    clean, captions = objective.pairs.get([objective._pair_order.at(place) for place in places])
+    clean, captions = algorithm.pairs.get([algorithm.pair_order.at(place) for place in places])
     texts, extra = conditioning(pipeline, captions, False)
     training = DDPMScheduler.from_config(pipeline.scheduler.config)
     timesteps = torch.tensor([int(seeds.numpy_rng(42, "pairs timestep", place).integers(1000)) for place in places])

@@ -17,7 +17,7 @@ from realignkit.refl.tracking import LossScale
 from realignkit.refl.trainable import Trainable
 from tests import tiny
 
-QUIET = {"validate_every": 0, "gradient_steps": (3, 3)}
+QUIET = {"validation.every": 0, "refl.gradient_steps": (3, 3)}
 
 
 def close(found, expected):
@@ -33,8 +33,8 @@ def log(trainer):
 
 
 def test_a_scaled_loss_gives_the_same_gradient(make_trainer, tmp_path):
-    plain = make_trainer(kl_weight=0.1, prior=tmp_path / "prior", **QUIET)
-    scaled = make_trainer(kl_weight=0.1, prior=tmp_path / "prior", **QUIET)
+    plain = make_trainer(**QUIET, **{"refl.kl_weight": 0.1}, prior=tmp_path / "prior")
+    scaled = make_trainer(**QUIET, **{"refl.kl_weight": 0.1}, prior=tmp_path / "prior")
     scaled.learner.scale = LossScale("fp16")
     assert scaled.learner.scale.value == 2**16
     ours, expected = scaled.gradients(0), plain.gradients(0)
@@ -104,7 +104,7 @@ def kept_bytes(compute):
 def test_checkpointing_keeps_less_of_unet_and_decoder(make_trainer):
     found = {}
     for on in (False, True):
-        networks = make_trainer(gradient_checkpointing=on, denoising_weight=0, **QUIET).learner.objective.networks
+        networks = make_trainer(gradient_checkpointing=on, denoising_weight=0, **QUIET).learner.algorithm.networks
         text = networks.text(["a red book"])
         latents = torch.randn(1, *networks.latent_shape, generator=torch.Generator().manual_seed(0))
         unet = kept_bytes(lambda n=networks, t=text, x=latents: n.predict(x, torch.tensor(300), t))
@@ -162,7 +162,7 @@ def test_auto_holds_the_ratio_whatever_the_gradients(ratio, reward_size, denoisi
 
 
 def test_auto_holds_the_ratio_at_every_step_of_a_run(make_trainer):
-    trainer = make_trainer(reward_weight="auto", gradient_ratio=3.0, iterations=3, kl_weight=0.1, **QUIET)
+    trainer = make_trainer(reward_weight="auto", gradient_ratio=3.0, iterations=3, **QUIET, **{"refl.kl_weight": 0.1})
     trainer.train()
     rows = log(trainer)
     assert len(rows) == 3
@@ -176,7 +176,7 @@ def test_auto_holds_the_ratio_at_every_step_of_a_run(make_trainer):
 
 def test_fp16_arithmetic_gives_about_the_same_gradient():
     """Networks, rollout and adapters in fp16 as the trainer sets them up; only the trainer itself asks for a GPU."""
-    config = ReFLConfig(lora_rank=2)
+    config = ReFLConfig(lora={"rank": 2})
     found = {}
     for precision in ("no", "fp16"):
         networks = Networks(tiny.build_pipeline(), torch.device("cpu"), precision)

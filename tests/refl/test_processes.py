@@ -12,7 +12,7 @@ import pytest
 from safetensors.torch import load_file
 
 from realignkit.refl import losses
-from realignkit.refl.ratings import RATINGS
+from realignkit.refl.algorithms.reward_weighted import RATINGS
 from tests.conftest import HANGS, ROOT
 from tests.refl.launched import drawing, trainer
 

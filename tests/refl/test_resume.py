@@ -25,7 +25,7 @@ from tests.refl.test_trainer import log, weights
 
 
 def test_interrupted_and_resumed_is_as_if_never_stopped(make_trainer, tmp_path):
-    options = {"iterations": 3, "validate_every": 2, "kl_weight": 0.1, "prior": tmp_path / "prior"}
+    options = {"iterations": 3, "validation.every": 2, "refl.kl_weight": 0.1, "prior": tmp_path / "prior"}
     whole = make_trainer(Noisy(), out=tmp_path / "whole", **options)
     whole.train()
 
@@ -50,51 +50,75 @@ def test_interrupted_and_resumed_is_as_if_never_stopped(make_trainer, tmp_path):
 
 
 def test_resuming_something_else_is_refused(make_trainer):
-    make_trainer(iterations=1, validate_every=0).train()
+    make_trainer(iterations=1, validation={"every": 0}).train()
     for change, name in (({"learning_rate": 0.5}, "learning_rate"), ({"prompts": ["a book"]}, "training_prompts")):
         with pytest.raises(OutputError, match=f"different: .*{name}"):
-            make_trainer(**{"iterations": 1, "validate_every": 0, **change}).train(resume=True)
-    longer = make_trainer(iterations=2, validate_every=0)  # more iterations may be asked for
+            make_trainer(**{"iterations": 1, "validation.every": 0, **change}).train(resume=True)
+    longer = make_trainer(iterations=2, validation={"every": 0})  # more iterations may be asked for
     assert longer.train(resume=True).iterations == 2
     assert len(log(longer)) == 2
 
 
 def test_a_run_of_an_earlier_version_is_said_to_be_one(make_trainer, tmp_path):
-    make_trainer(out=tmp_path / "run", iterations=1, validate_every=0).train()
+    make_trainer(out=tmp_path / "run", iterations=1, validation={"every": 0}).train()
     last = checkpoints.listed(tmp_path / "run")[-1]
     state = json.loads((last / "state.json").read_text())
-    del state["run"]["config"]["margin"]
+    del state["run"]["config"]["refl"]["margin"]
     (last / "state.json").write_text(json.dumps(state))
     (last / "manifest.json").unlink()
     write_manifest(last)
-    with pytest.raises(OutputError, match=r"different: an earlier version of realignkit.* wrote it, without margin\."):
-        make_trainer(out=tmp_path / "run", iterations=2, validate_every=0).train(resume=True)
+    with pytest.raises(
+        OutputError, match=r"different: an earlier version of realignkit.* wrote it, without refl\.margin\."
+    ):
+        make_trainer(out=tmp_path / "run", iterations=2, validation={"every": 0}).train(resume=True)
 
 
-def test_a_run_of_version_0_1_goes_on_unless_it_used_what_is_gone(make_trainer, tmp_path):
-    make_trainer(out=tmp_path / "run", iterations=1, validate_every=0).train()
+VERSION_0_1 = {
+    **{"iterations": 1, "batch_size": 2, "gradient_accumulation_steps": 1, "total_batch_size": None, "seed": 42},
+    **{"reward_weight": None, "gradient_ratio": 10.0, "margin": None, "reward_temperature": 0.1},
+    **{"pair_sampling": "uniform", "purify": None, "purify_draws": 1, "hold_style": False, "style_weight": 0.0},
+    **{"rated_image": "jump", "solver": "ddim", "num_inference_steps": 4, "gradient_steps": [2, 3]},
+    **{"gradients_per_rollout": 1, "guidance_scale": 2.0, "candidates": 4, "denoising_weight": 1.0, "pairs": None},
+    **{"compare_content": False, "prior_images": 3, "caption_dropout": 0.1, "kl_weight": 0.0, "trainable": "lora"},
+    **{"train_text_encoder": False, "lora_rank": 2, "lora_alpha": None},
+    **{"lora_targets": ["to_q", "to_k", "to_v", "to_out.0"], "learning_rate": 1e-3, "warmup_iterations": 0},
+    **{"schedule": "constant", "betas": [0.9, 0.999], "weight_decay": 0.0, "max_gradient_norm": "1.0"},
+    **{"ema_decay": 0.99, "mixed_precision": "auto", "gradient_checkpointing": False, "validate_every": 0},
+    **{"validation_prompts": 32, "validation_steps": 2, "validation_seed": 1000, "patience": 4},
+    **{"checkpoint_every": 50, "keep_checkpoints": 2, "samples": 2, "tracker": "none"},
+}
+"""What version 0.1 wrote as the configuration of a training with ``QUICK``."""
+
+
+@pytest.mark.parametrize("algorithm", ["refl", "raft", "reward_weighted"])
+def test_a_run_of_version_0_1_goes_on_unless_it_used_what_is_gone(make_trainer, tmp_path, algorithm):
+    wanted = {"algorithm": algorithm, "out": tmp_path / "run", "validation": {"every": 0}}
+    make_trainer(iterations=1, **wanted).train()
     last = checkpoints.listed(tmp_path / "run")[-1]
 
-    def written(**removed):
+    def written(**options):
         state = json.loads((last / "state.json").read_text())
-        state["run"]["config"] |= {
-            "purify": None,
-            "purify_draws": 1,
-            "hold_style": False,
-            "style_weight": 0.0,
-        } | removed
+        state["run"]["config"] = {**VERSION_0_1, "algorithm": algorithm, **options}
+        state["run"]["identity"]["training_guidance_scale"] = 2.0  # that version recorded it of every algorithm
         (last / "state.json").write_text(json.dumps(state))
         (last / "manifest.json").unlink()
         write_manifest(last)
 
-    def resumed():
-        return make_trainer(out=tmp_path / "run", iterations=2, validate_every=0).train(resume=True)
+    def refused(match, **options):
+        written(**options)
+        with pytest.raises(OutputError, match=match):
+            make_trainer(iterations=2, **wanted).train(resume=True)
 
-    written(purify=[400, 650])
-    with pytest.raises(OutputError, match=r"was trained with purify=\[400, 650\], which this version no longer has"):
-        resumed()
+    refused(r"was trained with purify=\[400, 650\], which this version no longer has", purify=[400, 650])
+    refused(r"different: lora\.rank \(8 there, 2 now\)", lora_rank=8)
+    name, changed = {
+        "refl": ("refl.rated_image", {"rated_image": "final"}),
+        "raft": ("raft.candidates", {"candidates": 8}),
+        "reward_weighted": ("reward_weighted.temperature", {"reward_temperature": 0.5}),
+    }[algorithm]
+    refused(f"different: {name}", **changed)
     written()
-    assert resumed().iterations == 2
+    assert make_trainer(iterations=2, **wanted).train(resume=True).iterations == 2
 
 
 def test_a_run_is_not_resumed_with_the_same_reward_set_up_otherwise(make_trainer):
@@ -108,7 +132,7 @@ def test_a_run_is_not_resumed_with_the_same_reward_set_up_otherwise(make_trainer
         def __call__(self, images, prompts):
             return 1 - self.options.strictness * (1 - super().__call__(images, prompts))
 
-    options = {"iterations": 1, "validate_every": 0}
+    options = {"iterations": 1, "validation.every": 0}
     make_trainer(Strict(), **options).train()
     with pytest.raises(OutputError, match=r"reward_options .*1\.0.* there, .*2\.0.* now"):
         make_trainer(Strict(strictness=2.0), **options).train(resume=True)
@@ -130,7 +154,7 @@ def pairs(tmp_path):
     return folder
 
 
-ONE = {"iterations": 1, "validate_every": 0}
+ONE = {"iterations": 1, "validation.every": 0}
 
 
 def test_pairs_may_move_but_not_change(make_trainer, pairs, tmp_path):
@@ -213,7 +237,7 @@ def flip(path):
     path.write_bytes(data)
 
 
-FOUR = {"iterations": 4, "validate_every": 0, "checkpoint_every": 2, "denoising_weight": 0}
+FOUR = {"iterations": 4, "validation.every": 0, "checkpoint_every": 2, "denoising_weight": 0}
 
 DAMAGES = {
     "flipped bit of the weights": lambda checkpoint: flip(checkpoint / "state.safetensors"),
@@ -307,7 +331,7 @@ def test_a_run_that_was_killed_before_its_first_checkpoint_begins_anew(make_trai
 
 
 def test_lost_weights_are_made_again_from_their_checkpoint_or_missed_at_once(make_trainer, tmp_path):
-    options = {"iterations": 2, "validate_every": 1, "checkpoint_every": 1, "denoising_weight": 0}
+    options = {"iterations": 2, "validation.every": 1, "checkpoint_every": 1, "denoising_weight": 0}
     made = make_trainer(**options)
     best = made.train().best.iteration
     weights = tmp_path / "run" / "pytorch_lora_weights.safetensors"
@@ -327,7 +351,7 @@ def test_weights_that_no_checkpoint_has_are_missed_at_once(make_trainer, tmp_pat
         def __call__(self, images, prompts):
             return super().__call__(images, prompts) * 0 + 0.5
 
-    options = {"iterations": 3, "validate_every": 1, "checkpoint_every": 1, "denoising_weight": 0}
+    options = {"iterations": 3, "validation.every": 1, "checkpoint_every": 1, "denoising_weight": 0}
     assert make_trainer(Content(), **options).train().best.iteration == 1
     (tmp_path / "run" / "pytorch_lora_weights.safetensors").unlink()
     with pytest.raises(OutputError, match="of iteration 1, are lost"):

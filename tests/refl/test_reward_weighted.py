@@ -13,7 +13,7 @@ from PIL import Image
 
 from realignkit.errors import ModelError, OptionError
 from realignkit.images import to_tensor
-from realignkit.refl import ratings
+from realignkit.refl.algorithms import reward_weighted as ratings
 from tests.refl.rewards import Blind, Colour
 from tests.refl.test_trainer import close
 
@@ -41,17 +41,23 @@ def pairs(tmp_path: Path) -> Path:
 
 def test_gradient_is_the_weighted_mean_of_each_pairs_own(make_trainer, pairs):
     """Against the denoising term of runs that see one pair each, weighed by hand."""
-    options = {**WEIGHTED, "pairs": pairs, "batch_size": 4, "reward_temperature": 0.3, "margin": 0.9}
+    options = {
+        **WEIGHTED,
+        "pairs": pairs,
+        "batch_size": 4,
+        "reward_weighted.temperature": 0.3,
+        "reward_weighted.margin": 0.9,
+    }
     trainer = make_trainer(**options)
     found = trainer.gradients(0)
-    objective = trainer.learner.objective
+    algorithm = trainer.learner.algorithm
     parameters = list(trainer.trainable.parameters.values())
     total, expected_reward = [torch.zeros_like(p) for p in parameters], 0.0
     for place in range(4):
-        latents, (text,) = objective.pairs.get([objective._pair_order.at(place)])
+        latents, (text,) = algorithm.pairs.get([algorithm.pair_order.at(place)])
         reward = float(Colour()(to_tensor([Image.new("RGB", (32, 32), SHADES[text])]), [text]))
         weight = math.exp(-max(0.9 - reward, 0) / 0.3)
-        loss = objective._denoising_losses(latents, [text], "pairs", [place])[0]
+        loss = algorithm.denoising_losses(latents, [text], "pairs", [place])[0]
         grads = torch.autograd.grad(loss, parameters, allow_unused=True)
         total = [t if g is None else t + weight * g / 4 for t, g in zip(total, grads, strict=True)]
         expected_reward += reward / 4
@@ -66,14 +72,16 @@ def test_gradient_is_the_weighted_mean_of_each_pairs_own(make_trainer, pairs):
 
 def test_pairs_that_fit_weigh_most_whatever_the_reward_is_made_of(make_trainer, pairs):
     """A reward without a gradient will do; with a low temperature only the fitting pairs are learnt from."""
-    trainer = make_trainer(Blind(), **WEIGHTED, pairs=pairs, batch_size=4, reward_temperature=0.01, margin=0.9)
+    trainer = make_trainer(
+        Blind(), **WEIGHTED, pairs=pairs, batch_size=4, reward_weighted={"temperature": 0.01, "margin": 0.9}
+    )
     found = trainer.gradients(0)
-    objective = trainer.learner.objective
+    algorithm = trainer.learner.algorithm
     fits = {text for text in SHADES if text in ("a red book", "the desk")}
     each = {}
     for place in range(4):
-        latents, (text,) = objective.pairs.get([objective._pair_order.at(place)])
-        each[text] = float(objective._denoising_losses(latents, [text], "pairs", [place]).detach())
+        latents, (text,) = algorithm.pairs.get([algorithm.pair_order.at(place)])
+        each[text] = float(algorithm.denoising_losses(latents, [text], "pairs", [place]).detach())
     assert found.values["reward_loss"] == pytest.approx(sum(each[text] for text in fits) / 4, rel=1e-4)
 
 
@@ -85,7 +93,7 @@ def test_each_pair_is_rated_once_and_a_resumed_run_goes_on_as_if_never_stopped(m
             Counting.asked += len(prompts)
             return super().__call__(images, prompts)
 
-    options = {**WEIGHTED, "pairs": pairs, "batch_size": 2, "validate_every": 0, "checkpoint_every": 1}
+    options = {**WEIGHTED, "pairs": pairs, "batch_size": 2, "validation.every": 0, "checkpoint_every": 1}
     make_trainer(Counting(), **options, iterations=6, out=tmp_path / "whole").train()
     assert Counting.asked == len(SHADES)
     make_trainer(**options, iterations=3, out=tmp_path / "parts").train()
@@ -105,36 +113,43 @@ def test_without_l_pre_the_weighted_term_is_the_same(make_trainer, pairs):
     assert alone.denoising == [] and "denoising_loss" not in alone.values
 
 
-def test_options_of_the_rollout_are_refused(make_trainer):
-    with pytest.raises(OptionError, match="kl_weight acts on the steps of refl"):
-        make_trainer(**WEIGHTED, kl_weight=1.0)
+def test_options_of_another_algorithm_are_refused(make_trainer):
+    with pytest.raises(OptionError, match="refl has options, but algorithm=reward_weighted is trained"):
+        make_trainer(**WEIGHTED, refl={"kl_weight": 1.0})
 
 
-DRAWN = {**WEIGHTED, "pair_sampling": "weighted"}
+DRAWN = {**WEIGHTED, "reward_weighted.pair_sampling": "weighted"}
 
 
 def test_pairs_are_drawn_by_what_both_terms_weigh_them(make_trainer, pairs):
-    options = {"margin": 0.9, "reward_temperature": 0.3, "reward_weight": 5.0, "denoising_weight": 0.5}
+    options = {
+        "reward_weighted.margin": 0.9,
+        "reward_weighted.temperature": 0.3,
+        "reward_weight": 5.0,
+        "denoising_weight": 0.5,
+    }
     trainer = make_trainer(**DRAWN, **options, pairs=pairs, batch_size=4)
-    objective = trainer.learner.objective
+    algorithm = trainer.learner.algorithm
     weights = []
     for text, colour in SHADES.items():
         reward = float(Colour()(to_tensor([Image.new("RGB", (32, 32), colour)]), [text]))
         weights.append(5.0 * math.exp(-max(0.9 - reward, 0) / 0.3) + 0.5)
-    drawn = [objective._pair_order.at(place) for place in range(4000)]
+    drawn = [algorithm.pair_order.at(place) for place in range(4000)]
     for i, weight in enumerate(weights):
         assert drawn.count(i) / 4000 == pytest.approx(weight / sum(weights), abs=0.02)
 
 
 def test_drawn_pairs_weigh_alike(make_trainer, pairs):
     """The gradient is the plain mean of what each drawn pair gives alone."""
-    trainer = make_trainer(**DRAWN, pairs=pairs, batch_size=4, margin=0.9, reward_temperature=0.01)
-    found, objective = trainer.gradients(0), trainer.learner.objective
+    trainer = make_trainer(
+        **DRAWN, pairs=pairs, batch_size=4, **{"reward_weighted.margin": 0.9, "reward_weighted.temperature": 0.01}
+    )
+    found, algorithm = trainer.gradients(0), trainer.learner.algorithm
     parameters = list(trainer.trainable.parameters.values())
     total, losses = [torch.zeros_like(p) for p in parameters], []
     for place in range(4):
-        latents, (text,) = objective.pairs.get([objective._pair_order.at(place)])
-        loss = objective._denoising_losses(latents, [text], "pairs", [place])[0]
+        latents, (text,) = algorithm.pairs.get([algorithm.pair_order.at(place)])
+        loss = algorithm.denoising_losses(latents, [text], "pairs", [place])[0]
         grads = torch.autograd.grad(loss, parameters, allow_unused=True)
         total = [t if g is None else t + g / 4 for t, g in zip(total, grads, strict=True)]
         losses.append(float(loss.detach()))
@@ -145,7 +160,14 @@ def test_drawn_pairs_weigh_alike(make_trainer, pairs):
 
 def test_lambda_is_in_the_shares_alone(make_trainer, pairs, tmp_path):
     """Where every pair weighs the same, lambda changes neither loss nor gradient: they are the control's."""
-    options = {**DRAWN, "pairs": pairs, "batch_size": 4, "margin": -1.0, "iterations": 1, "validate_every": 0}
+    options = {
+        **DRAWN,
+        "pairs": pairs,
+        "batch_size": 4,
+        "reward_weighted.margin": -1.0,
+        "iterations": 1,
+        "validation.every": 0,
+    }
     logs = {}
     for weight in (0.0, 1.0, 100.0):
         make_trainer(**options, reward_weight=weight, out=tmp_path / str(weight)).train()
@@ -186,7 +208,14 @@ def test_ratings_are_on_record_and_not_made_again(make_trainer, pairs, tmp_path)
 
     lines = (pairs / "metadata.jsonl").read_text().splitlines()
     (pairs / "metadata.jsonl").write_text("\n".join(lines * 130))  # more than one write's worth
-    options = {**DRAWN, "pairs": pairs, "batch_size": 2, "validate_every": 0, "iterations": 5, "margin": 0.9}
+    options = {
+        **DRAWN,
+        "pairs": pairs,
+        "batch_size": 2,
+        "validation.every": 0,
+        "iterations": 5,
+        "reward_weighted.margin": 0.9,
+    }
     with pytest.raises(KeyboardInterrupt):
         make_trainer(Failing(), **options, out=tmp_path / "parts").train()
     kept = [json.loads(line) for line in (tmp_path / "parts" / ratings.RATINGS).read_text().splitlines()]
@@ -240,11 +269,12 @@ def test_ratings_that_are_damaged_or_of_another_image_are_made_again(make_traine
 
 
 def test_a_margin_that_no_pair_comes_near_is_said(make_trainer, pairs):
+    own = {"margin": 1000.0, "temperature": 0.01}
     with pytest.raises(ModelError, match="no pair's reward comes near the margin 1000"):
-        make_trainer(**DRAWN, pairs=pairs, margin=1000.0, reward_temperature=0.01, denoising_weight=0.0).gradients(0)
+        make_trainer(**DRAWN, pairs=pairs, reward_weighted=own, denoising_weight=0.0).gradients(0)
 
 
-@pytest.mark.parametrize("options", [{"algorithm": "refl"}, {"reward_weight": "auto"}])
-def test_drawing_needs_its_algorithm_and_a_weight(make_trainer, pairs, options):
+@pytest.mark.parametrize("options", [{"reward_weight": "auto"}])
+def test_drawing_needs_a_weight(make_trainer, pairs, options):
     with pytest.raises(OptionError, match="pair_sampling=weighted"):
         make_trainer(**{**DRAWN, "pairs": pairs, **options})

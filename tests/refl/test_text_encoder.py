@@ -17,8 +17,8 @@ WHOLE = {"trainable": "unet", "train_text_encoder": True}
 @pytest.mark.parametrize(
     "how",
     [
-        {"reward_weight": 1.0, "denoising_weight": 0, "gradients_per_rollout": 2},
-        {"reward_weight": 1.0, "denoising_weight": 0, "gradients_per_rollout": 2, "rated_image": "final"},
+        {"reward_weight": 1.0, "denoising_weight": 0, "refl.gradients_per_rollout": 2},
+        {"reward_weight": 1.0, "denoising_weight": 0, "refl.gradients_per_rollout": 2, "refl.rated_image": "final"},
         {"reward_weight": 0.0},
     ],
 )
@@ -31,9 +31,9 @@ def test_gradient_is_that_of_finite_differences(make_trainer, how):
     texts = {name: g for name, g in gradients.items() if name.startswith("text_encoder.")}
     assert texts and all(name in gradients for name in ("conv_in.weight", "conv_out.weight"))
     if term == "reward":  # later points of a rollout read what earlier ones led to, which counts as held
-        first = {"gradients_per_rollout": 1, "gradient_steps": (0, 0)}
-        if how.get("rated_image") == "final":  # the finished image depends on every later prediction
-            first["num_inference_steps"] = 1
+        first = {"refl.gradients_per_rollout": 1, "refl.gradient_steps": (0, 0)}
+        if how.get("refl.rated_image") == "final":  # the finished image depends on every later prediction
+            first["refl.num_inference_steps"] = 1
         trainer = make_trainer(**WHOLE, **{**how, **first})
         gradients = dict(zip(trainer.trainable.parameters, trainer.gradients(0).reward, strict=True))
         texts = {name: g for name, g in gradients.items() if name.startswith("text_encoder.")}
@@ -76,7 +76,7 @@ def test_resumed_run_is_the_run_that_was_never_stopped(make_trainer, tmp_path):
 
 
 def test_the_model_as_it_came_reads_prompts_as_it_did(make_trainer):
-    trainer = make_trainer(**WHOLE, kl_weight=1.0)
+    trainer = make_trainer(**WHOLE, refl={"kl_weight": 1.0})
     base = trainer.networks.text(["a red book"]).embeddings.detach()
     random = torch.Generator().manual_seed(1)
     for parameter in trainer.trainable.parameters.values():
@@ -91,7 +91,9 @@ def test_the_model_as_it_came_reads_prompts_as_it_did(make_trainer):
 def test_kl_term_is_nothing_before_training_and_grows(make_trainer):
     values = []
     for scale in (0.0, 0.05):
-        trainer = make_trainer(**WHOLE, kl_weight=1.0, denoising_weight=0, reward_weight=1.0, gradients_per_rollout=2)
+        trainer = make_trainer(
+            **WHOLE, refl={"kl_weight": 1.0, "gradients_per_rollout": 2}, denoising_weight=0, reward_weight=1.0
+        )
         _ = trainer.trainable
         for name, parameter in trainer.trainable.parameters.items():
             if name.startswith("text_encoder."):

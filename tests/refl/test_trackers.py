@@ -9,7 +9,7 @@ import pytest
 
 from realignkit.errors import OptionError
 
-QUICK = {"tracker": "wandb", "denoising_weight": 0, "iterations": 2, "validate_every": 1}
+QUICK = {"tracker": "wandb", "denoising_weight": 0, "iterations": 2, "validation.every": 1}
 INSTALLED = importlib.util.find_spec("wandb") is not None
 
 

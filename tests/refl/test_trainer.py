@@ -38,9 +38,9 @@ def close(found, expected):
 
 
 def test_reward_gradient_is_that_of_a_plain_loop(make_trainer):
-    trainer = make_trainer(**ONE_STEP, denoising_weight=0, reward_weight=0.5)
+    trainer = make_trainer(refl=ONE_STEP, denoising_weight=0, reward_weight=0.5)
     found = trainer.gradients(0)
-    prompts = [trainer.prompts[trainer.learner.objective._prompt_order.at(i)] for i in (0, 1)]
+    prompts = [trainer.prompts[trainer.learner.algorithm.prompt_order.at(i)] for i in (0, 1)]
     pipeline, unet = trainer.networks.pipeline, trainer.networks.unet
     # Eq. 5 as one would write it down: rollout, one prediction with gradient, jump, decode, reward, phi.
     scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)
@@ -73,13 +73,13 @@ def test_final_rates_the_finished_image_once(make_trainer):
             return super().__call__(images, prompts)
 
     reward = Remembering()
-    trainer = make_trainer(reward, rated_image="final", gradients_per_rollout=2, gradient_steps=(0, 3))
-    objective, networks = trainer.learner.objective, trainer.networks
+    trainer = make_trainer(reward, refl={"rated_image": "final", "gradients_per_rollout": 2, "gradient_steps": (0, 3)})
+    algorithm, networks = trainer.learner.algorithm, trainer.networks
     found = trainer.gradients(0)
     (images,) = reward.seen
-    prompts = [trainer.prompts[objective._prompt_order.at(i)] for i in (0, 1)]
+    prompts = [trainer.prompts[algorithm.prompt_order.at(i)] for i in (0, 1)]
     noise = seeds.normal(networks.latent_shape, 42, "rollout", [0, 1])
-    finished = networks.decode(objective.rollout.sample(noise, networks.text(prompts)))
+    finished = networks.decode(algorithm.rollout.sample(noise, networks.text(prompts)))
     torch.testing.assert_close(images, finished, rtol=1e-4, atol=1e-4)
     assert losses.norm(found.reward) > 0
     assert found.values["reward"] == pytest.approx(float(Colour()(finished, prompts).mean()), abs=1e-5)
@@ -87,8 +87,8 @@ def test_final_rates_the_finished_image_once(make_trainer):
 
 def test_accumulated_small_batches_are_one_large_batch(make_trainer, tmp_path):
     prior = tmp_path / "prior"
-    large = make_trainer(**ONE_STEP, batch_size=2, prior=prior).gradients(1)
-    small = make_trainer(**ONE_STEP, batch_size=1, gradient_accumulation_steps=2, prior=prior).gradients(1)
+    large = make_trainer(refl=ONE_STEP, batch_size=2, prior=prior).gradients(1)
+    small = make_trainer(refl=ONE_STEP, batch_size=1, gradient_accumulation_steps=2, prior=prior).gradients(1)
     close(small.reward, large.reward)
     close(small.denoising, large.denoising)
     assert small.values == pytest.approx(large.values, rel=1e-4)
@@ -98,7 +98,9 @@ def test_accumulated_small_batches_are_one_large_batch(make_trainer, tmp_path):
 def test_gradient_checkpointing_changes_nothing(make_trainer, tmp_path, rated):
     prior = tmp_path / "prior"
     plain, saving = (
-        make_trainer(**ONE_STEP, rated_image=rated, kl_weight=0.1, gradient_checkpointing=on, prior=prior).gradients(0)
+        make_trainer(
+            refl={**ONE_STEP, "rated_image": rated, "kl_weight": 0.1}, gradient_checkpointing=on, prior=prior
+        ).gradients(0)
         for on in (False, True)
     )
     close(saving.reward, plain.reward)
@@ -116,7 +118,7 @@ def test_raft_learns_from_the_best_candidate_alone(make_trainer, tmp_path):
 
     found = {}
     for reward in (Darkness(), Brightness(), Same()):
-        trainer = make_trainer(reward, batch_size=1, candidates=2, denoising_weight=0)
+        trainer = make_trainer(reward, batch_size=1, raft={"candidates": 2}, denoising_weight=0)
         assert trainer.algorithm == "raft"
         found[type(reward).__name__] = trainer.gradients(0).reward
     dark, bright, first = found["Darkness"], found["Brightness"], found["Same"]
@@ -131,15 +133,16 @@ def test_raft_learns_from_the_best_candidate_alone(make_trainer, tmp_path):
 
 def test_training_raises_the_reward(make_trainer):
     trainer = make_trainer(
-        iterations=10, validate_every=10, reward_weight=1.0, denoising_weight=0, learning_rate=1e-2, ema_decay=None,
-        lora_rank=4, prompts=["a yellow pen", "a yellow sign"], held_out=["a yellow book", "a yellow desk"],
+        iterations=10, validation={"every": 10}, reward_weight=1.0, denoising_weight=0, learning_rate=1e-2,
+        ema_decay=None, lora={"rank": 4}, prompts=["a yellow pen", "a yellow sign"],
+        held_out=["a yellow book", "a yellow desk"],
     )  # fmt: skip
     before, after = trainer.train().history
     assert after.reward > before.reward + 0.02
 
 
 def test_raft_has_the_same_validation_log_and_files(make_trainer):
-    trainer = make_trainer(Blind(), judge=Darkness(), iterations=1, candidates=2, learning_rate=0.05)
+    trainer = make_trainer(Blind(), judge=Darkness(), iterations=1, raft={"candidates": 2}, learning_rate=0.05)
     result = trainer.train()
     assert trainer.algorithm == "raft"
     assert [item.iteration for item in result.history] == [0, 1]
@@ -153,7 +156,7 @@ def test_raft_has_the_same_validation_log_and_files(make_trainer):
 
 
 def test_auto_weight_and_logged_norms(make_trainer):
-    trainer = make_trainer(reward_weight="auto", gradient_ratio=12.0, validate_every=0, iterations=1)
+    trainer = make_trainer(reward_weight="auto", gradient_ratio=12.0, validation={"every": 0}, iterations=1)
     expected = trainer.gradients(0)
     trainer.train()
     (row,) = log(trainer)
@@ -168,7 +171,7 @@ def test_control_run_sees_the_same_data_and_never_the_reward(make_trainer, tmp_p
         def __call__(self, images, prompts):
             raise AssertionError("the reward was asked")
 
-    shared = {"validate_every": 0, "iterations": 1, "prior": tmp_path / "prior"}
+    shared = {"validation.every": 0, "iterations": 1, "prior": tmp_path / "prior"}
     control = make_trainer(Forbidden(), reward_weight=0, out=tmp_path / "control", **shared)
     trained = make_trainer(out=tmp_path / "trained", **shared)
     control.train()
@@ -183,7 +186,12 @@ def test_control_run_sees_the_same_data_and_never_the_reward(make_trainer, tmp_p
 @pytest.mark.parametrize("trainable", ["lora", "unet"])
 def test_kl_is_zero_at_first_and_holds_on_to_the_base(make_trainer, trainable):
     trainer = make_trainer(
-        trainable=trainable, kl_weight=1.0, denoising_weight=0, reward_weight=1.0, validate_every=0, ema_decay=None
+        trainable=trainable,
+        refl={"kl_weight": 1.0},
+        denoising_weight=0,
+        reward_weight=1.0,
+        validation={"every": 0},
+        ema_decay=None,
     )
     trainer.train()
     first, second = log(trainer)
@@ -192,11 +200,13 @@ def test_kl_is_zero_at_first_and_holds_on_to_the_base(make_trainer, trainable):
 
 
 def test_bf16_trains_float32_weights(make_trainer):
-    trainer = make_trainer(mixed_precision="bf16", validate_every=1, iterations=1)
+    trainer = make_trainer(mixed_precision="bf16", validation={"every": 1}, iterations=1)
     result = trainer.train()
     assert {p.dtype for p in trainer.trainable.parameters.values()} == {torch.float32}
     assert trainer.networks.pipeline.vae.dtype == torch.bfloat16
-    plain = make_trainer(out=trainer.folder / "plain", validate_every=1, iterations=1, prior=trainer.folder / "prior")
+    plain = make_trainer(
+        out=trainer.folder / "plain", validation={"every": 1}, iterations=1, prior=trainer.folder / "prior"
+    )
     assert result.history[0].reward == pytest.approx(plain.train().history[0].reward, abs=0.05)
 
 
@@ -208,7 +218,7 @@ def test_fp16_needs_a_gpu(make_trainer):
 def test_a_term_that_is_off_takes_no_memory_and_the_step_is_the_other_ones(make_trainer, tmp_path):
     """A step by the one term alone is AdamW's on that term's gradient."""
     for number, off in enumerate(({"reward_weight": 0.0}, {"denoising_weight": 0.0, "reward_weight": 0.5})):
-        options = {**off, "validate_every": 0, "iterations": 1, "max_gradient_norm": 1e9}
+        options = {**off, "validation.every": 0, "iterations": 1, "optimizer.max_gradient_norm": 1e9}
         trainer = make_trainer(**options, out=tmp_path / str(number))
         found = trainer.gradients(0)
         there, empty, factor = (
@@ -241,7 +251,7 @@ class Falling(Darkness):
 
 def test_stops_early_and_says_so_when_nothing_gets_better(make_trainer):
     messages = []
-    trainer = make_trainer(iterations=9, patience=2, judge=Falling(), on_message=messages.append)
+    trainer = make_trainer(iterations=9, validation={"patience": 2}, judge=Falling(), on_message=messages.append)
     result = trainer.train()
     assert (result.status, result.iterations) == ("stopped early", 2)
     assert not result.improved
@@ -250,7 +260,7 @@ def test_stops_early_and_says_so_when_nothing_gets_better(make_trainer):
     assert (record["status"], record["best"], len(record["history"])) == ("stopped early", 1, 3)
     assert len(messages) >= 3
     assert {path.name for path in (trainer.folder / "samples").iterdir()} == {f"00000{i}.png" for i in range(3)}
-    again = make_trainer(iterations=9, patience=2, judge=Falling()).train(resume=True)
+    again = make_trainer(iterations=9, validation={"patience": 2}, judge=Falling()).train(resume=True)
     assert (again.status, again.iterations) == ("stopped early", 2)
 
 
@@ -274,7 +284,7 @@ def test_plugins_see_each_step_and_may_stop(make_trainer):
 
     stops, registry = Stops(), Registry(discover=False)
     registry.register(stops, "stops")
-    trainer = make_trainer(iterations=9, validate_every=0, registry=registry)
+    trainer = make_trainer(iterations=9, validation={"every": 0}, registry=registry)
     result = trainer.train()
     assert (result.status, result.iterations) == ("stopped by a plugin", 2)
     assert [state.iteration for state in stops.states] == [1, 2]
@@ -305,7 +315,7 @@ def broken(how):
 )
 def test_bad_rewards_are_named(make_trainer, how, error):
     with pytest.raises(error, match=how):
-        make_trainer(broken(how), validate_every=0, denoising_weight=0).train()
+        make_trainer(broken(how), validation={"every": 0}, denoising_weight=0).train()
 
 
 def test_full_disk_leaves_the_last_good_checkpoint(make_trainer):
@@ -317,7 +327,7 @@ def test_full_disk_leaves_the_last_good_checkpoint(make_trainer):
         if state.iteration == 2:
             resource.setrlimit(resource.RLIMIT_FSIZE, (4000, hard))
 
-    options = {"iterations": 3, "validate_every": 0, "checkpoint_every": 1, "denoising_weight": 0}
+    options = {"iterations": 3, "validation.every": 0, "checkpoint_every": 1, "denoising_weight": 0}
     trainer = make_trainer(on_step=fill, **options)
     try:
         with pytest.raises(OutputError, match="cannot write"):
@@ -332,12 +342,12 @@ def test_full_disk_leaves_the_last_good_checkpoint(make_trainer):
 
 
 def test_damaged_checkpoint_is_named(make_trainer):
-    trainer = make_trainer(iterations=1, validate_every=0, denoising_weight=0)
+    trainer = make_trainer(iterations=1, validation={"every": 0}, denoising_weight=0)
     trainer.train()
     (checkpoint,) = checkpoints.listed(trainer.folder)
     (checkpoint / "state.safetensors").write_bytes(b"nonsense")
     with pytest.raises(OutputError, match=f"{checkpoint} cannot be used"):
-        make_trainer(iterations=2, validate_every=0, denoising_weight=0).train(resume=True)
+        make_trainer(iterations=2, validation={"every": 0}, denoising_weight=0).train(resume=True)
 
 
 @pytest.mark.parametrize(
@@ -346,7 +356,7 @@ def test_damaged_checkpoint_is_named(make_trainer):
         ({"prompts": []}, PromptError, "no training prompts"),
         ({"prompts": ["book " * 60]}, PromptError, "tokens"),
         ({"prompts": ["a \ud83d book", "a pen"]}, PromptError, "broken character"),
-        ({"lora_targets": ("nothing",)}, OptionError, "lora_targets"),
+        ({"lora": {"targets": ("nothing",)}}, OptionError, "lora.targets"),
         ({"total_batch_size": 3}, OptionError, "no multiple"),
         ({"reward": Blind(), "algorithm": "refl"}, OptionError, "algorithm=raft"),
         ({"learning_rat": 1}, OptionError, "learning_rat"),
@@ -370,7 +380,7 @@ def draw(pipeline):
 
 @pytest.mark.parametrize("alpha", [None, 6.0])
 def test_plain_diffusers_reads_the_adapters(make_trainer, alpha):
-    trainer = make_trainer(lora_alpha=alpha, learning_rate=0.05, reward_weight=1.0)
+    trainer = make_trainer(lora={"alpha": alpha}, learning_rate=0.05, reward_weight=1.0)
     result = trainer.train()
     trained = draw(trainer.networks.pipeline)
     plain = tiny.build_pipeline()
@@ -381,7 +391,7 @@ def test_plain_diffusers_reads_the_adapters(make_trainer, alpha):
 
 
 def test_from_pretrained_reads_the_whole_model(make_trainer):
-    trainer = make_trainer(trainable="unet", learning_rate=1e-3, validate_every=2)
+    trainer = make_trainer(trainable="unet", learning_rate=1e-3, validation={"every": 2})
     result = trainer.train()
     trained = draw(trainer.networks.pipeline)
     plain = StableDiffusionPipeline.from_pretrained(result.folder / "model", use_safetensors=True)

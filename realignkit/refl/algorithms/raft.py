@@ -1,0 +1,53 @@
+"""RAFT (Dong et al., 2023): draw several images per prompt, and learn from the one that the reward likes best."""
+
+from __future__ import annotations
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from realignkit.calls import rewards_of
+from realignkit.refl import seeds
+from realignkit.refl.algorithms.base import Algorithm, Gradients, MicroBatch, RolloutOptions
+
+
+class RAFTOptions(RolloutOptions):
+    """Of ``algorithm=raft``: the denoising loss on the best of several images per prompt."""
+
+    candidates: int = Field(4, ge=2, description="images per prompt, of which the best is learnt from")
+
+
+class RAFT(Algorithm):
+    """See :class:`RAFTOptions`."""
+
+    Options = RAFTOptions
+    options: RAFTOptions
+
+    def add(self, gradients: Gradients, batch: MicroBatch) -> None:
+        """Draw, choose, and add the gradients of the denoising loss on what was chosen, and of L_pre."""
+        if self.has_reward_term:
+            self._add_reward_term(gradients, batch)
+        self.add_l_pre(gradients, batch)
+
+    def _add_reward_term(self, gradients: Gradients, batch: MicroBatch) -> None:
+        prompts, count = self.prompts_at(batch.places), self.options.gradients_per_rollout
+        best, rewards = self._best(prompts, batch)
+        for draw in range(count):
+            loss = self.denoising_losses(best, prompts, f"raft {draw}", batch.places).mean() / count
+            self.accumulate(gradients.reward, loss * batch.scale)
+            gradients.note("reward_loss", float(loss.detach()))
+        gradients.note("reward", float(rewards.mean()))
+
+    def _best(self, prompts: list[str], batch: MicroBatch) -> tuple[Tensor, Tensor]:
+        """The best image of each prompt as clean latents (B, C, h, w), and the rewards (candidates, B) of all."""
+        networks, seed = self.networks, self.config.seed
+        text = networks.text(prompts)
+        drawn, rated = [], []
+        for candidate in range(self.options.candidates):
+            noise = seeds.normal(networks.latent_shape, seed, f"candidate {candidate}", batch.places)
+            latents = self.rollout.sample(noise.to(networks.device), text)
+            with torch.no_grad(), seeds.seeded(seed, "reward", batch.places[0], candidate):
+                rated.append(rewards_of(self.reward, networks.decode(latents), prompts).to(networks.device))
+            drawn.append(latents)
+        rewards, everyone = torch.stack(rated), torch.arange(len(prompts), device=networks.device)
+        return torch.stack(drawn)[rewards.argmax(0), everyone], rewards
