@@ -22,7 +22,7 @@ from realignkit.errors import ModelError, OptionError, PluginError
 from realignkit.machine import TINY, cpu_parameters, suited_threads
 from realignkit.named import Named
 from realignkit.refl.config import ReFLConfig
-from realignkit.refl.tracking import precision_of
+from realignkit.refl.distributed import precision_of
 from realignkit.types import Layout
 from realignkit_plugins.loading import resolve_dtype
 

@@ -14,7 +14,7 @@ from realignkit.errors import ModelError
 from realignkit.machine import suited_threads
 from realignkit.refl import losses
 from realignkit.refl.algorithms import Algorithm, Gradients, MicroBatch
-from realignkit.refl.tracking import LossScale, Processes
+from realignkit.refl.distributed import LossScale, Processes
 from realignkit.types import TrainState, Validation
 
 

@@ -20,10 +20,10 @@ from realignkit.provenance import placeless
 from realignkit.refl import checkpoints, data
 from realignkit.refl.algorithms import ALGORITHMS, Gradients, RolloutOptions
 from realignkit.refl.config import AUTO, ReFLConfig
+from realignkit.refl.distributed import Interruption, LossScale, Processes, memory_errors, precision_of
 from realignkit.refl.model import Networks, drawing_options
 from realignkit.refl.run import LOG, RunFolder, grid, told, validation_from
 from realignkit.refl.step import Learner
-from realignkit.refl.tracking import Interruption, LossScale, Processes, memory_errors, precision_of
 from realignkit.refl.trainability import check_trainable
 from realignkit.refl.trainable import Trainable
 from realignkit.refl.validation import Judge, best_of, hacking, without_improvement

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 from realignkit.calls import rate
 from realignkit.named import Named
 from realignkit.refl.config import ReFLConfig
+from realignkit.refl.distributed import Processes
 from realignkit.refl.model import Networks
 from realignkit.refl.seeds import seeded
-from realignkit.refl.tracking import Processes
 from realignkit.refl.trainable import Trainable
 from realignkit.refl.validation import Judge, validation
 from realignkit.types import Validation

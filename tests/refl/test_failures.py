@@ -9,7 +9,7 @@ import torch
 
 from realignkit.errors import ModelError, PluginError
 from realignkit.refl import checkpoints
-from realignkit.refl.tracking import memory_errors
+from realignkit.refl.distributed import memory_errors
 from tests.refl.rewards import Colour
 
 OPTIONS = {"iterations": 4, "validation.every": 0, "checkpoint_every": 1, "denoising_weight": 0}

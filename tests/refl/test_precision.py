@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from realignkit.refl import losses
 from realignkit.refl.config import ReFLConfig
+from realignkit.refl.distributed import LossScale
 from realignkit.refl.model import Networks
 from realignkit.refl.rollout import Rollout
-from realignkit.refl.tracking import LossScale
 from realignkit.refl.trainable import Trainable
 from tests import tiny
 

@@ -23,7 +23,7 @@ from realignkit.refl.rollout import Rollout
 
 if TYPE_CHECKING:
     from realignkit.refl.config import ReFLConfig
-    from realignkit.refl.tracking import Processes
+    from realignkit.refl.distributed import Processes
     from realignkit.refl.trainable import Trainable
 
 Solver = Literal["ddim", "dpmpp", "unipc"]

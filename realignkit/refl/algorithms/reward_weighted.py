@@ -22,7 +22,7 @@ from realignkit.provenance import placeless
 from realignkit.refl import losses, seeds
 from realignkit.refl.algorithms.base import Algorithm, Gradients, MicroBatch
 from realignkit.refl.data import Order, digest
-from realignkit.refl.tracking import Processes
+from realignkit.refl.distributed import Processes
 
 RATINGS = "pairs.jsonl"
 BLOCK = 500
