@@ -26,8 +26,7 @@ from realignkit.refl.run import LOG, RunFolder, grid, told, validation_from
 from realignkit.refl.step import Learner
 from realignkit.refl.trainability import check_trainable
 from realignkit.refl.trainable import Trainable
-from realignkit.refl.validation import Judge, best_of, hacking, without_improvement
-from realignkit.refl.validator import Validator
+from realignkit.refl.validation import Judge, Validator, best_of, hacking, without_improvement
 from realignkit.registry import Registry, default_registry
 from realignkit.types import TrainResult, TrainState, Validation
 
