@@ -122,7 +122,7 @@ class Measurement:
 
     def __init__(self, seed: int) -> None:
         self.pipeline = default_registry().create("generator", "micro").pipeline()
-        self.networks = Networks(self.pipeline, torch.device("cpu"), "no", train_unet=True, train_text_encoder=True)
+        self.networks = Networks(self.pipeline, torch.device("cpu"), "no", learns=("unet", "text_encoder"))
         self.parameters: list[Tensor] = []
         self.parts: dict[str, list[int]] = {"text encoder": [], "cross-attention": [], "rest of the U-Net": []}
         for module, of_text in ((self.pipeline.text_encoder, True), (self.pipeline.unet, False)):

@@ -11,6 +11,7 @@ from pydantic import Field, field_validator, model_validator
 
 from realignkit.contracts import Options, parse_options
 from realignkit.errors import OptionError
+from realignkit.named import Named
 from realignkit.refl.algorithms import ALGORITHMS, RAFTOptions, ReFLOptions, RewardWeightedOptions
 from realignkit.refl.earlier import refuse_former
 
@@ -163,6 +164,35 @@ class ReFLConfig(Options):
         if self.train_text_encoder and self.trainable != "unet":
             raise ValueError("train_text_encoder learns whole networks, not adapters: set trainable=unet")
         return self
+
+    def algorithm_for(self, reward: Named) -> str:
+        """The algorithm that is trained with a reward: ``auto`` goes by whether it has a gradient.
+
+        Raises:
+            OptionError: the algorithm needs a gradient that the reward has not, or another one has the options.
+        """
+        differentiable = bool(getattr(reward.plugin, "differentiable", True))
+        if self.algorithm != "auto":
+            if ALGORITHMS[self.algorithm].differentiates and not differentiable and self.reward_weight != 0:
+                raise OptionError(
+                    f"{reward.whose} has no gradient, which {self.algorithm} needs. Use algorithm=raft, or a "
+                    f"differentiable reward."
+                )
+            return self.algorithm
+        chosen, other = AUTO if differentiable else AUTO[::-1]
+        if self.sets(other) and not self.sets(chosen):
+            raise OptionError(
+                f"{reward.whose} has {'a' if differentiable else 'no'} gradient, so {chosen} is trained, but {other} "
+                f"has options: give them to {chosen}, or set algorithm={other}."
+            )
+        return chosen
+
+    @property
+    def whole_parts(self) -> tuple[str, ...]:
+        """The pipeline's parts that learn as a whole; none where adapters do."""
+        if self.trainable == "lora":
+            return ()
+        return ("unet", "text_encoder") if self.train_text_encoder else ("unet",)
 
     def options_of(self, algorithm: str) -> Options:
         """The options of an algorithm."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -51,9 +51,8 @@ class Networks:
         precision: ``no``, ``fp16`` or ``bf16``.
         height, width: of the images, in pixels; None: the model's own.
         negative_prompt: what guidance steers away from.
-        train_unet: the U-Net itself will learn and the pipeline be saved, so nothing is rounded (and all of it runs in
-            ``precision`` all the same).
-        train_text_encoder: so will the text encoders; :meth:`text` is differentiable then.
+        learns: which whole parts will, ``unet`` and perhaps ``text_encoder``, with which :meth:`text` is
+            differentiable. The pipeline will be saved then, so nothing is rounded; it runs in ``precision`` all the same.
 
     Attributes:
         unet: what :meth:`predict` runs; may be exchanged.
@@ -76,13 +75,12 @@ class Networks:
         height: int | None = None,
         width: int | None = None,
         negative_prompt: str = "",
-        train_unet: bool = False,
-        train_text_encoder: bool = False,
+        learns: Collection[str] = (),
     ) -> None:
         check_trainable(pipeline)
         check_size(pipeline, height, width)
-        if train_unet:
-            check_full_precision(pipeline, train_text_encoder)
+        if learns:
+            check_full_precision(pipeline, "text_encoder" in learns)
         from diffusers import DDIMScheduler
 
         self.pipeline, self.device = pipeline, device
@@ -93,12 +91,12 @@ class Networks:
         upcast = self.dtype != torch.float32 and (overflows or kept)
         for name, part in pipeline.components.items():
             if isinstance(part, torch.nn.Module):
-                full = train_unet or (name == "vae" and upcast)
+                full = bool(learns) or (name == "vae" and upcast)
                 place(part.requires_grad_(False).eval(), device, torch.float32 if full else self.dtype)
         self.unet: Any = pipeline.unet
         self.autoencoder = Autoencoder(vae, self.dtype, upcast=upcast)
         self.decode, self.encode = self.autoencoder.decode, self.autoencoder.encode
-        self._learns_text, self._negative_prompt = train_text_encoder, negative_prompt
+        self._learns_text, self._negative_prompt = "text_encoder" in learns, negative_prompt
         self.image_size = image_size(pipeline, width, height)
         scale = pipeline.vae_scale_factor
         self.latent_shape = (

@@ -6,7 +6,6 @@ import math
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
 
 import torch
 
@@ -24,7 +23,6 @@ class Learner:
     Args:
         algorithm: whose gradients; with the weights that they change, and the configuration.
         processes: that share an iteration.
-        reward_weight: lambda of eq. 5, or how to choose it.
         scale: of the loss, in half precision.
         folder: of the run, for the record.
     """
@@ -33,14 +31,12 @@ class Learner:
         self,
         algorithm: Algorithm,
         processes: Processes,
-        *,
-        reward_weight: float | Literal["auto"],
         scale: LossScale,
         folder: Path,
     ) -> None:
         self.algorithm, self.processes = algorithm, processes
         self.trainable, self.config = algorithm.trainable, algorithm.config
-        self.reward_weight, self.scale, self.folder = reward_weight, scale, folder
+        self.scale, self.folder = scale, folder
         self.accumulation = self.config.accumulation(processes.count)
         self.optimizer = torch.optim.AdamW(
             list(self.trainable.parameters.values()),
@@ -85,7 +81,7 @@ class Learner:
         start = time.perf_counter()
         total = self.gradients(iteration, stop)
         reward_norm, denoising_norm = losses.norm(total.reward), losses.norm(total.denoising)
-        chosen, rate = self.reward_weight, self.config.learning_rate_at(iteration)
+        chosen, rate = self.algorithm.reward_weight, self.config.learning_rate_at(iteration)
         overflow = not math.isfinite(reward_norm + denoising_norm)
         if isinstance(chosen, float):
             weight = chosen

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from realignkit import arguments
 from realignkit.calls import after_train_step
@@ -19,7 +19,7 @@ from realignkit.pipelines import encoding
 from realignkit.provenance import placeless
 from realignkit.refl import checkpoints, data
 from realignkit.refl.algorithms import ALGORITHMS, Gradients, RolloutOptions
-from realignkit.refl.config import AUTO, ReFLConfig
+from realignkit.refl.config import ReFLConfig
 from realignkit.refl.distributed import Interruption, LossScale, Processes, memory_errors, precision_of
 from realignkit.refl.model import Networks, drawing_options
 from realignkit.refl.run import LOG, RunFolder, grid, told, validation_from
@@ -94,8 +94,8 @@ class ReFLTrainer:
         self.registry = arguments.instance("registry", registry, Registry) or default_registry()
         self.threads = threads
         self._on_step, self._say = on_step or (lambda _: None), on_message or (lambda _: None)
-        self.algorithm = self._choose_algorithm()
-        self.judge = self._make_judge(judge)
+        self.algorithm = config.algorithm_for(self.reward)
+        self.judge = Judge.of(judge, self.names.get("judge"), self.reward)
         self.prompts, self.held_out = data.split(prompts, held_out, config.validation.prompts, config.seed)
         self.sampling = drawing_options(pipeline, sampling or {}, config.validation.steps)
         self.options = config.options_of(self.algorithm)
@@ -114,8 +114,7 @@ class ReFLTrainer:
             height=self.sampling.get("height"),
             width=self.sampling.get("width"),
             negative_prompt=self.sampling.get("negative_prompt", ""),
-            train_unet=config.trainable == "unet",
-            train_text_encoder=config.train_text_encoder,
+            learns=config.whole_parts,
         )
         steps, timesteps = getattr(self.options, "num_inference_steps", 1), len(self.networks.alphas_cumprod)
         if steps > timesteps:
@@ -136,36 +135,6 @@ class ReFLTrainer:
         self.history: list[Validation] = []
         self.warnings: list[str] = []
 
-    def _choose_algorithm(self) -> str:
-        config, reward = self.config, self.reward
-        differentiable = bool(getattr(reward.plugin, "differentiable", True))
-        if config.algorithm != "auto":
-            if ALGORITHMS[config.algorithm].differentiates and not differentiable and config.reward_weight != 0:
-                raise OptionError(
-                    f"{reward.whose} has no gradient, which {config.algorithm} needs. Use algorithm=raft, or a "
-                    f"differentiable reward."
-                )
-            return config.algorithm
-        chosen, other = AUTO if differentiable else AUTO[::-1]
-        if config.sets(other) and not config.sets(chosen):
-            raise OptionError(
-                f"{reward.whose} has {'a' if differentiable else 'no'} gradient, so {chosen} is trained, but {other} "
-                f"has options: give them to {chosen}, or set algorithm={other}."
-            )
-        return chosen
-
-    def _make_judge(self, judge: Reward | Metric | Judge | None) -> Judge | None:
-        if judge is None or isinstance(judge, Judge):
-            made = judge
-        else:
-            made = Judge(judge, self.names.get("judge", type(judge).__name__))
-        if made is not None and (made.named.plugin is self.reward.plugin or made.name == self.reward.name):
-            raise OptionError(
-                "the judge is the training reward itself, so it could not notice that the reward is exploited. Give "
-                "another reward or a metric, or none."
-            )
-        return made
-
     def _identity(self) -> dict[str, Any]:
         total = self.config.batch_size * self.config.accumulation(self.processes.count) * self.processes.count
         return {
@@ -184,12 +153,6 @@ class ReFLTrainer:
         }
 
     @property
-    def reward_weight(self) -> float | Literal["auto"]:
-        """Lambda of eq. 5, defaults resolved."""
-        weight = self.config.reward_weight
-        return ALGORITHMS[self.algorithm].reward_weight if weight is None else weight
-
-    @property
     def learner(self) -> Learner:
         """What does the steps; made at first use, which has the frozen model draw images for L_pre."""
         if self._learner is None:
@@ -201,9 +164,7 @@ class ReFLTrainer:
                 self.networks, trainable, self.config, self.options, self.reward, self.prompts, pairs
             )
             algorithm.prepare(self.processes, self.folder, lambda: self._interruption.wanted, self._say)
-            self._learner = Learner(
-                algorithm, self.processes, reward_weight=self.reward_weight, scale=self._scale, folder=self.folder
-            )
+            self._learner = Learner(algorithm, self.processes, self._scale, self.folder)
         return self._learner
 
     @property

@@ -44,6 +44,21 @@ class Judge:
         self.named = Named("metric" if hasattr(plugin, "compute") else "reward", name, plugin)
         self.value = value
 
+    @classmethod
+    def of(cls, judge: Reward | Metric | Judge | None, name: str | None, reward: Named) -> Judge | None:
+        """A judge of a training by ``reward``; what is no judge yet is called ``name``, or else by its class.
+
+        Raises:
+            OptionError: it is the training reward itself.
+        """
+        made = judge if judge is None or isinstance(judge, Judge) else cls(judge, name or type(judge).__name__)
+        if made is not None and (made.named.plugin is reward.plugin or made.name == reward.name):
+            raise OptionError(
+                "the judge is the training reward itself, so it could not notice that the reward is exploited. Give "
+                "another reward or a metric, or none."
+            )
+        return made
+
     @property
     def name(self) -> str:
         """What it is called."""

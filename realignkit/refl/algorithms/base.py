@@ -100,7 +100,7 @@ class Algorithm(ABC):
     """Whether it needs the gradient of the reward."""
     needs_pairs: ClassVar[bool] = False
     """Whether it needs pairs where L_pre is dropped, too."""
-    reward_weight: ClassVar[float] = 1.0
+    default_reward_weight: ClassVar[float] = 1.0
     """Lambda of eq. 5, where the configuration leaves it open."""
 
     def __init__(
@@ -151,6 +151,12 @@ class Algorithm(ABC):
     def has_denoising_term(self) -> bool:
         """Whether there is anything beside the reward term."""
         return self.pairs is not None and self.config.denoising_weight > 0
+
+    @property
+    def reward_weight(self) -> float | Literal["auto"]:
+        """Lambda of eq. 5."""
+        weight = self.config.reward_weight
+        return self.default_reward_weight if weight is None else weight
 
     @property
     def margin(self) -> float:

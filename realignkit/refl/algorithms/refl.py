@@ -63,7 +63,7 @@ class ReFL(Algorithm):
     Options = ReFLOptions
     options: ReFLOptions
     differentiates = True
-    reward_weight = 1e-3
+    default_reward_weight = 1e-3
 
     @property
     def has_denoising_term(self) -> bool:

@@ -133,11 +133,10 @@ class RewardWeighted(Algorithm):
 
         The share of a pair is lambda times its weight, plus ``denoising_weight``: what both terms together weigh it.
         """
-        weight = self.config.reward_weight
-        assert self.pairs is not None and isinstance(weight, float | None)
+        weight = self.reward_weight
+        assert self.pairs is not None and isinstance(weight, float)
         self._rated = dict(enumerate(rewards))
-        lam = self.reward_weight if weight is None else weight
-        shares = lam * self._weights(torch.tensor(rewards, dtype=torch.float64)) + self.config.denoising_weight
+        shares = weight * self._weights(torch.tensor(rewards, dtype=torch.float64)) + self.config.denoising_weight
         if not float(shares.sum()) > 0:
             raise ModelError(
                 f"no pair's reward comes near the margin {self.margin:g} (the best has {max(rewards):.4g}), so there "
