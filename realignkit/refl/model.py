@@ -52,7 +52,7 @@ class Networks:
         height, width: of the images, in pixels; None: the model's own.
         negative_prompt: what guidance steers away from.
         learns: which whole parts will, ``unet`` and perhaps ``text_encoder``, with which :meth:`text` is
-            differentiable. The pipeline will be saved then, so nothing is rounded; it runs in ``precision`` all the same.
+            differentiable. As the pipeline will be saved, nothing is rounded; it runs in ``precision`` all the same.
 
     Attributes:
         unet: what :meth:`predict` runs; may be exchanged.
