@@ -176,7 +176,7 @@ class Measurement:
     ) -> dict[str, Tensor]:  # fmt: skip
         """The gradient of eq. 5's reward term at the jump, for own pictures noised to steps of ``times``."""
         noisy, _, timesteps = self.noised(clean, *times)
-        text = self.networks.text([""] * len(noisy)).beside(self.networks.text(prompts))
+        text = self.networks.text([""] * len(noisy)).followed_by(self.networks.text(prompts))
         both = self.networks.predict(torch.cat([noisy, noisy]), torch.cat([timesteps, timesteps]), text)
         prediction = losses.guide(*both.chunk(2), GUIDANCE)
         jump = losses.predict_x0(noisy, prediction, self.networks.alpha_bar(timesteps), self.networks.kind)

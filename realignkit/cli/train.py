@@ -113,27 +113,27 @@ def _merge(flags: Mapping[str, Any], path: Path | None) -> tuple[dict[str, Any],
     if path is None:
         return dict(flags), []
     try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8-sig")) or {}
-        check_depth(found)
+        job = yaml.safe_load(path.read_text(encoding="utf-8-sig")) or {}
+        check_depth(job)
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise OptionError(f"cannot read {path}: {error}. --config takes a YAML file.") from None
     known = {*flags, "set"}
-    if not isinstance(found, dict) or not isinstance(found.get("set", {}), dict) or found.keys() - known:
+    if not isinstance(job, dict) or not isinstance(job.get("set", {}), dict) or job.keys() - known:
         raise OptionError(
             f"{path} must map names to values: {', '.join(sorted(known))}, where 'set' maps option names to values."
         )
     flat: dict[str, Any] = {}
-    for name, value in found.pop("set", {}).items():
+    for name, value in job.pop("set", {}).items():
         group = name in GROUPS and isinstance(value, dict)
         flat |= {f"{name}.{option}": below for option, below in value.items()} if group else {name: value}
     settings = [f"{name}={json.dumps(value, default=str)}" for name, value in flat.items()]
     for name in ("reward", "judge"):
-        if isinstance(found.get(name), dict):  # a weighted sum, as YAML has it
-            found[name] = ",".join(f"{part}:{weight}" for part, weight in found[name].items())
-    for name, value in found.items():
+        if isinstance(job.get(name), dict):  # a weighted sum, as YAML has it
+            job[name] = ",".join(f"{part}:{weight}" for part, weight in job[name].items())
+    for name, value in job.items():
         if not isinstance(value, str) and name != "threads":
             raise OptionError(f"{path}: {name} must be a text, not {value!r}. Write it in quotes if it is one.")
-    return {name: found.get(name) if flag is None else flag for name, flag in flags.items()}, settings
+    return {name: job.get(name) if flag is None else flag for name, flag in flags.items()}, settings
 
 
 class TrainingJob:
@@ -159,12 +159,12 @@ class TrainingJob:
         self.registry, self.wanted = default_registry(), wanted
         self.model = str(wanted["model"] or DEFAULT_MODEL)
         self.generator = resolve.choose_generator(self.registry, self.model)
-        self.beside = resolve.companions(self.generator)
+        self.companions = resolve.companions(self.generator)
         self.judge_name, _, self._judge_value = str(wanted["judge"] or "").partition(".")
         known = {
             "training": set(nested_names(ReFLConfig)),
             "generator": resolve.option_names(self.generator),
-            "reward": reward_options(self.registry, str(wanted["reward"]), self.beside),
+            "reward": reward_options(self.registry, str(wanted["reward"]), self.companions),
             "judge": None if self.judge_name else set(),
         }
         for assignment in assignments:
@@ -191,7 +191,7 @@ class TrainingJob:
         """The rewards of a spec, under the names that this model gives them: ``clip`` may stand for another one."""
         from realignkit.rewards import parse_weights
 
-        return {self.beside.get(f"reward:{name}", name) for name in parse_weights(spec)}
+        return {self.companions.get(f"reward:{name}", name) for name in parse_weights(spec)}
 
     def run(self, folder: Path, resume: bool, *, control: bool = False, title: str = "") -> TrainResult:
         """Train, or go on; ``title`` is for the progress bar.
@@ -217,7 +217,7 @@ class TrainingJob:
                 pipeline = generator.plugin.pipeline()
             check_trainable(pipeline)  # before the reward is loaded, or downloaded
             reward = make_reward(
-                self.registry, str(self.wanted["reward"]), self.settings.options["reward"], self.beside
+                self.registry, str(self.wanted["reward"]), self.settings.options["reward"], self.companions
             )
             judge = self._make_judge()
         config = self.config.model_copy(update={"reward_weight": 0.0}) if control else self.config
@@ -236,7 +236,7 @@ class TrainingJob:
                     **({"judge": judge.name} if judge else {}),
                 },
                 sampling=getattr(generator.plugin, "sampling_defaults", {}),
-                generator_options=_told(generator),
+                generator_options=_identifying_options(generator),
                 prior=Path(self.wanted["out"]) / "prior",
                 registry=self.registry,
                 on_step=on_step,
@@ -270,16 +270,16 @@ class TrainingJob:
         spec, options = str(self.wanted["judge"]), self.settings.options["judge"]
         rewards = {info.name for info in self.registry.infos("reward")}
         if set(parse_weights(spec)) <= rewards:
-            return Judge(measuring_reward(self.registry, spec, options, self.beside), spec)
+            return Judge(measuring_reward(self.registry, spec, options, self.companions), spec)
         made = self.registry.info("metric", self.judge_name).create(**options)
         return Judge(made, self.judge_name, self._judge_value or None)
 
 
-def _told(generator: Named) -> dict[str, Any] | None:
+def _identifying_options(generator: Named) -> dict[str, Any] | None:
     """What a generator was made with, but for what has no part in what is learnt."""
     settings = generator.settings
-    beside = ("offload", "companions", "refine_defaults")
-    return settings and {name: value for name, value in settings.items() if name not in beside}
+    irrelevant = ("offload", "companions", "refine_defaults")
+    return settings and {name: value for name, value in settings.items() if name not in irrelevant}
 
 
 def _print(results: Mapping[str, TrainResult], judge: str) -> None:
@@ -292,8 +292,8 @@ def _print(results: Mapping[str, TrainResult], judge: str) -> None:
     first = next(iter(results.values()))
     rows = [("base", first.history[0])] if first.history else []
     rows += [(name, result.best) for name, result in results.items() if result.best is not None]
-    for name, found in rows:
-        table.add_row(name, str(found.iteration), f"{found.reward:.4f}", f"{found.judgement:.4f}")
+    for name, row in rows:
+        table.add_row(name, str(row.iteration), f"{row.reward:.4f}", f"{row.judgement:.4f}")
     if rows:
         out().print(table)
     for name, result in results.items():

@@ -196,8 +196,8 @@ def mend_export(
         return
     why = ""
     try:
-        found = trainable.exported(run)
-        if found == wanted or found > int(current.name):  # what follows the checkpoint is trained, and written, again
+        exported = trainable.exported(run)
+        if exported == wanted or exported > int(current.name):  # what follows the checkpoint is trained again
             return
     except DamagedError as error:
         why = f" ({error.reason})"

@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 
 KEPT_LATENTS = 2**26
 """Numbers that are kept of latents: 256 MiB."""
-Draw = Callable[[list[str], list[int]], "list[PILImage]"]
-"""Images of prompts from seeds."""
 
 
 def clean(prompts: Iterable[str]) -> tuple[str, ...]:
@@ -98,8 +96,8 @@ class Order:
             drawn = np.searchsorted(edges, points / count * edges[-1], side="right")
             # Rounding must not lead past the last one that has a weight.
             last: int = np.flatnonzero(np.diff(edges, prepend=0))[-1]
-            found: NDArray[np.int64] = np.minimum(drawn, last)[order]
-            return found
+            chosen: NDArray[np.int64] = np.minimum(drawn, last)[order]
+            return chosen
 
         self._epoch = lru_cache(4)(epoch)
 
@@ -155,14 +153,14 @@ class Pairs:
         Raises:
             OptionError: an image cannot be read.
         """
-        found = {i: self._latents[i] for i in indices if i in self._latents}
+        latents = {i: self._latents[i] for i in indices if i in self._latents}
         for i in indices:
-            if i not in found:
+            if i not in latents:
                 # One by one: rounding depends on what shares a batch, and a resumed run must not notice.
-                found[i] = self.networks.encode(self.image(i))[0].cpu()
-                if len(self._latents) * found[i].numel() < KEPT_LATENTS:
-                    self._latents[i] = found[i]
-        return torch.stack([found[i] for i in indices]).to(self.networks.device), [self.pairs[i][1] for i in indices]
+                latents[i] = self.networks.encode(self.image(i))[0].cpu()
+                if len(self._latents) * latents[i].numel() < KEPT_LATENTS:
+                    self._latents[i] = latents[i]
+        return torch.stack([latents[i] for i in indices]).to(self.networks.device), [self.pairs[i][1] for i in indices]
 
     def image(self, index: int) -> Tensor:
         """One image, float (1, 3, H, W) in [0, 1].
@@ -183,7 +181,13 @@ def _is_whole(path: Path) -> bool:
 
 
 def draw_prior(
-    folder: Path, prompts: Sequence[str], count: int, seed: int, settings: dict[str, object], draw: Draw, share: slice
+    folder: Path,
+    prompts: Sequence[str],
+    count: int,
+    seed: int,
+    settings: dict[str, object],
+    draw: Callable[[list[str], list[int]], list[PILImage]],
+    share: slice,
 ) -> None:
     """Have the frozen model draw images for L_pre; those that are there already are kept.
 
@@ -193,7 +197,7 @@ def draw_prior(
         count: how many images.
         seed: of the run.
         settings: what else the images depend on; others' are drawn again.
-        draw: the frozen model.
+        draw: has the frozen model make images of prompts from seeds.
         share: which of them this process draws.
 
     Raises:

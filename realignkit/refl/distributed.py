@@ -103,8 +103,8 @@ class Processes:
         """Whether the flag is up in any process."""
         if self.count == 1:
             return flag
-        found = self.accelerator.reduce(torch.tensor([float(flag)], device=self.accelerator.device), "sum")
-        return bool(found.item() > 0)
+        raised = self.accelerator.reduce(torch.tensor([float(flag)], device=self.accelerator.device), "sum")
+        return bool(raised.item() > 0)
 
     def gather(self, items: list[Any]) -> list[Any]:
         """Every process's items, one after the other, in all of them."""
@@ -138,9 +138,9 @@ class Processes:
                 for name, value in flat(config.model_dump(mode="json")).items()
             }
             # W&B would write into the working directory.
-            own = {"wandb": {"dir": str(self._folder), "name": self._folder.name}}
+            options = {"wandb": {"dir": str(self._folder), "name": self._folder.name}}
             try:
-                self.accelerator.init_trackers("realignkit", config=plain, init_kwargs=own)
+                self.accelerator.init_trackers("realignkit", config=plain, init_kwargs=options)
             except Exception as error:  # a service can refuse for many reasons: no key, no network
                 raise OptionError(
                     f"tracker '{self._tracks}' does not start ({type(error).__name__}: {error}). For W&B log in, or "
@@ -191,11 +191,11 @@ def memory_errors() -> Iterator[None]:
     try:
         yield
     except Exception as error:  # what runs out of memory in a plugin arrives as the plugin's failure
-        found = next((e for e in (error, error.__cause__) if e is not None and _out_of_memory(e)), None)
-        if found is None:
+        cause = next((e for e in (error, error.__cause__) if e is not None and _out_of_memory(e)), None)
+        if cause is None:
             raise
         raise ModelError(
-            f"the memory does not suffice ({in_one_line(found)}). Lower "
+            f"the memory does not suffice ({in_one_line(cause)}). Lower "
             f"batch_size (total_batch_size keeps the sum), switch gradient_checkpointing on, use mixed_precision=bf16, "
             f"trainable=lora or fewer candidates; then resume: the last checkpoint is intact."
         ) from error

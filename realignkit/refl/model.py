@@ -36,7 +36,7 @@ class Text:
     embeddings: Tensor
     pooled: Tensor | None = None
 
-    def beside(self, other: Text) -> Text:
+    def followed_by(self, other: Text) -> Text:
         """Both, one after the other along the batch."""
         pooled = None if self.pooled is None or other.pooled is None else torch.cat([self.pooled, other.pooled])
         return Text(torch.cat([self.embeddings, other.embeddings]), pooled)
@@ -133,8 +133,8 @@ class Networks:
         with self.autocast():
             embeddings, pooled = encoding.encode_texts(self.pipeline, list(prompts))
         if pooled is not None and getattr(self.pipeline.config, "force_zeros_for_empty_prompt", False):
-            told = torch.tensor([bool(prompt) for prompt in prompts], device=pooled.device)
-            embeddings, pooled = embeddings * told.view(-1, 1, 1), pooled * told.view(-1, 1)
+            filled = torch.tensor([bool(prompt) for prompt in prompts], device=pooled.device)
+            embeddings, pooled = embeddings * filled.view(-1, 1, 1), pooled * filled.view(-1, 1)
         return Text(embeddings.to(self.device), None if pooled is None else pooled.to(self.device))
 
     @torch.no_grad()
@@ -150,8 +150,8 @@ class Networks:
                     (embeddings[0] * factor).cpu(),
                     None if pooled is None else (pooled[0] * factor).cpu(),
                 )
-        found = [self._texts[prompt] for prompt in prompts]
-        both = [[item[part] for item in found if item[part] is not None] for part in (0, 1)]
+        kept = [self._texts[prompt] for prompt in prompts]
+        both = [[item[part] for item in kept if item[part] is not None] for part in (0, 1)]
         stacked = [torch.stack(rows).to(self.device) if rows else None for rows in both]  # type: ignore[arg-type]
         assert stacked[0] is not None
         return Text(stacked[0], stacked[1])
@@ -174,8 +174,8 @@ class Networks:
         if guidance_scale <= 1:
             prediction = self.predict(latents, timestep, text)
             return prediction, prediction
-        away = self.text([self._negative_prompt] * len(latents))
-        both = self.predict(torch.cat([latents, latents]), timestep, away.beside(text))
+        empty = self.text([self._negative_prompt] * len(latents))
+        both = self.predict(torch.cat([latents, latents]), timestep, empty.followed_by(text))
         unconditional, conditional = both.chunk(2)
         return losses.guide(unconditional, conditional, guidance_scale), conditional
 
@@ -231,7 +231,7 @@ def check_full_precision(pipeline: Any, text_encoder: bool) -> None:
 
 
 def drawing_options(pipeline: Any, given: Mapping[str, Any], steps: int | None) -> dict[str, Any]:
-    """How the model is used, for :meth:`Networks.draw`: as told, else by the pipeline's own defaults.
+    """How the model is used, for :meth:`Networks.draw`: as given, else by the pipeline's defaults.
 
     Args:
         pipeline: whose defaults.
@@ -243,6 +243,7 @@ def drawing_options(pipeline: Any, given: Mapping[str, Any], steps: int | None) 
     """
     defaults = inspect.signature(type(pipeline).__call__).parameters
     names = ("num_inference_steps", "guidance_scale")
-    told = parse_options(SamplingOptions, given, owner="sampling").model_dump(exclude_none=True)
-    found = {**{name: defaults[name].default for name in names}, **told}
-    return {**found, **({} if steps is None else {"num_inference_steps": steps})}
+    chosen = parse_options(SamplingOptions, given, owner="sampling").model_dump(exclude_none=True)
+    if steps is not None:
+        chosen["num_inference_steps"] = steps
+    return {**{name: defaults[name].default for name in names}, **chosen}

@@ -37,24 +37,24 @@ def read_pairs(folder: Path) -> PairList:
     if not folder.is_dir():
         raise OptionError(f"there is no folder '{folder}' with image-caption pairs. Check the path.")
     tables = [path for name in _TABLES if (path := folder / name).is_file()]
-    found = _only(folder, tables) if tables else None
-    pairs, beside = _from_table(found) if found else _from_texts(folder)
+    table = _only(folder, tables) if tables else None
+    pairs, remark = _from_table(table) if table else _from_texts(folder)
     if not pairs:
         raise OptionError(
             f"'{folder}' holds no images with captions. Add {METADATA} with file_name and text, or a .txt file "
             f"beside each image."
         )
-    source = found or f"the .txt files of {folder}"
-    return PairList(pairs, f"read {len(pairs)} pair{'s' if len(pairs) != 1 else ''} from {source}{beside}")
+    source = table or f"the .txt files of {folder}"
+    return PairList(pairs, f"read {len(pairs)} pair{'s' if len(pairs) != 1 else ''} from {source}{remark}")
 
 
 def _only(folder: Path, tables: list[Path]) -> Path:
     """The table of a folder, which must have its captions in one place."""
     pictures = {path.with_suffix("") for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES}
-    beside = [text for text in sorted(folder.rglob("*.txt")) if text.with_suffix("") in pictures]
-    if len(tables) > 1 or beside:
-        places = [path.name for path in tables] + [str(text.relative_to(folder)) for text in beside[:1]]
-        more = f" and {len(beside) - 1} more .txt files" if len(beside) > 1 else ""
+    captions = [text for text in sorted(folder.rglob("*.txt")) if text.with_suffix("") in pictures]
+    if len(tables) > 1 or captions:
+        places = [path.name for path in tables] + [str(text.relative_to(folder)) for text in captions[:1]]
+        more = f" and {len(captions) - 1} more .txt files" if len(captions) > 1 else ""
         raise OptionError(
             f"'{folder}' has captions in several places: {', '.join(places)}{more}. Keep one of them, and move "
             f"the others out of the folder."
@@ -93,12 +93,12 @@ def _rows(path: Path, table: Table, names: str, captions: str) -> Iterator[tuple
 
 def _from_texts(folder: Path) -> tuple[tuple[tuple[str, str], ...], str]:
     images = image_files(folder)
-    there = {image.with_suffix(".txt") for image in images}
-    if there.isdisjoint(folder.rglob("*.txt")):
+    expected = {image.with_suffix(".txt") for image in images}
+    if expected.isdisjoint(folder.rglob("*.txt")):
         return (), ""
     pairs = []
     for text in sorted(folder.rglob("*.txt")):
-        if text not in there and not text.name.startswith("."):
+        if text not in expected and not text.name.startswith("."):
             raise OptionError(f"'{text}' has no image of its name beside it. Add it, or remove the text.")
     for image in images:
         text = image.with_suffix(".txt")

@@ -89,7 +89,7 @@ def validation_from(record: Mapping[str, Any]) -> Validation:
     return Validation(**{**record, **lists})
 
 
-def told(plugin: Named) -> dict[str, Any] | None:
+def identifying_options(plugin: Named) -> dict[str, Any] | None:
     """What decides what a plugin says, local files and folders by what is in them; None without options."""
     settings = plugin.settings
     return None if settings is None else placeless(settings)
@@ -130,17 +130,17 @@ class RunFolder:
             read_record(self.folder)
         except DamagedError as error:
             say(f"{error.reason}; it is written anew from the last checkpoint")
-        found = checkpoints.newest(self.folder, say)
-        if found is None:
+        newest = checkpoints.newest(self.folder, say)
+        if newest is None:
             raise OutputError(
                 f"{self.folder} cannot be resumed: it holds a training run, but no checkpoint. Train into another "
                 f"folder, or empty this one."
             )
-        self._check_same(found[1].get("run") or {})
-        return found
+        self._check_same(newest[1].get("run") or {})
+        return newest
 
-    def _check_same(self, there: Mapping[str, Any]) -> None:
-        now, recorded, identity = self.what, there.get("config") or {}, dict(there.get("identity") or {})
+    def _check_same(self, run: Mapping[str, Any]) -> None:
+        now, recorded, identity = self.what, run.get("config") or {}, dict(run.get("identity") or {})
         for name, off in REMOVED.items():
             if recorded.get(name, off) != off:
                 raise OutputError(
@@ -220,15 +220,15 @@ class RunFolder:
             atomic_write(self.folder / "samples" / f"{iteration:06d}.png", png(grid(images)))
 
 
-def _difference(name: str, there: Any, now: Any) -> str:
-    if name == "training_pairs" and isinstance(there, dict) and isinstance(now, dict):
-        parts = [part for part in now if there.get(part) != now[part]]
+def _difference(name: str, recorded: Any, now: Any) -> str:
+    if name == "training_pairs" and isinstance(recorded, dict) and isinstance(now, dict):
+        parts = [part for part in now if recorded.get(part) != now[part]]
         return f"the {' and '.join(parts)} of the training pairs"
-    if isinstance(there, dict) and isinstance(now, dict):
-        old, new = flat(there), flat(now)
+    if isinstance(recorded, dict) and isinstance(now, dict):
+        old, new = flat(recorded), flat(now)
         parts = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
         return ", ".join(f"{name} {key} ({old.get(key)!r} there, {new.get(key)!r} now)" for key in parts)
-    return f"{name} ({there!r} there, {now!r} now)"
+    return f"{name} ({recorded!r} there, {now!r} now)"
 
 
 def grid(images: Sequence[Image.Image], columns: int = 4) -> Image.Image:

@@ -73,8 +73,8 @@ def _parts(pipeline: Any) -> str | None:
 
     vae = getattr(pipeline, "vae", None)
     if not isinstance(vae, tuple(getattr(diffusers, name) for name in _AUTOENCODERS)):
-        found = "no image decoder" if vae is None else f"a decoder of the kind {type(vae).__name__}"
-        return f"with {found} cannot be fine-tuned here. Load it with its AutoencoderKL."
+        decoder = "no image decoder" if vae is None else f"a decoder of the kind {type(vae).__name__}"
+        return f"with {decoder} cannot be fine-tuned here. Load it with its AutoencoderKL."
     second = type(pipeline).__name__.startswith("StableDiffusionXL")
     if second and getattr(pipeline, "text_encoder_2", None) is not None and pipeline.text_encoder is None:
         return "without its first text encoder, as SDXL's refiner is, cannot be fine-tuned here. Use SDXL's base model."
@@ -136,18 +136,18 @@ def _schedule(pipeline: Any) -> str | None:
             f"with {name} is distilled for a few steps and cannot be fine-tuned here. If its U-Net is not, load it "
             f"with another scheduler (scheduler=ddim)."
         )
-    own = getattr(scheduler, "alphas_cumprod", None)
+    levels = getattr(scheduler, "alphas_cumprod", None)
     try:
-        rolled = DDIMScheduler.from_config(config).alphas_cumprod if own is not None else None
+        rolled = DDIMScheduler.from_config(config).alphas_cumprod if levels is not None else None
     except (NotImplementedError, ValueError):
         rolled = None
     continuous = config.get("timestep_type", "discrete") == "continuous"
-    if own is None or rolled is None or continuous or own.shape != rolled.shape:
+    if levels is None or rolled is None or continuous or levels.shape != rolled.shape:
         return (
             f"with {name} cannot be fine-tuned here: its noise levels are no schedule of training timesteps "
             f"(alphas_cumprod). Use a model with one, or the scheduler that it was trained with."
         )
-    if not torch.allclose(own.float().cpu(), rolled.float(), atol=1e-5):
+    if not torch.allclose(levels.float().cpu(), rolled.float(), atol=1e-5):
         return (
             f"with {name} cannot be fine-tuned here: its noise levels are not those that its configuration states "
             f"for the training rollouts. Load it with scheduler=ddim."

@@ -185,23 +185,23 @@ class Trainable:
         """
         from safetensors.torch import load_file
 
-        if (found_of := self.exported(folder)) != iteration:
+        if (exported := self.exported(folder)) != iteration:
             raise OutputError(
-                f"the best weights, of iteration {iteration}, are no longer in {folder}: it has those of {found_of}. "
+                f"the best weights, of iteration {iteration}, are no longer in {folder}: it has those of {exported}. "
                 f"Train again."
             )
         lora = self.config.trainable == "lora"
         path = folder / (LORA_FILE if lora else f"{MODEL_FOLDER}/unet")
         try:
-            found = load_file(path) if lora else _weights_in(path)
+            tensors = load_file(path) if lora else _weights_in(path)
             for component in TEXT_ENCODERS if self.config.train_text_encoder else ():
                 path = folder / MODEL_FOLDER / component
                 if getattr(self.networks.pipeline, component, None) is not None:
-                    found |= {f"{component}.{name}": tensor for name, tensor in _weights_in(path).items()}
+                    tensors |= {f"{component}.{name}": tensor for name, tensor in _weights_in(path).items()}
             for name, parameter in self.parameters.items():
                 key = _exported_name(name) if lora else name
                 scale = 1 / self._lora_scale if lora and "lora_B" in name else 1.0
-                parameter.data = (found[key].to(parameter.device) * scale).view_as(parameter)
+                parameter.data = (tensors[key].to(parameter.device) * scale).view_as(parameter)
         except Exception as error:  # safetensors has its own errors
             raise OutputError(f"{path} is missing or damaged ({error}). Train again.") from error
 

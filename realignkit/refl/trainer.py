@@ -22,7 +22,7 @@ from realignkit.refl.algorithms import ALGORITHMS, Gradients, RolloutOptions
 from realignkit.refl.config import ReFLConfig
 from realignkit.refl.distributed import Interruption, LossScale, Processes, memory_errors, precision_of
 from realignkit.refl.model import Networks, drawing_options
-from realignkit.refl.run import LOG, RunFolder, grid, told, validation_from
+from realignkit.refl.run import LOG, RunFolder, grid, identifying_options, validation_from
 from realignkit.refl.step import Learner
 from realignkit.refl.trainability import check_trainable
 from realignkit.refl.trainable import Trainable
@@ -140,9 +140,9 @@ class ReFLTrainer:
         return {
             **self._model,
             "reward": self.reward.name,
-            "reward_options": told(self.reward),
+            "reward_options": identifying_options(self.reward),
             "judge": None if self.judge is None else self.judge.name,
-            "judge_options": None if self.judge is None else told(self.judge.named),
+            "judge_options": None if self.judge is None else identifying_options(self.judge.named),
             "algorithm": self.algorithm,
             "prompts_per_step": total,
             "training_prompts": [len(self.prompts), data.digest(self.prompts)],
@@ -214,9 +214,9 @@ class ReFLTrainer:
         alone = only_writer(self.folder) if self.processes.main else contextlib.nullcontext()
         threads = suited_threads(self.networks.pipeline, threads=self.threads)
         with alone, memory_errors(), threads, self._interruption.watching() as interruption:
-            found = self.processes.share(self.run.open(resume, self._say) if self.processes.main else None)
+            newest = self.processes.share(self.run.open(resume, self._say) if self.processes.main else None)
             _ = self.learner
-            done, status = (0, RUNNING) if found is None else self._load(*found)
+            done, status = (0, RUNNING) if newest is None else self._load(*newest)
             if status in (EARLY, BY_PLUGIN) or done >= self.config.iterations:
                 return self._result(FINISHED if status == RUNNING else status, done)
             self.processes.track_config(self.config)

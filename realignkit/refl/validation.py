@@ -218,11 +218,12 @@ class Validator:
         rows = sorted(self.processes.gather(rows), key=lambda row: row[0])
         values = [row[1] for row in rows]
         if judge is None or judge.is_reward:
-            found: Any = [row[2] for row in rows]
+            judgements: Any = [row[2] for row in rows]
         else:
-            found = judge.judge_all([row[3] for row in rows], prompts) if self.processes.main else None
-            found = self.processes.share(found)
-        return validation(iteration, values, judge, found), [row[3] for row in rows[: self.config.validation.samples]]
+            judgements = judge.judge_all([row[3] for row in rows], prompts) if self.processes.main else None
+            judgements = self.processes.share(judgements)
+        shown_first = [row[3] for row in rows[: self.config.validation.samples]]
+        return validation(iteration, values, judge, judgements), shown_first
 
     def _draw(self, prompts: Sequence[str], places: Sequence[int], sampling: Mapping[str, Any]) -> list[Image]:
         images: list[Image] = []
