@@ -1,15 +1,11 @@
 from __future__ import annotations
 
-from functools import partial
-
 import pytest
 
-from realignkit.cli._settings import nested_names
 from realignkit.contracts import parse_options
 from realignkit.errors import OptionError
 from realignkit.refl import PRESETS, ReFLConfig, preset
 from realignkit.refl.algorithms import ALGORITHMS, RAFTOptions, ReFLOptions
-from realignkit.refl.earlier import REMOVED, RENAMED
 
 
 def make(**options: object) -> ReFLConfig:
@@ -51,34 +47,6 @@ def test_each_algorithm_has_its_group_of_options():
 def test_late_steps_are_the_last_part_unless_said():
     assert ReFLOptions(num_inference_steps=50).late_steps == (30, 49)
     assert ReFLOptions(num_inference_steps=10, gradient_steps=(2, 5)).late_steps == (2, 5)
-
-
-@pytest.mark.parametrize("options", [{"purify": (400, 650)}, {"purify_draws": 2}, {"hold_style": False}])
-def test_what_was_removed_is_said_to_be_with_where_its_lesson_is(options):
-    with pytest.raises(OptionError, match=rf"{next(iter(options))} was removed .*reward-hacking\.md"):
-        make(**options)
-
-
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [
-        ("margin", "training option margin is now training.refl.margin or training.reward_weighted.margin."),
-        ("candidates", "training option candidates is now training.raft.candidates."),
-        ("validate_every", "training option validate_every is now training.validation.every."),
-        ("lora_rank", "training option lora_rank is now training.lora.rank."),
-    ],
-)
-def test_former_names_are_refused_with_the_new_one(name, message):
-    for attempt in (make, ReFLConfig, partial(preset, "paper")):
-        with pytest.raises(OptionError) as caught:
-            attempt(**{name: 3})
-        assert str(caught.value) == message
-
-
-def test_every_former_name_leads_to_an_option():
-    options = set(nested_names(ReFLConfig))
-    assert {now for names in RENAMED.values() for now in names} <= options
-    assert not options & (RENAMED.keys() | REMOVED.keys())
 
 
 @pytest.mark.parametrize(
