@@ -268,7 +268,8 @@ def test_training(tmp_path):
 
     pipeline: Any = Realigner.from_pretrained("micro").generator.pipeline()
     found: list[int] = []
-    config = {"iterations": 1, "batch_size": 1, "num_inference_steps": 1, "denoising_weight": 0, "reward_weight": 1.0}
+    rollout = {"num_inference_steps": 1}
+    config = {"iterations": 1, "batch_size": 1, "refl": rollout, "denoising_weight": 0, "reward_weight": 1.0}
 
     def trainer(**chosen: Any) -> ReFLTrainer:
         return ReFLTrainer(
