@@ -52,6 +52,10 @@ _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 __all__ = ["__version__", *_MODULE_OF]
 
 
+KINDS = ("generator", "reward", "tagger", "scorer", "segmenter", "metric", "prompts")
+"""The kinds of plugin, by name; each has a registering hook ``register_<kind>s`` (``register_prompts``)."""
+
+
 def __getattr__(name: str) -> Any:
     if name not in _MODULE_OF:
         raise AttributeError(f"module 'realignkit' has no attribute '{name}'")

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from realignkit import KINDS as KINDS
 from realignkit.arguments import mapping
 from realignkit.errors import OptionError
-from realignkit.kinds import KINDS as KINDS
 from realignkit.types import LocalCaption, Mask, Tag, Truth
 
 if TYPE_CHECKING:

@@ -13,14 +13,13 @@ from realignkit.draft import STEPS as STEPS
 from realignkit.draft import Progress as Progress
 from realignkit.draft import silent
 from realignkit.errors import OptionError
-from realignkit.given import generator_info
 from realignkit.images import given_image
 from realignkit.machine import check_threads, suited_threads
 from realignkit.named import Named, Parts, chain
 from realignkit.provenance import contents, fingerprint_of_image
 from realignkit.realignment import Realignment
 from realignkit.registry import Registry, default_registry
-from realignkit.resolve import SamplingOptions, assemble, choose_generator, companions, make
+from realignkit.resolve import SamplingOptions, assemble, choose_generator, companions, generator_info, make
 from realignkit.rewards import make_reward
 from realignkit.steps import Steps
 

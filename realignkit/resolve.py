@@ -1,4 +1,4 @@
-"""From names and options to the plugins of a realigner: defaults, fallback chains, what goes on record."""
+"""From names, specs, options and pipelines of diffusers to plugins: defaults, fallback chains, who takes which option."""
 
 from __future__ import annotations
 
@@ -8,15 +8,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from realignkit.arguments import mapping
-from realignkit.contracts import Options
-from realignkit.errors import OptionError, PluginError
+from realignkit.arguments import mapping, shown
+from realignkit.contracts import Generator, Options
+from realignkit.errors import ModelError, OptionError, PluginError
 from realignkit.named import Named
 from realignkit.registry import PluginInfo, Registry
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
 
 LAST_SCORER = "lexical"
 """The scorer that every fallback chain ends with, because it always answers."""
@@ -65,7 +68,7 @@ def value_of(text: str) -> Any:
 def choose_generator(registry: Registry, model: Any) -> PluginInfo:
     """A registered generator by name; any other folder, file or hub id is a ``stable_diffusion`` model.
 
-    A pipeline, or a generator that is made, is taken as it is (see :mod:`realignkit.given`).
+    A pipeline, or a generator that is made, is taken as it is.
 
     Raises:
         PluginError: there is no such generator, folder or hub id.
@@ -75,8 +78,6 @@ def choose_generator(registry: Registry, model: Any) -> PluginInfo:
     if isinstance(model, os.PathLike):
         model = os.fspath(model)
     if not isinstance(model, str):
-        from realignkit.given import generator_info  # which imports torch
-
         return generator_info(model)
     known = {info.name for info in registry.infos("generator")}
     path = "/" in model or Path(model).exists() or Path(model).suffix.lower() in _FILES
@@ -201,3 +202,77 @@ def assign_options(infos: Sequence[PluginInfo], given: Mapping[str, Any]) -> lis
 
 def _takes(names: frozenset[str] | None, option: str) -> bool:
     return names is None or option in names
+
+
+class GivenPipeline(Generator):
+    """A pipeline as it is: on its device, with its attention, precision and scheduler.
+
+    Raises:
+        ModelError: it is no text-to-image pipeline, or a part of it is missing.
+    """
+
+    class Options(Options):
+        """What goes on record."""
+
+        model: str = Field("", description="where it was loaded from, as far as it knows")
+
+    def __init__(self, pipeline: DiffusionPipeline) -> None:
+        from realignkit.pipelines import refusals
+
+        if reason := refusals.why_not_drawn(pipeline):
+            raise ModelError(reason)
+        super().__init__(model=str(getattr(getattr(pipeline, "config", None), "_name_or_path", "")))
+        self._pipeline = pipeline
+
+    @property
+    def attention_family(self) -> str | None:  # type: ignore[override]
+        """``"unet"``, ``"pixart"``, or None where attention cannot be modulated."""
+        from realignkit.pipelines import families
+
+        family = families.family_of(self._pipeline)
+        return None if family is None else family.name
+
+    def pipeline(self) -> DiffusionPipeline:
+        """The pipeline."""
+        return self._pipeline
+
+
+def generator_info(model: Any) -> PluginInfo:
+    """A generator that is already made, or a pipeline, like a registered one.
+
+    Raises:
+        OptionError: it is neither.
+        ModelError: see :class:`GivenPipeline`.
+    """
+    if not isinstance(model, type) and callable(getattr(model, "pipeline", None)):
+        made = model
+    elif _is_pipeline(model):
+        made = GivenPipeline(model)
+    else:
+        raise OptionError(
+            f"a model is the name of a generator, a folder or hub id, a pipeline of diffusers, or a generator that is "
+            f"made, not {shown(model)}."
+        )
+    return PluginInfo("generator", type(model).__name__, "given", _Made(made))
+
+
+class _Made:
+    """Stands where the class of a plugin does."""
+
+    def __init__(self, plugin: Any) -> None:
+        self.plugin, self.companions = plugin, getattr(plugin, "companions", {})
+
+    def __call__(self, **options: Any) -> Any:
+        if options:
+            raise OptionError("options for a generator that is already made: give them when making it.")
+        return self.plugin
+
+
+def _is_pipeline(value: Any) -> bool:
+    if isinstance(value, type):
+        return False
+    import diffusers
+
+    from realignkit.pipelines import families
+
+    return isinstance(value, diffusers.DiffusionPipeline) or families.is_text_to_image(value)

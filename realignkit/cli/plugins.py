@@ -9,9 +9,9 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
+from realignkit import KINDS
 from realignkit.cli._progress import Command, err, out, print_json, results_only
 from realignkit.errors import PluginError
-from realignkit.kinds import KINDS
 
 if typing.TYPE_CHECKING:
     from realignkit.registry import PluginInfo
