@@ -8,8 +8,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from realignkit import calls, inputs, selection
+from realignkit import calls, selection
 from realignkit.attention import sampler
+from realignkit.images import Given, cropped
 from realignkit.provenance import versions
 from realignkit.realignment import Realignment
 from realignkit.types import Answer, Layout, Likelihood, LocalCaption, Tag
@@ -41,7 +42,7 @@ class Draft:
 
     prompt: str
     seed: int
-    given: inputs.Given | None = None
+    given: Given | None = None
     start: int = field(init=False)
     coarse: Image = field(init=False)
     tags: tuple[Tag, ...] = ()
@@ -63,7 +64,7 @@ def generate(realigner: Realigner, drafts: Sequence[Draft], progress: Progress) 
     size = realigner.image_size
     for draft in drafts:
         if draft.given is not None:
-            draft.coarse, changes = inputs.cropped(draft.given, size)
+            draft.coarse, changes = cropped(draft.given, size)
             draft.notes += changes
             if realigner.candidates > 1:
                 draft.notes.append("no candidates were drawn: the coarse image was given")

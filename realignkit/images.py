@@ -27,6 +27,9 @@ SUFFIXES = (
 """How files of pictures end, in lower case."""
 
 _KEY = "realignkit"  # the name of the text in a picture that says what it was made from
+Given = tuple[PILImage, tuple[str, ...]]
+"""An image in RGB, with a note for each change that made it so."""
+
 _ONE_PICTURE = ("MPO", "PSD", "ICO", "ICNS")  # their further frames are previews, layers or sizes of the same one
 _BITS, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339  # TIFF's tags
 
@@ -65,6 +68,26 @@ def as_seen(image: PILImage, background: str = "white") -> tuple[PILImage, tuple
     if image.mode != "RGB":
         notes.append(f"the given image was converted from {image.mode} to RGB{scaled}")
     return _opaque(turned, image, background), tuple(notes)
+
+
+def fit_image(image: PILImage, size: tuple[int, int]) -> tuple[PILImage, list[str]]:
+    """An image as RGB of ``size`` (width, height), cropped around its centre; with a note per change.
+
+    Raises:
+        OptionError: as for :func:`to_rgb`.
+    """
+    return cropped(as_seen(image), size)
+
+
+def cropped(given: Given, size: tuple[int, int]) -> tuple[PILImage, list[str]]:
+    """A given image of ``size`` (width, height), cut around its centre; with all notes."""
+    image, notes = given
+    changes = list(notes)
+    if image.size != size:
+        before, after = (f"{width} x {height}" for width, height in (image.size, size))
+        changes.append(f"the given image of {before} was cropped and resized to {after}")
+        image = ImageOps.fit(image, size, Image.Resampling.LANCZOS)
+    return image, changes
 
 
 def to_tensor(images: Sequence[PILImage]) -> Tensor:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, Never, Self
 
-from realignkit import arguments, draft, inputs
+from realignkit import arguments, checks, draft
 from realignkit.attention.modulation import ModulationConfig
 from realignkit.contracts import Generator, Reward, Scorer, Segmenter, Tagger, parse_options
 from realignkit.draft import STEPS as STEPS
@@ -245,7 +246,7 @@ class Realigner(Steps):
             "contents": contents(options, self._known),
         }
 
-    def settings_for(self, coarse: inputs.Picture | None) -> dict[str, Any]:
+    def settings_for(self, coarse: checks.Picture | None) -> dict[str, Any]:
         """The settings of one realignment: :attr:`settings`, and which coarse image was given, if one was.
 
         Raises:
@@ -262,7 +263,7 @@ class Realigner(Steps):
         prompt: str | Sequence[str],
         seed: int | Sequence[int] = 42,
         *,
-        coarse: inputs.Picture | Sequence[inputs.Picture | None] | None = None,
+        coarse: checks.Picture | Sequence[checks.Picture | None] | None = None,
         progress: Progress | None = None,
         **_misplaced: Never,
     ) -> Realignment | list[Realignment]:
@@ -286,8 +287,8 @@ class Realigner(Steps):
         """
         _refuse_misplaced(_misplaced, self.__call__)
         progress = arguments.function("progress", progress) or silent
-        one = isinstance(prompt, str) and inputs.is_one(seed)
-        drafts = [draft.Draft(*asked) for asked in zip(*inputs.pair(prompt, seed, coarse), strict=True)]
+        one = isinstance(prompt, str) and checks.is_one(seed)
+        drafts = [draft.Draft(*asked) for asked in zip(*checks.pair(prompt, seed, coarse), strict=True)]
         self.parts.check_complete()
         self.check_model()
         for each in drafts:  # all of them before any work, not batch by batch
@@ -307,7 +308,15 @@ def _over_defaults(generator: Named, sampling: SamplingOptions | Mapping[str, An
     return {**getattr(generator.plugin, "sampling_defaults", {}), **arguments.mapping("sampling", explicit)}
 
 
-def _refuse_misplaced(arguments: Mapping[str, Any], function: Callable[..., Any]) -> None:
-    for name in arguments:
-        known, constructor = (inspect.signature(f).parameters for f in (function, Realigner.from_pretrained))
-        raise inputs.misplaced(name, known, constructor)
+def _refuse_misplaced(given: Mapping[str, Any], function: Callable[..., Any]) -> None:
+    """Refuse an argument that belongs elsewhere, or nowhere."""
+    for name in given:
+        if name in inspect.signature(Realigner.from_pretrained).parameters:
+            raise TypeError(
+                f"'{name}' is an option of the realigner, not of a call: Realigner.from_pretrained({name}=…)."
+            )
+        for group, options in (("sampling", SamplingOptions), ("modulation", ModulationConfig)):
+            if name in options.model_fields:
+                raise TypeError(f"'{name}' is a {group} option: Realigner.from_pretrained({group}={{'{name}': …}}).")
+        near = get_close_matches(name, inspect.signature(function).parameters, n=1)
+        raise TypeError(f"there is no argument '{name}'{f'; did you mean {near[0]}' if near else ''}.")

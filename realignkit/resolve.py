@@ -1,4 +1,4 @@
-"""From names, specs, options and pipelines of diffusers to plugins: defaults, fallback chains, who takes which option."""
+"""From names, specs, options and pipelines of diffusers to plugins: defaults, fallback chains, options dealt out."""
 
 from __future__ import annotations
 

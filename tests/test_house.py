@@ -87,6 +87,22 @@ def test_the_layers_hold():
     assert result.returncode == 0, result.stdout
 
 
+def test_plugins_may_import_what_is_public_and_nothing_else():
+    public = {
+        *("calls", "contracts", "errors", "files", "hookspecs", "images", "machine", "named", "prompts", "realignment"),
+        *("records", "registry", "rewards", "tables", "types"),
+    }
+    contracts = {contract["name"]: contract for contract in PYPROJECT["tool"]["importlinter"]["contracts"]}
+    forbidden = {name.partition(".")[2] for name in contracts["plugins use what is public"]["forbidden_modules"]}
+    modules = {
+        path.stem
+        for path in PACKAGES["realignkit"].iterdir()
+        if path.suffix == ".py" or (path / "__init__.py").is_file()
+    }
+    assert not public & forbidden
+    assert public | forbidden == modules - {"__init__"}
+
+
 def imports(folder):
     """Top-level names of all modules that are imported anywhere under a folder, with one file that does."""
     found = {}

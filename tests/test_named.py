@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from pydantic import Field
 
 from realignkit.contracts import Options, Reward
-from realignkit.named import Named
+from realignkit.errors import OptionError, PluginError
+from realignkit.named import Named, chain
 
 
 def test_settings_leave_out_where_a_reward_runs_at_any_depth():
@@ -22,3 +24,28 @@ def test_settings_leave_out_where_a_reward_runs_at_any_depth():
     made = Sum(device="cpu", options={"clip": {"device": "cuda", "dtype": "bf16", "margin": 0.5}})
     assert Named("reward", "sum", made).settings == {"options": {"clip": {"margin": 0.5}}}
     assert Named("reward", "mean", lambda images, prompts: images).settings is None
+
+
+def test_a_name_says_who_is_to_blame_and_what_was_given():
+    class Painter:
+        def __call__(self, images):
+            raise ValueError("no paint")
+
+    painter = Named.of("tagger", Painter(), name="painter")
+    assert Named.of("tagger", painter) is painter
+    with pytest.raises(PluginError, match=r"^tagger 'painter' failed: ValueError: no paint\."), painter.calling():
+        painter.plugin([])
+    assert str(painter.breach("it is blind")).startswith("tagger 'painter' broke its contract: it is blind.")
+    assert Named("prompts", "mine", []).whose == "prompt set 'mine'"
+    plain = Named("scorer", "plain", print, {"api_key": "secret123", "depth": 3})
+    assert (plain.options, plain.secrets, plain.settings) == ({"api_key": "***", "depth": 3}, ("secret123",), None)
+    with pytest.raises(OptionError, match="tagger takes a plugin that is made, not the class Painter"):
+        Named.of("tagger", Painter)
+
+
+def test_a_chain_is_made_once():
+    pairs = [("first", print), ("second", print)]
+    made = chain(pairs)
+    assert [scorer.name for scorer in made] == ["first", "second"]
+    assert chain(made) is made and chain(made[0]) == (made[0],)
+    assert chain(print)[0].name == "builtin_function_or_method"

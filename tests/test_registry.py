@@ -290,6 +290,33 @@ def test_lifecycle_hooks_are_called_with_what_they_ask_for(registry):
     assert seen == [layout, "done"]
 
 
+def test_each_plugins_hook_is_called_with_what_came_of_the_one_before_and_blamed_by_name(registry):
+    def adding(number):
+        @hookimpl
+        def before_refine(layout):
+            if number > 2:
+                raise ValueError("too many")
+            return layout + number
+
+        module = ModuleType(f"adds {number}")
+        module.before_refine = before_refine
+        return module
+
+    for number in (1, 2):
+        registry.register(adding(number), f"adds {number}")
+    totals, seen = [0], []
+    for whose, result in registry.call_each("before_refine", lambda: {"prompt": "a cup", "layout": totals[-1]}):
+        totals.append(result)
+        seen.append((whose, result))
+    assert seen == [
+        ("hook before_refine of plugin 'adds 2'", 2),  # pluggy's order: the last one first
+        ("hook before_refine of plugin 'adds 1'", 3),
+    ]
+    registry.register(adding(3), "adds 3")
+    with pytest.raises(PluginError, match="hook before_refine of plugin 'adds 3' failed: ValueError: too many"):
+        list(registry.call_each("before_refine", lambda: {"prompt": "", "layout": 0}))
+
+
 def test_installed_plugins_are_found_with_their_distribution(installed):
     installed("good_dist", GOOD.format(name="good-one", module="good_dist"))
     registry = Registry()

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from realignkit.checks import check_text
 from realignkit.errors import OptionError
 from realignkit.evaluation.judging import Judging
 from realignkit.evaluation.plan import Part, Plan, noise_seed, raised
@@ -22,7 +23,6 @@ from realignkit.evaluation.results import (
 from realignkit.evaluation.runs import Job, slug
 from realignkit.files import atomic_write, only_writer
 from realignkit.images import png
-from realignkit.inputs import check_text
 from realignkit.machine import suited_threads
 from realignkit.named import Named
 from realignkit.provenance import differences

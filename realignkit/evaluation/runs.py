@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from realignkit import provenance
+from realignkit.checks import readable
 from realignkit.errors import DamagedError, OutputError, RealignKitError
 from realignkit.evaluation.processes import Processes
 from realignkit.files import make_folder, only_writer, write_lines
-from realignkit.inputs import readable
 from realignkit.realignment import Realignment, discard, is_complete, read_record
 from realignkit.records import check_file
 

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from realignkit.arguments import listed
+from realignkit.checks import check_text
 from realignkit.errors import DamagedError, OptionError, PromptError
 from realignkit.files import atomic_write, make_folder, write_lines
-from realignkit.images import SUFFIXES, check_image, image_files, open_image, png, to_tensor
-from realignkit.inputs import check_text, fit_image
+from realignkit.images import SUFFIXES, check_image, fit_image, image_files, open_image, png, to_tensor
 from realignkit.provenance import digest_of, stamps
 from realignkit.records import check_file
 from realignkit.refl import seeds
