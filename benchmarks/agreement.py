@@ -23,6 +23,7 @@ from rich.progress import track
 
 from realignkit import Realigner
 from realignkit.files import atomic_write
+from realignkit.named import Named
 from realignkit.registry import default_registry
 from realignkit_plugins.micro.oracle import Oracle, expected, fully_right
 from realignkit_plugins.micro.prompts import WorldPrompts
@@ -97,9 +98,9 @@ def main() -> None:
         "| --- | --- | --- | --: |",
     ]
     for name, (plugin, chosen) in REWARDS.items():
-        reward = default_registry().create("reward", plugin, **chosen)
-        rewards = rated(reward, name, images, asked, SEED).reshape(right.shape)
-        person = rated(reward, name, judged, told, SEED)
+        reward = Named("reward", name, default_registry().create("reward", plugin, **chosen))
+        rewards = rated(reward, images, asked, SEED).reshape(right.shape)
+        person = rated(reward, judged, told, SEED)
         cells = []
         for found, truth, of in ((rewards.ravel(), right.ravel(), asked), (person, by_person, told)):
             low, high = interval(found, truth, of, 50 if arguments.smoke else 1000)

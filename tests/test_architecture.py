@@ -1,0 +1,53 @@
+"""``docs/explanation/architecture.md`` is the plan of the house that stands: floors, rooms, and where the paper is."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import tomllib
+
+import grimp
+import pytest
+
+from tests.conftest import ROOT
+
+PLAN = (ROOT / "docs" / "explanation" / "architecture.md").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def floors():
+    """Room -> number of its floor."""
+    specification = importlib.util.spec_from_file_location("generate", ROOT / "docs" / "generate.py")
+    generate = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(generate)
+    floors = generate.floors(PLAN)
+    rooms = [room for floor in floors for room in floor]
+    assert len(rooms) == len(set(rooms))
+    return {room: number for number, floor in enumerate(reversed(floors)) for room in floor}
+
+
+@pytest.fixture(scope="module")
+def graph():
+    return grimp.build_graph("realignkit", exclude_type_checking_imports=True, cache_dir=None)
+
+
+def test_every_room_is_on_one_floor(floors, graph):
+    assert {name.partition(".")[2] for name in graph.find_children("realignkit")} == set(floors)
+
+
+def test_every_import_goes_down(floors, graph):
+    linter = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"]
+    excepted = {line for contract in linter["contracts"] for line in contract.get("ignore_imports", ())}
+    upwards = [
+        f"{importer} -> {imported}"
+        for importer in graph.modules - {"realignkit"}
+        for imported in graph.find_modules_directly_imported_by(importer)
+        if imported != "realignkit" and floors[importer.split(".")[1]] < floors[imported.split(".")[1]]
+    ]
+    assert set(upwards) <= excepted
+
+
+def test_every_file_that_is_named_exists():
+    names = set(re.findall(r"`([\w/]+(?:\.py|/))`", PLAN))
+    assert len(names) > 50
+    assert [name for name in names if not any((ROOT / base / name).exists() for base in (".", "realignkit"))] == []
