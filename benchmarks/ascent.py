@@ -23,10 +23,10 @@ import torch
 from PIL import Image
 from rich.progress import track
 
-from realignkit.attention import sampler
 from realignkit.evaluation.statistics import share_interval
 from realignkit.files import atomic_write
 from realignkit.images import to_tensor
+from realignkit.pipelines.generate import generate
 from realignkit.registry import default_registry
 from realignkit.resolve import value_of
 from realignkit_plugins.micro.oracle import Oracle, fully_right
@@ -110,7 +110,7 @@ def drawn(
     prompts = list(WorldPrompts(purpose="validation", size=400))
     for start in range(0, len(prompts), 20):
         part = prompts[start : start + 20]
-        images = sampler.generate(pipeline, part, [900_000 + start + i for i in range(len(part))], **sampling)
+        images = generate(pipeline, part, [900_000 + start + i for i in range(len(part))], **sampling)
         for image, text, found in zip(images, part, oracle.detect(images), strict=True):
             (right if fully_right(text, found) else wrong).append((image, text))
         if len(wrong) >= arguments.count:

@@ -229,8 +229,7 @@ class GivenPipeline(Generator):
         """``"unet"``, ``"pixart"``, or None where attention cannot be modulated."""
         from realignkit.pipelines import families
 
-        family = families.family_of(self._pipeline)
-        return None if family is None else family.name
+        return families.attention_family(self._pipeline)
 
     def pipeline(self) -> DiffusionPipeline:
         """The pipeline."""

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from diffusers import (
@@ -15,6 +16,7 @@ from diffusers import (
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
+from PIL import Image
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import (
     CLIPTextConfig,
@@ -24,9 +26,13 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from realignkit.types import Layout, Likelihood, LocalCaption, Segment
+
 LETTERS = "abcdefghijklmnopqrstuvwxyz,"
 # Whole words for the first few; "zebra" and others fall apart into letters, as rare words do in CLIP.
 MERGES = ["a n", "an d</w>", "r e", "re d</w>", "b o", "bo o", "boo k</w>", "c a", "ca t</w>", "d o", "do g</w>"]
+
+FAST = {"num_inference_steps": 4, "height": 16, "width": 16}
 
 
 @pytest.fixture(scope="session")
@@ -180,3 +186,18 @@ def with_tokenizers(*tokenizers):
         parts[f"tokenizer{suffix}"] = tokenizer
         parts[f"text_encoder{suffix}"] = SimpleNamespace(config=config)
     return SimpleNamespace(**parts)
+
+
+def layout(*captions: str, likelihood: Likelihood = Likelihood.CERTAIN, size: tuple[int, int] = (16, 16)) -> Layout:
+    """Side by side, one upright strip per caption."""
+    segments = []
+    for i, caption in enumerate(captions):
+        mask = np.zeros(size, dtype=bool)
+        mask[2:, i * size[1] // len(captions) : (i + 1) * size[1] // len(captions) - 1] = True
+        segments.append(Segment(LocalCaption(caption.split()[-1], caption, likelihood), mask))
+    return Layout(tuple(segments))
+
+
+def distance(first: Image.Image, second: Image.Image) -> int:
+    """Largest difference of two images in grey levels."""
+    return int(np.abs(np.asarray(first, dtype=int) - np.asarray(second, dtype=int)).max())

@@ -1,7 +1,7 @@
-"""Modulated attention (eqs. 7-10): the maths, its installation in diffusers U-Nets, and sampling with it.
+"""Modulated attention (eqs. 7-10): the maths, its installation in diffusers' networks, and sampling with it.
 
 Where to find what: :mod:`.config` every option, :mod:`.modulation` the equations, :mod:`.regions` masks at attention
-resolution, :mod:`.processor` diffusers, :mod:`.spans` tokens, :mod:`.sampler` coarse and refined images.
+resolution, :mod:`.processor` diffusers, :mod:`.sampler` refined images; coarse ones are :mod:`realignkit.pipelines`'.
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ from realignkit.attention.config import ModulationConfig
 if TYPE_CHECKING:
     from realignkit.attention.processor import ModulatedAttention, modulate
     from realignkit.attention.regions import Regions
-    from realignkit.attention.sampler import RefineResult, attention_family, generate, refine
+    from realignkit.attention.sampler import RefineResult, refine
+    from realignkit.pipelines.families import attention_family
+    from realignkit.pipelines.generate import generate
 
 __all__ = [
     "ModulatedAttention",
@@ -29,17 +31,17 @@ __all__ = [
 
 # Lazily, so that the options can be shown without importing torch.
 _HOMES = {
-    "ModulatedAttention": "processor",
-    "modulate": "processor",
-    "Regions": "regions",
-    "RefineResult": "sampler",
-    "attention_family": "sampler",
-    "generate": "sampler",
-    "refine": "sampler",
+    "ModulatedAttention": "attention.processor",
+    "modulate": "attention.processor",
+    "Regions": "attention.regions",
+    "RefineResult": "attention.sampler",
+    "attention_family": "pipelines.families",
+    "generate": "pipelines.generate",
+    "refine": "attention.sampler",
 }
 
 
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    return getattr(importlib.import_module(f"realignkit.{_HOMES[name]}"), name)

@@ -1,37 +1,40 @@
-"""Sampling: the coarse image of a prompt, and its refinement under modulated attention.
-
-:func:`generate` and :func:`refine` draw the same initial noise for the same seed, whatever batch an image is in.
-"""
+"""Refinement: images sampled again under modulated attention, with notes for what was asked for and could not act."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 
-from realignkit.arguments import instance, listed, real, whole
+from realignkit.arguments import instance, listed
 from realignkit.attention.config import ModulationConfig
-from realignkit.attention.drawing import Progress, check_finite, drawing
-from realignkit.attention.effect import effect_notes
 from realignkit.attention.processor import ModulatedAttention, modulate
-from realignkit.attention.regions import regions_of
+from realignkit.attention.regions import RegionMaps, regions_of, smaller_wins
 from realignkit.attention.schedule import running_schedule
 from realignkit.contracts import parse_options
 from realignkit.errors import ModelError, OptionError
-from realignkit.images import to_rgb
 from realignkit.machine import suited_threads
-from realignkit.pipelines import encoding, families, phrases
-from realignkit.pipelines.generate import generate_plainly, noise_sources, to_pil
-from realignkit.pipelines.refusals import why_not_drawn, why_not_modulated
+from realignkit.pipelines import families, phrases
+from realignkit.pipelines.generate import (
+    StepCallback,
+    check_prompts,
+    drawing,
+    sampling_arguments,
+    sampling_wishes,
+    text_arguments,
+)
+from realignkit.pipelines.images import encode_images, to_pil
+from realignkit.pipelines.refusals import why_not_modulated
 from realignkit.types import Layout
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+NEGLIGIBLE = 0.01
+"""Amounts ``a = lambda_t * S * (1 - B)`` below this share of a row's range change next to nothing."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,60 +52,6 @@ class RefineResult:
     notes: list[tuple[str, ...]]
 
 
-def attention_family(pipeline: Any) -> str | None:
-    """What can be modulated: ``"unet"`` (SD-1.x/2.x, SDXL), ``"pixart"`` (PixArt-alpha, PixArt-Sigma), else None."""
-    family = families.family_of(pipeline)
-    return None if family is None else family.name
-
-
-def generate(
-    pipeline: Any,
-    prompts: Sequence[str],
-    seeds: Sequence[int],
-    *,
-    num_inference_steps: int | None = None,
-    guidance_scale: float | None = None,
-    height: int | None = None,
-    width: int | None = None,
-    negative_prompt: str | None = None,
-    progress: Progress | None = None,
-) -> list[Image]:
-    """Sample one image per prompt, each from its own seed.
-
-    Args:
-        pipeline: a ``StableDiffusionPipeline``, ``StableDiffusionXLPipeline``, ``PixArtAlphaPipeline`` or
-            ``PixArtSigmaPipeline``; or anything else that is called like a text-to-image pipeline, whose images are
-            then its own.
-        prompts: one text per image.
-        seeds: one per image, in [0, 2**64).
-        num_inference_steps: None: the pipeline's default, as for the next three.
-        guidance_scale: at most 1 switches classifier-free guidance off.
-        height: in pixels.
-        width: in pixels.
-        negative_prompt: for all images.
-        progress: called after each step.
-
-    Returns:
-        RGB images, in the prompts' order.
-
-    Raises:
-        ModelError: it is no text-to-image pipeline, or computed NaN.
-        PromptError: a prompt is empty or over the encoder's limit.
-        OptionError: there are not as many seeds as prompts, or a sampling option is out of range.
-    """
-    prompts = _checked(pipeline, prompts, seeds, plain=True)
-    if not prompts:
-        return []
-    wishes = _wishes(num_inference_steps, guidance_scale, height, width, negative_prompt)
-    if attention_family(pipeline) is None:
-        with suited_threads(pipeline):
-            return generate_plainly(pipeline, prompts, seeds, wishes, progress)
-    sampling = _sampling(pipeline, wishes)
-    plain = [phrases.Conditioning(prompt) for prompt in prompts]
-    with suited_threads(pipeline):
-        return _sample(pipeline, plain, seeds, sampling, progress=progress)[0]
-
-
 def refine(
     pipeline: Any,
     prompts: Sequence[str],
@@ -116,15 +65,17 @@ def refine(
     height: int | None = None,
     width: int | None = None,
     negative_prompt: str | None = None,
-    progress: Progress | None = None,
+    progress: StepCallback | None = None,
 ) -> RefineResult:
     """Re-sample images under attention modulated by their layouts (eqs. 7-10).
 
-    Same seed, same initial noise as :func:`generate`; an image whose layout holds nothing that acts (no segment,
-    or every score 0) is conditioned on its prompt alone and sampled without modulation.
+    Same seed, same initial noise as :func:`~realignkit.pipelines.generate.generate`, whatever batch an image is in. An
+    image whose layout holds nothing that acts (no segment, or every score 0) is conditioned on its prompt alone and
+    sampled without modulation.
 
     Args:
-        pipeline: see :func:`generate`, as are ``prompts``, ``seeds`` and the sampling options.
+        pipeline: see :func:`~realignkit.pipelines.generate.generate`, as are ``prompts``, ``seeds`` and the sampling
+            options.
         layouts: one per prompt.
         config: how to modulate; None: the method's defaults.
         coarse: the images to start from; needed, and used, only with ``config.strength``.
@@ -132,161 +83,72 @@ def refine(
 
     Raises:
         ModelError: the pipeline's attention cannot be modulated, or it computed NaN.
-        PromptError: see :func:`generate`; or a local caption is empty.
+        PromptError: a prompt is empty or over the encoder's limit; or a local caption is empty.
         OptionError: numbers of prompts, layouts, seeds and coarse images differ; ``strength`` without ``coarse``,
             or so small that no step is left, or with PixArt, which has no image-to-image pipeline.
     """
     config = parse_options(ModulationConfig, config, owner="modulation")
-    prompts, layouts = _checked(pipeline, prompts, seeds), listed("layouts", layouts)
+    if reason := why_not_modulated(pipeline):
+        raise ModelError(reason)
+    texts, layouts = check_prompts(pipeline, prompts, seeds), listed("layouts", layouts)
     for layout in layouts:
         instance("layouts", layout, Layout)
     coarse = None if coarse is None else listed("coarse images", coarse)
-    if len(layouts) != len(prompts):
-        raise OptionError(f"{len(prompts)} prompts need as many layouts, got {len(layouts)}.")
-    if config.strength is not None and (coarse is None or len(coarse) != len(prompts)):
+    if len(layouts) != len(texts):
+        raise OptionError(f"{len(texts)} prompts need as many layouts, got {len(layouts)}.")
+    if config.strength is None:
+        coarse = None
+    elif coarse is None or len(coarse) != len(texts):
         raise OptionError("strength starts from the coarse images: pass coarse, one image per prompt.")
-    if not prompts:
+    if not texts:
         return RefineResult([], [], [])
-    wishes = _wishes(num_inference_steps, guidance_scale, height, width, negative_prompt)
-    sampling = _sampling(pipeline, wishes)
+    wishes = sampling_wishes(num_inference_steps, guidance_scale, height, width, negative_prompt)
+    arguments = sampling_arguments(pipeline, seeds, wishes)
     if config.strength is not None:
-        _check_strength(pipeline, config.strength, sampling["num_inference_steps"])
+        _check_strength(pipeline, config.strength, arguments["num_inference_steps"])
     conditionings = [
         phrases.condition(pipeline, prompt, layout, append=config.append_missing, separator=config.separator)
-        for prompt, layout in zip(prompts, layouts, strict=True)
+        for prompt, layout in zip(texts, layouts, strict=True)
     ]
     with suited_threads(pipeline):
-        images, state = _sample(
-            pipeline,
-            conditionings,
-            seeds,
-            sampling,
-            config=config,
-            coarse=coarse if config.strength is not None else None,
-            progress=progress,
-        )
-    assert state is not None  # there is a config
+        images, state = _sample(pipeline, conditionings, config, coarse, arguments, progress)
     effects = [effect_notes(state, index, item) for index, item in enumerate(conditionings)]
     notes = [item.notes + effect for item, effect in zip(conditionings, effects, strict=True)]
     return RefineResult(images, [item.text for item in conditionings], notes)
 
 
-def _checked(pipeline: Any, prompts: Sequence[str], seeds: Sequence[int], *, plain: bool = False) -> list[str]:
-    """The prompts, all of them texts that the pipeline reads in full."""
-    if reason := why_not_drawn(pipeline) if plain else why_not_modulated(pipeline):
-        raise ModelError(reason)
-    texts = listed("prompts", prompts)
-    if len(listed("seeds", seeds)) != len(texts):
-        raise OptionError("pass lists: one seed for each prompt.")
-    for text in texts:
-        encoding.check_prompt(pipeline, text)
-    return texts
-
-
-def _wishes(
-    num_inference_steps: int | None,
-    guidance_scale: float | None,
-    height: int | None,
-    width: int | None,
-    negative_prompt: str | None,
-) -> dict[str, Any]:
-    """The sampling options that were asked for, each of its kind."""
-    counts = {"num_inference_steps": num_inference_steps, "height": height, "width": width}
-    wishes: dict[str, Any] = {name: whole(name, wish) for name, wish in counts.items() if wish is not None}
-    if guidance_scale is not None:
-        wishes["guidance_scale"] = real("guidance_scale", guidance_scale)
-    if negative_prompt is not None:
-        wishes["negative_prompt"] = instance("negative_prompt", negative_prompt, str)
-    return wishes
-
-
-def _sampling(pipeline: Any, wishes: dict[str, Any]) -> dict[str, Any]:
-    """The pipeline's keyword arguments, its own defaults where the caller has no wish."""
-    default = inspect.signature(type(pipeline).__call__).parameters["num_inference_steps"].default
-    steps, height, width = wishes.get("num_inference_steps", default), wishes.get("height"), wishes.get("width")
-    most = int(pipeline.scheduler.config.num_train_timesteps)
-    if not 1 <= steps <= most:
-        raise OptionError(f"num_inference_steps must be at least 1 and at most {most}, got {steps}.")
-    if (height is None) != (width is None):  # of one alone some pipelines take no notice
-        width, height = families.image_size(pipeline, width, height)
-    check_size(pipeline, height, width)
-    if not hasattr(pipeline.scheduler, "init_noise_sigma"):
-        raise ModelError(
-            f"a {type(pipeline).__name__} cannot sample with a {type(pipeline.scheduler).__name__}: give it another "
-            "scheduler, such as DPMSolverMultistepScheduler."
-        )
-    try:
-        pipeline.scheduler.set_timesteps(steps)
-    except (ValueError, IndexError) as error:
-        raise OptionError(
-            f"{type(pipeline.scheduler).__name__} has no schedule of {steps} steps ({error}): "
-            "give another num_inference_steps, or another scheduler."
-        ) from error
-    size = {} if height is None else {"height": height, "width": width}
-    return {**wishes, **size, "num_inference_steps": steps}
+def _sample(
+    pipeline: Any,
+    conditionings: Sequence[phrases.Conditioning],
+    config: ModulationConfig,
+    coarse: Sequence[Image] | None,
+    arguments: dict[str, Any],
+    progress: StepCallback | None,
+) -> tuple[list[Image], ModulatedAttention]:
+    """Images, and what the modulation of their sampling came to. ``arguments``: of the pipeline, but for the text."""
+    runner = pipeline if coarse is None else _from_image(pipeline)
+    with drawing(runner, arguments.get("guidance_scale"), progress) as watching:
+        encoded = phrases.encode(pipeline, conditionings, isolate_phrases=config.isolate_phrases)
+        arguments |= text_arguments(pipeline, *encoded)
+        if coarse is not None:
+            size = (arguments.pop("height", None), arguments.pop("width", None))
+            arguments |= {"image": encode_images(pipeline, coarse, *size), "strength": config.strength}
+        regions = [regions_of(pipeline, item) for item in conditionings]
+        schedule = running_schedule(runner, arguments["num_inference_steps"], config.strength, config.time_scale)
+        with modulate(families.denoiser(pipeline), regions, config, timesteps=schedule) as state:
+            images = runner(**arguments, **watching, output_type="pt").images
+    if runner is not pipeline:  # offloaded components wait for the pipeline that put them off to be done
+        pipeline.maybe_free_model_hooks()
+    return to_pil(images), state
 
 
 def _check_strength(pipeline: Any, strength: float, num_inference_steps: int) -> None:
-    if attention_family(pipeline) == families.PIXART:
+    if families.attention_family(pipeline) == families.PIXART:
         raise OptionError("PixArt has no image-to-image pipeline: leave strength out, it then starts from pure noise.")
     if not hasattr(pipeline.scheduler, "add_noise"):
         raise ModelError(f"a {type(pipeline.scheduler).__name__} cannot start from an image: leave strength out.")
     if int(num_inference_steps * strength) < 1:
         raise OptionError(f"strength {strength} of {num_inference_steps} steps leaves none: raise either.")
-
-
-def check_size(pipeline: Any, height: int | None, width: int | None) -> None:
-    """Refuse sizes in pixels that the pipeline's networks cannot draw; None, its own, is fine.
-
-    Raises:
-        OptionError: they are no multiples of its unit.
-    """
-    family = families.family_of(pipeline)
-    unit = 8 * (family.patch if family is not None else 1)
-    if any(size is not None and (size < unit or size % unit) for size in (height, width)):
-        raise OptionError(f"height and width must be multiples of {unit}, got {height} x {width}.")
-
-
-def _sample(
-    pipeline: Any,
-    conditionings: Sequence[phrases.Conditioning],
-    seeds: Sequence[int],
-    sampling: dict[str, Any],
-    *,
-    config: ModulationConfig | None = None,
-    coarse: Sequence[Image] | None = None,
-    progress: Progress | None = None,
-) -> tuple[list[Image], ModulatedAttention | None]:
-    family = families.family_of(pipeline)
-    assert family is not None  # checked by the callers
-    arguments = {**sampling, **family.options}
-    if "negative_prompt" in arguments:
-        # With embeddings given, pipelines take a list and repeat nothing.
-        arguments["negative_prompt"] = [arguments["negative_prompt"]] * len(seeds)
-    arguments["generator"] = noise_sources(seeds)
-    strength = config.strength if coarse is not None and config is not None else None
-    runner = pipeline if strength is None else _from_image(pipeline)
-
-    state = None
-    with drawing(runner, arguments.get("guidance_scale"), progress) as watching, ExitStack() as during:
-        embeddings, companion = phrases.encode(
-            pipeline, conditionings, isolate_phrases=config is not None and config.isolate_phrases
-        )
-        check_finite(embeddings, "in the text encoder")
-        arguments["prompt_embeds"] = embeddings
-        if companion is not None:
-            arguments[families.companion(pipeline) or ""] = companion
-        if coarse is not None and strength is not None:
-            size = (arguments.pop("height", None), arguments.pop("width", None))
-            arguments |= {"image": _encode_images(pipeline, coarse, size), "strength": strength}
-        if config is not None:
-            regions = [regions_of(pipeline, item) for item in conditionings]
-            schedule = running_schedule(runner, arguments["num_inference_steps"], strength, config.time_scale)
-            state = during.enter_context(modulate(families.denoiser(pipeline), regions, config, timesteps=schedule))
-        images = runner(**arguments, **watching, output_type="pt").images
-    if runner is not pipeline:  # offloaded components wait for the pipeline that put them off to be done
-        pipeline.maybe_free_model_hooks()
-    return to_pil(images), state
 
 
 def _from_image(pipeline: Any) -> Any:
@@ -307,26 +169,77 @@ def _from_image(pipeline: Any) -> Any:
     return out
 
 
-@torch.no_grad()
-def _encode_images(pipeline: Any, images: Sequence[Image], size: tuple[int | None, int | None]) -> Tensor:
-    """Latents (B, 4, h, w) of RGB images: the posterior's mode, so that the seed's first noise is the coarse one."""
-    vae = pipeline.vae
-    pixels = pipeline.image_processor.preprocess([to_rgb(image) for image in images], *size)
-    # As in the pipelines: a VAE that overflows in float16 is run in float32.
-    dtype = vae.dtype
-    upcast = dtype == torch.float16 and bool(getattr(vae.config, "force_upcast", False))
-    if upcast:
-        vae.to(torch.float32)
-    encoded = vae.encode(pixels.to(pipeline._execution_device, vae.dtype))
-    # AutoencoderTiny's are no distribution.
-    latents: Tensor = encoded.latent_dist.mode() if hasattr(encoded, "latent_dist") else encoded.latents
-    if upcast:
-        vae.to(dtype)
-    config = vae.config
-    mean, std = getattr(config, "latents_mean", None), getattr(config, "latents_std", None)
-    if mean is not None and std is not None:
-        shape = (1, -1, 1, 1)
-        latents = (latents - latents.new_tensor(mean).view(shape)) / latents.new_tensor(std).view(shape)
-    latents = (latents * config.scaling_factor).to(dtype)
-    check_finite(latents, "in the image encoder")
-    return latents
+def effect_notes(state: ModulatedAttention, index: int, conditioning: phrases.Conditioning) -> tuple[str, ...]:
+    """Why nothing of an image was modulated, or which of its objects were not; empty if all of them were.
+
+    Args:
+        state: as the sampling left it.
+        index: place of the image in the batch, one image per prompt.
+        conditioning: the image's text and segments.
+    """
+    if why := _why_nothing(state, index):
+        return (f"attention was not modulated: {why}",)
+    suppress = state.config.suppress_unlikely
+    acting = [
+        i
+        for i, (segment, span) in enumerate(zip(conditioning.segments, conditioning.spans, strict=True))
+        if segment.caption.score > 0 or (suppress and span is not None)
+    ]
+    reasons = {i: _why_lost(state, index, i) for i in acting}
+    lost = [
+        f"'{conditioning.segments[i].caption.caption}' is not modulated: {why}" for i, why in reasons.items() if why
+    ]
+    if len(lost) == len(acting):
+        lost.append("attention was not modulated in any object: see the notes on each")
+    return tuple(lost)
+
+
+def _why_nothing(state: ModulatedAttention, index: int) -> str | None:
+    config, regions = state.config, state.regions[index]
+    suppresses = config.suppress_unlikely and regions.suppresses
+    if not regions.lifts and not suppresses:
+        return "no segment of its layout is certain or possible and named by the text"
+    if config.share <= 0:
+        return "modulation.share is 0, so no step is; 0.3 is the first 30 % of them"
+    if config.cross_weight <= 0 and (config.self_weight <= 0 or not regions.lifts):
+        return "modulation.cross_weight and modulation.self_weight are 0; the method's are 1 and 0.3"
+    strongest = _strongest(state)
+    if strongest < NEGLIGIBLE:
+        return (
+            f"lambda_t is at most {strongest:.1g} in the steps that are modulated; lower modulation.power, or with "
+            "strength set modulation.time_scale=start"
+        )
+    return None
+
+
+def _strongest(state: ModulatedAttention) -> float:
+    assert state.schedule is not None  # the sampler knows what runs
+    calls = zip(state.schedule.timesteps.tolist(), state.schedule.steps, strict=True)
+    return max(
+        (state.weight_at(t, cross) for t, step in calls if state.modulates(step) for cross in (True, False)),
+        default=0.0,
+    )
+
+
+def _why_lost(state: ModulatedAttention, index: int, item: int) -> str | None:
+    maps = [layer for layer in state.layers if layer.cells[index, :, item].any()]
+    if not maps:
+        masks = state.regions[index].masks.bool().cpu()
+        if state.config.overlap == "smaller" and not smaller_wins(masks)[item].any():
+            return "smaller masks cover all of its own; modulation.overlap=union gives it what they share"
+        return "no cell of attention is left of its mask; use modulation.mask_resize=area, or a larger mask"
+    if max(_amount(layer, index, item, state) for layer in maps) < NEGLIGIBLE:
+        return (
+            "its mask covers the image, and modulation.size_term=area pushes the less the larger a mask is; "
+            "lower size_weight, use size_term=none, or a smaller mask"
+        )
+    return None
+
+
+def _amount(layer: RegionMaps, index: int, item: int, state: ModulatedAttention) -> float:
+    score = float(state.regions[index].scores[item]) or 1.0  # what is suppressed has no part of S
+    if state.config.size_term != "area":
+        return score * _strongest(state)
+    inside: Tensor = layer.cells[index, :, item]
+    size = 1 - state.config.size_weight * layer.area[index, inside]
+    return score * _strongest(state) * float(size.abs().max())

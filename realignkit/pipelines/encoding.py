@@ -107,5 +107,5 @@ def encode_texts(pipeline: Any, texts: list[str]) -> tuple[Tensor, Tensor | None
         do_classifier_free_guidance=False,
     )
     # (text, None), PixArt: (text, its mask, negative, its mask), SDXL: (text, negative, pooled, negative pooled)
-    second = {"prompt_attention_mask": 1, "pooled_prompt_embeds": 2}.get(families.companion(pipeline) or "")
+    second = {"prompt_attention_mask": 1, "pooled_prompt_embeds": 2}.get(families.text_extra(pipeline) or "")
     return out[0], None if second is None else out[second]

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from realignkit.errors import OptionError
+
+if TYPE_CHECKING:
+    import torch
 
 UNET = "unet"
 PIXART = "pixart"
@@ -20,14 +23,14 @@ class Family:
         name: ``"unet"`` (SD-1.x/2.x, SDXL) or ``"pixart"`` (PixArt-alpha, PixArt-Sigma).
         denoiser: the pipeline's component with the attention.
         patch: pixels of the latents, per side, that make one token at the finest attention.
-        companion: the pipeline's argument for what comes with the text embeddings, by pipeline class.
+        text_extra: see :func:`text_extra`, by pipeline class.
         options: arguments that the pipeline is always called with.
     """
 
     name: str
     denoiser: str
     patch: int
-    companion: dict[str, str]
+    text_extra: dict[str, str]
     options: dict[str, Any]
 
 
@@ -63,6 +66,12 @@ def family_of(pipeline: Any) -> Family | None:
     return None
 
 
+def attention_family(pipeline: Any) -> str | None:
+    """What can be modulated: ``"unet"`` (SD-1.x/2.x, SDXL), ``"pixart"`` (PixArt-alpha, PixArt-Sigma), else None."""
+    family = family_of(pipeline)
+    return None if family is None else family.name
+
+
 def denoiser_name(pipeline: Any) -> str:
     """What the pipeline, of any family, calls the network with the attention."""
     return "transformer" if getattr(pipeline, "unet", None) is None else "unet"
@@ -90,23 +99,45 @@ def image_size(pipeline: Any, width: int | None = None, height: int | None = Non
     return width or columns * scale, height or rows * scale
 
 
+def check_size(pipeline: Any, height: int | None, width: int | None) -> None:
+    """Refuse sizes in pixels that the pipeline's networks cannot draw; None, its own, is fine.
+
+    Raises:
+        OptionError: they are no multiples of its unit.
+    """
+    family = family_of(pipeline)
+    unit = 8 * (family.patch if family is not None else 1)
+    if any(size is not None and (size < unit or size % unit) for size in (height, width)):
+        raise OptionError(f"height and width must be multiples of {unit}, got {height} x {width}.")
+
+
 def unwrapped(network: Any) -> Any:
     """What ``torch.compile`` was given, if the network is what it returned."""
     return getattr(network, "_orig_mod", network)
 
 
-def companion(pipeline: Any) -> str | None:
-    """The argument for what comes with the text embeddings: pooled ones (SDXL), their attention mask (PixArt)."""
+def place(module: Any, device: torch.device, dtype: torch.dtype) -> None:
+    """Move a network and cast its weights; those that its class keeps in float32 (T5's ``wo``, say) are float32."""
+    import torch
+
+    keep = set(getattr(module, "_keep_in_fp32_modules", None) or ())
+    torch.nn.Module.to(module, device)
+    for name, tensor in (*module.named_parameters(), *module.named_buffers()):
+        if tensor.is_floating_point():
+            tensor.data = tensor.data.to(torch.float32 if keep.intersection(name.split(".")) else dtype)
+
+
+def text_extra(pipeline: Any) -> str | None:
+    """The pipeline's argument for what comes with text embeddings: pooled ones (SDXL), their mask (PixArt); or None."""
     family = family_of(pipeline)
     if family is None:
         return None
-    return next((name for kind, name in family.companion.items() if is_a(pipeline, kind)), None)
+    return next((name for kind, name in family.text_extra.items() if is_a(pipeline, kind)), None)
 
 
 def padded_text_length(pipeline: Any) -> int | None:
     """The length that a PixArt pipeline pads texts to (120, Sigma 300); None where the tokenizer says."""
-    family = family_of(pipeline)
-    if family is None or family.name != PIXART:
+    if attention_family(pipeline) != PIXART:
         return None
     return int(inspect.signature(type(pipeline).__call__).parameters["max_sequence_length"].default)
 

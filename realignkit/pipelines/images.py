@@ -1,15 +1,95 @@
-"""Between images and clean latents: the one way that training, its pictures and its validation take."""
+"""Images of pipelines: the noise they start from, to and from clean latents, and numbers that are none."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
-from typing import Any
+import operator
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from realignkit.attention.drawing import check_finite
+from realignkit.arguments import shown
+from realignkit.errors import ModelError, OptionError
+from realignkit.images import to_rgb
+from realignkit.pipelines.families import place
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+def noise_sources(seeds: Sequence[int]) -> list[torch.Generator]:
+    """One per image, on the CPU: noise that depends neither on the device nor on the rest of the batch.
+
+    Raises:
+        OptionError: a seed is no whole number in [0, 2**64).
+    """
+    try:
+        return [torch.Generator("cpu").manual_seed(operator.index(seed)) for seed in seeds]
+    except (TypeError, ValueError, RuntimeError):
+        raise OptionError(f"seeds are whole numbers from 0 to 2**64 - 1, not {', '.join(map(shown, seeds))}.") from None
+
+
+def to_pil(images: Tensor) -> list[Image]:
+    """RGB images of a float tensor (B, 3, H, W) in [0, 1]."""
+    from PIL import Image
+
+    array = (images.float().clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+    return [Image.fromarray(item) for item in array]
+
+
+@torch.no_grad()
+def encode_images(
+    pipeline: Any, images: Sequence[Image], height: int | None = None, width: int | None = None
+) -> Tensor:
+    """Clean latents (B, C, h, w) of pictures, as a pipeline that starts from images takes them, in its VAE's dtype.
+
+    The posterior's mode, not a sample, so that the first noise of a seed is the one that it draws from noise with.
+
+    Args:
+        pipeline: whose VAE.
+        images: PIL, in any mode; resized where that is needed.
+        height: in pixels; None: the first image's.
+        width: see ``height``.
+
+    Raises:
+        NotFiniteError: the encoder computed NaN or infinity.
+    """
+    vae = pipeline.vae
+    pixels = pipeline.image_processor.preprocess([to_rgb(image) for image in images], height, width)
+    dtype = vae.dtype
+    upcast = overflows(vae, dtype)
+    if upcast:
+        vae.to(torch.float32)
+    raw = _mode(vae.encode(pixels.to(pipeline._execution_device, vae.dtype)))
+    if upcast:
+        vae.to(dtype)
+    mean, std, factor = _statistics(vae, raw)
+    latents = ((raw - mean) / std * factor).to(dtype)
+    check_finite(latents, "in the image encoder")
+    return latents
+
+
+def overflows(vae: Any, dtype: torch.dtype) -> bool:
+    """Whether a VAE has to be run in float32 instead of ``dtype``, as SDXL's has instead of float16."""
+    return dtype == torch.float16 and bool(getattr(vae.config, "force_upcast", False))
+
+
+def _mode(encoded: Any) -> Tensor:
+    # AutoencoderTiny's latents are no distribution.
+    latents: Tensor = encoded.latent_dist.mode() if hasattr(encoded, "latent_dist") else encoded.latents
+    return latents
+
+
+def _statistics(vae: Any, like: Tensor) -> tuple[Tensor, Tensor, float]:
+    """Mean and standard deviation of raw latents, and the factor: ``raw = normalised * std / factor + mean``."""
+    config = vae.config
+    mean, std = getattr(config, "latents_mean", None), getattr(config, "latents_std", None)
+    if mean is None or std is None:
+        return like.new_zeros(()), like.new_ones(()), config.scaling_factor
+    shape = (1, -1, 1, 1)
+    return like.new_tensor(mean).view(shape), like.new_tensor(std).view(shape), config.scaling_factor
 
 
 class Autoencoder:
@@ -32,8 +112,8 @@ class Autoencoder:
         Raises:
             ModelError: the decoder computed NaN or infinity.
         """
-        shift, scale = self._latent_statistics(latents)
-        return (self.decode_raw(latents * scale + shift).float() / 2 + 0.5).clamp(0, 1)
+        mean, std, factor = _statistics(self.vae, latents)
+        return (self.decode_raw(latents * (std / factor) + mean).float() / 2 + 0.5).clamp(0, 1)
 
     def decode_raw(self, raw: Tensor) -> Tensor:
         """What the network itself makes of latents as it knows them, in about [-1, 1].
@@ -67,20 +147,10 @@ class Autoencoder:
         """
         weight = next(self.vae.parameters())
         with self._precision() as dtype:
-            found = self.vae.encode((images.to(weight.device) * 2 - 1).to(dtype))
-        latents: Tensor = (found.latent_dist.mode() if hasattr(found, "latent_dist") else found.latents).float()
-        check_finite(latents, "in the image encoder")
-        shift, scale = self._latent_statistics(latents)
-        return (latents - shift) / scale
-
-    def _latent_statistics(self, like: Tensor) -> tuple[Tensor, Tensor]:
-        """What to add to, and multiply with, normalised latents: ``raw = normalised * scale + shift``."""
-        config = self.vae.config
-        mean, std = getattr(config, "latents_mean", None), getattr(config, "latents_std", None)
-        if mean is None or std is None:
-            return like.new_zeros(()), like.new_tensor(1 / config.scaling_factor)
-        shape = (1, -1, 1, 1)
-        return like.new_tensor(mean).view(shape), like.new_tensor(std).view(shape) / config.scaling_factor
+            raw = _mode(self.vae.encode((images.to(weight.device) * 2 - 1).to(dtype))).float()
+        check_finite(raw, "in the image encoder")
+        mean, std, factor = _statistics(self.vae, raw)
+        return (raw - mean) / (std / factor)
 
     @contextlib.contextmanager
     def _precision(self) -> Iterator[torch.dtype]:
@@ -90,10 +160,51 @@ class Autoencoder:
             yield self.dtype if half else torch.float32
 
 
-def place(module: Any, device: torch.device, dtype: torch.dtype) -> None:
-    """Move a network and cast its weights; those that its class keeps in float32 (T5's ``wo``, say) are float32."""
-    keep = set(getattr(module, "_keep_in_fp32_modules", None) or ())
-    torch.nn.Module.to(module, device)
-    for name, tensor in (*module.named_parameters(), *module.named_buffers()):
-        if tensor.is_floating_point():
-            tensor.data = tensor.data.to(torch.float32 if keep.intersection(name.split(".")) else dtype)
+@contextlib.contextmanager
+def finite_decoding(pipeline: Any) -> Iterator[None]:
+    """Check what the image decoder gives, which a pipeline clamps to [0, 1] before anybody sees it.
+
+    Raises:
+        NotFiniteError: it computed some.
+    """
+    processor: Any = getattr(pipeline, "image_processor", None)
+    if not hasattr(processor, "postprocess"):  # pixel models have none: their last step has been checked
+        yield
+        return
+    inner = processor.postprocess
+
+    def checked(image: Any, *arguments: Any, **options: Any) -> Any:
+        if isinstance(image, Tensor):
+            check_finite(image, "in the image decoder")
+        return inner(image, *arguments, **options)
+
+    processor.postprocess = checked
+    try:
+        yield
+    finally:
+        del processor.postprocess
+
+
+class NotFiniteError(ModelError):
+    """A model computed NaN or infinity.
+
+    Attributes:
+        where: in which part or step, to end a sentence with.
+    """
+
+    def __init__(self, where: str) -> None:
+        super().__init__(
+            f"the model computed NaN or infinity {where}. Load it in float32 or bfloat16; if it is, its checkpoint is "
+            "damaged: download or train it again."
+        )
+        self.where = where
+
+
+def check_finite(values: Tensor, where: str) -> None:
+    """Refuse NaN and infinity: before clamping, which would make white or black of infinity.
+
+    Raises:
+        NotFiniteError: there are some; it says ``where``.
+    """
+    if not torch.isfinite(values.detach()).all():
+        raise NotFiniteError(where)

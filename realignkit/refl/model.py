@@ -14,13 +14,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from realignkit.attention import sampler
-from realignkit.attention.sampler import check_size
 from realignkit.contracts import parse_options
 from realignkit.errors import OptionError
 from realignkit.pipelines import encoding
-from realignkit.pipelines.families import image_size
-from realignkit.pipelines.images import Autoencoder, place
+from realignkit.pipelines.families import check_size, image_size, place
+from realignkit.pipelines.generate import generate
+from realignkit.pipelines.images import Autoencoder, overflows
 from realignkit.refl import losses
 from realignkit.refl.trainability import TEXT_ENCODERS, check_trainable
 from realignkit.resolve import SamplingOptions
@@ -86,9 +85,8 @@ class Networks:
         self.pipeline, self.device = pipeline, device
         self.dtype = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[precision]
         vae = pipeline.vae
-        overflows = self.dtype == torch.float16 and bool(getattr(vae.config, "force_upcast", False))
         kept = vae.dtype == torch.float32 != pipeline.unet.dtype  # by whoever loaded the rest in half precision
-        upcast = self.dtype != torch.float32 and (overflows or kept)
+        upcast = self.dtype != torch.float32 and (overflows(vae, self.dtype) or kept)
         for name, part in pipeline.components.items():
             if isinstance(part, torch.nn.Module):
                 full = bool(learns) or (name == "vae" and upcast)
@@ -188,7 +186,7 @@ class Networks:
         Args:
             prompts: one per picture.
             seeds: one per picture.
-            sampling: of :func:`realignkit.attention.sampler.generate`.
+            sampling: of :func:`realignkit.pipelines.generate.generate`.
 
         Raises:
             ModelError: the model computed NaN or infinity.
@@ -202,7 +200,7 @@ class Networks:
 
         unet.forward = predict
         try:
-            return sampler.generate(self.pipeline, list(prompts), list(seeds), **sampling)
+            return generate(self.pipeline, list(prompts), list(seeds), **sampling)
         finally:
             del unet.forward
             if before is not None:  # a hook's

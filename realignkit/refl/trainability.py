@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 
-from realignkit.attention.sampler import attention_family
 from realignkit.errors import ModelError
 from realignkit.pipelines import families
 
@@ -46,7 +45,7 @@ def _compiled(pipeline: Any) -> str | None:
 
 
 def _kind(pipeline: Any) -> str | None:
-    family = attention_family(pipeline)
+    family = families.attention_family(pipeline)
     if family == families.UNET:
         return None
     name = type(pipeline).__name__

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from realignkit.errors import DamagedError, ModelError, OptionError, OutputError
 from realignkit.files import atomic_folder, atomic_write
-from realignkit.pipelines.images import place
+from realignkit.pipelines.families import place
 from realignkit.records import check_manifest, seal, sealed_notes, write_manifest
 from realignkit.refl.model import Networks
 from realignkit.refl.seeds import seeded

@@ -11,11 +11,13 @@ from diffusers.models.attention_processor import AttnProcessor, XFormersAttnProc
 
 from realignkit.attention.config import ModulationConfig
 from realignkit.attention.regions import regions_of
-from realignkit.attention.sampler import _encode_images, generate, refine
+from realignkit.attention.sampler import refine
 from realignkit.pipelines import encoding, phrases
 from realignkit.pipelines.families import unwrapped
+from realignkit.pipelines.generate import generate
+from realignkit.pipelines.images import encode_images
 from tests.attention.pixart import pixart_pipeline
-from tests.attention.test_sampler import FAST, distance, layout
+from tests.small_pipelines import FAST, distance, layout
 
 PROMPT, FOUND = ["a red book and a dog"], [layout("a dog", "red book")]
 STRONG = ModulationConfig(power=1.0, share=0.5)
@@ -224,7 +226,7 @@ def test_a_tiny_autoencoder(make_pipeline):
     )
     plain = generate(pipeline, PROMPT, [0], **FAST)
     wanted = pipeline.vae.encode(pipeline.image_processor.preprocess(plain)).latents
-    torch.testing.assert_close(_encode_images(pipeline, plain, (None, None)), wanted)  # its scaling factor is 1
+    torch.testing.assert_close(encode_images(pipeline, plain), wanted)  # its scaling factor is 1
     refined = refine(pipeline, PROMPT, FOUND, [0], FROM_COARSE, coarse=plain, **FAST).images[0]
     assert distance(refined, plain[0]) > 0
 

@@ -12,8 +12,9 @@ from PIL import Image
 from realignkit.attention.config import ModulationConfig
 from realignkit.attention.dense import DENSE_DIFFUSION, dense_diffusion, dense_layout, dense_modulation
 from realignkit.attention.regions import Regions
-from realignkit.attention.sampler import generate, refine
+from realignkit.attention.sampler import refine
 from realignkit.errors import OptionError, PromptError
+from realignkit.pipelines.generate import generate
 from tests.attention.test_golden import IO, META, TOLERANCE, attend, layer, spans
 from tests.attention.test_golden import SETTINGS as ORIGINAL
 

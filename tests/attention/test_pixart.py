@@ -10,9 +10,11 @@ from PIL import Image
 from realignkit.attention.config import ModulationConfig
 from realignkit.attention.processor import modulate
 from realignkit.attention.regions import regions_of
-from realignkit.attention.sampler import attention_family, generate, refine
+from realignkit.attention.sampler import refine
 from realignkit.errors import ModelError, OptionError, PromptError
 from realignkit.pipelines import phrases
+from realignkit.pipelines.families import attention_family
+from realignkit.pipelines.generate import generate
 from realignkit.types import Layout, Likelihood, LocalCaption, Segment
 from tests.attention.pixart import pixart_pipeline, small_transformer
 from tests.attention.test_processor import SCHEDULE, TOKENS, Reference, example

@@ -1,4 +1,4 @@
-"""Coarse and refined images of tiny SD and SDXL pipelines."""
+"""Refined images of tiny SD and SDXL pipelines; nothing is left unmodulated without a note that says why."""
 
 from __future__ import annotations
 
@@ -7,53 +7,20 @@ import copy
 import numpy as np
 import pytest
 import torch
-from diffusers import DiffusionPipeline, PNDMScheduler, StableDiffusionImg2ImgPipeline
+from diffusers import PNDMScheduler, StableDiffusionImg2ImgPipeline
 from PIL import Image
 
 from realignkit.attention.config import ModulationConfig
-from realignkit.attention.sampler import attention_family, generate, refine
+from realignkit.attention.sampler import refine
 from realignkit.errors import ModelError, OptionError, PromptError
 from realignkit.pipelines import families
+from realignkit.pipelines.families import attention_family
+from realignkit.pipelines.generate import generate
 from realignkit.types import Layout, Likelihood, LocalCaption, Segment
+from tests.small_pipelines import FAST, distance, layout
 
 PROMPTS = ["a red book and a dog", "a cat"]
-FAST = {"num_inference_steps": 4, "height": 16, "width": 16}
 EMPTY = Layout()
-
-
-def layout(*captions: str, likelihood: Likelihood = Likelihood.CERTAIN, size: tuple[int, int] = (16, 16)) -> Layout:
-    """Side by side, one upright strip per caption."""
-    segments = []
-    for i, caption in enumerate(captions):
-        mask = np.zeros(size, dtype=bool)
-        mask[2:, i * size[1] // len(captions) : (i + 1) * size[1] // len(captions) - 1] = True
-        segments.append(Segment(LocalCaption(caption.split()[-1], caption, likelihood), mask))
-    return Layout(tuple(segments))
-
-
-def distance(first: Image.Image, second: Image.Image) -> int:
-    """Largest difference of two images in grey levels."""
-    return int(np.abs(np.asarray(first, dtype=int) - np.asarray(second, dtype=int)).max())
-
-
-def test_family(pipeline):
-    assert attention_family(pipeline) == "unet"
-    assert attention_family(object()) is None
-    assert attention_family(StableDiffusionImg2ImgPipeline) is None
-
-
-def test_images_are_the_pipelines_own(pipeline):
-    ours = generate(pipeline, PROMPTS, [3, 4], guidance_scale=5.0, negative_prompt="a dog", **FAST)
-    for prompt, seed, image in zip(PROMPTS, [3, 4], ours, strict=True):
-        generator = torch.Generator().manual_seed(seed)
-        own = pipeline(prompt, generator=generator, guidance_scale=5.0, negative_prompt="a dog", **FAST).images[0]
-        assert image.size == (16, 16) and image.mode == "RGB"
-        assert distance(image, own) <= 1  # rounding; and a batch changes nothing
-
-
-def test_seeds_matter(sd_pipeline):
-    first, second = generate(sd_pipeline, ["a cat", "a cat"], [0, 1], **FAST)
-    assert distance(first, second) > 10
 
 
 @pytest.mark.parametrize("guidance_scale", [1.0, 6.0])
@@ -211,11 +178,6 @@ def test_other_pipelines_are_refused(sd_pipeline):
             refine(pipeline, ["a cat"], [EMPTY], [0])
 
 
-def test_an_image_that_does_not_fit_into_memory(sd_pipeline):
-    with pytest.raises(ModelError, match=r"drawing needs more memory.*smaller ones"):
-        generate(sd_pipeline, ["a cat"], [0], num_inference_steps=1, height=2**24, width=2**24)
-
-
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 @pytest.mark.parametrize(
     ("part", "where"), [("unet", "step 1"), ("vae.decoder", "image decoder"), ("vae.encoder", "image encoder")]
@@ -239,42 +201,6 @@ def test_numbers_that_are_none_are_reported(sd_pipeline, part, where, value):
     assert "postprocess" not in vars(sd_pipeline.image_processor)
 
 
-def test_infinity_in_the_text_encoder(sd_pipeline):
-    weight = sd_pipeline.text_encoder.get_input_embeddings().weight
-    kept = weight.detach().clone()
-    weight.data.fill_(float("inf"))
-    try:
-        with pytest.raises(ModelError, match="in the text encoder"):
-            generate(sd_pipeline, ["a cat"], [0], **FAST)
-    finally:
-        weight.data.copy_(kept)
-
-
-def test_infinity_in_a_pipeline_of_another_kind(sd_pipeline):
-    """One that is only called: its pictures come clamped."""
-
-    class Other(DiffusionPipeline):
-        def __init__(self, inner):
-            super().__init__()
-            self.inner, self.image_processor = inner, inner.image_processor
-
-        def __call__(self, prompt, generator=None, num_inference_steps=2, output_type="np"):
-            return self.inner(
-                prompt, generator=generator, num_inference_steps=2, height=16, width=16, output_type=output_type
-            )
-
-    other = Other(sd_pipeline)
-    assert generate(other, ["a cat"], [0])[0].size == (16, 16)
-    weight = sd_pipeline.vae.decoder.conv_out.bias
-    kept = weight.detach().clone()
-    weight.data.fill_(float("inf"))
-    try:
-        with pytest.raises(ModelError, match="image decoder"):
-            generate(other, ["a cat"], [0])
-    finally:
-        weight.data.copy_(kept)
-
-
 def test_a_schedule_that_cannot_be_is_refused(make_pipeline):
     pipeline = make_pipeline("sd")
     pipeline.scheduler = PNDMScheduler.from_config(pipeline.scheduler.config)  # Runge-Kutta needs four steps
@@ -294,3 +220,95 @@ def test_a_foreign_network_is_named(make_pipeline):
     assert attention_family(pipeline) is None
     with pytest.raises(ModelError, match=r"unet of this StableDiffusionPipeline is a Traced.*UNet2DConditionModel"):
         refine(pipeline, ["a cat"], [EMPTY], [0], **FAST)
+
+
+PROMPT = "a red book and a dog"
+UNLIKELY = Likelihood.UNLIKELY
+
+
+def segment(caption: str, box: tuple[int, int, int, int], likelihood: Likelihood = Likelihood.CERTAIN) -> Segment:
+    """A mask of 16 x 16, inside from left, top to right, bottom."""
+    left, top, right, bottom = box
+    mask = np.zeros((16, 16), dtype=bool)
+    mask[top:bottom, left:right] = True
+    return Segment(LocalCaption(caption.split()[-1], caption, likelihood), mask)
+
+
+def notes(pipeline, found: Layout, strength: float | None = None, **options) -> str:
+    config = ModulationConfig(isolate_phrases=False, strength=strength, **options)
+    coarse = [Image.new("RGB", (16, 16), "grey")]
+    return "; ".join(refine(pipeline, [PROMPT], [found], [0], config, coarse=coarse, **FAST).notes[0])
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"cross_weight": 0.0},
+        {"self_weight": 0.0},
+        {"strength": 0.5, "power": 1.0},
+        {"size_term": "similarity"},
+        {"clamp": True},
+    ],
+)
+def test_no_note_where_all_is_modulated(pipeline, options):
+    assert notes(pipeline, layout("a dog", "red book"), **options) == ""
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        ({"share": 0.0}, "modulation.share is 0"),
+        ({"cross_weight": 0.0, "self_weight": 0.0}, "modulation.cross_weight and modulation.self_weight are 0"),
+        ({"power": 50.0, "strength": 0.5, "time_scale": "train"}, "lambda_t is at most"),
+        ({"append_missing": False}, "no segment of its layout"),
+    ],
+)
+def test_nothing_is_modulated(pipeline, options, why):
+    """Each of them draws the very picture that no modulation draws."""
+    found = layout("a cat") if "append_missing" in options else layout("a dog", "red book")
+    assert f"attention was not modulated: {why}" in notes(pipeline, found, **options)
+    if "strength" not in options:
+        config = ModulationConfig(isolate_phrases=False, **options)
+        refined = refine(pipeline, [PROMPT], [found], [0], config, **FAST).images[0]
+        assert distance(refined, generate(pipeline, [PROMPT], [0], **FAST)[0]) == 0
+
+
+def test_every_object_is_unlikely(pipeline):
+    found = layout("a dog", likelihood=UNLIKELY)
+    assert "no segment of its layout" in notes(pipeline, found)
+    assert notes(pipeline, found, suppress_unlikely=True) == ""
+    assert "no segment of its layout" in notes(pipeline, layout("a zebra", likelihood=UNLIKELY), suppress_unlikely=True)
+    assert "cross_weight" in notes(pipeline, found, suppress_unlikely=True, cross_weight=0.0)
+
+
+def test_a_mask_of_which_no_cell_is_left(pipeline):
+    """Latents of 8 x 8 are sampled at every other pixel from the first; a pixel between is lost."""
+    speck, dog = segment("red book", (5, 5, 6, 6)), segment("a dog", (8, 0, 16, 16))
+    one = notes(pipeline, Layout((speck, dog)))
+    assert "'red book' is not modulated: no cell of attention is left" in one and "any object" not in one
+    assert "not modulated in any object" in notes(pipeline, Layout((speck,)))
+    assert notes(pipeline, Layout((speck, dog)), mask_resize="area") == ""
+
+
+def test_a_mask_that_smaller_ones_cover(pipeline):
+    left, right = segment("a dog", (0, 0, 8, 16)), segment("red book", (8, 0, 16, 16))
+    both = segment("a red book and a dog", (0, 0, 16, 16))
+    found = notes(pipeline, Layout((left, right, both)))
+    assert found == (
+        "'a red book and a dog' is not modulated: smaller masks cover all of its own; "
+        "modulation.overlap=union gives it what they share"
+    )
+
+
+def test_a_mask_of_the_whole_image(pipeline):
+    whole = Layout((segment("a dog", (0, 0, 16, 16)),))
+    assert "size_term=area pushes the less" in notes(pipeline, whole)
+    assert notes(pipeline, whole, size_term="none") == ""
+
+
+def test_each_image_of_a_batch_has_its_own(pipeline):
+    config = ModulationConfig(share=1.0)
+    found = [layout("a dog"), layout("a dog", likelihood=UNLIKELY), layout("a dog")]
+    result = refine(pipeline, [PROMPT] * 3, found, [0, 1, 2], config, **FAST)
+    assert [len(item) for item in result.notes] == [0, 1, 0]

@@ -15,7 +15,7 @@ from realignkit.attention.config import ModulationConfig
 from realignkit.attention.sampler import refine
 from realignkit.attention.schedule import Schedule, running_schedule
 from realignkit.errors import ModelError
-from tests.attention.test_sampler import layout
+from tests.small_pipelines import layout
 
 
 def once(count: int) -> list[int]:

@@ -7,11 +7,12 @@ import pytest
 import torch
 from diffusers.models import attention_processor as processors
 
-from realignkit.attention.sampler import generate, refine
+from realignkit.attention.sampler import refine
 from realignkit.errors import ModelError
+from realignkit.pipelines.generate import generate
 from realignkit.pipelines.refusals import why_not_drawn, why_not_modulated
 from tests.attention.test_changed_pipelines import FOUND, PROMPT, STRONG
-from tests.attention.test_sampler import FAST, distance
+from tests.small_pipelines import FAST, distance
 
 
 def both_refused(pipeline, message: str) -> None:

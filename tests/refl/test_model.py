@@ -7,9 +7,9 @@ import pytest
 import torch
 from PIL import Image
 
-from realignkit.attention import sampler
 from realignkit.errors import ModelError, OptionError
-from realignkit.pipelines.images import place
+from realignkit.pipelines.families import place
+from realignkit.pipelines.generate import generate
 from realignkit.refl.model import Networks
 from realignkit.refl.rollout import Rollout
 from tests import tiny
@@ -105,7 +105,7 @@ def test_a_decoder_that_overflows_is_run_in_float32_by_pictures_and_gradients_al
     networks.autoencoder.give_back()
     assert pipeline.vae.dtype == torch.float16
     assert "decode" not in vars(pipeline.vae) and "forward" not in vars(pipeline.unet)
-    sampler.generate(pipeline, PROMPTS, SEEDS, num_inference_steps=2)  # plainly usable after training
+    generate(pipeline, PROMPTS, SEEDS, num_inference_steps=2)  # plainly usable after training
 
 
 def test_a_decoder_that_was_kept_in_float32_stays():
@@ -123,7 +123,7 @@ def test_a_decoder_that_was_kept_in_float32_stays():
 def test_pictures_are_the_pipelines_own():
     pipeline = tiny.build_pipeline()
     wishes = {"num_inference_steps": 3, "guidance_scale": 3.0, "height": 48, "width": 32}
-    expected = [image.tobytes() for image in sampler.generate(tiny.build_pipeline(), PROMPTS, SEEDS, **wishes)]
+    expected = [image.tobytes() for image in generate(tiny.build_pipeline(), PROMPTS, SEEDS, **wishes)]
     networks = Networks(pipeline, CPU, "no")
     assert [image.tobytes() for image in networks.draw(PROMPTS, SEEDS, wishes)] == expected
 
