@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from realignkit.attention.config import ModulationConfig, SizeTerm
-from realignkit.attention.one_pass import one_pass_attention
+from realignkit.attention.fast import one_pass_attention
 
 __all__ = [
     "ModulationConfig",

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from realignkit.attention import modulation, one_pass
+from realignkit.attention import fast, modulation
 from realignkit.attention.modulation import fast_attention, literal_attention, region_matrix
 
 
@@ -57,9 +57,9 @@ def test_equals_literal(sizes, dtype, mask, block, many, seed, known_rows):
     rows = queries.any(-1).any(0).nonzero()[:, 0] if known_rows else None
     with (
         patch.object(modulation, "LONG", 0),
-        patch.object(modulation, "one_pass_attention", wraps=one_pass.one_pass_attention) as taken,
-        patch.object(one_pass, "BLOCK", block),
-        patch.object(one_pass, "MANY", many),
+        patch.object(modulation, "one_pass_attention", wraps=fast.one_pass_attention) as taken,
+        patch.object(fast, "BLOCK", block),
+        patch.object(fast, "MANY", many),
     ):
         found = fast_attention(query, key, value, queries, keys, amount, bias=bias, rows=rows)
     assert taken.called
@@ -91,11 +91,11 @@ def test_equals_widened_heads_on_a_long_layer(tokens):
 def test_when_it_is_taken(length, dtype, learns, taken):
     query, key, value, queries, keys, amount = layer(1, 1, length, 4, 1, torch.float32, torch.Generator())
     query, key, value = query.to(dtype), key.to(dtype), value.to(dtype).requires_grad_(learns)
-    with patch.object(modulation, "one_pass_attention", wraps=one_pass.one_pass_attention) as used:
+    with patch.object(modulation, "one_pass_attention", wraps=fast.one_pass_attention) as used:
         found = fast_attention(query, key, value, queries, keys, amount)
     assert used.called is taken
     assert found.requires_grad is learns
-    with torch.no_grad(), patch.object(modulation, "one_pass_attention", wraps=one_pass.one_pass_attention) as used:
+    with torch.no_grad(), patch.object(modulation, "one_pass_attention", wraps=fast.one_pass_attention) as used:
         fast_attention(query, key, value, queries, keys, amount)
     assert used.called is (length >= 1024 and dtype == torch.float32)
 
