@@ -9,8 +9,9 @@
 from __future__ import annotations
 
 import inspect
+import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -23,7 +24,7 @@ from realignkit.attention.modulation import clamped, fast_attention, literal_att
 from realignkit.attention.regions import RegionMaps, Regions, layer_size, region_maps
 from realignkit.attention.schedule import Schedule
 from realignkit.errors import ModelError
-from realignkit.pipelines.families import unwrapped
+from realignkit.pipelines.families import alone, unwrapped
 from realignkit.pipelines.refusals import why_not_replaced
 
 PADDING_BIAS = -1e4
@@ -41,11 +42,11 @@ def modulate(
     num_images_per_prompt: int = 1,
     train_timesteps: int = 1000,
 ) -> Iterator[ModulatedAttention]:
-    """Modulate the attention of ``unet`` (``UNet2DConditionModel`` or ``PixArtTransformer2DModel``) while the context
-    lasts.
+    """Modulate the attention of ``unet`` while the context lasts, in the thread that enters it.
 
-    The network may be called with ``len(regions) * num_images_per_prompt`` samples, all conditional, or with twice
-    as many under classifier-free guidance: unconditional first, as diffusers does; those are left alone.
+    Other threads that call it compute as they did before. Called in this one, ``unet`` (``UNet2DConditionModel`` or
+    ``PixArtTransformer2DModel``) takes ``len(regions) * num_images_per_prompt`` samples, all conditional, or twice as
+    many under classifier-free guidance: unconditional first, as diffusers does; those are left alone.
 
     What is compiled runs uncompiled meanwhile: compiled code may not notice that its attention has changed.
 
@@ -61,34 +62,35 @@ def modulate(
 
     Raises:
         ModelError: the network has attention of another kind (IP-Adapter, added keys …), is called with a batch
-            that does not fit, or computes without its attention processors (traced, or its forward replaced).
+            that does not fit, computes without its attention processors (traced, or its forward replaced), or was
+            called by other threads alone.
         ValueError: neither ``timesteps`` nor ``num_inference_steps`` is given, and ``share`` depends on it.
     """
     config = config or ModulationConfig()
     if timesteps is None and num_inference_steps is None and 0 < config.share < 1:
         raise ValueError("pass timesteps (or num_inference_steps): share is a share of them")
     unet = unwrapped(unet)
-    if reason := why_not_replaced(unet):
-        raise ModelError(reason)
     if timesteps is not None and not isinstance(timesteps, Schedule):
         timesteps = Schedule.of_timesteps(timesteps, train_timesteps)
     steps = num_inference_steps if timesteps is None else timesteps.count
     state = ModulatedAttention(tuple(regions), config, timesteps, steps, num_images_per_prompt, train_timesteps)
     # U-Nets take (sample, timestep, text), PixArt's transformer (sample, text, timestep).
     state.timestep_at = list(inspect.signature(type(unet).forward).parameters).index("timestep") - 1
-    before = dict(unet.attn_processors)
-    hooks = [
-        unet.register_forward_pre_hook(state.observe, with_kwargs=True),
-        unet.register_forward_hook(state.confirm),
-    ]
-    try:
+    with alone(unet), ExitStack() as after:
+        if reason := why_not_replaced(unet):
+            raise ModelError(reason)
+        before = dict(unet.attn_processors)
+        after.callback(unet.register_forward_pre_hook(state.observe, with_kwargs=True).remove)
+        after.callback(unet.register_forward_hook(state.confirm).remove)
+        after.callback(unet.set_attn_processor, before)
         unet.set_attn_processor({name: ModulatedAttnProcessor(state, original) for name, original in before.items()})
         with torch.compiler.set_stance("force_eager"):
             yield state
-    finally:
-        for hook in hooks:
-            hook.remove()
-        unet.set_attn_processor(before)
+    if state.foreign_calls and state.step < 0:
+        raise ModelError(
+            "the network was called by another thread than the one that modulates it, so nothing was modulated: enter "
+            "modulate in the thread that calls the pipeline."
+        )
 
 
 @dataclass(eq=False)
@@ -102,6 +104,7 @@ class ModulatedAttention:
         step: index of the current sampling step; -1 before the first call.
         timestep: the current timestep.
         attended: whether the current call has come by the processors.
+        foreign_calls: how often other threads have called the network, which changes nothing for them.
     """
 
     regions: tuple[Regions, ...]
@@ -114,6 +117,8 @@ class ModulatedAttention:
     step: int = -1
     timestep: float = 0.0
     attended: bool = False
+    foreign_calls: int = 0
+    _thread: int = field(default_factory=threading.get_ident)
     _call: int = -1
     _latent: tuple[int, int] = (0, 0)
     _maps: dict[tuple[Any, ...], RegionMaps] = field(default_factory=dict)
@@ -126,6 +131,9 @@ class ModulatedAttention:
 
     def observe(self, unet: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Forward pre-hook of the network: note timestep, step, latent size and whether guidance is on."""
+        if self.foreign:
+            self.foreign_calls += 1
+            return
         sample = args[0] if args else kwargs["sample"] if "sample" in kwargs else kwargs["hidden_states"]
         timestep = kwargs["timestep"] if "timestep" in kwargs else args[self.timestep_at]
         self.timestep, self.attended = float(torch.as_tensor(timestep).flatten()[0]), False
@@ -145,11 +153,16 @@ class ModulatedAttention:
 
     def confirm(self, *_: Any) -> None:
         """Forward hook of the network: a call that does not come by the processors would draw a plain image."""
-        if not self.attended and (self.changes(True) or self.changes(False)):
+        if not self.foreign and not self.attended and (self.changes(True) or self.changes(False)):
             raise ModelError(
                 "the network computed without its attention processors, so nothing could be modulated: it was traced, "
                 "captured, or its forward was replaced. Load the pipeline again, and refine with it as it is."
             )
+
+    @property
+    def foreign(self) -> bool:
+        """Whether another thread than the one that modulates is computing."""
+        return threading.get_ident() != self._thread
 
     @property
     def layers(self) -> list[RegionMaps]:
@@ -295,8 +308,9 @@ class ModulatedAttnProcessor:
     ) -> Tensor:
         """Compute the layer: what diffusers' plain processors take and return, in their shapes."""
         cross = encoder_hidden_states is not None
-        self.state.attended = True
-        if not self.state.changes(cross):
+        foreign = self.state.foreign
+        self.state.attended |= not foreign
+        if foreign or not self.state.changes(cross):
             rest = (temb,) if self.temb else ()
             out: Tensor = self.original(attn, hidden_states, encoder_hidden_states, attention_mask, *rest)
             return out

@@ -103,14 +103,14 @@ def refine(
     if not texts:
         return RefineResult([], [], [])
     wishes = sampling_wishes(num_inference_steps, guidance_scale, height, width, negative_prompt)
-    arguments = sampling_arguments(pipeline, seeds, wishes)
-    if config.strength is not None:
-        _check_strength(pipeline, config.strength, arguments["num_inference_steps"])
-    conditionings = [
-        phrases.condition(pipeline, prompt, layout, append=config.append_missing, separator=config.separator)
-        for prompt, layout in zip(texts, layouts, strict=True)
-    ]
-    with suited_threads(pipeline):
+    with suited_threads(pipeline), families.alone(pipeline):
+        arguments = sampling_arguments(pipeline, seeds, wishes)
+        if config.strength is not None:
+            _check_strength(pipeline, config.strength, arguments["num_inference_steps"])
+        conditionings = [
+            phrases.condition(pipeline, prompt, layout, append=config.append_missing, separator=config.separator)
+            for prompt, layout in zip(texts, layouts, strict=True)
+        ]
         images, state = _sample(pipeline, conditionings, config, coarse, arguments, progress)
     effects = [effect_notes(state, index, item) for index, item in enumerate(conditionings)]
     notes = [item.notes + effect for item, effect in zip(conditionings, effects, strict=True)]

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
+import threading
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 from realignkit.errors import OptionError
 
@@ -139,17 +143,47 @@ def padded_text_length(pipeline: Any) -> int | None:
     """The length that a PixArt pipeline pads texts to (120, Sigma 300); None where the tokenizer says."""
     if attention_family(pipeline) != PIXART:
         return None
-    return int(inspect.signature(type(pipeline).__call__).parameters["max_sequence_length"].default)
+    return int(call_parameters(pipeline)["max_sequence_length"].default)
 
 
 def is_text_to_image(pipeline: Any) -> bool:
     """Whether it can be called with prompts alone, as diffusers' text-to-image pipelines are."""
     if not callable(pipeline):
         return False
-    parameters = inspect.signature(type(pipeline).__call__).parameters
+    parameters = call_parameters(pipeline)
     return {"prompt", "generator", "output_type"} <= parameters.keys() and "image" not in parameters
 
 
 def is_a(thing: Any, *names: str) -> bool:
     """``isinstance`` of a class of diffusers, by name: importing each class that is asked for would take seconds."""
     return any(base.__name__ in names and base.__module__.startswith("diffusers.") for base in type(thing).__mro__)
+
+
+def call_parameters(pipeline: Any) -> Mapping[str, inspect.Parameter]:
+    """What a pipeline can be called with: where a class of the user's hands everything on, what its base takes."""
+    calls = [inspect.signature(cls.__call__).parameters for cls in type(pipeline).__mro__ if "__call__" in vars(cls)]
+    handed_on = {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD}
+    named = (call for call in calls if not handed_on <= {parameter.kind for parameter in call.values()})
+    return next(named, inspect.signature(type(pipeline).__call__).parameters)
+
+
+_LOCKS: WeakKeyDictionary[Any, threading.RLock] = WeakKeyDictionary()
+_FINDING = threading.Lock()
+
+
+@contextlib.contextmanager
+def alone(pipeline: Any) -> Iterator[None]:
+    """Wait until no other thread draws with a pipeline (or network), its network or its scheduler; then none can.
+
+    All three change meanwhile: attention processors come and go, and schedulers count steps.
+    """
+    shared = [pipeline, denoiser(pipeline), getattr(pipeline, "scheduler", None)]
+    locks = []
+    with _FINDING:
+        for part in sorted(shared, key=id):  # in one order, so that no two threads wait for each other
+            with contextlib.suppress(TypeError):  # None, or of a class that takes no weak reference
+                locks.append(_LOCKS.setdefault(part, threading.RLock()))
+    with contextlib.ExitStack() as held:
+        for lock in locks:
+            held.enter_context(lock)
+        yield

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -69,7 +68,7 @@ def generate(
     if not texts:
         return []
     wishes = sampling_wishes(num_inference_steps, guidance_scale, height, width, negative_prompt)
-    with suited_threads(pipeline):
+    with suited_threads(pipeline), families.alone(pipeline):
         if families.family_of(pipeline) is None:
             return _called_plainly(pipeline, texts, seeds, wishes, progress)
         arguments = sampling_arguments(pipeline, seeds, wishes)
@@ -125,19 +124,19 @@ def sampling_arguments(pipeline: Any, seeds: Sequence[int], wishes: Mapping[str,
     """
     family = families.family_of(pipeline)
     assert family is not None  # checked by the callers
-    default = inspect.signature(type(pipeline).__call__).parameters["num_inference_steps"].default
+    default = families.call_parameters(pipeline)["num_inference_steps"].default
     steps, height, width = wishes.get("num_inference_steps", default), wishes.get("height"), wishes.get("width")
-    most = int(pipeline.scheduler.config.num_train_timesteps)
+    most = int(getattr(pipeline.scheduler.config, "num_train_timesteps", 0))
+    if not most or not hasattr(pipeline.scheduler, "init_noise_sigma"):
+        raise ModelError(
+            f"a {type(pipeline).__name__} cannot sample with a {type(pipeline.scheduler).__name__}: give it another "
+            "scheduler, such as DPMSolverMultistepScheduler."
+        )
     if not 1 <= steps <= most:
         raise OptionError(f"num_inference_steps must be at least 1 and at most {most}, got {steps}.")
     if (height is None) != (width is None):  # of one alone some pipelines take no notice
         width, height = families.image_size(pipeline, width, height)
     families.check_size(pipeline, height, width)
-    if not hasattr(pipeline.scheduler, "init_noise_sigma"):
-        raise ModelError(
-            f"a {type(pipeline).__name__} cannot sample with a {type(pipeline.scheduler).__name__}: give it another "
-            "scheduler, such as DPMSolverMultistepScheduler."
-        )
     try:
         pipeline.scheduler.set_timesteps(steps)
     except (ValueError, IndexError) as error:
@@ -184,7 +183,7 @@ def _called_plainly(
         ModelError: the pipeline failed or computed NaN.
         OptionError: it does not take one of the sampling options.
     """
-    known = inspect.signature(type(pipeline).__call__).parameters
+    known = families.call_parameters(pipeline)
     arguments = dict(wishes)
     if unknown := sorted(arguments.keys() - known.keys()):
         raise OptionError(f"{type(pipeline).__name__} takes no {', '.join(unknown)}: leave it out.")
@@ -251,7 +250,7 @@ def step_callback(runner: Any, progress: StepCallback) -> dict[str, Any]:
         progress(step + 1, int(running.num_timesteps))
         return {}
 
-    parameters = inspect.signature(type(runner).__call__).parameters
+    parameters = families.call_parameters(runner)
     if "callback_on_step_end" in parameters:
         return {"callback_on_step_end": after_step}
     if "callback" not in parameters:

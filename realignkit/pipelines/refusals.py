@@ -32,7 +32,8 @@ def why_not_modulated(pipeline: Any) -> str:
     """What keeps a pipeline's attention from being modulated, or it from drawing at all."""
     if families.family_of(pipeline) is None:
         return _why_foreign(pipeline, "be modulated")
-    return why_not_drawn(pipeline) or why_not_replaced(families.denoiser(pipeline))
+    with families.alone(pipeline):  # what another thread has put into it meanwhile keeps nobody from it
+        return why_not_drawn(pipeline) or why_not_replaced(families.denoiser(pipeline))
 
 
 def why_not_replaced(network: Any) -> str:
