@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from realignkit import calls, selection
 from realignkit.attention import sampler
 from realignkit.images import Given, cropped
-from realignkit.pipelines.generate import generate
+from realignkit.pipelines import generate as drawing
 from realignkit.provenance import versions
 from realignkit.realignment import Realignment
 from realignkit.types import Answer, Layout, Likelihood, LocalCaption, Tag
@@ -93,7 +93,7 @@ def draw(realigner: Steps, prompts: Sequence[str], seeds: Sequence[int], progres
     images: list[Image] = []
     for start in range(0, len(prompts), realigner.batch_size):
         batch = slice(start, start + realigner.batch_size)
-        images += generate(
+        images += drawing.generate(
             realigner.pipeline(),
             prompts[batch],
             seeds[batch],
