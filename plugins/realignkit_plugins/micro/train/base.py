@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,11 +15,11 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from realignkit_plugins.micro.train import tokenizer as words
 from realignkit_plugins.micro.train.data import SCENE_SEEDS, images, scenes, to_tensor
-from realignkit_plugins.micro.train.loop import Schedule, console, fit
+from realignkit_plugins.micro.train.loop import Schedule
+from realignkit_plugins.micro.train.recipe import Recipe
 from realignkit_plugins.micro.world import Noise, caption, phrases
 from realignkit_plugins.micro.world.captions import CARELESS
 
-SCHEDULE = Schedule(steps=1800, batch_size=96, learning_rate=3e-3, warmup=150)
 SCENES = 48_000
 CAPTION_DROPOUT = 0.1
 PHRASE_BY_PHRASE = 0.15
@@ -134,64 +135,67 @@ def caption_noise(step: int) -> Noise:
     return replace(CARELESS, swap=0.25) if step < 500 else CARELESS
 
 
-def train(out: Path, work: Path, seed: int = 0, steps: int | None = None) -> None:
-    """Train U-Net and text encoder together on cached latents; save the pipeline to ``out/base``.
+class BaseRecipe(Recipe):
+    """U-Net and text encoder together, on cached latents of the trained autoencoder.
 
     In bfloat16, but without ``torch.compile``: with torch 2.13 on a CPU the two together silently gave no gradient
     at all below the first resolution.
     """
-    schedule = SCHEDULE if steps is None else Schedule(**{**vars(SCHEDULE), "steps": steps})
-    vae = AutoencoderKL.from_pretrained(out / "vae")
-    latents = encode_scenes(vae, SCENES, work / "cache")
-    described = scenes(SCENE_SEEDS["base"], SCENES)
-    tokenizer = words.build()
-    torch.manual_seed(seed)
-    unet = build_unet().to(memory_format=torch.channels_last)
-    model = nn.ModuleDict({"unet": unet, "text_encoder": build_text_encoder(tokenizer)})
-    noise_scheduler = scheduler()
-    alphas = noise_scheduler.alphas_cumprod
 
-    def loss(step: int, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
-        pick = torch.randint(SCENES, (schedule.batch_size,), generator=generator)
-        rng = np.random.default_rng([seed, step])
+    name = "base"
+    schedule = Schedule(steps=1800, batch_size=96, learning_rate=3e-3, warmup=150)
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.tokenizer, self.noise_scheduler = words.build(), scheduler()
+        self.unet = build_unet().to(memory_format=torch.channels_last)
+        self.text_encoder = build_text_encoder(self.tokenizer)
+        self.learner = nn.ModuleDict({"unet": self.unet, "text_encoder": self.text_encoder})
+        self.vae = AutoencoderKL.from_pretrained(self.out / "vae")
+        self.latents = encode_scenes(self.vae, SCENES, self.work / "cache")
+        self.described = scenes(SCENE_SEEDS["base"], SCENES)
+
+    def loss(self, step: int, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """The noise's squared error, weighted by Min-SNR."""
+        pick = torch.randint(SCENES, (self.schedule.batch_size,), generator=generator)
+        rng = np.random.default_rng([self.seed, step])
         prompts = [
-            "" if rng.random() < CAPTION_DROPOUT else caption(described[i], rng, caption_noise(step))
+            "" if rng.random() < CAPTION_DROPOUT else caption(self.described[i], rng, caption_noise(step))
             for i in pick.tolist()
         ]
-        x = latents[pick].float()
+        x = self.latents[pick].float()
         noise = torch.randn(x.shape, generator=generator)
         # One timestep from each of B equal slices: the same distribution, less variance.
         uniform = (torch.rand(len(x), generator=generator) + torch.arange(len(x))) / len(x)
         t = (uniform * 1000).long()
-        noisy = noise_scheduler.add_noise(x, noise, t).contiguous(memory_format=torch.channels_last)
+        noisy = self.noise_scheduler.add_noise(x, noise, t).contiguous(memory_format=torch.channels_last)
         with torch.autocast("cpu", torch.bfloat16):
-            hidden = encode_captions(model["text_encoder"], tokenizer, prompts, rng)
-            predicted = unet(noisy, t, hidden).sample
+            hidden = encode_captions(self.text_encoder, self.tokenizer, prompts, rng)
+            predicted = self.unet(noisy, t, hidden).sample
         error = (predicted.float() - noise).square().mean(dim=(1, 2, 3))
+        alphas = self.noise_scheduler.alphas_cumprod
         snr = alphas[t] / (1 - alphas[t])
         value = (error * (snr.clamp(max=MIN_SNR) / snr)).mean()
-        return value, {"mse": float(error.detach().mean())}
+        return value, {"mse": error.mean()}
 
-    fit(model, loss, schedule, seed, work / "base")
-    save(out, vae, unet, model["text_encoder"], tokenizer)
-    console.print(f"saved {out / 'base'}")
+    def finish(self, folder: Path) -> None:
+        """Write a plain ``StableDiffusionPipeline`` folder in fp16 safetensors."""
+        pipeline = StableDiffusionPipeline(
+            vae=self.vae,
+            text_encoder=self.text_encoder,
+            tokenizer=self.tokenizer,
+            unet=self.unet.to(memory_format=torch.contiguous_format),
+            scheduler=scheduler(),
+            safety_checker=None,
+            feature_extractor=None,
+            requires_safety_checker=False,
+        )
+        pipeline.to(dtype=torch.float16).save_pretrained(folder, safe_serialization=True)
+        for config in folder.rglob("*.json"):
+            # Where the weights were while training is nobody's business.
+            values = json.loads(config.read_text())
+            if values.pop("_name_or_path", None) is not None:
+                config.write_text(json.dumps(values, indent=2) + "\n")
 
 
-def save(out: Path, vae: AutoencoderKL, unet: UNet2DConditionModel, text: CLIPTextModel, tokens: CLIPTokenizer) -> None:
-    """Write a plain ``StableDiffusionPipeline`` folder in fp16 safetensors."""
-    pipeline = StableDiffusionPipeline(
-        vae=vae,
-        text_encoder=text,
-        tokenizer=tokens,
-        unet=unet.to(memory_format=torch.contiguous_format),
-        scheduler=scheduler(),
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    )
-    pipeline.to(dtype=torch.float16).save_pretrained(out / "base", safe_serialization=True)
-    for config in (out / "base").rglob("*.json"):
-        # Where the weights were while training is nobody's business.
-        values = json.loads(config.read_text())
-        if values.pop("_name_or_path", None) is not None:
-            config.write_text(json.dumps(values, indent=2) + "\n")
+train = BaseRecipe.train

@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,8 @@ from realignkit_plugins.micro.train.muon import muon
 console = Console(stderr=True)
 CHECK_AT = 10
 """The step at which every parameter must have a gradient (zero-initialised branches need a few to wake up)."""
-Loss = Callable[[int, torch.Generator], tuple[torch.Tensor, dict[str, float]]]
+Loss = Callable[[int, torch.Generator], tuple[torch.Tensor, Mapping[str, torch.Tensor]]]
+"""Of a step: what to minimise, and what of it the log shows."""
 
 
 @dataclass(frozen=True)
@@ -51,58 +52,82 @@ def fit(
     sees the same batches. State is kept in ``folder/state.pt``, the log in ``folder/log.jsonl``.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    optimizer = muon(model, schedule.learning_rate, schedule.weight_decay, schedule.beta2)
-    average = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
-    start = _resume(folder / "state.pt", model, optimizer, average)
+    state = _State(folder / "state.pt", model, schedule)
+    start = state.resume()
+    began = saved = time.monotonic()
+    model.train()
     with _StopOnSignal() as stop:
-        _steps(model, loss, schedule, seed, folder, save_every, optimizer, average, start, stop)
-    model.load_state_dict(average)
+        for step in range(start, schedule.steps):
+            torch.manual_seed(seed * 1_000_003 + step)
+            value, parts = loss(step, torch.Generator().manual_seed(seed * 1_000_003 + step))
+            norm = state.learn(step, value)
+            if norm is None:
+                continue
+            now, last = time.monotonic(), step == schedule.steps - 1
+            if step % 50 == 0 or last:
+                left = (now - began) / (step - start + 1) * (schedule.steps - step - 1)
+                shown = {"loss": value, **parts, "norm": norm}
+                row = {name: float(tensor.detach()) for name, tensor in shown.items()}
+                _log(folder, {"step": step, **row, "minutes_left": left / 60})
+            if stop.requested or now - saved > save_every or last:
+                state.save(step + 1)
+                saved = now
+            if stop.requested:
+                console.print(f"stopped at step {step + 1}; the same command goes on from there")
+                raise SystemExit(130)
+    model.load_state_dict(state.average)
     return model.eval()
 
 
-def _steps(
-    model: nn.Module,
-    loss: Loss,
-    schedule: Schedule,
-    seed: int,
-    folder: Path,
-    save_every: float,
-    optimizer: torch.optim.Optimizer,
-    average: dict[str, torch.Tensor],
-    start: int,
-    stop: _StopOnSignal,
-) -> None:
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    began = saved = time.monotonic()
-    model.train()
-    for step in range(start, schedule.steps):
-        torch.manual_seed(seed * 1_000_003 + step)
-        for group in optimizer.param_groups:
-            group["lr"] = schedule.rate(step)
-        value, parts = loss(step, torch.Generator().manual_seed(seed * 1_000_003 + step))
+class _State:
+    """What a training changes and a later run goes on with: weights, the optimiser's moments, the moving average."""
+
+    def __init__(self, path: Path, model: nn.Module, schedule: Schedule) -> None:
+        self.path, self.model, self.schedule = path, model, schedule
+        self.optimizer = muon(model, schedule.learning_rate, schedule.weight_decay, schedule.beta2)
+        self.average = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+
+    def learn(self, step: int, value: torch.Tensor) -> torch.Tensor | None:
+        """One step down the gradient, whose norm is returned; None where it is not finite, and nothing is done."""
+        groups = self.optimizer.param_groups
+        for group in groups:
+            group["lr"] = self.schedule.rate(step)
         value.backward()
         if step == CHECK_AT:
-            _refuse_dead(model)
-        norm = nn.utils.clip_grad_norm_(parameters, schedule.clip)
-        if not torch.isfinite(norm):
-            optimizer.zero_grad(set_to_none=True)
-            continue
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        _update(average, model, min(schedule.ema, (step + 1) / (step + 10)))
-        now = time.monotonic()
-        if step % 50 == 0 or step == schedule.steps - 1:
-            left = (now - began) / (step - start + 1) * (schedule.steps - step - 1)
-            _log(
-                folder,
-                {"step": step, "loss": float(value.detach()), **parts, "norm": float(norm), "minutes_left": left / 60},
-            )
-        if stop.requested or now - saved > save_every or step == schedule.steps - 1:
-            _save(folder / "state.pt", step + 1, model, optimizer, average)
-            saved = now
-        if stop.requested:
-            console.print(f"stopped at step {step + 1}; the same command goes on from there")
-            raise SystemExit(130)
+            _refuse_dead(self.model)
+        norm = nn.utils.clip_grad_norm_([p for group in groups for p in group["params"]], self.schedule.clip)
+        finite = bool(torch.isfinite(norm))
+        if finite:
+            self.optimizer.step()
+            self._average(min(self.schedule.ema, (step + 1) / (step + 10)))
+        self.optimizer.zero_grad(set_to_none=True)
+        return norm if finite else None
+
+    @torch.no_grad()
+    def _average(self, decay: float) -> None:
+        for name, tensor in self.model.state_dict().items():
+            if tensor.is_floating_point():
+                self.average[name].lerp_(tensor, 1 - decay)
+            else:
+                self.average[name].copy_(tensor)
+
+    def resume(self) -> int:
+        """The step to go on with."""
+        if not self.path.exists():
+            return 0
+        state = torch.load(self.path, weights_only=True)
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.average.update(state["average"])
+        console.print(f"resuming at step {state['step']}")
+        return int(state["step"])
+
+    def save(self, step: int) -> None:
+        """Keep it on disk; ``step``: how many are done."""
+        parts = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "average": self.average}
+        temporary = self.path.with_suffix(".tmp")
+        torch.save({"step": step, **parts}, temporary)
+        os.replace(temporary, self.path)
 
 
 def _refuse_dead(model: nn.Module) -> None:
@@ -114,35 +139,6 @@ def _refuse_dead(model: nn.Module) -> None:
     dead = [name for name, gradient in used if not gradient.any()]
     if dead:
         raise RuntimeError(f"{len(dead)} of {len(used)} weights get no gradient: {', '.join(dead[:5])} …")
-
-
-def _resume(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, average: dict[str, torch.Tensor]) -> int:
-    if not path.exists():
-        return 0
-    state = torch.load(path, weights_only=True)
-    model.load_state_dict(state["model"])
-    optimizer.load_state_dict(state["optimizer"])
-    average.update(state["average"])
-    console.print(f"resuming at step {state['step']}")
-    return int(state["step"])
-
-
-def _save(
-    path: Path, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, average: dict[str, torch.Tensor]
-) -> None:
-    temporary = path.with_suffix(".tmp")
-    state = {"step": step, "model": model.state_dict(), "optimizer": optimizer.state_dict(), "average": average}
-    torch.save(state, temporary)
-    os.replace(temporary, path)
-
-
-@torch.no_grad()
-def _update(average: dict[str, torch.Tensor], model: nn.Module, decay: float) -> None:
-    for name, tensor in model.state_dict().items():
-        if tensor.is_floating_point():
-            average[name].lerp_(tensor, 1 - decay)
-        else:
-            average[name].copy_(tensor)
 
 
 def _log(folder: Path, row: dict[str, float]) -> None:

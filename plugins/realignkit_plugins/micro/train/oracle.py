@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,44 +13,49 @@ from torch.nn.functional import avg_pool2d, cross_entropy, interpolate
 
 from realignkit_plugins.micro.oracle import STRIDE, Oracle, fully_right
 from realignkit_plugins.micro.train.data import SCENE_SEEDS, images, scenes, to_tensor
-from realignkit_plugins.micro.train.loop import Schedule, console, fit
+from realignkit_plugins.micro.train.loop import Schedule, console
+from realignkit_plugins.micro.train.recipe import Recipe
 from realignkit_plugins.micro.world import COLOURS, NOUNS, Scene, caption
 
-SCHEDULE = Schedule(steps=1800, batch_size=32, learning_rate=4e-3, warmup=100, ema=0.995)
 SCENES = 20_000
 _COLOURS = tuple(COLOURS)
 
 
-def train(out: Path, work: Path, seed: int = 0, steps: int | None = None) -> None:
-    """Train, check on unseen scenes of all pairs, save to ``out/oracle``."""
-    schedule = SCHEDULE if steps is None else Schedule(**{**vars(SCHEDULE), "steps": steps})
-    torch.manual_seed(seed)
-    model = Oracle()
-    pixels = images(SCENE_SEEDS["oracle"], SCENES, "all", work / "cache")
-    truths = scenes(SCENE_SEEDS["oracle"], SCENES, "all")
+class OracleRecipe(Recipe):
+    """Where the centre of each object is, and its colour."""
 
-    def loss(step: int, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
-        rng = np.random.default_rng([seed, step])
-        pick = rng.integers(SCENES, size=schedule.batch_size)
-        batch, targets = _batch(pixels, truths, pick, rng)
-        centres, colours = model(degrade(to_tensor(batch), generator))
+    name = "oracle"
+    schedule = Schedule(steps=1800, batch_size=32, learning_rate=4e-3, warmup=100, ema=0.995)
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.model = self.learner = Oracle()
+        self.pixels = images(SCENE_SEEDS["oracle"], SCENES, "all", self.work / "cache")
+        self.truths = scenes(SCENE_SEEDS["oracle"], SCENES, "all")
+
+    def loss(self, step: int, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """CornerNet's focal loss of the centres, in which cells near one count less; cross-entropy of the colours."""
+        rng = np.random.default_rng([self.seed, step])
+        pick = rng.integers(SCENES, size=self.schedule.batch_size)
+        batch, targets = _batch(self.pixels, self.truths, pick, rng)
+        centres, colours = self.model(degrade(to_tensor(batch), generator))
         heat, colour = (torch.from_numpy(t) for t in targets)
         probability = centres.sigmoid().clamp(1e-5, 1 - 1e-5)
         positive = heat == 1
-        # CornerNet's focal loss: cells near a centre count less as negatives.
         hit = -(1 - probability[positive]).square() * probability[positive].log()
         miss = -((1 - heat).pow(4) * probability.square() * (1 - probability).log())[~positive]
         found = (hit.sum() + miss.sum()) / positive.sum().clamp(min=1)
         hue = cross_entropy(colours, colour, ignore_index=-1)
-        return found + hue, {"centres": float(found.detach()), "colours": float(hue.detach())}
+        return found + hue, {"centres": found, "colours": hue}
 
-    fit(model, loss, schedule, seed, work / "oracle")
-    check, rendered = scenes(SCENE_SEEDS["check"], 2000, "all"), images(SCENE_SEEDS["check"], 2000, "all")
-    verdicts = model.detect([Image.fromarray(image) for image in rendered])
-    rng = np.random.default_rng(0)
-    right = [fully_right(caption(s, rng), found) for s, found in zip(check, verdicts, strict=True)]
-    console.print(f"fully right on 2000 unseen renderings: {np.mean(right):.3f}")
-    model.save(out / "oracle")
+    def finish(self, folder: Path) -> None:
+        """Say how often it is right about unseen scenes of all pairs; save."""
+        check, rendered = scenes(SCENE_SEEDS["check"], 2000, "all"), images(SCENE_SEEDS["check"], 2000, "all")
+        verdicts = self.model.detect([Image.fromarray(image) for image in rendered])
+        rng = np.random.default_rng(0)
+        right = [fully_right(caption(s, rng), found) for s, found in zip(check, verdicts, strict=True)]
+        console.print(f"fully right on 2000 unseen renderings: {np.mean(right):.3f}")
+        self.model.save(folder)
 
 
 def _batch(
@@ -113,3 +119,6 @@ def degrade(x: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     x = x + interpolate(low, size=x.shape[-2:], mode="bilinear")
     gain = 1 + 0.16 * (torch.rand(shape, generator=generator) - 0.5)
     return (x * gain + 0.08 * (torch.rand(shape, generator=generator) - 0.5)).clamp(0, 1)
+
+
+train = OracleRecipe.train

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from realignkit_plugins.micro.train.recognize_anything import train_as
+from realignkit_plugins.micro.train.recognize_anything import RecognizeAnythingRecipe
 
 
-def train(out: Path, work: Path, seed: int = 0, steps: int | None = None) -> None:
-    """Train, measure precision and recall on unseen scenes, save to ``out/ram``."""
-    train_as("ram", out, work, seed, steps)
+class RAMRecipe(RecognizeAnythingRecipe):
+    """RAM's own class at small size."""
+
+    name = architecture = "ram"
+
+
+train = RAMRecipe.train

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -13,14 +14,14 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from realignkit.files import atomic_write
 from realignkit_plugins.micro.train.augment import augment
 from realignkit_plugins.micro.train.data import SCENE_SEEDS, images, scenes, to_tensor
-from realignkit_plugins.micro.train.loop import Schedule, console, fit
-from realignkit_plugins.micro.train.tagger import targets
+from realignkit_plugins.micro.train.loop import Schedule
+from realignkit_plugins.micro.train.recipe import Recipe
+from realignkit_plugins.micro.train.tagger import report_tags, targets
 from realignkit_plugins.micro.world import BACKGROUNDS, IMAGE_SIZE, TAGS
 from realignkit_plugins.taggers.recognize_anything_config import MEAN, STD, Architecture, NetworkConfig
 from realignkit_plugins.taggers.recognize_anything_networks import TaggingNetwork, build_network
 from realignkit_plugins.taggers.swin import Block
 
-SCHEDULE = Schedule(steps=2200, batch_size=48, learning_rate=3e-3, warmup=100, ema=0.995)
 SCENES = 16_000
 GRID = 4
 """Cells per side of the picture: the last stage's tokens."""
@@ -97,43 +98,39 @@ def cells(seed: int, count: int) -> torch.Tensor:
     return torch.from_numpy(shares).flatten(1, 2)
 
 
-def train_as(architecture: Architecture, out: Path, work: Path, seed: int, steps: int | None) -> None:
-    """Train, measure precision and recall on unseen scenes, save to ``out/<architecture>``."""
-    schedule = SCHEDULE if steps is None else Schedule(**{**vars(SCHEDULE), "steps": steps})
-    torch.manual_seed(seed)
-    lesson = Lesson(build(architecture))
-    pixels = images(SCENE_SEEDS[architecture], SCENES, "train", work / "cache")
-    truth, places = targets(SCENE_SEEDS[architecture], SCENES), cells(SCENE_SEEDS[architecture], SCENES)
-    objects = torch.tensor([tag not in BACKGROUNDS for tag in TAGS])
-
-    def loss(step: int, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
-        pick = torch.randint(SCENES, (schedule.batch_size,), generator=generator)
-        x = augment(to_tensor(pixels[pick.numpy()]), generator)
-        tags, where = lesson(normalise(x))
-        tagging = binary_cross_entropy_with_logits(tags, truth[pick])
-        placing = binary_cross_entropy_with_logits(where[..., objects], places[pick][..., objects].float())
-        return (tagging + placing) * 10, {"tagging": float(tagging.detach()), "placing": float(placing.detach())}
-
-    fit(lesson, loss, schedule, seed, work / architecture)
-    model = lesson.network
-    precision, recall = precision_and_recall(model)
-    console.print(f"unseen scenes: precision {precision:.3f}, recall {recall:.3f}")
-    write(model, out / architecture)
-
-
-@torch.no_grad()
-def precision_and_recall(model: TaggingNetwork, count: int = 1000) -> tuple[float, float]:
-    """Of tags at a threshold of 0.5, over scenes that no model was trained on."""
-    check = normalise(to_tensor(images(SCENE_SEEDS["check"], count)))
-    guess = torch.cat([model(part) for part in check.split(100)]) > 0
-    wanted = targets(SCENE_SEEDS["check"], count).bool()
-    right = float((guess & wanted).sum())
-    return right / max(float(guess.sum()), 1.0), right / float(wanted.sum())
-
-
 def write(model: TaggingNetwork, folder: Path) -> None:
     """Half-precision weights, the network's shape and the tag list, as the taggers read them."""
     weights = {name: tensor.half().contiguous() for name, tensor in model.state_dict().items()}
     atomic_write(folder / "model.safetensors", save(weights, {"format": "pt"}))
     atomic_write(folder / "config.json", model.config.model_dump_json(indent=2) + "\n")
     atomic_write(folder / "tag_list.txt", "\n".join(TAGS) + "\n")
+
+
+class RecognizeAnythingRecipe(Recipe):
+    """A picture's tags, and where they are; the child says which network is trained."""
+
+    architecture: ClassVar[Architecture]
+    schedule = Schedule(steps=2200, batch_size=48, learning_rate=3e-3, warmup=100, ema=0.995)
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.learner = self.lesson = Lesson(build(self.architecture))
+        scene_seed = SCENE_SEEDS[self.name]
+        self.pixels = images(scene_seed, SCENES, "train", self.work / "cache")
+        self.truth, self.places = targets(scene_seed, SCENES), cells(scene_seed, SCENES)
+        self.objects = torch.tensor([tag not in BACKGROUNDS for tag in TAGS])
+
+    def loss(self, step: int, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Binary cross-entropy of the tags, and of their places."""
+        pick = torch.randint(SCENES, (self.schedule.batch_size,), generator=generator)
+        x = augment(to_tensor(self.pixels[pick.numpy()]), generator)
+        tags, where = self.lesson(normalise(x))
+        tagging = binary_cross_entropy_with_logits(tags, self.truth[pick])
+        truth = self.places[pick][..., self.objects].float()
+        placing = binary_cross_entropy_with_logits(where[..., self.objects], truth)
+        return (tagging + placing) * 10, {"tagging": tagging, "placing": placing}
+
+    def finish(self, folder: Path) -> None:
+        """Say precision and recall on unseen scenes; save."""
+        report_tags(lambda x: self.lesson.network(normalise(x)))
+        write(self.lesson.network, folder)

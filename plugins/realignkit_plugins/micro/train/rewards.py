@@ -6,21 +6,26 @@ the reward has never seen. Hence negatives of three kinds of caption, and of fiv
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from abc import abstractmethod
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import nn
 from torch.nn.functional import grid_sample, interpolate
 from transformers import BertTokenizer
 
 from realignkit_plugins.micro.train.augment import augment
 from realignkit_plugins.micro.train.data import SCENE_SEEDS, images, scenes, to_tensor
 from realignkit_plugins.micro.train.loop import console
-from realignkit_plugins.micro.train.patches import all_labels
+from realignkit_plugins.micro.train.patches import Seeing, all_labels
+from realignkit_plugins.micro.train.recipe import Recipe, save
+from realignkit_plugins.micro.train.tagger import write_preprocessor
+from realignkit_plugins.micro.train.words import Words
 from realignkit_plugins.micro.world import BACKGROUNDS, COLOURS, EXTRA_NOUNS, NOUNS, Scene, caption
 from realignkit_plugins.micro.world.vocabulary import COUNTS, plural
 
@@ -30,6 +35,16 @@ MISTAKES: tuple[Mistake, ...] = ("swapped", "replaced", "missing")
 GENERATED = 768
 """Pictures that the base model leaves unfinished, as examples of its own malformed shapes."""
 MAX_LENGTH = 48
+VISION = {
+    "hidden_size": 128,
+    "intermediate_size": 384,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "image_size": 64,
+    "patch_size": 8,
+    "initializer_range": 0.02,  # BLIP's published default is 1e-10, for weights that are loaded
+}
+"""The rewards' vision transformers: 4 layers on 8 x 8 patches."""
 _GLUE = "a an the and of to left right above below in on with under photo picture one four ,"
 
 
@@ -238,7 +253,65 @@ def accuracy(reward: Callable[[torch.Tensor, list[str]], Any], count: int = 500)
     return results
 
 
-def report(name: str, reward: Callable[[torch.Tensor, list[str]], Any], pairs: Pairs) -> None:
-    """Print :func:`accuracy` of a checkpoint that was just saved (after a short trial, on fewer scenes)."""
-    results = accuracy(reward, min(500, pairs.count))
-    console.print(f"{name}, unseen scenes, true preferred: " + ", ".join(f"{k} {v:.3f}" for k, v in results.items()))
+class RewardRecipe(Recipe):
+    """A reward's: pictures with true and wrong captions, judged by a network whose vision tower reads its patches.
+
+    A child says what is built, what the tower is, what a batch is worth, and which plugins judge what was saved.
+
+    Attributes:
+        taught_words: whether every word of a caption is judged too (:class:`Words`).
+    """
+
+    taught_words: ClassVar[bool] = False
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.model, self.tokens = self.build(), self.tokenizer()
+        self.learner = self.seeing = Seeing(self.model, self.tower, 128)
+        if self.taught_words:
+            self.words = Words(96)
+            self.learner = nn.ModuleList([self.seeing, self.words])
+        seen = self.schedule.steps * self.schedule.batch_size
+        self.pairs = Pairs(self.name, self.work, self.out / "base", self.seed, seen)
+
+    @abstractmethod
+    def build(self) -> Any:
+        """A fresh network."""
+
+    def tokenizer(self) -> Any:
+        """What reads captions for it."""
+        return bert_words()
+
+    def tower(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Hidden states (B, 1 + patches, 128) of its own pixel values, the class token first."""
+        hidden: torch.Tensor = self.model.vision_model(pixel_values=pixels).last_hidden_state
+        return hidden
+
+    def read(self, captions: list[str], **how: Any) -> Any:
+        """Token ids and mask of captions."""
+        return self.tokens(captions, return_tensors="pt", truncation=True, **{"padding": True, **how})
+
+    def loss(self, step: int, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Of the step's batch."""
+        return self.objective(self.pairs.batch(step, self.schedule.batch_size, generator), step)
+
+    @abstractmethod
+    def objective(self, batch: Batch, step: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """What to minimise, and what of it the log shows."""
+
+    @abstractmethod
+    def judges(self, folder: Path) -> Mapping[str, Callable[[torch.Tensor, list[str]], Any]]:
+        """The rewards that read what was saved, by what the report calls them."""
+
+    def save(self, folder: Path) -> None:
+        """The network, its tokenizer, and how pictures become its input."""
+        save(self.model, folder, self.tokens)
+        write_preprocessor(folder, "ViTImageProcessor")
+
+    def finish(self, folder: Path) -> None:
+        """Save, then print :func:`accuracy` as the plugins see it (after a short trial, on fewer scenes)."""
+        self.save(folder)
+        for name, reward in self.judges(folder).items():
+            results = accuracy(reward, min(500, self.pairs.count))
+            shown = ", ".join(f"{kind} {value:.3f}" for kind, value in results.items())
+            console.print(f"{name}, unseen scenes, true preferred: {shown}")

@@ -15,11 +15,11 @@ from torch.nn.functional import binary_cross_entropy_with_logits, normalize
 from transformers import Blip2Config, Blip2TextModelWithProjection
 
 from realignkit_plugins.micro.train.data import SCENE_SEEDS, scenes
-from realignkit_plugins.micro.train.loop import Schedule, console, fit
+from realignkit_plugins.micro.train.loop import Schedule, console
+from realignkit_plugins.micro.train.recipe import Recipe, save
 from realignkit_plugins.micro.train.rewards import MAX_LENGTH, MISTAKES, SCENES, bert_words, mistaken
 from realignkit_plugins.micro.world import COLOURS, NOUNS, Scene, caption
 
-SCHEDULE = Schedule(steps=2000, batch_size=48, learning_rate=3e-3, warmup=100, ema=0.995)
 WRONG_COLOUR = 0.3
 """What an object in the wrong colour is worth, compared with the right one."""
 _PAIRS = {pair: i for i, pair in enumerate(itertools.product(NOUNS, COLOURS))}
@@ -45,51 +45,6 @@ def build() -> Blip2TextModelWithProjection:
     # The vision and language parts are not this model's; small, so that its configuration says nothing untrue of them.
     other = {"vision_config": {"image_size": 64, "patch_size": 8}, "text_config": {"model_type": "opt"}}
     return Blip2TextModelWithProjection(Blip2Config(qformer_config=q_former, image_text_hidden_size=64, **other))
-
-
-def train(out: Path, work: Path, seed: int = 0, steps: int | None = None) -> None:
-    """Train on text alone, measure on unseen captions, save to ``out/caption_text_encoder``."""
-    schedule = SCHEDULE if steps is None else Schedule(**{**vars(SCHEDULE), "steps": steps})
-    torch.manual_seed(seed)
-    model, tokens = build(), bert_words()
-    count = min(SCENES, schedule.steps * schedule.batch_size)  # a short trial sees no more
-    described = scenes(SCENE_SEEDS["captioner"], count)
-
-    named = nn.Linear(model.config.image_text_hidden_size, len(_PAIRS))
-    nn.init.constant_(named.bias, -4.0)  # a scene has two of 275
-
-    def features(texts: list[str]) -> torch.Tensor:
-        read: Any = tokens(texts, padding=True, truncation=True, return_tensors="pt")
-        embedded = model(input_ids=read["input_ids"], attention_mask=read["attention_mask"]).text_embeds[:, 0]
-        return normalize(embedded, dim=-1)
-
-    def loss(step: int, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
-        rng = np.random.default_rng([seed, step])
-        asked = [described[i] for i in rng.integers(count, size=schedule.batch_size)]
-        # Half of the captions are of the scene in other words, half are of one with a mistake.
-        said = [_variant(scene, rng) for scene in asked]
-        own = features([caption(scene, rng) for scene in asked])
-        other = features([caption(scene, rng) for scene in said])
-        target = torch.tensor([[similarity(a, b) for b in said] for a in asked])
-        error = (own @ other.T - target).square()
-        paired = error.diagonal().mean()
-        # Similarities alone leave a bag of words: which colour is whose must be in the embedding.
-        pairs = binary_cross_entropy_with_logits(
-            named(8 * torch.cat([own, other])), torch.stack([_held(scene) for scene in [*asked, *said]])
-        ) * (len(_PAIRS) / 10)
-        return paired + error.mean() + pairs, {"paired": float(paired.detach()), "pairs": float(pairs.detach())}
-
-    fit(nn.ModuleList([model, named]), loss, schedule, seed, work / "caption_text_encoder")
-    rng = np.random.default_rng(9)
-    check = scenes(SCENE_SEEDS["check"], 500, "all")
-    with torch.no_grad():
-        plain = features([caption(scene, rng) for scene in check])
-        same = (plain * features([caption(_shuffled(scene, rng), rng) for scene in check])).sum(-1)
-        for kind in MISTAKES:
-            wrong = (plain * features([caption(mistaken(scene, kind, rng), rng) for scene in check])).sum(-1)
-            console.print(f"other words beat '{kind}' on {float((same > wrong).float().mean()):.3f} of unseen captions")
-    model.half().save_pretrained(out / "caption_text_encoder")
-    tokens.save_pretrained(out / "caption_text_encoder")
 
 
 def _held(scene: Scene) -> torch.Tensor:
@@ -124,3 +79,57 @@ def _variant(scene: Scene, rng: np.random.Generator) -> Scene:
 def _shuffled(scene: Scene, rng: np.random.Generator) -> Scene:
     """The same things, named in another order."""
     return replace(scene, things=tuple(scene.things[i] for i in rng.permutation(len(scene.things))))
+
+
+class TextEncoderRecipe(Recipe):
+    """Which captions mean the same, on text alone."""
+
+    name = "caption_text_encoder"
+    schedule = Schedule(steps=2000, batch_size=48, learning_rate=3e-3, warmup=100, ema=0.995)
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.model, self.tokens = build(), bert_words()
+        count = min(SCENES, self.schedule.steps * self.schedule.batch_size)  # a short trial sees no more
+        self.described = scenes(SCENE_SEEDS["captioner"], count)
+        self.named = nn.Linear(self.model.config.image_text_hidden_size, len(_PAIRS))
+        nn.init.constant_(self.named.bias, -4.0)  # a scene has two of 275
+        self.learner = nn.ModuleList([self.model, self.named])
+
+    def features(self, texts: list[str]) -> torch.Tensor:
+        """Unit vectors (B, D)."""
+        read: Any = self.tokens(texts, padding=True, truncation=True, return_tensors="pt")
+        embedded = self.model(input_ids=read["input_ids"], attention_mask=read["attention_mask"]).text_embeds[:, 0]
+        return normalize(embedded, dim=-1)
+
+    def loss(self, step: int, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Cosines against :func:`similarity`, and which pairs of colour and noun a caption has."""
+        rng = np.random.default_rng([self.seed, step])
+        asked = [self.described[i] for i in rng.integers(len(self.described), size=self.schedule.batch_size)]
+        # Half of the captions are of the scene in other words, half are of one with a mistake.
+        said = [_variant(scene, rng) for scene in asked]
+        own = self.features([caption(scene, rng) for scene in asked])
+        other = self.features([caption(scene, rng) for scene in said])
+        target = torch.tensor([[similarity(a, b) for b in said] for a in asked])
+        error = (own @ other.T - target).square()
+        paired = error.diagonal().mean()
+        # Similarities alone leave a bag of words: which colour is whose must be in the embedding.
+        pairs = binary_cross_entropy_with_logits(
+            self.named(8 * torch.cat([own, other])), torch.stack([_held(scene) for scene in [*asked, *said]])
+        ) * (len(_PAIRS) / 10)
+        return paired + error.mean() + pairs, {"paired": paired, "pairs": pairs}
+
+    @torch.no_grad()
+    def finish(self, folder: Path) -> None:
+        """Say how often other words are nearer than a mistake, on unseen captions; save."""
+        rng = np.random.default_rng(9)
+        check = scenes(SCENE_SEEDS["check"], 500, "all")
+        plain = self.features([caption(scene, rng) for scene in check])
+        same = (plain * self.features([caption(_shuffled(scene, rng), rng) for scene in check])).sum(-1)
+        for kind in MISTAKES:
+            wrong = (plain * self.features([caption(mistaken(scene, kind, rng), rng) for scene in check])).sum(-1)
+            console.print(f"other words beat '{kind}' on {float((same > wrong).float().mean()):.3f} of unseen captions")
+        save(self.model, folder, self.tokens)
+
+
+train = TextEncoderRecipe.train

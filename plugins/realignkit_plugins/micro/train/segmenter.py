@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,12 +15,12 @@ from transformers.models.clipseg.configuration_clipseg import CLIPSegTextConfig,
 from realignkit_plugins.micro.train import tokenizer as words
 from realignkit_plugins.micro.train.augment import augment
 from realignkit_plugins.micro.train.data import SCENE_SEEDS, images, scenes, to_tensor
-from realignkit_plugins.micro.train.loop import Schedule, console, fit
+from realignkit_plugins.micro.train.loop import Schedule, console
+from realignkit_plugins.micro.train.recipe import Recipe, save
 from realignkit_plugins.micro.train.tagger import write_preprocessor
 from realignkit_plugins.micro.world import BACKGROUNDS, COLOURS, NOUNS, Rendering, Scene, phrase, render
 from realignkit_plugins.micro.world.vocabulary import article
 
-SCHEDULE = Schedule(steps=1400, batch_size=24, learning_rate=3e-3, warmup=150, ema=0.995)
 SCENES = 16_000
 QUERIES = 4
 PATCH = 8
@@ -60,36 +61,6 @@ def build() -> CLIPSegForImageSegmentation:
             use_complex_transposed_convolution=False,
         )
     )
-
-
-def train(out: Path, work: Path, seed: int = 0, steps: int | None = None) -> None:
-    """Train on phrases that are, and phrases that are not, in the picture; save to ``out/segmenter``."""
-    schedule = SCHEDULE if steps is None else Schedule(**{**vars(SCHEDULE), "steps": steps})
-    torch.manual_seed(seed)
-    model, tokens = build(), words.build()
-    pixels = images(SCENE_SEEDS["segmenter"], SCENES, "train", work / "cache")
-    truths = scenes(SCENE_SEEDS["segmenter"], SCENES)
-
-    def loss(step: int, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
-        rng = np.random.default_rng([seed, step])
-        pick = rng.integers(SCENES, size=schedule.batch_size)
-        asked = [queries(truths[i], render(truths[i]), rng) for i in pick]
-        texts = [text for some in asked for text, _ in some]
-        mask = torch.from_numpy(np.stack([m for some in asked for _, m in some])).float()
-        x = augment(to_tensor(pixels[pick]), generator) * 2 - 1
-        logits = predict(model, tokens, x, texts, QUERIES)
-        overlap = (2 * (logits.sigmoid() * mask).sum((1, 2)) + 20) / (
-            logits.sigmoid().sum((1, 2)) + mask.sum((1, 2)) + 20
-        )
-        return binary_cross_entropy_with_logits(logits, mask) + 0.3 * (1 - overlap.mean()), {
-            "dice": float(overlap.mean().detach())
-        }
-
-    fit(model, loss, schedule, seed, work / "segmenter")
-    console.print(f"mean IoU of named objects in unseen scenes: {mean_iou(model, tokens):.3f}")
-    model.half().save_pretrained(out / "segmenter")
-    tokens.save_pretrained(out / "segmenter")
-    write_preprocessor(out / "segmenter", "ViTImageProcessor")
 
 
 def predict(
@@ -163,3 +134,41 @@ def mean_iou(model: CLIPSegForImageSegmentation, tokens: object, count: int = 50
             truth = np.any([rendering.masks[j] for j, other in enumerate(texts) if other == text], axis=0)
             scores.append((guesses[i] & truth).sum() / max((guesses[i] | truth).sum(), 1))
     return float(np.mean(scores))
+
+
+class SegmenterRecipe(Recipe):
+    """Where phrases are, of which some are in the picture and some are not."""
+
+    name = "segmenter"
+    schedule = Schedule(steps=1400, batch_size=24, learning_rate=3e-3, warmup=150, ema=0.995)
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.model, self.tokens = build(), words.build()
+        self.learner = self.model
+        self.pixels = images(SCENE_SEEDS["segmenter"], SCENES, "train", self.work / "cache")
+        self.truths = scenes(SCENE_SEEDS["segmenter"], SCENES)
+
+    def loss(self, step: int, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Binary cross-entropy of each pixel, and the Dice loss of each mask."""
+        rng = np.random.default_rng([self.seed, step])
+        pick = rng.integers(SCENES, size=self.schedule.batch_size)
+        asked = [queries(self.truths[i], render(self.truths[i]), rng) for i in pick]
+        texts = [text for some in asked for text, _ in some]
+        mask = torch.from_numpy(np.stack([m for some in asked for _, m in some])).float()
+        x = augment(to_tensor(self.pixels[pick]), generator) * 2 - 1
+        logits = predict(self.model, self.tokens, x, texts, QUERIES)
+        overlap = (2 * (logits.sigmoid() * mask).sum((1, 2)) + 20) / (
+            logits.sigmoid().sum((1, 2)) + mask.sum((1, 2)) + 20
+        )
+        dice = overlap.mean()
+        return binary_cross_entropy_with_logits(logits, mask) + 0.3 * (1 - dice), {"dice": dice}
+
+    def finish(self, folder: Path) -> None:
+        """Say the overlap with true masks in unseen scenes; save."""
+        console.print(f"mean IoU of named objects in unseen scenes: {mean_iou(self.model, self.tokens):.3f}")
+        save(self.model, folder, self.tokens)
+        write_preprocessor(folder, "ViTImageProcessor")
+
+
+train = SegmenterRecipe.train

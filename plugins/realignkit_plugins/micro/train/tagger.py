@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,10 +14,10 @@ from transformers import ResNetConfig, ResNetForImageClassification
 
 from realignkit_plugins.micro.train.augment import augment
 from realignkit_plugins.micro.train.data import SCENE_SEEDS, images, scenes, to_tensor
-from realignkit_plugins.micro.train.loop import Schedule, console, fit
+from realignkit_plugins.micro.train.loop import Schedule, console
+from realignkit_plugins.micro.train.recipe import Recipe, save
 from realignkit_plugins.micro.world import TAGS
 
-SCHEDULE = Schedule(steps=1500, batch_size=48, learning_rate=4e-3, warmup=100, ema=0.995)
 SCENES = 16_000
 MEAN = STD = [0.5, 0.5, 0.5]
 
@@ -34,30 +36,6 @@ def build() -> ResNetForImageClassification:
             problem_type="multi_label_classification",
         )
     )
-
-
-def train(out: Path, work: Path, seed: int = 0, steps: int | None = None) -> None:
-    """Train, measure precision and recall on unseen scenes, save to ``out/tagger``."""
-    schedule = SCHEDULE if steps is None else Schedule(**{**vars(SCHEDULE), "steps": steps})
-    torch.manual_seed(seed)
-    model = build()
-    pixels = images(SCENE_SEEDS["tagger"], SCENES, "train", work / "cache")
-    truth = targets(SCENE_SEEDS["tagger"], SCENES)
-
-    def loss(step: int, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
-        pick = torch.randint(SCENES, (schedule.batch_size,), generator=generator)
-        x = augment(to_tensor(pixels[pick.numpy()]), generator)
-        return binary_cross_entropy_with_logits(model(x * 2 - 1).logits, truth[pick]) * 10, {}
-
-    fit(model, loss, schedule, seed, work / "tagger")
-    with torch.no_grad():
-        check = to_tensor(images(SCENE_SEEDS["check"], 1000)) * 2 - 1
-        guess = torch.cat([model(part).logits.sigmoid() for part in check.split(100)]) > 0.5
-    wanted = targets(SCENE_SEEDS["check"], 1000).bool()
-    right = (guess & wanted).sum()
-    console.print(f"unseen scenes: precision {right / guess.sum():.3f}, recall {right / wanted.sum():.3f}")
-    model.half().save_pretrained(out / "tagger")
-    write_preprocessor(out / "tagger", "ViTImageProcessor")
 
 
 def targets(seed: int, count: int) -> torch.Tensor:
@@ -81,3 +59,45 @@ def write_preprocessor(folder: Path, name: str) -> None:
         "image_std": STD,
     }
     (folder / "preprocessor_config.json").write_text(json.dumps(config, indent=2) + "\n")
+
+
+class TaggerRecipe(Recipe):
+    """Which tags a picture deserves, each on its own."""
+
+    name = "tagger"
+    schedule = Schedule(steps=1500, batch_size=48, learning_rate=4e-3, warmup=100, ema=0.995)
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.model = self.learner = build()
+        self.pixels = images(SCENE_SEEDS["tagger"], SCENES, "train", self.work / "cache")
+        self.truth = targets(SCENE_SEEDS["tagger"], SCENES)
+
+    def loss(self, step: int, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Binary cross-entropy."""
+        pick = torch.randint(SCENES, (self.schedule.batch_size,), generator=generator)
+        x = augment(to_tensor(self.pixels[pick.numpy()]), generator)
+        return binary_cross_entropy_with_logits(self.model(x * 2 - 1).logits, self.truth[pick]) * 10, {}
+
+    def finish(self, folder: Path) -> None:
+        """Say precision and recall on unseen scenes; save."""
+        report_tags(lambda x: self.model(x * 2 - 1).logits)
+        save(self.model, folder)
+        write_preprocessor(folder, "ViTImageProcessor")
+
+
+@torch.no_grad()
+def report_tags(logits: Callable[[torch.Tensor], torch.Tensor], count: int = 1000) -> None:
+    """Print precision and recall, of tags at a probability of 0.5, over scenes that no model was trained on.
+
+    ``logits``: of pictures float (B, 3, H, W) in [0, 1], (B, tags).
+    """
+    check = to_tensor(images(SCENE_SEEDS["check"], count))
+    guess = torch.cat([logits(part) for part in check.split(100)]) > 0
+    wanted = targets(SCENE_SEEDS["check"], count).bool()
+    right = float((guess & wanted).sum())
+    precision, recall = right / max(float(guess.sum()), 1.0), right / float(wanted.sum())
+    console.print(f"unseen scenes: precision {precision:.3f}, recall {recall:.3f}")
+
+
+train = TaggerRecipe.train

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKL
@@ -10,9 +11,9 @@ from torch import nn
 from torch.nn.functional import l1_loss, mse_loss
 
 from realignkit_plugins.micro.train.data import SCENE_SEEDS, images, to_tensor
-from realignkit_plugins.micro.train.loop import Schedule, console, fit
+from realignkit_plugins.micro.train.loop import Schedule, console
+from realignkit_plugins.micro.train.recipe import Recipe
 
-SCHEDULE = Schedule(steps=1700, batch_size=32, learning_rate=6e-3, weight_decay=0.0, warmup=50, ema=0.99)
 CROP = 32
 
 
@@ -35,34 +36,42 @@ def build() -> AutoencoderKL:
     return model
 
 
-def train(out: Path, work: Path, seed: int = 0, steps: int | None = None) -> None:
-    """Train on random crops with L1 + L2 + gradient loss and a little KL; save to ``out/vae``."""
-    schedule = SCHEDULE if steps is None else Schedule(**{**vars(SCHEDULE), "steps": steps})
-    torch.manual_seed(seed)
-    model = build().to(memory_format=torch.channels_last)
-    pixels = images(SCENE_SEEDS["vae"], 8000)
+class VAERecipe(Recipe):
+    """Random crops with L1 + L2 + gradient loss and a little KL."""
 
-    def loss(step: int, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
-        # Two random windows an image: cheaper than whole images, and as informative for a convolutional model.
-        pick = torch.randint(len(pixels), (schedule.batch_size,), generator=generator)
+    name = "vae"
+    schedule = Schedule(steps=1700, batch_size=32, learning_rate=6e-3, weight_decay=0.0, warmup=50, ema=0.99)
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.model = self.learner = build().to(memory_format=torch.channels_last)
+        self.pixels = images(SCENE_SEEDS["vae"], 8000)
+
+    def loss(self, step: int, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Of two random windows an image: cheaper than whole images, and as informative for convolutions."""
+        pick = torch.randint(len(self.pixels), (self.schedule.batch_size,), generator=generator)
         top, left = (int(torch.randint(0, 64 - CROP + 1, (1,), generator=generator)) for _ in range(2))
-        x = to_tensor(pixels[pick.numpy(), top : top + CROP, left : left + CROP]) * 2 - 1
+        x = to_tensor(self.pixels[pick.numpy(), top : top + CROP, left : left + CROP]) * 2 - 1
         x = x.contiguous(memory_format=torch.channels_last)
-        posterior = model.encode(x).latent_dist
-        y = model.decode(posterior.sample(generator)).sample
+        posterior = self.model.encode(x).latent_dist
+        y = self.model.decode(posterior.sample(generator)).sample
         error = mse_loss(y, x)
         edges = sum(l1_loss(y.diff(dim=axis), x.diff(dim=axis)) for axis in (2, 3))
         kl = posterior.kl().mean() / posterior.mean[0].numel()
         value = l1_loss(y, x) + error + 0.5 * edges + 5e-4 * kl
-        return value, {"psnr": float(-10 * torch.log10(error.detach() / 4)), "kl": float(kl.detach())}
+        return value, {"psnr": -10 * torch.log10(error.detach() / 4), "kl": kl}
 
-    fit(model, loss, schedule, seed, work / "vae")
-    check = to_tensor(images(SCENE_SEEDS["check"], 256)) * 2 - 1
-    with torch.no_grad():
-        latents = model.encode(check).latent_dist.mean
-        error = mse_loss(model.decode(latents).sample.clamp(-1, 1), check)
-    # The pipeline divides by this, so that the U-Net sees latents of unit variance.
-    model.register_to_config(scaling_factor=round(float(1 / latents.std()), 4))
-    psnr = float(-10 * torch.log10(error / 4))
-    console.print(f"PSNR on unseen images: {psnr:.1f} dB; latents std {float(latents.std()):.3f}")
-    model.to(memory_format=torch.contiguous_format).save_pretrained(out / "vae")
+    def finish(self, folder: Path) -> None:
+        """Say how well unseen images come back, and how large latents are."""
+        check = to_tensor(images(SCENE_SEEDS["check"], 256)) * 2 - 1
+        with torch.no_grad():
+            latents = self.model.encode(check).latent_dist.mean
+            error = mse_loss(self.model.decode(latents).sample.clamp(-1, 1), check)
+        # The pipeline divides by this, so that the U-Net sees latents of unit variance.
+        self.model.register_to_config(scaling_factor=round(float(1 / latents.std()), 4))
+        psnr = float(-10 * torch.log10(error / 4))
+        console.print(f"PSNR on unseen images: {psnr:.1f} dB; latents std {float(latents.std()):.3f}")
+        self.model.to(memory_format=torch.contiguous_format).save_pretrained(folder)
+
+
+train = VAERecipe.train
