@@ -10,13 +10,13 @@ from pydantic import Field
 
 from realignkit.contracts import Generator
 from realignkit.contracts import Options as PluginOptions
+from realignkit_plugins.generators.prompted import takes
 from realignkit_plugins.generators.stable_diffusion import OffloadName, PipelineSettings, load_pipeline
 from realignkit_plugins.loading import Checkpoint, CheckpointPlugin, DTypeName
 
 if TYPE_CHECKING:
     import numpy as np
     from diffusers import DiffusionPipeline
-    from torch import Generator as TorchGenerator
     from torch import Tensor
 
 
@@ -104,27 +104,16 @@ class Cascade:
             raise AttributeError(name)
         return getattr(self.first, name)
 
-    def __call__(
-        self,
-        prompt: list[str],
-        num_inference_steps: int | None = None,
-        guidance_scale: float | None = None,
-        negative_prompt: list[str] | None = None,
-        generator: list[TorchGenerator] | None = None,
-        output_type: str = "pil",
-        callback: Any = None,
-        callback_steps: int = 1,
-    ) -> CascadeOutput:
-        """Images of 64, 256 or 1024 pixels a side, as many models as there are."""
-        wishes = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}
-        own = {name: wish for name, wish in wishes.items() if wish is not None}
+    @takes("num_inference_steps", "guidance_scale", "negative_prompt", "generator", "callback", "callback_steps")
+    def __call__(self, prompt: list[str], output_type: str = "pil", **options: Any) -> CascadeOutput:
+        """Images of 64, 256 or 1024 pixels a side, as many models as there are; None leaves an option to the first."""
+        given = {name: value for name, value in options.items() if value is not None}
+        negative_prompt, generator = given.pop("negative_prompt", None), given.get("generator")
         positive, negative = self.first.encode_prompt(
             prompt, do_classifier_free_guidance=True, negative_prompt=negative_prompt
         )
         embeddings: dict[str, Tensor] = {"prompt_embeds": positive, "negative_prompt_embeds": negative}
-        images = self.first(
-            **embeddings, **own, generator=generator, output_type="pt", callback=callback, callback_steps=callback_steps
-        ).images
+        images = self.first(**embeddings, **given, output_type="pt").images
         if self.second is not None:
             images = self.second(
                 image=images,

@@ -2,8 +2,23 @@
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any
+
+
+def takes(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Say which options a call of ``(self, prompt, output_type, **options)`` takes: the engine asks its signature."""
+
+    def state(call: Callable[..., Any]) -> Callable[..., Any]:
+        signature = inspect.signature(call)
+        fixed = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
+        options = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None) for name in names]
+        call.__signature__ = signature.replace(parameters=[*fixed, *options])  # type: ignore[attr-defined]
+        return call
+
+    return state
 
 
 class PromptedPipeline(ABC):
@@ -17,28 +32,12 @@ class PromptedPipeline(ABC):
             raise AttributeError(name)
         return getattr(self.inner, name)
 
-    def __call__(
-        self,
-        prompt: list[str],
-        num_inference_steps: int | None = None,
-        guidance_scale: float | None = None,
-        height: int | None = None,
-        width: int | None = None,
-        negative_prompt: list[str] | None = None,
-        generator: Any = None,
-        output_type: str = "pil",
-        callback_on_step_end: Any = None,
-    ) -> Any:
+    @takes(
+        *("num_inference_steps", "guidance_scale", "height", "width"),
+        *("negative_prompt", "generator", "callback_on_step_end"),
+    )
+    def __call__(self, prompt: list[str], output_type: str = "pil", **options: Any) -> Any:
         """What the inner pipeline returns; None leaves an option to it."""
-        options = {
-            "num_inference_steps": num_inference_steps,
-            "guidance_scale": guidance_scale,
-            "height": height,
-            "width": width,
-            "negative_prompt": negative_prompt,
-            "generator": generator,
-            "callback_on_step_end": callback_on_step_end,
-        }
         given = {name: value for name, value in options.items() if value is not None}
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
         return self.draw(prompts, output_type=output_type, **given)

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from realignkit_plugins.generators import clip_bpe
+from realignkit_plugins.generators.stable_diffusion import StableDiffusionGenerator
 
 FAMILIES = ("sd1", "sd2", "sdxl")
+TEXTS: dict[str, dict[str, tuple[Any, ...]]] = {  # hidden, layers, heads, intermediate, projection, activation
+    "sd1": {"text_encoder": (768, 12, 12, 3072, 768, "quick_gelu")},
+    "sd2": {"text_encoder": (1024, 23, 16, 4096, 1024, "gelu")},
+    "sdxl": {
+        "text_encoder": (768, 12, 12, 3072, 768, "quick_gelu"),
+        "text_encoder_2": (1280, 32, 20, 5120, 1280, "gelu"),
+    },
+}
+UNET = "model.diffusion_model."
 _RESNET = {
     "norm1": "in_layers.0",
     "conv1": "in_layers.2",
@@ -225,3 +236,14 @@ def write_quick_model(path: Any) -> None:
             up_block_types=["UpDecoderBlock2D"] * 2,
         )
     save_file(original(parts, "sd1"), path)
+
+
+def load(path: Path, **options: Any) -> Any:
+    return StableDiffusionGenerator(model=str(path), device="cpu", **options).pipeline()
+
+
+def same_weights(pipeline, parts):
+    for name, wanted in parts.items():
+        found = getattr(pipeline, name).state_dict()
+        assert found.keys() == wanted.state_dict().keys()
+        assert all(torch.equal(found[key], weight) for key, weight in wanted.state_dict().items()), name

@@ -1,0 +1,95 @@
+"""What one file is, by the names and shapes of its weights: a whole model, or what else, by name."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from realignkit.errors import ModelError
+from tests.plugins.generators.original import UNET, load, original
+
+pytestmark = pytest.mark.usefixtures("no_network")
+
+FIRST = {f"{UNET}input_blocks.0.0.weight": (32, 4, 3, 3)}
+XL = {**FIRST, f"{UNET}label_emb.0.0.weight": (8, 8)}
+KINDS = {
+    "kohya": ({"lora_unet_down_blocks_0_attentions_0_proj_in.lora_down.weight": (4, 8)}, "generator.lora="),
+    "peft": ({"unet.down_blocks.0.attentions.0.proj_in.lora_A.weight": (4, 8)}, "is adapters"),
+    "lokr": ({"lycoris_unet_mid_block.lokr_w1": (4, 8)}, "is adapters"),
+    "controlnet": ({"control_model.time_embed.0.weight": (8, 8)}, "is a ControlNet"),
+    "controlnet of diffusers": ({"controlnet_cond_embedding.conv_in.weight": (8, 3, 3, 3)}, "is a ControlNet"),
+    "vae": ({"encoder.conv_in.weight": (8, 3, 3, 3), "decoder.conv_in.weight": (8, 4, 3, 3)}, "is a VAE alone"),
+    "vae of a checkpoint": ({"first_stage_model.encoder.conv_in.weight": (8, 3, 3, 3)}, "is a VAE alone"),
+    "embedding": ({"emb_params": (4, 768)}, "is an embedding"),
+    "embedding of XL": ({"clip_l": (4, 768), "clip_g": (4, 1280)}, "is an embedding"),
+    "embedding of diffusers": ({"<cat-toy>": (768,)}, "is an embedding"),
+    "flux": ({"double_blocks.0.img_attn.qkv.weight": (8, 8)}, "is a FLUX model"),
+    "flux of comfy": ({f"{UNET}double_blocks.0.img_attn.qkv.weight": (8, 8)}, "is a FLUX model"),
+    "sd3": ({f"{UNET}joint_blocks.0.context_block.attn.qkv.weight": (8, 8)}, "is a Stable Diffusion 3 model"),
+    "unet of diffusers": ({"down_blocks.0.resnets.0.conv1.weight": (8, 8, 3, 3)}, "has model_index.json"),
+    "unet": ({"input_blocks.0.0.weight": (8, 4, 3, 3)}, "is a U-Net alone"),
+    "text encoder": ({"text_model.encoder.layers.0.mlp.fc1.weight": (8, 8)}, "is a text encoder alone"),
+    "language model": ({"model.layers.0.mlp.up_proj.weight": (8, 8)}, "is a language model"),
+    "motion": ({"down_blocks.0.motion_modules.0.proj_in.weight": (8, 8)}, "AnimateDiff"),
+    "ip-adapter": ({"image_proj.proj.weight": (8, 8), "ip_adapter.1.to_k_ip.weight": (8, 8)}, "is an IP-Adapter"),
+    "sam": ({"image_encoder.pos_embed": (1, 8, 8, 8), "mask_decoder.iou_token.weight": (1, 8)}, "segmenter.sam"),
+    "upscaler": ({"conv_first.weight": (64, 3, 3, 3), "body.0.weight": (1, 1, 1, 1)}, "the first of its 2 weights"),
+    "inpainting": ({f"{UNET}input_blocks.0.0.weight": (32, 9, 3, 3)}, "inpaints"),
+    "pix2pix": ({f"{UNET}input_blocks.0.0.weight": (32, 8, 3, 3)}, "edits images"),
+    "depth": ({f"{UNET}input_blocks.0.0.weight": (32, 5, 3, 3)}, "depth map"),
+    "playground": ({**XL, "edm_mean": (4,)}, "is Playground 2.5"),
+    "refiner": ({**XL, "conditioner.embedders.0.model.ln_final.bias": (8,)}, "is the refiner"),
+    "unet of a checkpoint": (FIRST, "holds a U-Net without text encoder and VAE"),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_no_whole_model_is_named(kind, tmp_path):
+    shapes, told = KINDS[kind]
+    path = tmp_path / "model.safetensors"
+    save_file({name: torch.zeros(shape) for name, shape in shapes.items()}, path)
+    with pytest.raises(ModelError, match=told) as caught:
+        load(path)
+    text = str(caught.value)
+    assert text.startswith(f"'{path}' ")
+    assert "\n" not in text
+    assert "damaged" not in text
+    assert "{" not in text
+
+
+@pytest.mark.parametrize(
+    ("gone", "told"),
+    [
+        ("model.diffusion_model.middle_block.1.proj_out.weight", "some of its weights are missing"),
+        ("first_stage_model.decoder.mid.attn_1.q.weight", "some of its weights are missing"),
+        ("cond_stage_model.transformer.text_model.final_layer_norm.bias", "no weights for 1 parts of the text_encoder"),
+        ("model.diffusion_model.input_blocks.1.", "is not built as Stable Diffusion"),
+        ("first_stage_model.", "holds a U-Net without VAE"),
+        ("cond_stage_model.", "holds a U-Net without text encoder"),
+    ],
+)
+def test_a_file_that_lacks_something(gone, told, models, tmp_path):
+    weights = {name: w for name, w in original(models["sd1"], "sd1").items() if not name.startswith(gone)}
+    save_file(weights, tmp_path / "model.safetensors")
+    with pytest.raises(ModelError, match=told) as caught:
+        load(tmp_path / "model.safetensors")
+    assert "\n" not in str(caught.value)
+
+
+def test_weights_without_a_place(models, tmp_path):
+    weights = original(models["sd1"], "sd1") | {"model.diffusion_model.extra.0.weight": torch.zeros(2)}
+    save_file(weights, tmp_path / "model.safetensors")
+    with pytest.raises(ModelError, match=r"1 of the .* weights of its UNet2DConditionModel have no place"):
+        load(tmp_path / "model.safetensors")
+
+
+@pytest.mark.parametrize("shape", [(4,), (32, 32)])
+@pytest.mark.parametrize("name", ["input_blocks.0.0.weight", "input_blocks.1.0.out_layers.3.weight", "out.2.weight"])
+def test_a_weight_of_an_odd_shape(name, shape, models, tmp_path):
+    weights = original(models["sd1"], "sd1") | {f"{UNET}{name}": torch.zeros(shape)}
+    save_file(weights, tmp_path / "model.safetensors")
+    with pytest.raises(ModelError) as caught:
+        load(tmp_path / "model.safetensors")
+    assert "Error" not in str(caught.value)
+    assert "damaged" not in str(caught.value)
