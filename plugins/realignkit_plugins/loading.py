@@ -30,7 +30,7 @@ DTypeName = Literal["auto", "fp32", "fp16", "bf16"]
 
 @dataclass(frozen=True)
 class Loaded:
-    """A network on its device, frozen, in evaluation mode, and what goes with it; None what is not asked for."""
+    """A network on its device, in evaluation mode, and what goes with it; None what is not asked for."""
 
     network: Any
     processor: Any = None
@@ -52,6 +52,8 @@ class Checkpoint:
         processor: reads what prepares images, from a folder or hub id (:func:`image_processor`); None: nothing does.
         tokenizer: reads the tokenizer likewise (:func:`text_tokenizer`).
         original: reads a network and its image processor from one file, as the model's authors publish it.
+        frozen: whether its weights take no gradient, for a network that gradients pass through. (Where none do, it
+            stays as it is: torch's kernels for frozen weights may differ in the last bit.)
     """
 
     what: str
@@ -63,6 +65,7 @@ class Checkpoint:
     processor: Callable[..., Any] | None = None
     tokenizer: Callable[..., Any] | None = None
     original: Callable[[Path, str], tuple[Any, Any]] | None = None
+    frozen: bool = False
 
     def load(
         self, model: str, revision: str | None = None, device: str = "cpu", dtype: torch.dtype | None = None
@@ -81,11 +84,11 @@ class Checkpoint:
         with loading(self.what, model):
             if self.original is not None and is_weight_file(model):
                 network, processor = self.original(local_file(model, revision), model)
-                return Loaded(freeze(network, device), processor)
+                return Loaded(network.to(device), processor)
             folder, hub = resolve_model(model), hub_options(revision)
             network = load_model(self._class(folder, model, hub), folder, model, dtype, **hub)
             self.verify(network, model)
-            network = freeze(network, device)
+            network = freeze(network, device) if self.frozen else network.to(device)
             return Loaded(network, *(read and read(folder, **hub) for read in (self.processor, self.tokenizer)))
 
     def _class(self, folder: str, model: str, hub: Mapping[str, Any]) -> Any:

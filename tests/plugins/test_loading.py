@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -73,13 +74,20 @@ def test_a_plugin_is_its_checkpoint_its_options_and_its_forward_pass() -> None:
     assert type(network).__name__ == "ResNetForImageClassification"
     assert (plugin.loaded.processor.size["height"], plugin.loaded.tokenizer) == (64, None)
     assert not network.training
-    assert not any(parameter.requires_grad for parameter in network.parameters())
     assert {parameter.dtype for parameter in network.parameters()} == {torch.float32}
     assert plugin(torch.zeros(1, 3, 64, 64)).shape == (1, network.config.num_labels)
     with pytest.raises(
         ModelError, match=r"^the classifier 'micro:tagger' computed NaN or infinity\. Download or train"
     ):
         plugin(torch.full((1, 3, 64, 64), torch.nan))
+
+
+def test_a_network_that_gradients_pass_through_is_frozen() -> None:
+    frozen = replace(Classifier.checkpoint, frozen=True).load("micro:tagger").network
+    assert not any(parameter.requires_grad for parameter in frozen.parameters())
+    x = torch.rand(1, 3, 64, 64, requires_grad=True)
+    frozen(pixel_values=x).logits.sum().backward()
+    assert x.grad is not None
 
 
 def test_the_precision_is_an_option_where_a_plugin_has_one() -> None:

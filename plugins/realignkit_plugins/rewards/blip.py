@@ -29,6 +29,7 @@ class BLIPReward(PixelReward):
         refusal="a {} checkpoint, not BLIP. Use one such as Salesforce/blip-itm-large-coco.",
         processor=differentiable,
         tokenizer=text_tokenizer,
+        frozen=True,
     )
 
     class Options(PixelReward.Options):

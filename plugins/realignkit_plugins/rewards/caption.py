@@ -50,6 +50,7 @@ class CaptionReward(PixelReward):
         other="AutoModelForImageTextToText",
         processor=differentiable,
         tokenizer=text_tokenizer,
+        frozen=True,
     )
 
     class Options(PluginOptions):

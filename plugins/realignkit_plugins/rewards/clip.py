@@ -35,7 +35,7 @@ class CLIPReward(PixelReward):
 
     margin = 1.0
     checkpoint = Checkpoint(
-        "CLIP model", other="AutoModel", verify=_verify, processor=differentiable, tokenizer=text_tokenizer
+        "CLIP model", other="AutoModel", verify=_verify, processor=differentiable, tokenizer=text_tokenizer, frozen=True
     )
 
     class Options(PixelReward.Options):

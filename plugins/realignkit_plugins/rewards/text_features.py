@@ -22,6 +22,7 @@ TEXT_ENCODER = Checkpoint(
     },
     refusal="a {} model. As text encoder, give a BLIP-2 or a CLIP checkpoint.",
     tokenizer=text_tokenizer,
+    frozen=True,
 )
 _CACHE = 8192
 
