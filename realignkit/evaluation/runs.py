@@ -87,9 +87,9 @@ def check_matches(folder: Path, prompt: str, seed: int, settings: Mapping[str, A
         OutputError: it holds something else; the message says what differs.
     """
     record = read_record(folder)
-    there = {"prompt": record.get("prompt"), "seed": record.get("seed"), **_settings(record)}
+    before = {"prompt": record.get("prompt"), "seed": record.get("seed"), **_settings(record)}
     now = {"prompt": prompt, "seed": seed, **json.loads(json.dumps(settings))}
-    if different := provenance.differences(there, now):
+    if different := provenance.differences(before, now):
         raise OutputError(
             f"{folder} does not hold what would be made now: {provenance.listed(different)}. Use another --out, or "
             f"--overwrite."
@@ -97,10 +97,10 @@ def check_matches(folder: Path, prompt: str, seed: int, settings: Mapping[str, A
 
 
 def _settings(record: Mapping[str, Any]) -> dict[str, Any]:
-    found = record.get("settings")
-    if not isinstance(found, dict):
+    settings = record.get("settings")
+    if not isinstance(settings, dict):
         raise DamagedError("its settings are no object")
-    return found
+    return settings
 
 
 def is_intact(folder: Path, extras: Extras | None, extra_files: Sequence[str], say: Callable[[str], None]) -> bool:
