@@ -62,8 +62,7 @@ def modulate(
 
     Raises:
         ModelError: the network has attention of another kind (IP-Adapter, added keys …), is called with a batch
-            that does not fit, computes without its attention processors (traced, or its forward replaced), or was
-            called by other threads alone.
+            that does not fit, computes without its processors (traced, say), or was called by other threads alone.
         ValueError: neither ``timesteps`` nor ``num_inference_steps`` is given, and ``share`` depends on it.
     """
     config = config or ModulationConfig()
