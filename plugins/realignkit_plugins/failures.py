@@ -10,12 +10,13 @@ import os
 import pickle
 import re
 import sys
+import warnings
 import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from realignkit.errors import ModelError, in_one_line, out_of_memory, redacted
-from realignkit_plugins.weight_folders import unusable_weights
+from realignkit_plugins.weight_folders import placeholder, unusable_weights
 
 _NO_SPACE = re.compile(r"no space left on device|not enough free disk space|os error 28\b", re.IGNORECASE)
 _NO_NETWORK = re.compile(r"couldn't connect to|cannot find the requested files in the disk cache", re.IGNORECASE)
@@ -74,7 +75,9 @@ def loading(what: str, model: str) -> Iterator[None]:
     patience, dynamic_module_utils.TIME_OUT_REMOTE_CODE = dynamic_module_utils.TIME_OUT_REMOTE_CODE, 0
     told: list[str] = []
     try:
-        with _collected(told):
+        with _collected(told), warnings.catch_warnings():
+            # diffusers hands its downloads an argument that a newer hub library ignores.
+            warnings.filterwarnings("ignore", ".*local_dir_use_symlinks", UserWarning)
             yield
         if missing := missing_weights(told):
             raise ModelError(
@@ -176,6 +179,8 @@ def _explain(model: str, error: BaseException, local: bool, told: Sequence[str])
     if said := _of_the_weights(model, local, chain, text):
         return said
     if any(isinstance(one, _BROKEN) for one in chain) or _DAMAGED.search(text):
+        if local and (said := placeholder(model)):
+            return said
         return f"(a file of it is damaged or only half there: {gist}). {again(model, local)}"
     if local:
         return f"({gist}). Check that the file or folder is complete and of this kind."

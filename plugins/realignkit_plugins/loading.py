@@ -19,7 +19,7 @@ from realignkit.errors import ModelError
 from realignkit.machine import say_once, slow_bf16
 from realignkit_plugins.failures import loading
 from realignkit_plugins.model_names import local_file, resolve_model
-from realignkit_plugins.weight_files import is_weight_file
+from realignkit_plugins.weight_formats import is_weight_file
 
 if TYPE_CHECKING:
     import torch

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from realignkit.errors import ModelError, redacted_urls
+from realignkit_plugins.weight_formats import SUFFIXES
 
 _MICRO = "micro:"
 _HUB_FILE = re.compile(r"(?P<repository>\w[\w.-]*/[\w.-]+):(?P<file>[^\\:]+)")
@@ -33,11 +34,20 @@ def resolve_model(model: str) -> str:
     if folder.is_dir():
         return str(folder)
     refuse_address(model, "folder")
+    if folder.exists() and not folder.is_file():
+        raise ModelError(f"'{model}' is neither a folder nor a regular file. Give a folder or a hub id (owner/name).")
+    if folder.suffix.lower() in SUFFIXES and not folder.exists() and hub_file(model) is None:
+        raise no_such_file(model)
     if folder.is_file() or hub_file(model) is not None:
         raise ModelError(f"'{model}' is a file. Give the folder that save_pretrained wrote, or a hub id (owner/name).")
     if folder.is_absolute() or model.startswith((".", "~")) or model.count("/") > 1 or "\\" in model or not model:
         raise ModelError(f"there is no folder '{model}'. Check the path, or give a hub id (owner/name).")
     return model
+
+
+def no_such_file(model: str | Path) -> ModelError:
+    """The error for a file that is not there."""
+    return ModelError(f"there is no file '{model}'. Check the path, or give a folder or a hub id (owner/name).")
 
 
 def hub_file(model: str) -> tuple[str, str] | None:

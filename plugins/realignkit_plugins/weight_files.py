@@ -1,9 +1,11 @@
-"""Files of weights as people have them: what a file is by its first bytes, and the tensors in it, by name."""
+"""Files of weights as people have them: the tensors in them, by name."""
 
 from __future__ import annotations
 
+import json
 import pickle
 import re
+import struct
 import warnings
 import zipfile
 from collections.abc import Mapping
@@ -12,22 +14,17 @@ from typing import TYPE_CHECKING, Any
 
 from realignkit.errors import ModelError
 from realignkit_plugins.failures import again, explain, is_local
+from realignkit_plugins.model_names import no_such_file
+from realignkit_plugins.weight_formats import first_bytes, is_safetensors, no_weights
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-SUFFIXES = (".safetensors", ".sft", ".ckpt", ".pth", ".pt", ".bin", ".gguf")
 _NESTED = ("state_dict", "model", "module")
 """Under which names trainers keep the weights, beside an optimiser's state and the like."""
 _FOREIGN = re.compile(r"GLOBAL ([\w.]+)|(?:type|class) ([\w.]+)")
-_LFS = b"version https://git-lfs"
-_HTML = (b"<!doctype", b"<html", b"<?xml")
-
-
-def is_weight_file(model: str) -> bool:
-    """Whether what a user names is by its name one file of weights, there or not, rather than a folder or a hub id."""
-    path = Path(model).expanduser()
-    return path.suffix.lower() in SUFFIXES and not path.is_dir()
+# What tools put beside quantised weights: the scales to multiply them by, and the like.
+_SCALES = (".scale_weight", ".weight_scale", ".absmax", ".SCB", ".qweight", ".comfy_quant")
 
 
 def read_weights(path: Path, model: str | None = None) -> dict[str, Tensor]:
@@ -42,17 +39,19 @@ def read_weights(path: Path, model: str | None = None) -> dict[str, Tensor]:
         model: what the user calls it, for messages.
 
     Raises:
-        ModelError: it is missing, damaged, no file of weights, or holds something that unpickling would have to run.
+        ModelError: it is missing, damaged, quantised, no file of weights, or holds something that unpickling would have
+            to run.
     """
     model = model or str(path)
     if not path.is_file():
-        raise ModelError(f"there is no file '{path}'. Check the path, or give a folder or a hub id (owner/name).")
+        raise no_such_file(path)
     local = is_local(model)
-    named = model if Path(model).expanduser() == path else f"{model}/{path.name}"
+    named = model if model.endswith(path.name) else f"{model}/{path.name}"
     try:
-        begin = _begin(path)
-        _refuse_other_formats(begin, named, again(model, local))
-        data: Any = _safetensors(path) if _is_safetensors(begin) else _torch(path)
+        begin = first_bytes(path)
+        if instead := no_weights(path, begin):
+            raise ModelError(f"'{named}' {'. '.join(instead)}")
+        data: Any = _safetensors(path) if is_safetensors(begin) else _torch(path)
     except ModelError:
         raise
     except Exception as error:  # torch and safetensors raise a dozen types for a bad file
@@ -64,38 +63,31 @@ def read_weights(path: Path, model: str | None = None) -> dict[str, Tensor]:
             f"'{named}' holds no weights, neither at its top nor under {', '.join(_NESTED)}. Check that it is the "
             f"right file."
         )
+    _refuse_quantised(weights, named)
     return weights
 
 
-def _begin(path: Path) -> bytes:
+def metadata(path: Path) -> dict[str, Any]:
+    """What a safetensors file says of itself; nothing of other files."""
     with path.open("rb") as file:
-        return file.read(512)
+        begin = file.read(9)
+        if not is_safetensors(begin):
+            return {}
+        file.seek(8)
+        header = json.loads(file.read(struct.unpack("<Q", begin[:8])[0]))
+    return header.get("__metadata__") or {}
 
 
-def _is_safetensors(begin: bytes) -> bool:
-    # Eight bytes with the length of a header, then the header, which is JSON.
-    return begin[8:9] == b"{"
-
-
-def _refuse_other_formats(begin: bytes, named: str, advice: str) -> None:
-    if not begin:
-        raise ModelError(f"'{named}' cannot be read as weights: it is an empty file. {advice}")
-    if begin.startswith(_LFS):
+def _refuse_quantised(weights: Mapping[str, Tensor], named: str) -> None:
+    """Numbers that stand for others by a scale: read as they are, they would compute something else, or nothing."""
+    how = next((f" (it has {name})" for name in weights if name.endswith(_SCALES)), None)
+    for name, weight in weights.items():
+        if how is None and name.endswith(".weight") and not weight.is_floating_point():
+            how = f" to whole numbers ({str(weight.dtype).removeprefix('torch.')})"
+    if how is not None:
         raise ModelError(
-            f"'{named}' is a Git LFS pointer of a few lines, not the weights that it stands for. Run 'git lfs pull' "
-            f"in its folder, or download the file itself."
-        )
-    if begin.lstrip().lower().startswith(_HTML):
-        raise ModelError(
-            f"'{named}' is a web page, not weights: the download needs a login or another address. Download the file "
-            f"itself, in a browser where you are logged in."
-        )
-    if begin.startswith(b"GGUF"):
-        raise ModelError(f"'{named}' is a GGUF file, whose weights are quantised. Take the model as safetensors.")
-    if not begin.startswith((b"PK\x03\x04", b"\x80")) and not _is_safetensors(begin):
-        raise ModelError(
-            f"'{named}' cannot be read as weights: it begins neither as safetensors do nor as what torch writes. Check "
-            f"that it is the right file, or download it again."
+            f"'{named}' cannot be used: its weights are quantised{how}, which is not read. Give a float file of the "
+            f"same model (fp16, bf16 or fp32)."
         )
 
 
@@ -119,6 +111,8 @@ def _torch(path: Path) -> Any:
 def _of_a_pickle(error: Exception, advice: str) -> str | None:
     """Of a pickle: what it would have run, that it is none of torch's, or that it is cut short; else None."""
     told = " ".join(str(error).split())
+    if "failed finding central directory" in told:
+        return f"(it is damaged or only half there: its end is cut off). {advice}"
     if "Unsupported operand" in told or "Invalid magic number" in told:
         return "(it is a pickle that torch did not write, which is not read). Take the model as safetensors."
     if "nsupported" in told or "not an allowed" in told:

@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
+from realignkit_plugins.weight_formats import SUFFIXES, no_weights
+
 _PLAIN = re.compile(r"[^.]+\.safetensors")
 _VARIANT = re.compile(r"[^.]+\.(?P<variant>[a-z]\w*?)(?:-\d+-of-\d+)?\.safetensors")
 _PICKLE = re.compile(r".*model.*\.(?:bin|pt|pth)", re.IGNORECASE)  # not a trainer's arguments, optimiser or the like
@@ -22,6 +24,23 @@ def unusable_weights(model: str, local: bool) -> str | None:
         ``"(reason). Advice."``, as of :func:`realignkit_plugins.failures.explain`.
     """
     return reason(_files(model, local))
+
+
+def placeholder(model: str) -> str | None:
+    """Which file of a folder is no weights but stands in their place (a Git LFS pointer, a web page …); None: none.
+
+    Args:
+        model: the folder.
+
+    Returns:
+        As :func:`unusable_weights`.
+    """
+    folder = Path(model).expanduser()
+    for name in sorted(_files(model, local=True)):
+        file = folder / name
+        if file.suffix.lower() in SUFFIXES and (instead := no_weights(file)):
+            return f"({name} {instead[0]}). {instead[1]}"
+    return None
 
 
 def reason(names: Iterable[str]) -> str | None:

@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from realignkit.errors import ModelError
-from realignkit_plugins.failures import explain
+from realignkit_plugins.failures import explain, loading
 from realignkit_plugins.generators.stable_diffusion import StableDiffusionGenerator
 from tests.conftest import HANGS
 from tests.tiny import build_pipeline
@@ -243,3 +244,10 @@ def test_a_word_that_is_neither_here_nor_on_the_hub():
     error = RepositoryNotFoundError.__new__(RepositoryNotFoundError, "401 Client Error. Repository Not Found")
     text = explain("tr", error, False)
     assert text.startswith("(it is neither a file nor a folder here, and the hub knows no 'tr',")
+
+
+def test_one_warning_of_the_libraries_is_not_shown_and_no_other(recwarn: pytest.WarningsRecorder) -> None:
+    with loading("model", "owner/name"):
+        warnings.warn("The `local_dir_use_symlinks` argument is deprecated and ignored.", UserWarning, stacklevel=1)
+        warnings.warn("something else", UserWarning, stacklevel=1)
+    assert [str(one.message) for one in recwarn] == ["something else"]

@@ -12,7 +12,9 @@ from PIL import Image
 from realignkit.errors import ModelError
 from realignkit.registry import default_registry
 from realignkit.resolve import choose_generator
+from realignkit_plugins.generators.lora_files import find
 from realignkit_plugins.model_names import hub_file, local_file, resolve_model
+from realignkit_plugins.weight_files import read_weights
 
 HUB = "https://huggingface.co/owner/name"
 
@@ -108,3 +110,17 @@ def test_a_generator_refuses_an_address_in_one_sentence() -> None:
         info = choose_generator(default_registry(), address)
         with pytest.raises(ModelError, match=f"^'{address}' is an address on the web, which is not read"):
             info.create(device="cpu").pipeline()
+
+
+def test_what_ends_like_a_file_of_weights_is_a_path_and_asks_no_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.HfApi.list_repo_files", lambda *args, **kwargs: pytest.fail("asked the hub"))
+    told = "there is no file 'h/nosuch.safetensors'. Check the path, or give a folder or a hub id (owner/name)."
+    for call in (resolve_model, find, lambda model: read_weights(local_file(model))):
+        with pytest.raises(ModelError) as caught:
+            call("h/nosuch.safetensors")
+        assert str(caught.value) == told
+
+
+def test_a_device_is_no_regular_file() -> None:
+    with pytest.raises(ModelError, match="'/dev/null' is neither a folder nor a regular file"):
+        resolve_model("/dev/null")

@@ -6,6 +6,7 @@ import argparse
 import errno
 import os
 import pickle
+import shutil
 import zipfile
 from pathlib import Path
 
@@ -15,7 +16,11 @@ from safetensors.torch import save, save_file
 
 from realignkit.errors import ModelError
 from realignkit_plugins import weight_files
-from realignkit_plugins.weight_files import is_weight_file, read_weights
+from realignkit_plugins.generators.lora_files import find
+from realignkit_plugins.generators.stable_diffusion import StableDiffusionGenerator
+from realignkit_plugins.micro import checkpoints
+from realignkit_plugins.segmenters.clipseg import CLIPSegSegmenter
+from realignkit_plugins.weight_files import read_weights
 
 WEIGHTS = {"a": torch.arange(12.0).view(3, 4).half(), "b": torch.ones(2)}
 
@@ -111,7 +116,7 @@ def test_no_weights_in_it(tmp_path, content):
 def test_a_zip_of_something_else(tmp_path):
     with zipfile.ZipFile(tmp_path / "x.ckpt", "w") as file:
         file.writestr("photo.txt", "hello")
-    with pytest.raises(ModelError, match="Check that the file or folder is complete and of this kind"):
+    with pytest.raises(ModelError, match=r"is a zip archive, not a checkpoint\. Unpack it"):
         read_weights(tmp_path / "x.ckpt")
 
 
@@ -122,7 +127,7 @@ def test_a_file_that_may_not_be_read_is_not_called_damaged(tmp_path, monkeypatch
     def refuse(*args, **kwargs):
         raise PermissionError(errno.EACCES, "Permission denied", str(path))
 
-    monkeypatch.setattr(weight_files, "_begin", refuse)
+    monkeypatch.setattr(weight_files, "first_bytes", refuse)
     with pytest.raises(ModelError, match="Make the file readable") as caught:
         read_weights(path)
     assert "damaged" not in str(caught.value)
@@ -133,9 +138,67 @@ def test_a_missing_file(tmp_path):
         read_weights(tmp_path / "x.ckpt")
 
 
-def test_what_counts_as_one_file(tmp_path):
-    (tmp_path / "folder.safetensors").mkdir()
-    assert is_weight_file("not/there.CKPT")
-    assert is_weight_file("model.safetensors")
-    for other in (str(tmp_path / "folder.safetensors"), str(tmp_path), "owner/name", "micro:base", "index.json"):
-        assert not is_weight_file(other)
+def test_quantised_weights_are_refused_whoever_reads_them(tmp_path: Path) -> None:
+    weight, scale = torch.ones(4, 4, dtype=torch.int8), torch.ones(1)
+    for content, told in (
+        ({"a.weight": weight, "b": torch.ones(2)}, r"quantised to whole numbers \(int8\)"),
+        ({"a.weight": weight.to(torch.uint8), "a.weight.absmax": scale}, r"quantised \(it has a\.weight\.absmax\)"),
+        (
+            {"a.weight": weight.to(torch.float8_e4m3fn), "a.scale_weight": scale},
+            r"quantised \(it has a\.scale_weight\)",
+        ),
+    ):
+        save_file(content, tmp_path / "x.safetensors")
+        with pytest.raises(ModelError, match=told + r", which is not read\. Give a float file") as caught:
+            read_weights(tmp_path / "x.safetensors")
+        assert "config" not in str(caught.value)
+        with pytest.raises(ModelError, match=told):
+            find(str(tmp_path / "x.safetensors"))
+
+
+def test_whole_numbers_that_are_no_weights_are_kept(tmp_path: Path) -> None:
+    """Tables of positions, counts of batches; and eight-bit floats without a scale are numbers like others."""
+    content = {"position_ids": torch.arange(4)[None], "n.num_batches_tracked": torch.tensor(3)}
+    content["a.weight"] = torch.ones(2, 2).to(torch.float8_e4m3fn)
+    save_file(content, tmp_path / "x.safetensors")
+    assert read_weights(tmp_path / "x.safetensors").keys() == content.keys()
+
+
+def test_a_cut_off_checkpoint_says_so_and_no_more(tmp_path: Path) -> None:
+    torch.save(WEIGHTS, tmp_path / "x.ckpt")
+    whole = (tmp_path / "x.ckpt").read_bytes()
+    (tmp_path / "x.ckpt").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ModelError, match=r"its end is cut off\)\. Copy or download it again\.$") as caught:
+        read_weights(tmp_path / "x.ckpt")
+    assert "miniz" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"<!DOCTYPE html>", "is a web page, not weights"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "is a Git LFS pointer"),
+        (b"GGUF\3\0\0\0", "is a GGUF file"),
+    ],
+)
+def test_adapters_and_folders_say_the_same_of_what_is_no_weights(tmp_path: Path, content: bytes, told: str) -> None:
+    (tmp_path / "page.safetensors").write_bytes(content)
+    shutil.copytree(checkpoints.path("base"), tmp_path / "base")
+    with pytest.raises(ModelError, match=told):
+        find(str(tmp_path / "page.safetensors"))
+    for part in ("unet", "vae", "text_encoder"):
+        (file,) = (tmp_path / "base" / part).glob("*.safetensors")
+        whole = file.read_bytes()
+        file.write_bytes(content)
+        with pytest.raises(ModelError, match=rf"\({part}/\S+ {told}") as caught:
+            StableDiffusionGenerator(model=str(tmp_path / "base"), device="cpu").pipeline()
+        assert "damaged" not in str(caught.value)
+        assert "\n" not in str(caught.value)
+        file.write_bytes(whole)
+
+
+def test_other_networks_of_a_folder_say_it_too(tmp_path: Path) -> None:
+    shutil.copytree(checkpoints.path("segmenter"), tmp_path / "clipseg")
+    (tmp_path / "clipseg" / "model.safetensors").write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
+    with pytest.raises(ModelError, match=r"\(model.safetensors is a Git LFS pointer .*Run 'git lfs pull'"):
+        CLIPSegSegmenter(model=str(tmp_path / "clipseg"), device="cpu").loaded  # noqa: B018

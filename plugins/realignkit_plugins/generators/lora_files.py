@@ -13,7 +13,9 @@ from realignkit.errors import DamagedError, ModelError
 from realignkit.records import sealed_notes
 from realignkit_plugins.generators.lora_keys import some
 from realignkit_plugins.generators.lora_layers import DENOISERS, TEXT_ENCODERS
-from realignkit_plugins.model_names import hub_file, resolve_model
+from realignkit_plugins.model_names import hub_file, refuse_address, resolve_model
+from realignkit_plugins.weight_files import metadata, read_weights
+from realignkit_plugins.weight_formats import is_weight_file
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -57,18 +59,19 @@ def find(lora: str, revision: str | None = None) -> list[AdapterFile]:
         ModelError: there is none, there are several to choose from, or they are pickles.
     """
     path = Path(lora).expanduser()
-    if path.is_file():
-        if path.suffix.lower() != _SUFFIX:
-            _refuse_pickles([path.name], lora)
+    if path.is_file() or (is_weight_file(lora) and hub_file(lora) is None):
+        _refuse_pickles([path.name], lora)
+        if not is_weight_file(lora):
             raise ModelError(f"'{lora}' is no {_SUFFIX} file. Give one, or the folder that it is in.")
-        return [_read(path)]
+        refuse_address(lora, "file")
+        return [_read(path, lora)]
     place, file = hub_file(lora) or (resolve_model(lora), None)
     folder = Path(place)
     if not folder.is_dir():
-        return [_read(path) for path in _download(place, file, lora, revision)]
+        return [_read(path, lora) for path in _download(place, file, lora, revision)]
     found = (*folder.glob("*"), *folder.glob("*/*"))
     names = [one.relative_to(folder).as_posix() for one in found if one.is_file()]
-    return [_read(folder / name) for name in choose(names, lora)]
+    return [_read(folder / name, lora) for name in choose(names, lora)]
 
 
 def choose(names: Iterable[str], lora: str) -> list[str]:
@@ -140,12 +143,8 @@ def _download(repository: str, file: str | None, lora: str, revision: str | None
     return [Path(hf_hub_download(repository, name, revision=revision)) for name in chosen]
 
 
-def _read(path: Path) -> AdapterFile:
-    from safetensors import safe_open
-
-    with safe_open(path, framework="pt") as file:
-        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
-        metadata = file.metadata() or {}
+def _read(path: Path, lora: str) -> AdapterFile:
+    tensors, notes = read_weights(path, lora), metadata(path)
     try:
         sealed_notes(path)
     except DamagedError as error:  # a flipped bit is still a number
@@ -154,10 +153,10 @@ def _read(path: Path) -> AdapterFile:
     configs: dict[str, dict[str, Any]] = {}
     if beside.is_file() and path.name != DIFFUSERS_FILE and any(map(_PEFT_KEY.search, tensors)):
         configs[""] = dict(json.loads(beside.read_text(encoding="utf-8")))
-    elif _METADATA in metadata:
-        for name, value in dict(json.loads(metadata[_METADATA])).items():
+    elif _METADATA in notes:
+        for name, value in dict(json.loads(notes[_METADATA])).items():
             component, _, option = name.partition(".")
             configs.setdefault(component, {})[option] = value
-    made_for = metadata.get("modelspec.architecture") or metadata.get("ss_base_model_version") or ""
+    made_for = notes.get("modelspec.architecture") or notes.get("ss_base_model_version") or ""
     component = path.parent.name if path.parent.name in COMPONENTS else None
     return AdapterFile(path, component, tensors, configs, "".join(filter(str.isprintable, made_for))[:80])

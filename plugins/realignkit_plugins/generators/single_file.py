@@ -6,8 +6,6 @@ comes with this package, and diffusers' ``from_single_file`` renames the weights
 
 from __future__ import annotations
 
-import json
-import struct
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -18,7 +16,7 @@ from realignkit.machine import say_once
 from realignkit_plugins.generators.single_file_config import UNET, VAE, Prediction, unlike, write_config
 from realignkit_plugins.generators.single_file_kinds import family_of
 from realignkit_plugins.model_names import resolve_model
-from realignkit_plugins.weight_files import read_weights
+from realignkit_plugins.weight_files import metadata, read_weights
 
 if TYPE_CHECKING:
     import torch
@@ -87,7 +85,7 @@ def _usual_names(weights: dict[str, Tensor]) -> dict[str, Tensor]:
 def _prediction(path: Path, weights: Mapping[str, Tensor], family: str, model: str) -> Prediction:
     if "v_pred" in weights:
         return "v_prediction"
-    said = _PREDICTIONS.get(str(_metadata(path).get("modelspec.prediction_type")).lower())
+    said = _PREDICTIONS.get(str(metadata(path).get("modelspec.prediction_type")).lower())
     if said is not None:
         return said
     if family != "sd2":
@@ -101,17 +99,6 @@ def _prediction(path: Path, weights: Mapping[str, Tensor], family: str, model: s
         f"it is taken for {found}. If it draws noise, set generator.prediction_type to the other."
     )
     return found
-
-
-def _metadata(path: Path) -> dict[str, Any]:
-    """What a safetensors file says of itself; nothing of others."""
-    with path.open("rb") as file:
-        begin = file.read(9)
-        if begin[8:] != b"{":
-            return {}
-        file.seek(8)
-        header = json.loads(file.read(struct.unpack("<Q", begin[:8])[0]))
-    return header.get("__metadata__") or {}
 
 
 def _networks(weights: Mapping[str, Tensor], folder: str, dtype: torch.dtype, model: str) -> dict[str, Any]:

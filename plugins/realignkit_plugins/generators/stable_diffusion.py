@@ -27,7 +27,7 @@ from realignkit_plugins.loading import (
     resolve_dtype,
 )
 from realignkit_plugins.model_names import local_file, resolve_model
-from realignkit_plugins.weight_files import is_weight_file
+from realignkit_plugins.weight_formats import is_weight_file
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline

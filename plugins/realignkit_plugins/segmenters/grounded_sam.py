@@ -22,7 +22,7 @@ from realignkit_plugins.loading import (
     text_tokenizer,
 )
 from realignkit_plugins.segmenters.originals import load_grounding_dino
-from realignkit_plugins.weight_files import is_weight_file
+from realignkit_plugins.weight_formats import is_weight_file
 
 if TYPE_CHECKING:
     from PIL.Image import Image
