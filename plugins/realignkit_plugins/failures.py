@@ -265,6 +265,8 @@ def _of_another_kind(chain: Sequence[BaseException], text: str, told: Sequence[s
 def _of_the_weights(model: str, local: bool, chain: Sequence[BaseException], text: str) -> str | None:
     """Weights that are not there by the name and in the form that is asked for."""
     if match := _NO_VARIANT.search(text):
+        if said := unusable_weights(model, local, asked=match[1]):
+            return said
         return f"(it has no weights of the variant {match[1]}). Leave the option variant out, or set it to null."
     if _NO_WEIGHTS.search(text) or "EntryNotFoundError" in _names(chain):
         return unusable_weights(model, local)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import pickle
 import re
-import struct
 import warnings
 import zipfile
 from collections.abc import Mapping
@@ -15,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from realignkit.errors import ModelError
 from realignkit_plugins.failures import again, explain, is_local
 from realignkit_plugins.model_names import no_such_file
-from realignkit_plugins.weight_formats import first_bytes, is_safetensors, no_weights
+from realignkit_plugins.weight_formats import first_bytes, header, is_safetensors, no_weights
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -69,13 +67,7 @@ def read_weights(path: Path, model: str | None = None) -> dict[str, Tensor]:
 
 def metadata(path: Path) -> dict[str, Any]:
     """What a safetensors file says of itself; nothing of other files."""
-    with path.open("rb") as file:
-        begin = file.read(9)
-        if not is_safetensors(begin):
-            return {}
-        file.seek(8)
-        header = json.loads(file.read(struct.unpack("<Q", begin[:8])[0]))
-    return header.get("__metadata__") or {}
+    return header(path).get("__metadata__") or {}
 
 
 def _refuse_quantised(weights: Mapping[str, Tensor], named: str) -> None:

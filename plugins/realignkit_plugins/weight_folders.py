@@ -6,24 +6,26 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
-from realignkit_plugins.weight_formats import SUFFIXES, no_weights
+from realignkit.errors import ModelError
+from realignkit_plugins.weight_formats import SUFFIXES, header, is_weight_file, no_weights
 
 _PLAIN = re.compile(r"[^.]+\.safetensors")
 _VARIANT = re.compile(r"[^.]+\.(?P<variant>[a-z]\w*?)(?:-\d+-of-\d+)?\.safetensors")
 _PICKLE = re.compile(r".*model.*\.(?:bin|pt|pth)", re.IGNORECASE)  # not a trainer's arguments, optimiser or the like
 
 
-def unusable_weights(model: str, local: bool) -> str | None:
+def unusable_weights(model: str, local: bool, asked: str | None = None) -> str | None:
     """Why a model's weights cannot be used although they are there; None where nothing of that kind is found.
 
     Args:
         model: a folder or a hub id, of which the hub is asked for its list of files.
         local: whether it is a folder.
+        asked: the variant that was asked for, which is not there.
 
     Returns:
         ``"(reason). Advice."``, as of :func:`realignkit_plugins.failures.explain`.
     """
-    return reason(_files(model, local))
+    return reason(_files(model, local), asked)
 
 
 def placeholder(model: str) -> str | None:
@@ -43,7 +45,41 @@ def placeholder(model: str) -> str | None:
     return None
 
 
-def reason(names: Iterable[str]) -> str | None:
+def refuse_whole_numbers(folder: Path, model: str) -> None:
+    """Refuse a pipeline with weights that are whole numbers, which its networks would take for the weights themselves.
+
+    Raises:
+        ModelError: there are such weights, and no settings that say how they are to be read.
+    """
+    for file in sorted(folder.glob("*/*.safetensors")):
+        config = file.parent / "config.json"
+        if config.is_file() and b"quantization_config" in config.read_bytes():
+            continue  # the libraries' own way to store such weights, which they read
+        for name, entry in header(file).items():
+            if name.endswith(".weight") and entry.get("dtype") in ("I8", "U8", "I16", "I32", "I64"):
+                raise ModelError(
+                    f"'{model}' cannot be used: the weights of {file.relative_to(folder).as_posix()} are quantised to "
+                    f"whole numbers ({entry['dtype']}), which is not read. Give a float copy of the same model (fp16, "
+                    f"bf16 or fp32)."
+                )
+
+
+def refuse_lone_file(folder: Path, model: str) -> None:
+    """Refuse a folder that is no pipeline but holds one file of weights, which may be a model by itself.
+
+    Raises:
+        ModelError: it is.
+    """
+    if any((folder / name).exists() for name in ("model_index.json", "config.json", "adapter_config.json")):
+        return
+    weights = [file for file in folder.glob("*") if is_weight_file(str(file))]
+    if len(weights) == 1:
+        raise ModelError(
+            f"'{model}' is no folder of diffusers: it has no model_index.json. Give the file: {weights[0]}"
+        )
+
+
+def reason(names: Iterable[str], asked: str | None = None) -> str | None:
     """The same by the names of the files, relative and with slashes."""
     folders: dict[PurePosixPath, list[str]] = {}
     for path in map(PurePosixPath, names):
@@ -64,6 +100,9 @@ def reason(names: Iterable[str]) -> str | None:
         )
     if variants:
         name = "fp16" if "fp16" in variants else min(variants)
+        if asked is not None:
+            known = " and ".join(sorted(variants))
+            return f"(it has no weights of the variant {asked}; there is {known}). Set variant={name}."
         return (
             f"(its weights are there as the variant {name} only). Set variant={name} (--set generator.variant={name}), "
             f"or name its files without '.{name}' where there is no such option."

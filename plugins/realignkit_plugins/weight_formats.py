@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import struct
 import zipfile
 from pathlib import Path
+from typing import Any
 
 SUFFIXES = (".safetensors", ".sft", ".ckpt", ".pth", ".pt", ".bin", ".gguf")
 _UNFINISHED = (".part", ".partial", ".crdownload", ".download", ".opdownload", ".aria2", ".incomplete")
@@ -81,3 +84,16 @@ def no_weights(path: Path, begin: bytes | None = None) -> tuple[str, str] | None
             "Check that it is the right file, or download it again.",
         )
     return None
+
+
+def header(path: Path) -> dict[str, Any]:
+    """The header of a safetensors file: what it says of itself, and of each tensor; nothing of other files."""
+    with path.open("rb") as file:
+        begin = file.read(9)
+        if not is_safetensors(begin):
+            return {}
+        file.seek(8)
+        try:
+            return dict(json.loads(file.read(struct.unpack("<Q", begin[:8])[0])))
+        except (ValueError, MemoryError, OverflowError):  # damaged, of which reading the weights will tell
+            return {}

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from realignkit.errors import ModelError
 from realignkit_plugins.generators.stable_diffusion import StableDiffusionGenerator
@@ -97,3 +99,28 @@ def test_other_models(tmp_path, name, use, variant):
 def test_by_the_names_of_the_files(names, found):
     told = reason(names)
     assert told is None if found is None else found in told
+
+
+@pytest.mark.parametrize("asked", ["FP16", "bf16"])
+def test_another_variant_names_those_that_are_there(tmp_path: Path, asked: str) -> None:
+    build_pipeline().save_pretrained(tmp_path, variant="fp16")
+    told = refused(lambda: load(tmp_path, variant=asked))
+    assert f"no weights of the variant {asked}; there is fp16). Set variant=fp16." in told
+
+
+def test_weights_that_are_whole_numbers_are_refused_before_drawing(tmp_path: Path) -> None:
+    build_pipeline().save_pretrained(tmp_path)
+    (file,) = (tmp_path / "unet").glob("*.safetensors")
+    save_file({name: weight.to(torch.int8) for name, weight in load_file(file).items()}, file)
+    assert f"unet/{file.name} are quantised to whole numbers (I8), which is not read. Give a float" in refused(
+        lambda: load(tmp_path)
+    )
+
+
+def test_a_folder_of_one_file_names_it(tmp_path: Path) -> None:
+    save_file({"a": torch.ones(2)}, tmp_path / "model.safetensors")
+    assert refused(lambda: load(tmp_path)).endswith(
+        f"has no model_index.json. Give the file: {tmp_path / 'model.safetensors'}"
+    )
+    (tmp_path / "config.json").write_text("{}")  # one network of a larger folder, whose file is no model either
+    assert "Give the file" not in refused(lambda: load(tmp_path))

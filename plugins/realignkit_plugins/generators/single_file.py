@@ -12,7 +12,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from realignkit.errors import ModelError
 from realignkit.machine import say_once
+from realignkit_plugins.failures import loading
 from realignkit_plugins.generators.single_file_config import UNET, VAE, Prediction, unlike, write_config
 from realignkit_plugins.generators.single_file_kinds import family_of
 from realignkit_plugins.model_names import resolve_model
@@ -59,12 +61,29 @@ def single_file(
             if prediction is None:
                 prediction = _prediction(path, weights, family, model)
             write_config(Path(temporary), shapes, family, prediction, zero_snr="ztsnr" in shapes, model=model)
-        folder = temporary if config is None else resolve_model(config)
+        folder = temporary if config is None else _settings(config)
         try:
             networks = _networks(weights, folder, dtype, model)
         except (KeyError, IndexError) as error:  # of diffusers' renaming: the settings speak of weights that it lacks
             raise unlike(model, f"{error} does not go with its settings") from error
         yield folder, networks
+
+
+def _settings(config: str) -> str:
+    """The folder that the option ``config`` names, on this machine: from the hub, the settings alone."""
+    from diffusers import DiffusionPipeline
+
+    try:
+        with loading("folder of settings", config):
+            folder = resolve_model(config)
+            if not Path(folder).is_dir():
+                from huggingface_hub import snapshot_download
+
+                folder = snapshot_download(folder, allow_patterns=["*.json", "*.txt"])
+            DiffusionPipeline.load_config(folder)
+    except ModelError as error:
+        raise ModelError(f"the option config does not help: {error}") from error
+    return folder
 
 
 def _usual_names(weights: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 
 from realignkit.errors import ModelError
@@ -124,7 +125,7 @@ def _has(shapes: Mapping[str, object], prefix: str) -> bool:
 def _other(shapes: Shapes, model: str) -> str:
     for parts, kind, advice in _KINDS:
         if any(part in name for name in shapes for part in parts):
-            told = advice.format(file=model, folder=_FOLDER, whole=_WHOLE_FOLDER) or _ADVICE
+            told = advice.format(file=shlex.quote(model), folder=_FOLDER, whole=_WHOLE_FOLDER) or _ADVICE
             return f"'{model}' is {kind}. {told}"
     if len(shapes) <= 4 and all(len(shape) <= 2 for shape in shapes.values()):
         return f"'{model}' is an embedding (textual inversion) of a word, and no model. {_ADVICE}"

@@ -27,6 +27,7 @@ from realignkit_plugins.loading import (
     resolve_dtype,
 )
 from realignkit_plugins.model_names import local_file, resolve_model
+from realignkit_plugins.weight_folders import refuse_lone_file, refuse_whole_numbers
 from realignkit_plugins.weight_formats import is_weight_file
 
 if TYPE_CHECKING:
@@ -230,6 +231,9 @@ def load_pipeline(
                 path = local_file(model, settings.revision)
                 folder, networks = stack.enter_context(single_file(path, model, settings.config, prediction, dtype))
                 variant, parts = None, {**networks, **parts}
+            elif text_to_image and Path(folder).is_dir():
+                refuse_lone_file(Path(folder), model)
+                refuse_whole_numbers(Path(folder), model)
             index = DiffusionPipeline.load_config(folder, **hub)
             _refuse_code(index, model)
             extras: dict[str, Any] = {**hub, **parts}

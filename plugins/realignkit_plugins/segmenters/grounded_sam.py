@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from realignkit.contracts import Segmenter
+from realignkit.errors import ModelError
 from realignkit.images import to_rgb
 from realignkit.types import Mask
 from realignkit_plugins.loading import (
@@ -195,6 +196,11 @@ class GroundedSamSegmenter(CheckpointPlugin, Segmenter):
             return super().load()
         words = self.options.tokenizer or BERT
         tokenizer = load_tokenizer("tokenizer of Grounding DINO (option tokenizer)", words)
+        if {"[CLS]", "[SEP]", "[PAD]"} - tokenizer.get_vocab().keys():
+            raise ModelError(
+                f"'{words}' (option tokenizer) is a {type(tokenizer).__name__}, not the tokenizer of BERT that "
+                f"Grounding DINO was trained with. Give {BERT} or a folder of it."
+            )
         loaded = super().load()
         check_vocabulary(tokenizer, words, loaded.network.config.text_config.vocab_size)
         return Loaded(loaded.network, loaded.processor, tokenizer)

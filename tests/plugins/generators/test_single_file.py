@@ -186,3 +186,29 @@ def test_a_preset_for_a_folder_does_not_stand_in_the_way(files):
     """``sdxl`` asks for the variant fp16, which a file does not have."""
     generator = default_registry().create("generator", "sdxl", model=str(files / "sdxl.safetensors"), device="cpu")
     assert type(generator.pipeline()).__name__ == "StableDiffusionXLPipeline"
+
+
+def test_settings_that_are_not_there_are_what_is_blamed(files, tmp_path, monkeypatch, capfd):
+    def unreachable(*args, **kwargs):
+        raise ConnectionError("no network")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", unreachable)
+    for config, told in (
+        ("owner/nosuch", "'owner/nosuch' cannot be loaded (it is not on this machine, and the hub cannot be reached)"),
+        ("./nosuch", "there is no folder './nosuch'"),
+        (str(tmp_path), "no file named model_index.json"),
+    ):
+        with pytest.raises(ModelError) as caught:
+            load(files / "sd1.safetensors", config=config)
+        assert str(caught.value).startswith("the option config does not help: ")
+        assert told in str(caught.value)
+        assert "sd1.safetensors" not in str(caught.value)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_the_command_for_adapters_can_be_pasted(tmp_path):
+    path = tmp_path / "my style.safetensors"
+    save_file({"unet.down_blocks.0.attentions.0.proj_in.lora_A.weight": torch.zeros(4, 8)}, path)
+    with pytest.raises(ModelError) as caught:
+        load(path)
+    assert f"--set generator.lora='{path}'." in str(caught.value)

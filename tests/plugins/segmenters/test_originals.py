@@ -17,6 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from realignkit.errors import ModelError
+from realignkit_plugins.generators import clip_bpe
 from realignkit_plugins.segmenters.grounded_sam import GroundedSamSegmenter
 from realignkit_plugins.segmenters.originals import load_grounding_dino, load_sam
 from realignkit_plugins.segmenters.sam import BoxMasker
@@ -282,6 +283,14 @@ def test_other_files_than_grounding_dinos(converted, tmp_path):
         refused(lambda: segmenter.detect(DINO_IMAGE, ["a"]), "IDEA-Research/grounding-dino-tiny")  # noqa: B023
     refused(lambda: load_sam(converted / "groundingdino_x.pth", "x"), "no file of SAM's authors")
     refused(lambda: load_grounding_dino(tmp_path / "none.pth", "none.pth"), "there is no file")
+
+
+def test_a_tokenizer_of_another_kind_is_refused(converted, tmp_path):
+    clip_bpe.write_tokenizer(tmp_path / "clip", 77)
+    segmenter = GroundedSamSegmenter(
+        model=str(converted / "groundingdino_x.pth"), tokenizer=str(tmp_path / "clip"), device="cpu"
+    )
+    refused(lambda: segmenter.detect(DINO_IMAGE, ["a"]), "CLIPTokenizer, not the tokenizer of BERT")
 
 
 def test_a_missing_tokenizer_names_the_option(converted, monkeypatch):
