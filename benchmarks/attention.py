@@ -20,12 +20,14 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 
-from realignkit.attention.modulation import area_fraction, fast_attention, literal_attention, region_matrix
+from realignkit.attention.fast import Members, fast_attention
+from realignkit.attention.modulation import area_fraction, literal_attention, modulated_similarity, region_matrix
 from realignkit.files import atomic_write
 
 FORMS = ("plain", "fast", "literal")
@@ -70,10 +72,11 @@ def calls(shape: Shape, device: str, dtype: torch.dtype) -> dict[str, Callable[[
         keys = (place == torch.arange(OBJECTS, device=device))[None]
     area, rows = area_fraction(queries), queries[0].any(-1).nonzero()[:, 0]
     region = region_matrix(queries, keys)[:, None]
+    modulated = partial(modulated_similarity, region=region, weight=0.6, area=area[:, None, :, None])
     return {
         "plain": lambda: F.scaled_dot_product_attention(query, key, value),
-        "fast": lambda: fast_attention(query, key, value, queries, keys, 0.6 * (1 - area), rows=rows),
-        "literal": lambda: literal_attention(query, key, value, region, 0.6, area=area[:, None, :, None]),
+        "fast": lambda: fast_attention(query, key, value, Members(queries, keys, rows), 0.6 * (1 - area)),
+        "literal": lambda: literal_attention(query, key, value, modulated),
     }
 
 

@@ -21,7 +21,7 @@ from realignkit.types import Layout, Likelihood, LocalCaption, Mask, Segment
 if TYPE_CHECKING:
     from realignkit.attention.sampler import RefineResult
 
-Box = tuple[float, float, float, float]
+RelativeBox = tuple[float, float, float, float]
 """Left, top, right, bottom, as shares of the image's width and height in [0, 1]."""
 
 DENSE_DIFFUSION = ModulationConfig(
@@ -42,12 +42,12 @@ DENSE_DIFFUSION = ModulationConfig(
 ``size_weight``; p = 5, the first 30 % of the steps, and no likelihoods (S = 1)."""
 
 
-def dense_layout(regions: Mapping[str, Mask | Box | str | Path], size: tuple[int, int]) -> Layout:
+def dense_layout(regions: Mapping[str, Mask | RelativeBox | str | Path], size: tuple[int, int]) -> Layout:
     """A layout from phrases and where each is to be.
 
     Args:
-        regions: phrase -> a mask (bool, H x W), a box (see :data:`Box`), or the file of a picture in which what is
-            not black is inside.
+        regions: phrase -> a mask (bool, H x W), a box (see :data:`RelativeBox`), or the file of a picture in which
+            what is not black is inside.
         size: (width, height) of the masks; pictures are resized to it.
 
     Raises:
@@ -133,7 +133,7 @@ def _size(size: tuple[int, int]) -> tuple[int, int]:
     return sides[0], sides[1]
 
 
-def _mask(phrase: str, region: Mask | Box | str | Path, size: tuple[int, int]) -> Mask:
+def _mask(phrase: str, region: Mask | RelativeBox | str | Path, size: tuple[int, int]) -> Mask:
     width, height = size
     if isinstance(region, str | Path):
         return _read(phrase, Path(region), size)

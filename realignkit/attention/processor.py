@@ -13,6 +13,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,7 +21,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from realignkit.attention.config import ModulationConfig
-from realignkit.attention.modulation import clamped, fast_attention, literal_attention, region_matrix, time_weight
+from realignkit.attention.fast import Members, fast_attention
+from realignkit.attention.modulation import amounts, literal_attention, modulated_similarity, region_matrix, time_weight
 from realignkit.attention.regions import RegionMaps, Regions, layer_size, region_maps
 from realignkit.attention.schedule import Schedule
 from realignkit.errors import ModelError
@@ -209,13 +211,12 @@ class ModulatedAttention:
         key = (size, self._latent, device)
         if key not in self._maps:
             self._maps[key] = region_maps(
-                self.regions,
+                [item for item in self.regions for _ in range(self.repeats)],
                 size,
                 self._latent,
                 overlap=self.config.overlap,
                 mask_resize=self.config.mask_resize,
                 outside_score=self.config.outside_score,
-                repeats=self.repeats,
                 device=device,
             )
         return self._maps[key]
@@ -264,28 +265,18 @@ class ModulatedAttention:
             hide = (maps.padding * PADDING_BIAS).to(query.dtype)[:, None, None]
             bias = hide if bias is None else (bias + hide).clamp_min(PADDING_BIAS)
         keys = maps.tokens if cross else maps.cells
-        area = maps.area if config.size_term == "area" else torch.zeros_like(maps.area)
         suppress = cross and config.suppress_unlikely and any(item.suppresses for item in self.regions)
         low_rank = maps.disjoint and config.size_term != "similarity" and not suppress
         if low_rank and config.form != "literal":
-            amount = weight * maps.score * (1 - config.size_weight * area)
-            amount = clamped(amount) if config.clamp else amount
-            return fast_attention(query, key, value, maps.cells, keys, amount, bias=bias, rows=maps.rows)
-        unlikely = maps.cells & maps.suppressed[:, None]
-        return literal_attention(
-            query,
-            key,
-            value,
-            region_matrix(maps.cells, keys)[:, None],
-            weight,
-            score=maps.score[:, None, :, None],
-            area=area[:, None, :, None],
-            size_term=config.size_term,
-            size_weight=config.size_weight,
-            suppress=region_matrix(unlikely, keys)[:, None] if suppress else None,
-            bias=bias,
-            clamp=config.clamp,
-        )
+            amount = amounts(weight, maps.score, maps.area, config)
+            return fast_attention(query, key, value, Members(maps.cells, keys, maps.rows), amount, bias)
+        region, score = region_matrix(maps.cells, keys)[:, None], maps.score[:, None, :, None]
+        if suppress:  # as if they lay in no common object, and the score were 1
+            pairs = region_matrix(maps.cells & maps.suppressed[:, None], keys)[:, None]
+            region, score = region & ~pairs, torch.where(pairs, 1.0, score)
+        area = maps.area[:, None, :, None]
+        modulated = partial(modulated_similarity, region=region, weight=weight, score=score, area=area, config=config)
+        return literal_attention(query, key, value, modulated, bias)
 
 
 class ModulatedAttnProcessor:

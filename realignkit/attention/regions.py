@@ -107,17 +107,15 @@ def region_maps(
     overlap: Overlap = "smaller",
     mask_resize: MaskResize = "nearest",
     outside_score: float = 1.0,
-    repeats: int = 1,
     device: torch.device | str = "cpu",
 ) -> RegionMaps:
     """Rasterise a batch of regions.
 
     Args:
-        regions: one per prompt; all with the same number of tokens.
+        regions: one per image; all with the same number of tokens.
         size: (h, w) of the attention layer.
         latent: (h, w) of the latents; ``nearest`` goes through it, as DenseDiffusion does.
         overlap: see :class:`~realignkit.attention.config.ModulationConfig`, as for ``mask_resize``.
-        repeats: images per prompt; each item is repeated that often, neighbours together.
         device: where the maps are wanted.
     """
     most = max(1, *(len(item.scores) for item in regions))
@@ -135,16 +133,13 @@ def region_maps(
     score = likelihood_scores(member, torch.stack(scores), outside_score)
     score = score * torch.tensor([item.lifts for item in regions])[:, None]
 
-    def batch(value: Tensor) -> Tensor:
-        return value.repeat_interleave(repeats, dim=0).to(device)
-
     return RegionMaps(
-        cells=batch(member),
-        tokens=batch(torch.stack(tokens)),
-        score=batch(score),
-        area=batch(area_fraction(member)),
-        suppressed=batch(torch.stack(suppressed)),
-        padding=batch(torch.stack(padding)),
+        cells=member.to(device),
+        tokens=torch.stack(tokens).to(device),
+        score=score.to(device),
+        area=area_fraction(member).to(device),
+        suppressed=torch.stack(suppressed).to(device),
+        padding=torch.stack(padding).to(device),
         rows=member.any(-1).any(0).nonzero()[:, 0].to(device),
         disjoint=bool((member.sum(-1) <= 1).all()),
     )

@@ -14,7 +14,7 @@ from realignkit.errors import DamagedError, ModelError, OptionError, OutputError
 from realignkit.machine import suited_threads
 
 if TYPE_CHECKING:
-    from realignkit.attention.dense import Box
+    from realignkit.attention.dense import RelativeBox
 
 FILES = ("dense.png", "layout.png", "dense.json")
 
@@ -111,7 +111,7 @@ def dense(
         out().print(f"  {folder / name}", markup=False)
 
 
-def _on_record(region: Box | Path) -> list[float] | str:
+def _on_record(region: RelativeBox | Path) -> list[float] | str:
     """Where a phrase is to be: a box, or what is in the file of a mask."""
     from realignkit.provenance import fingerprint
 
@@ -145,8 +145,8 @@ def _check_matches(folder: Path, wanted: dict[str, Any]) -> None:
         )
 
 
-def _regions(boxes: list[str], masks: list[str]) -> dict[str, Box | Path]:
-    regions: dict[str, Box | Path] = {}
+def _regions(boxes: list[str], masks: list[str]) -> dict[str, RelativeBox | Path]:
+    regions: dict[str, RelativeBox | Path] = {}
     for flag, texts in (("--box", boxes), ("--mask", masks)):
         for text in texts:
             phrase, equals, value = (part.strip() for part in text.partition("="))
@@ -163,7 +163,7 @@ def _regions(boxes: list[str], masks: list[str]) -> dict[str, Box | Path]:
     return regions
 
 
-def _box(text: str, value: str) -> Box:
+def _box(text: str, value: str) -> RelativeBox:
     try:
         left, top, right, bottom = (float(side) for side in value.split(","))
     except ValueError:

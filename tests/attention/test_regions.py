@@ -91,20 +91,19 @@ def test_maps_of_a_batch_are_those_of_its_images():
     two = Regions(tokens, torch.stack([box(0, 0, 32, 32), box(40, 0, 64, 64)]), torch.tensor([2.0, 0.0]))
     none = Regions.none(6)
     one = Regions(tokens[:, :1], box(0, 0, 64, 10)[None], torch.tensor([0.5]))
-    maps = region_maps([two, none, one], (8, 8), (16, 16), repeats=2)
-    assert maps.cells.shape == (6, 64, 2)
+    maps = region_maps([two, none, one], (8, 8), (16, 16))
+    assert maps.cells.shape == (3, 64, 2)
     for i, item in enumerate([two, none, one]):
         alone = region_maps([item], (8, 8), (16, 16))
-        for copy in (2 * i, 2 * i + 1):
-            assert torch.equal(maps.score[copy], alone.score[0])
-            assert torch.equal(maps.area[copy], alone.area[0])
-            own = region_matrix(maps.cells[copy], maps.tokens[copy])
-            assert torch.equal(own, region_matrix(alone.cells[0], alone.tokens[0]))
+        assert torch.equal(maps.score[i], alone.score[0])
+        assert torch.equal(maps.area[i], alone.area[0])
+        own = region_matrix(maps.cells[i], maps.tokens[i])
+        assert torch.equal(own, region_matrix(alone.cells[0], alone.tokens[0]))
     inside = maps.cells[0].any(-1)
     assert maps.score[0][maps.cells[0, :, 0]].unique().tolist() == [2.0]
     assert maps.score[0][maps.cells[0, :, 1]].unique().tolist() == [0.0]
     assert maps.score[0][~inside].unique().tolist() == [1.0]
-    assert maps.score[2].unique().tolist() == [0.0]  # nothing to modulate: a = 0 everywhere
+    assert maps.score[1].unique().tolist() == [0.0]  # nothing to modulate: a = 0 everywhere
     assert not one.suppresses and two.suppresses and two.lifts and not none.lifts
 
 
