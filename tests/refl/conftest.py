@@ -51,21 +51,22 @@ def pipeline() -> Any:
     return tiny.build_pipeline()
 
 
-@pytest.fixture
-def make_trainer(tmp_path: Path) -> Callable[..., Any]:
+def trainer(reward: Any = None, **given: Any) -> Any:
     """A ReFLTrainer on a fresh tiny pipeline; options over :data:`QUICK`, arguments of the trainer by their names."""
     from realignkit.refl import ReFLTrainer
     from realignkit.registry import Registry
 
-    def make(reward: Any = None, **given: Any) -> ReFLTrainer:
-        names = ("pipeline", "prompts", "out", "held_out", "judge", "names", "sampling", "prior", "registry")
-        names = (*names, "on_step", "on_message", "generator_options")
-        arguments = {name: given.pop(name) for name in names if name in given}
-        arguments.setdefault("registry", Registry(discover=False))
-        arguments.setdefault("prompts", PROMPTS)
-        arguments.setdefault("out", tmp_path / "run")
-        arguments.setdefault("held_out", ("a red desk", "a yellow book"))
-        chosen = arguments.pop("pipeline", None) or tiny.build_pipeline()
-        return ReFLTrainer(chosen, reward or Colour(), options_over_quick(**given), **arguments)
+    names = ("pipeline", "prompts", "out", "held_out", "judge", "names", "sampling", "prior", "registry")
+    names = (*names, "on_step", "on_message", "generator_options")
+    arguments = {name: given.pop(name) for name in names if name in given}
+    arguments.setdefault("registry", Registry(discover=False))
+    arguments.setdefault("prompts", PROMPTS)
+    arguments.setdefault("held_out", ("a red desk", "a yellow book"))
+    chosen = arguments.pop("pipeline", None) or tiny.build_pipeline()
+    return ReFLTrainer(chosen, reward or Colour(), options_over_quick(**given), **arguments)
 
-    return make
+
+@pytest.fixture
+def make_trainer(tmp_path: Path) -> Callable[..., Any]:
+    """:func:`trainer` in a folder of the test's own."""
+    return lambda reward=None, **given: trainer(reward, **{"out": tmp_path / "run", **given})

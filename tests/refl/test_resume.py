@@ -20,6 +20,7 @@ from realignkit.files import only_writer
 from realignkit.records import write_manifest
 from realignkit.refl import checkpoints
 from tests import tiny
+from tests.refl.conftest import trainer
 from tests.refl.rewards import Colour, Noisy
 from tests.refl.test_trainer import log, weights
 
@@ -249,20 +250,27 @@ DAMAGES = {
 }
 
 
-@pytest.fixture
-def stopped(make_trainer, tmp_path):
-    """A run that was stopped after four of five iterations, with checkpoints of the second and the fourth."""
-    make_trainer(out=tmp_path / "whole", **{**FOUR, "iterations": 5}).train()
+@pytest.fixture(scope="module")
+def whole_and_stopped(tmp_path_factory):
+    """A folder with a run of five iterations, and the same, stopped after four; checkpoints every second one."""
+    folder = tmp_path_factory.mktemp("runs")
+    trainer(out=folder / "whole", **{**FOUR, "iterations": 5}).train()
 
     def interrupt(state):
         if state.iteration == 4:
             os.kill(os.getpid(), signal.SIGINT)
 
-    trainer = make_trainer(on_step=interrupt, **{**FOUR, "iterations": 5})
     with pytest.raises(KeyboardInterrupt):
-        trainer.train()
-    assert [path.name for path in checkpoints.listed(trainer.folder)] == ["000002", "000004"]
-    return trainer.folder
+        trainer(out=folder / "run", on_step=interrupt, **{**FOUR, "iterations": 5}).train()
+    assert [path.name for path in checkpoints.listed(folder / "run")] == ["000002", "000004"]
+    return folder
+
+
+@pytest.fixture
+def stopped(whole_and_stopped, tmp_path):
+    """The stopped run, where :func:`make_trainer` trains; the whole one lies beside it."""
+    shutil.copytree(whole_and_stopped, tmp_path, dirs_exist_ok=True)
+    return tmp_path / "run"
 
 
 def exported(folder):
