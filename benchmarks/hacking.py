@@ -69,7 +69,7 @@ def train(reward: str, judge: str, model: str, out: Path, changes: dict[str, Any
     """Train with the exploitable settings, or go on with it."""
     from realignkit import ReFLTrainer, default_registry
     from realignkit.refl import Judge
-    from realignkit.resolve import choose_generator, companions
+    from realignkit.resolve import choose_generator, companions_of
     from realignkit.rewards import make_reward
 
     registry, mine = default_registry(), ModuleType("hacking")
@@ -78,12 +78,12 @@ def train(reward: str, judge: str, model: str, out: Path, changes: dict[str, Any
     )
     registry.register(mine)
     info = choose_generator(registry, model)
-    generator, beside = info.create(), companions(info)
+    generator, companions = info.create(), companions_of(info)
     judges = {found.name for found in registry.infos("metric")}
-    watching = registry.create("metric", judge) if judge in judges else make_reward(registry, judge, {}, beside)
+    watching = registry.create("metric", judge) if judge in judges else make_reward(registry, judge, {}, companions)
     trainer = ReFLTrainer(
         generator.pipeline(),
-        make_reward(registry, reward, {}, beside),
+        make_reward(registry, reward, {}, companions),
         {**EXPLOITABLE, **changes},
         prompts=registry.create("prompts", "micro", purpose="train"),
         held_out=registry.create("prompts", "micro", purpose="validation"),

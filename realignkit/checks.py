@@ -95,9 +95,9 @@ def tags(values: Sequence[Tag]) -> tuple[Tag, ...]:
     Raises:
         OptionError: one is no tag with a name and a confidence in [0, 1].
     """
-    found = listed("tags", values)
-    _refuse(map(tag_problem, found))
-    return distinct(found)
+    given = listed("tags", values)
+    _refuse(map(tag_problem, given))
+    return distinct(given)
 
 
 def captions(values: Sequence[LocalCaption]) -> tuple[LocalCaption, ...]:
@@ -106,9 +106,9 @@ def captions(values: Sequence[LocalCaption]) -> tuple[LocalCaption, ...]:
     Raises:
         OptionError: one is no local caption with a text and a likelihood.
     """
-    found = listed("captions", values)
-    _refuse(map(caption_problem, found))
-    return tuple(found)
+    given = listed("captions", values)
+    _refuse(map(caption_problem, given))
+    return tuple(given)
 
 
 def layouts(values: Sequence[Layout], size: tuple[int, int]) -> list[Layout]:
@@ -121,12 +121,12 @@ def layouts(values: Sequence[Layout], size: tuple[int, int]) -> list[Layout]:
     """
     if isinstance(values, Layout):
         raise OptionError("give a list of layouts, also of one: [layout].")
-    found = listed("layouts", values)
-    for layout in found:
+    given = listed("layouts", values)
+    for layout in given:
         if not isinstance(layout, Layout):
             raise OptionError(f"a {type(layout).__name__} is no Layout.")
         _refuse(segment_problem(segment, size) for segment in layout)
-    return found
+    return given
 
 
 def _refuse(problems: Iterable[str]) -> None:

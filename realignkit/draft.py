@@ -106,8 +106,8 @@ def draw(realigner: Steps, prompts: Sequence[str], seeds: Sequence[int], progres
 def tag(realigner: Realigner, drafts: Sequence[Draft], progress: Progress) -> None:
     """The objects in the coarse images."""
     with _reported("tag", drafts, progress), _timed("tag", drafts):
-        found = calls.tag_images(realigner.parts.needed("tagger"), [draft.coarse for draft in drafts])
-    for draft, tags in zip(drafts, found, strict=True):
+        tagged = calls.tag_images(realigner.parts.needed("tagger"), [draft.coarse for draft in drafts])
+    for draft, tags in zip(drafts, tagged, strict=True):
         draft.tags = tags
 
 

@@ -89,14 +89,14 @@ class Named:
         options = getattr(self.plugin, "options", None)
         # Not dict(options): an option may be called 'keys'.
         values = {**options.__dict__} if isinstance(options, BaseModel) else dict(self.given)
-        found = []
+        secrets: list[str] = []
         for name, value in values.items():
             if isinstance(value, SecretStr):
-                found.append(value.get_secret_value())
+                secrets.append(value.get_secret_value())
             elif isinstance(value, str | list | tuple):
                 texts = [text for text in ([value] if isinstance(value, str) else value) if isinstance(text, str)]
-                found += texts if _secret(name) else [secret for text in texts for secret in url_secrets(text)]
-        return tuple(secret for secret in found if secret)
+                secrets += texts if _secret(name) else [secret for text in texts for secret in url_secrets(text)]
+        return tuple(secret for secret in secrets if secret)
 
     def _values(self, mode: str) -> dict[str, Any]:
         options = getattr(self.plugin, "options", None)

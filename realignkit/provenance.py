@@ -223,10 +223,10 @@ def listed(different: list[str]) -> str:
 
 def versions() -> dict[str, str]:
     """Versions of realignkit, Python and the libraries that results depend on."""
-    found = {"realignkit": __version__, "python": platform.python_version()}
+    known = {"realignkit": __version__, "python": platform.python_version()}
     for name in ("torch", "diffusers", "transformers", "numpy", "pillow"):
         try:
-            found[name] = version(name)
+            known[name] = version(name)
         except PackageNotFoundError:
             continue
-    return found
+    return known

@@ -20,7 +20,7 @@ from realignkit.named import Named, Parts, chain
 from realignkit.provenance import contents, fingerprint_of_image
 from realignkit.realignment import Realignment
 from realignkit.registry import Registry, default_registry
-from realignkit.resolve import SamplingOptions, assemble, choose_generator, companions, generator_info, make
+from realignkit.resolve import SamplingOptions, assemble, choose_generator, companions_of, generator_info, make
 from realignkit.rewards import make_reward
 from realignkit.steps import Steps
 
@@ -146,8 +146,8 @@ class Realigner(Steps):
             merged = {**getattr(generator.plugin, "refine_defaults", {}), **arguments.mapping("modulation", modulation)}
             modulation = parse_options(ModulationConfig, merged, owner="modulation")
         if isinstance(select_by, str):
-            beside = companions(choose_generator(registry, model))
-            made = make_reward(registry, select_by, reward_options, beside)
+            companions = companions_of(choose_generator(registry, model))
+            made = make_reward(registry, select_by, reward_options, companions)
             select_by = Named("reward", select_by, made, reward_options)
         elif reward_options:
             raise OptionError("reward options go with select_by, a reward's name: give one, or leave them out.")

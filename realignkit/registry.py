@@ -120,7 +120,7 @@ class Register:
 
     kind: str
     source: str
-    found: list[PluginInfo] = field(default_factory=list)
+    infos: list[PluginInfo] = field(default_factory=list)
 
     def __call__(
         self,
@@ -139,7 +139,7 @@ class Register:
             raise PluginError(f"{self.kind} '{name}': factory must be callable or 'module:attribute', got {factory!r}.")
         presets = dict(options or {})
         info = PluginInfo(self.kind, name, description, factory, tuple(requires), extra, presets, self.source)
-        self.found.append(info)
+        self.infos.append(info)
 
 
 class Registry:
@@ -166,8 +166,8 @@ class Registry:
                 plugin = load_plugin(entry_point)
             self.register(plugin, source)
         except Exception as error:  # somebody else's code; named, recorded, skipped
-            told = isinstance(error, RealignKitError)
-            self.broken[source] = str(error) if told else f"{type(error).__name__}: {error}"
+            ours = isinstance(error, RealignKitError)
+            self.broken[source] = str(error) if ours else f"{type(error).__name__}: {error}"
             logger.warning("plugin %s is broken and was skipped: %s", source, self.broken[source])
 
     def register(self, plugin: object, name: str | None = None) -> None:
@@ -182,30 +182,30 @@ class Registry:
             raise PluginError(f"{name or plugin!r}: {error}") from error
         try:
             _check_hooks(self.manager, plugin)
-            found = self._collect(plugin, source)
+            infos = self._collect(plugin, source)
         except Exception:
             self.manager.unregister(plugin)
             raise
-        self._infos.update(found)
+        self._infos.update(infos)
 
     def _collect(self, plugin: object, source: str) -> dict[tuple[str, str], PluginInfo]:
-        found: dict[tuple[str, str], PluginInfo] = {}
+        collected: dict[tuple[str, str], PluginInfo] = {}
         for kind in KINDS:
             register = Register(kind, source)
             hook = self._alone(hook_name(kind), plugin)
             if hook.get_hookimpls():
                 with prints_of(source):
                     bounded(functools.partial(hook, register=register))
-            for info in register.found:
+            for info in register.infos:
                 key = (kind, info.name)
-                taken = self._infos.get(key) or found.get(key)
+                taken = self._infos.get(key) or collected.get(key)
                 if taken:
                     raise PluginError(
                         f"{kind} '{info.name}' is already registered by {taken.source}; "
                         f"rename it or uninstall one of the two."
                     )
-                found[key] = info
-        return found
+                collected[key] = info
+        return collected
 
     def unregister(self, plugin: object) -> None:
         """Remove a plugin and everything it registered."""
@@ -228,8 +228,8 @@ class Registry:
             raise PluginError(f"'{kind}' is no kind of plugin. Kinds: {', '.join(KINDS)}.")
         if not isinstance(name, str):
             raise PluginError(f"a {kind}'s name is text, not {shown(name)}.")
-        found = self._infos.get((kind, name))
-        if found is None:
+        info = self._infos.get((kind, name))
+        if info is None:
             names = [info.name for info in self.infos(kind)]
             near = get_close_matches(name, names, n=1)
             hint = f"Did you mean '{near[0]}'? " if near else ""
@@ -238,7 +238,7 @@ class Registry:
                 f"no {kind} is called '{name}'. {hint}Known: {', '.join(names) or 'none'}.{broken} "
                 f"'realignkit plugins' shows them all."
             )
-        return found
+        return info
 
     def create(self, kind: str, name: str, **options: Any) -> Any:
         """Make a plugin by name; see :meth:`PluginInfo.create`."""

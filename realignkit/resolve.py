@@ -92,21 +92,21 @@ def choose_generator(registry: Registry, model: Any) -> PluginInfo:
         ) from None
 
 
-def companions(info: PluginInfo) -> Mapping[str, str]:
+def companions_of(info: PluginInfo) -> Mapping[str, str]:
     """The plugins that go with a generator (kind -> spec): as registered with it, else as its class declares."""
     declared = info.options.get("companions") or getattr(info.resolve(), "companions", None)
     return declared if isinstance(declared, Mapping) else {}
 
 
-def choose(registry: Registry, kind: str, spec: str | None, beside: Mapping[str, str]) -> tuple[PluginInfo, ...]:
+def choose(registry: Registry, kind: str, spec: str | None, companions: Mapping[str, str]) -> tuple[PluginInfo, ...]:
     """The plugins of a kind that ``spec`` names: one, or for scorers a chain ``"first,second"``.
 
-    Without a spec, the generator's companion (``beside``), else a default. Chains end with ``lexical``.
+    Without a spec, the generator's companion (``companions``), else a default. Chains end with ``lexical``.
 
     Raises:
         PluginError: an unknown name, or no default to fall back on.
     """
-    spec = spec or beside.get(kind) or _default(registry, kind)
+    spec = spec or companions.get(kind) or _default(registry, kind)
     names = [name.strip() for name in spec.split(",") if name.strip()] if kind == "scorer" else [spec]
     infos = [registry.info(kind, name) for name in dict.fromkeys(names)]
     if kind == "scorer":
@@ -154,7 +154,7 @@ def assemble(
                 raise OptionError(f"options for a {kind} that is already made: give them when making it.")
             plugins[kind] = (Named.of(kind, spec, "scorers" if kind == "scorer" else kind),)
             continue
-        infos = (generator,) if kind == "generator" else choose(registry, kind, spec, companions(generator))
+        infos = (generator,) if kind == "generator" else choose(registry, kind, spec, companions_of(generator))
         plugins[kind] = make(infos, wishes)
     return plugins
 

@@ -12,7 +12,7 @@ from realignkit.registry import Registry
 from realignkit.resolve import assign_options, option_names
 
 SUM_OPTIONS = ("normalise",)
-"""Options of a weighted sum itself, beside those of its parts."""
+"""Options of a weighted sum itself; the others are its parts'."""
 
 
 def parse_weights(spec: str) -> dict[str, float]:
@@ -42,7 +42,7 @@ def make_reward(
     registry: Registry,
     spec: str,
     options: Mapping[str, Any] | None = None,
-    beside: Mapping[str, str] | None = None,
+    companions: Mapping[str, str] | None = None,
 ) -> Any:
     """Make a reward (:class:`realignkit.contracts.Reward`) by name, or a weighted sum of several.
 
@@ -51,16 +51,16 @@ def make_reward(
         spec: see :func:`parse_weights`.
         options: option -> value. In a sum an option goes to every reward that knows it; ``"name.option"`` to one;
             ``normalise`` is the sum's own.
-        beside: a generator's companions: ``"reward:clip" -> "micro_clip"`` stands in for ``clip``.
+        companions: a generator's companions: ``"reward:clip" -> "micro_clip"`` stands in for ``clip``.
 
     Raises:
         OptionError: a bad spec, an unknown option or a bad value, or no registry.
         PluginError: an unknown or unavailable reward.
     """
-    weights, beside = parse_weights(spec), mapping("beside", beside)
+    weights, companions = parse_weights(spec), mapping("companions", companions)
     if not isinstance(registry, Registry):
         raise OptionError(f"registry takes a Registry (default_registry() is one), not {shown(registry)}.")
-    names = {name: beside.get(f"reward:{name}", name) for name in weights}
+    names = {name: companions.get(f"reward:{name}", name) for name in weights}
     infos = [registry.info("reward", name) for name in names.values()]
     alone = list(weights.values()) == [1.0]
     given, of_sum = {}, {}
@@ -87,13 +87,13 @@ def measuring_reward(
     registry: Registry,
     spec: str,
     options: Mapping[str, Any] | None = None,
-    beside: Mapping[str, str] | None = None,
+    companions: Mapping[str, str] | None = None,
 ) -> Any:
     """:func:`make_reward`, to measure with: in float32 on every device, unless the option ``dtype`` says otherwise.
 
     Raises:
         OptionError, PluginError: as there.
     """
-    names = ((beside or {}).get(f"reward:{name}", name) for name in parse_weights(spec))
+    names = ((companions or {}).get(f"reward:{name}", name) for name in parse_weights(spec))
     known = any("dtype" in (option_names(registry.info("reward", name)) or ()) for name in names)
-    return make_reward(registry, spec, {**({"dtype": "fp32"} if known else {}), **(options or {})}, beside)
+    return make_reward(registry, spec, {**({"dtype": "fp32"} if known else {}), **(options or {})}, companions)

@@ -39,7 +39,7 @@ class Bench:
 
         self.registry = default_registry()
         self.generator = resolve.choose_generator(self.registry, self.model)
-        self.companions: Mapping[str, str] = resolve.companions(self.generator)
+        self.companions: Mapping[str, str] = resolve.companions_of(self.generator)
         chosen = self.metric or self.companions.get("metric")
         if chosen is None:
             names = ", ".join(info.name for info in self.registry.infos("metric"))

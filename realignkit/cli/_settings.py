@@ -36,7 +36,7 @@ def known_options(registry: Registry, model: str, specs: Mapping[str, str | None
         "realigner": resolve.RealignerOptions.model_fields,
         "generator": resolve.option_names(generator),
     }
-    companions = resolve.companions(generator)
+    companions = resolve.companions_of(generator)
     for kind, spec in specs.items():
         if kind == "reward":
             known[kind] = reward_options(registry, spec, companions)
@@ -123,10 +123,10 @@ def nested_names(options: type[Options], prefix: str = "") -> Iterator[str]:
 
 def nested(values: Mapping[str, Any]) -> dict[str, Any]:
     """Values by dotted name as mappings of groups: the inverse of :func:`realignkit.provenance.flat`."""
-    found: dict[str, Any] = {}
+    groups: dict[str, Any] = {}
     for name, value in values.items():
         group, dot, option = name.partition(".")
         below = nested({option: value}) if dot else value
-        merges = isinstance(below, dict) and isinstance(found.get(group), dict)
-        found[group] = {**found[group], **below} if merges else below
-    return found
+        merges = isinstance(below, dict) and isinstance(groups.get(group), dict)
+        groups[group] = {**groups[group], **below} if merges else below
+    return groups

@@ -100,7 +100,7 @@ def scorers(
 
     ctx.with_resource(writes_into(ctx, folder))
     registry = default_registry()
-    companions = resolve.companions(resolve.choose_generator(registry, model))
+    companions = resolve.companions_of(resolve.choose_generator(registry, model))
     names = {
         "tagger": tagger or [info.name for info in resolve.choose(registry, "tagger", None, companions)],
         "scorer": scorer or [resolve.LAST_SCORER],

@@ -180,7 +180,7 @@ def commands(findings: list[Finding], registry: Registry) -> list[str]:
 
 def run_command(registry: Registry, info: PluginInfo, usable: Mapping[tuple[str, str], Finding]) -> str | None:
     """``realignkit run`` with a generator; None where it cannot be refined, or what goes with it is missing."""
-    from realignkit.resolve import choose, companions
+    from realignkit.resolve import choose, companions_of
 
     generator = usable.get((info.kind, info.name))
     if generator is None or getattr(info.create(), "attention_family", None) is None:
@@ -188,7 +188,7 @@ def run_command(registry: Registry, info: PluginInfo, usable: Mapping[tuple[str,
     parts, command = [generator], f'realignkit run "a red book and a yellow pen" --model {info.name}'
     for kind in ("tagger", "segmenter"):
         try:
-            name = choose(registry, kind, None, companions(info))[0].name
+            name = choose(registry, kind, None, companions_of(info))[0].name
         except PluginError:
             name = ""
         if (kind, name) not in usable:

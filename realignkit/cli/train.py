@@ -159,7 +159,7 @@ class TrainingJob:
         self.registry, self.wanted = default_registry(), wanted
         self.model = str(wanted["model"] or DEFAULT_MODEL)
         self.generator = resolve.choose_generator(self.registry, self.model)
-        self.companions = resolve.companions(self.generator)
+        self.companions = resolve.companions_of(self.generator)
         self.judge_name, _, self._judge_value = str(wanted["judge"] or "").partition(".")
         known = {
             "training": set(nested_names(ReFLConfig)),

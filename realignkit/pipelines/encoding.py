@@ -62,8 +62,8 @@ def full_ids(tokenizer: Any, text: str) -> list[int]:
 
 def token_limit(pipeline: Any) -> int:
     """How many tokens, start and end included, every text encoder of the pipeline reads."""
-    own = families.padded_text_length(pipeline)
-    limits = [] if own is None else [own]
+    padded = families.padded_text_length(pipeline)
+    limits = [] if padded is None else [padded]
     for tokenizer, encoder in encoders(pipeline):
         limits.append(int(tokenizer.model_max_length))
         limits.append(int(getattr(encoder.config, "max_position_embeddings", limits[-1])))

@@ -212,14 +212,14 @@ def drawing(pipeline: Any, guidance_scale: float | None, progress: StepCallback 
     Raises:
         ModelError: memory does not suffice, the pipeline computed NaN or infinity, or it failed.
     """
-    own: list[Exception] = []
+    callers: list[Exception] = []
 
     def report(done: int, total: int) -> None:
         try:
             if progress is not None:
                 progress(done, total)
         except Exception as error:
-            own.append(error)
+            callers.append(error)
             raise
 
     try:
@@ -235,7 +235,7 @@ def drawing(pipeline: Any, guidance_scale: float | None, progress: StepCallback 
     except RealignKitError:
         raise
     except Exception as error:
-        if error in own:
+        if error in callers:
             raise
         if out_of_memory(error):
             raise memory_error("drawing", error) from error

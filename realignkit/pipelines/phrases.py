@@ -102,8 +102,8 @@ def condition(
     text = text_with(missing)
     appended = {id(s) for s in missing}
     named = [s for s in segments if id(s) in present or id(s) in appended]
-    found = _agreed_spans(pipeline, text, [s.caption.caption for s in named])
-    by_segment = {id(s): span for s, span in zip(named, found, strict=True)}
+    spans = _agreed_spans(pipeline, text, [s.caption.caption for s in named])
+    by_segment = {id(s): span for s, span in zip(named, spans, strict=True)}
     return Conditioning(text, tuple(segments), tuple(by_segment.get(id(s)) for s in segments), tuple(notes))
 
 
@@ -173,8 +173,8 @@ def knows(tokenizer: Any, phrase: str) -> bool:
 
 def find_span(ids: Sequence[int], phrase: Sequence[int], taken: Sequence[slice] = ()) -> slice | None:
     """First occurrence of ``phrase`` in ``ids`` that does not overlap ``taken``; None if there is none."""
-    found = (span for span in occurrences(ids, phrase) if not any(overlap(span, other) for other in taken))
-    return next(found, None)
+    free = (span for span in occurrences(ids, phrase) if not any(overlap(span, other) for other in taken))
+    return next(free, None)
 
 
 def phrase_spans(tokenizer: Any, text: str, phrases: Sequence[str]) -> list[slice]:
@@ -192,13 +192,13 @@ def phrase_spans(tokenizer: Any, text: str, phrases: Sequence[str]) -> list[slic
     choices = []
     for phrase in phrases:
         wanted = tuple(content_ids(tokenizer, phrase))
-        found = occurrences(ids, wanted) if knows(tokenizer, phrase) else []
-        if not found:
+        spans = occurrences(ids, wanted) if knows(tokenizer, phrase) else []
+        if not spans:
             raise PromptError(
                 f"'{phrase}' is not part of '{text}', token by token. Write it as the text does, or append it."
             )
-        inside = [_in_word(tokenizer, ids, span) for span in found] if len(found) > 1 else [False]
-        choices.append(Choice(wanted, found, inside))
+        inside = [_in_word(tokenizer, ids, span) for span in spans] if len(spans) > 1 else [False]
+        choices.append(Choice(wanted, spans, inside))
     return [slice(span.start + offset, span.stop + offset) for span in assign(choices)]
 
 

@@ -99,11 +99,11 @@ def _why_other_network(pipeline: Any) -> str:
     import diffusers
 
     for names, network, family in families.FAMILIES:
-        found = families.unwrapped(getattr(pipeline, family.denoiser, None))
+        part = families.unwrapped(getattr(pipeline, family.denoiser, None))
         known = isinstance(pipeline, tuple(getattr(diffusers, name) for name in names))
-        if known and not isinstance(found, getattr(diffusers, network)):
+        if known and not isinstance(part, getattr(diffusers, network)):
             return (
-                f"the {family.denoiser} of this {type(pipeline).__name__} is a {type(found).__name__}, whose attention "
+                f"the {family.denoiser} of this {type(pipeline).__name__} is a {type(part).__name__}, whose attention "
                 f"cannot be modulated. Give it the {network} that it was made of."
             )
     return ""

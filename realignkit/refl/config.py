@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from realignkit.contracts import Options, parse_options
+from realignkit.contracts import Config, Options, parse_options
 from realignkit.errors import OptionError
 from realignkit.named import Named
 from realignkit.refl.algorithms import ALGORITHMS, RAFTOptions, ReFLOptions, RewardWeightedOptions
@@ -55,7 +55,7 @@ class ValidationOptions(Options):
     samples: int = Field(8, ge=0, description="held-out images in each sample grid; 0: none")
 
 
-class ReFLConfig(Options):
+class ReFLConfig(Config):
     """How a generator is fine-tuned with a reward: ``L = lambda * relu(margin - R) + L_pre`` (eq. 5).
 
     Frozen; unknown names are errors. :func:`preset` has named settings, published and our own.

@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import linalg
 
 from realignkit.evaluation.frechet import GROUPS, Reference, frechet_distance, gaussian_distance, ratio
 
@@ -42,7 +43,6 @@ def test_any_gaussians_agree_with_eigenvalues_of_the_product(seed, size):
 
 
 def test_agrees_with_a_matrix_square_root():
-    linalg = pytest.importorskip("scipy.linalg")
     random = np.random.default_rng(0)
     one, two = random.normal(size=(300, 6)), random.normal(size=(200, 6)) @ covariance(random, 6) + 0.3
     a, b = np.cov(one, rowvar=False), np.cov(two, rowvar=False)

@@ -67,8 +67,8 @@ def test_models_are_known_by_their_weights(tmp_path):
     for folder, why in (("empty", "no .safetensors file"), ("nowhere", "no such folder")):
         with pytest.raises(ModelError, match=why):
             trained_model(tmp_path / folder)
-    beside = {"reward:clip": "micro_clip"}
-    assert raised(found.record, ["clip", "image_reward", "blip"], beside) == ["clip", "blip"]
+    companions = {"reward:clip": "micro_clip"}
+    assert raised(found.record, ["clip", "image_reward", "blip"], companions) == ["clip", "blip"]
     assert raised(found.record, ["clip"], {}) == []
-    assert raised({**found.record, "reward_weight": 0.0}, ["clip"], beside) == []
-    assert raised(BASE.record, ["clip"], beside) == []
+    assert raised({**found.record, "reward_weight": 0.0}, ["clip"], companions) == []
+    assert raised(BASE.record, ["clip"], companions) == []

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file
+from scipy import stats
 
 from realignkit.errors import OptionError
 from realignkit.evaluation import statistics
@@ -263,17 +264,15 @@ def test_wilson_bounds_are_where_the_score_test_is_borderline(numbers):
 
 @pytest.mark.parametrize(("fixed", "broken", "count"), [(0, 0, 5), (1, 0, 6), (4, 2, 60), (9, 1, 40), (30, 12, 500)])
 def test_one_picture_per_prompt_is_what_scipy_says(fixed, broken, count):
-    scipy = pytest.importorskip("scipy.stats")
     if fixed + broken:
         assert statistics.mcnemar(fixed, broken) == pytest.approx(
-            scipy.binomtest(fixed, fixed + broken).pvalue, rel=1e-12
+            stats.binomtest(fixed, fixed + broken).pvalue, rel=1e-12
         )
-    interval = scipy.binomtest(fixed, count).proportion_ci(method="wilson")
+    interval = stats.binomtest(fixed, count).proportion_ci(method="wilson")
     assert statistics.wilson(fixed, count) == pytest.approx((interval.low, interval.high), abs=1e-7)
 
 
 def test_few_prompts_of_several_pictures_are_what_scipy_enumerates():
-    scipy = pytest.importorskip("scipy.stats")
     differences = np.array([3, -1, 2, 0, 1, -2, 4, 1])
-    result = scipy.permutation_test((differences,), np.sum, permutation_type="samples", n_resamples=np.inf)
+    result = stats.permutation_test((differences,), np.sum, permutation_type="samples", n_resamples=np.inf)
     assert statistics.sign_flip(differences) == pytest.approx(result.pvalue, rel=1e-12)

@@ -73,6 +73,14 @@ def test_contradictions_are_refused(options, message):
         make(**options)
 
 
+@pytest.mark.parametrize(
+    "options", [{"iterations": 0}, {"lora": {"rank": 0}}, {"nonsense": 1}, {"refl": {"margin": "x"}}]
+)
+def test_a_config_made_by_hand_is_refused_in_words(options):
+    with pytest.raises(OptionError, match=r"iterations|rank|nonsense|margin"):
+        ReFLConfig(**options)
+
+
 def test_total_batch_is_split_over_processes_and_accumulation():
     assert make(batch_size=4, gradient_accumulation_steps=3).accumulation(2) == 3
     assert make(batch_size=4, total_batch_size=128).accumulation(8) == 4

@@ -62,8 +62,8 @@ def test_by_name_with_options(checkpoint):
 
 
 def test_a_models_own_reward_stands_in(checkpoint):
-    beside = {"reward:clip": "blip"}
-    reward = make_reward(default_registry(), "clip:2", {"clip.model": checkpoint("blip_itm")}, beside)
+    companions = {"reward:clip": "blip"}
+    reward = make_reward(default_registry(), "clip:2", {"clip.model": checkpoint("blip_itm")}, companions)
     assert [part.name for part, _ in reward.parts] == ["blip"]
     assert reward.options.options == {"blip": {"model": checkpoint("blip_itm")}}
 
