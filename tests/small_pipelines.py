@@ -93,15 +93,19 @@ def small_unet(family: str) -> UNet2DConditionModel:
     ).eval()
 
 
-def small_pipeline(family: str, tokenizer: CLIPTokenizer) -> StableDiffusionPipeline | StableDiffusionXLPipeline:
-    torch.manual_seed(1)
-    vae = AutoencoderKL(
+def small_vae() -> AutoencoderKL:
+    return AutoencoderKL(
         block_out_channels=(8, 8),
         down_block_types=("DownEncoderBlock2D",) * 2,
         up_block_types=("UpDecoderBlock2D",) * 2,
         latent_channels=4,
         norm_num_groups=4,
     )
+
+
+def small_pipeline(family: str, tokenizer: CLIPTokenizer) -> StableDiffusionPipeline | StableDiffusionXLPipeline:
+    torch.manual_seed(1)
+    vae = small_vae()
     scheduler = DDIMScheduler(
         beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, clip_sample=False, steps_offset=1
     )

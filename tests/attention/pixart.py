@@ -36,18 +36,14 @@ def small_transformer() -> Any:
 
 def pixart_pipeline() -> Any:
     import torch
-    from diffusers import AutoencoderKL, DPMSolverMultistepScheduler, PixArtAlphaPipeline
+    from diffusers import DPMSolverMultistepScheduler, PixArtAlphaPipeline
     from transformers import T5Config, T5EncoderModel
+
+    from tests.small_pipelines import small_vae
 
     tokenizer = t5_tokenizer()
     torch.manual_seed(1)
-    vae = AutoencoderKL(
-        block_out_channels=(8, 8),
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
-        latent_channels=4,
-        norm_num_groups=4,
-    )
+    vae = small_vae()
     text = T5EncoderModel(
         T5Config(vocab_size=len(tokenizer), d_model=24, d_kv=8, d_ff=32, num_layers=2, num_heads=2)
     ).eval()
