@@ -58,7 +58,8 @@ def test_importing_the_package_imports_nothing_else() -> None:
 def test_run_imports_what_its_own_model_is_made_of(tmp_path: Path) -> None:
     found = after(tmp_path, "run", "a green horse and a white clock", "--seed", "9", "--out", "made")
     assert (found["code"], (tmp_path / "made" / "refined.png").is_file()) == (0, True)
-    unused = {"inflect", "matplotlib", "openai", "pandas", "scipy", "tensorboard", "torchvision", "typeguard", "wandb"}
+    # scipy is not among them: diffusers' schedulers import it where it is installed.
+    unused = {"inflect", "matplotlib", "openai", "pandas", "tensorboard", "torchvision", "typeguard", "wandb"}
     assert not packages(found["modules"]) & unused
     assert "diffusers.models.controlnets" not in found["modules"]
     pipelines = {name.split(".")[2] for name in found["modules"] if name.startswith("diffusers.pipelines.")}
