@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import functools
 import os
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from realignkit.errors import ModelError, OptionError
 from realignkit.evaluation import Processes, run_many
 from realignkit.realignment import Realignment
 from tests import tiny
+from tests.conftest import HANGS
 
 PROMPTS = ["a red book", "a yellow pen", "word " * 99, "a red desk", "a sign"]
 
@@ -57,3 +59,16 @@ def test_what_goes_wrong_while_a_process_starts(tmp_path: Path):
 def test_a_number_of_processes_is_a_whole_number(count: object):
     with pytest.raises(OptionError, match="processes"):
         Processes(count, tiny.realigner)  # type: ignore[arg-type]
+
+
+@pytest.mark.slow
+def test_the_command_shares_prompts(tmp_path: Path, quick: Path):
+    (tmp_path / "prompts.txt").write_text("a red book\na yellow pen\n")
+    pictures = []
+    for out, more in (("alone", ()), ("shared", ("--processes", "2"))):
+        command = [quick / "realignkit", "run", "--prompts", "prompts.txt", "--batch-size", "1", "--out", out, *more]
+        subprocess.run(command, cwd=tmp_path, check=True, timeout=HANGS)
+        folders = sorted((tmp_path / out).glob("0*"))
+        pictures.append([np.asarray(Realignment.load(folder).refined) for folder in folders])
+    assert [len(each) for each in pictures] == [2, 2]
+    assert all(np.array_equal(*pair) for pair in zip(*pictures, strict=True))
