@@ -1,4 +1,4 @@
-"""Every hook, with its contract in the docstring.
+"""Every hook, with its contract in the docstring; and what a registering one is handed.
 
 A plugin is a module (or object) with functions of these names marked ``@realignkit.hookimpl``, announced
 by an entry point of the group ``realignkit``. Implement as many as you like; arguments you do not need can
@@ -23,14 +23,23 @@ until somebody uses the plugin, so listing plugins stays fast and needs none of 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import functools
+import importlib
+import importlib.util
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import pluggy
 
+from realignkit.contracts import Options
+from realignkit.errors import FOREIGN, PluginError, RealignKitError
+
 if TYPE_CHECKING:
     from realignkit.realignment import Realignment
-    from realignkit.registry import Register
     from realignkit.types import Layout, TrainState
+
+Factory = Callable[..., Any]
 
 hookspec = pluggy.HookspecMarker("realignkit")
 hookimpl = pluggy.HookimplMarker("realignkit")
@@ -91,3 +100,122 @@ def after_train_step(state: TrainState) -> bool | None:
 
     Return True to end the run after this step: it is validated and saved as if it were the last.
     """
+
+
+# --- what a registering hook is handed --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class PluginInfo:
+    """A registered plugin: what ``realignkit plugins`` shows, and how to make one."""
+
+    kind: str
+    name: str
+    description: str
+    factory: Factory | str
+    requires: tuple[str, ...] = ()
+    extra: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    source: str = ""
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """The import names in ``requires`` that are not installed."""
+        return tuple(name for name in self.requires if not _importable(name))
+
+    @property
+    def available(self) -> bool:
+        """Whether everything in ``requires`` is installed."""
+        return not self.missing
+
+    @property
+    def remedy(self) -> str:
+        """What to install, as a command; empty when available."""
+        if self.available:
+            return ""
+        if self.extra is None:
+            return f"pip install {' '.join(self.missing)}"
+        # An extra of ours by its bare name, anything else a pip requirement of the plugin's own.
+        requirement = f"realignkit[{self.extra}]" if self.extra.isidentifier() else self.extra
+        return f"pip install '{requirement}'"
+
+    def resolve(self) -> Factory:
+        """Import the factory.
+
+        Raises:
+            PluginError: a requirement is missing, or importing fails.
+        """
+        if not self.available:
+            raise PluginError(
+                f"{self.kind} '{self.name}' needs {', '.join(self.missing)}, which is not installed. Run: {self.remedy}"
+            )
+        if callable(self.factory):
+            return self.factory
+        module, _, attribute = self.factory.partition(":")
+        try:
+            factory: Factory = getattr(importlib.import_module(module), attribute)
+        except FOREIGN as error:  # any plugin's import can fail in any way; the user must learn whose it was
+            raise PluginError(
+                f"{self.kind} '{self.name}' (from {self.source or module}) cannot be imported: "
+                f"{type(error).__name__}: {error}. Update or uninstall the package that provides it."
+            ) from error
+        return factory
+
+    def options_model(self) -> type[Options] | None:
+        """The plugin's options class, if it declares one (imports the plugin)."""
+        model = getattr(self.resolve(), "Options", None)
+        return model if isinstance(model, type) and issubclass(model, Options) else None
+
+    def create(self, **options: Any) -> Any:
+        """Make the plugin with these options (over its presets).
+
+        Raises:
+            PluginError: it is unavailable or its constructor fails.
+            OptionError: an option is unknown or has a bad value.
+        """
+        factory = self.resolve()
+        try:
+            return factory(**{**self.options, **options})
+        except RealignKitError:
+            raise
+        except FOREIGN as error:  # as above: name the culprit, keep the cause
+            raise PluginError(
+                f"{self.kind} '{self.name}' could not be made: {type(error).__name__}: {error}. "
+                f"Check its options ({', '.join(options) or 'none given'})."
+            ) from error
+
+
+@functools.cache
+def _importable(name: str) -> bool:
+    try:
+        return importlib.util.find_spec(name) is not None
+    except (ImportError, ValueError):
+        return False
+
+
+@dataclass
+class Register:
+    """What a registering hook is handed: call it once per plugin."""
+
+    kind: str
+    source: str
+    infos: list[PluginInfo] = field(default_factory=list)
+
+    def __call__(
+        self,
+        name: str,
+        factory: Factory | str,
+        description: str,
+        *,
+        requires: Iterable[str] = (),
+        extra: str | None = None,
+        options: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Register one plugin; the arguments are as above."""
+        if not name or not name.replace("_", "").replace("-", "").replace(".", "").isalnum():
+            raise PluginError(f"'{name}' is no plugin name: use letters, digits, '_', '-' and '.'.")
+        if not callable(factory) and ":" not in factory:
+            raise PluginError(f"{self.kind} '{name}': factory must be callable or 'module:attribute', got {factory!r}.")
+        presets = dict(options or {})
+        info = PluginInfo(self.kind, name, description, factory, tuple(requires), extra, presets, self.source)
+        self.infos.append(info)

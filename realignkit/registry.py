@@ -1,145 +1,40 @@
-"""Discovery, look-up by name, options and availability of plugins."""
+"""Plugins found, made and looked up by name; and how none of them stops, stalls or changes the program meanwhile."""
 
 from __future__ import annotations
 
+import contextlib
 import functools
-import importlib
-import importlib.util
+import io
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from difflib import get_close_matches
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any
+from types import ModuleType
+from typing import Any, TypeVar
 
 import pluggy
 
 from realignkit import hookspecs
 from realignkit.arguments import shown
-from realignkit.contracts import KINDS, Options
-from realignkit.discovery import bounded, load_plugin, prints_of
-from realignkit.errors import FOREIGN, PluginError, RealignKitError, blame
+from realignkit.contracts import KINDS
+from realignkit.errors import PluginError, RealignKitError, blame
+from realignkit.hookspecs import PluginInfo as PluginInfo
+from realignkit.hookspecs import Register as Register
 
 ENTRY_POINT_GROUP = "realignkit"
 logger = logging.getLogger(__name__)
 
-Factory = Callable[..., Any]
+TIMEOUT_VARIABLE = "REALIGNKIT_PLUGIN_TIMEOUT"
+TIMEOUT = 60.0
+"""Seconds that a plugin may take to be imported; the environment variable above sets another number."""
 
+_GUARDED = ("realignkit", "realignkit_plugins", "builtins", "json")
+"""Packages and modules in which nothing may be replaced: what we are made of, and what writes our files."""
 
-@dataclass(frozen=True)
-class PluginInfo:
-    """A registered plugin: what ``realignkit plugins`` shows, and how to make one."""
-
-    kind: str
-    name: str
-    description: str
-    factory: Factory | str
-    requires: tuple[str, ...] = ()
-    extra: str | None = None
-    options: Mapping[str, Any] = field(default_factory=dict)
-    source: str = ""
-
-    @property
-    def missing(self) -> tuple[str, ...]:
-        """The import names in ``requires`` that are not installed."""
-        return tuple(name for name in self.requires if not _importable(name))
-
-    @property
-    def available(self) -> bool:
-        """Whether everything in ``requires`` is installed."""
-        return not self.missing
-
-    @property
-    def remedy(self) -> str:
-        """What to install, as a command; empty when available."""
-        if self.available:
-            return ""
-        if self.extra is None:
-            return f"pip install {' '.join(self.missing)}"
-        # An extra of ours by its bare name, anything else a pip requirement of the plugin's own.
-        requirement = f"realignkit[{self.extra}]" if self.extra.isidentifier() else self.extra
-        return f"pip install '{requirement}'"
-
-    def resolve(self) -> Factory:
-        """Import the factory.
-
-        Raises:
-            PluginError: a requirement is missing, or importing fails.
-        """
-        if not self.available:
-            raise PluginError(
-                f"{self.kind} '{self.name}' needs {', '.join(self.missing)}, which is not installed. Run: {self.remedy}"
-            )
-        if callable(self.factory):
-            return self.factory
-        module, _, attribute = self.factory.partition(":")
-        try:
-            factory: Factory = getattr(importlib.import_module(module), attribute)
-        except FOREIGN as error:  # any plugin's import can fail in any way; the user must learn whose it was
-            raise PluginError(
-                f"{self.kind} '{self.name}' (from {self.source or module}) cannot be imported: "
-                f"{type(error).__name__}: {error}. Update or uninstall the package that provides it."
-            ) from error
-        return factory
-
-    def options_model(self) -> type[Options] | None:
-        """The plugin's options class, if it declares one (imports the plugin)."""
-        model = getattr(self.resolve(), "Options", None)
-        return model if isinstance(model, type) and issubclass(model, Options) else None
-
-    def create(self, **options: Any) -> Any:
-        """Make the plugin with these options (over its presets).
-
-        Raises:
-            PluginError: it is unavailable or its constructor fails.
-            OptionError: an option is unknown or has a bad value.
-        """
-        factory = self.resolve()
-        try:
-            return factory(**{**self.options, **options})
-        except RealignKitError:
-            raise
-        except FOREIGN as error:  # as above: name the culprit, keep the cause
-            raise PluginError(
-                f"{self.kind} '{self.name}' could not be made: {type(error).__name__}: {error}. "
-                f"Check its options ({', '.join(options) or 'none given'})."
-            ) from error
-
-
-@functools.cache
-def _importable(name: str) -> bool:
-    try:
-        return importlib.util.find_spec(name) is not None
-    except (ImportError, ValueError):
-        return False
-
-
-@dataclass
-class Register:
-    """What a registering hook is handed: call it once per plugin."""
-
-    kind: str
-    source: str
-    infos: list[PluginInfo] = field(default_factory=list)
-
-    def __call__(
-        self,
-        name: str,
-        factory: Factory | str,
-        description: str,
-        *,
-        requires: Iterable[str] = (),
-        extra: str | None = None,
-        options: Mapping[str, Any] | None = None,
-    ) -> None:
-        """Register one plugin; see :mod:`realignkit.hookspecs`."""
-        if not name or not name.replace("_", "").replace("-", "").replace(".", "").isalnum():
-            raise PluginError(f"'{name}' is no plugin name: use letters, digits, '_', '-' and '.'.")
-        if not callable(factory) and ":" not in factory:
-            raise PluginError(f"{self.kind} '{name}': factory must be callable or 'module:attribute', got {factory!r}.")
-        presets = dict(options or {})
-        info = PluginInfo(self.kind, name, description, factory, tuple(requires), extra, presets, self.source)
-        self.infos.append(info)
+T = TypeVar("T")
 
 
 class Registry:
@@ -299,3 +194,122 @@ def hook_name(kind: str) -> str:
 def default_registry() -> Registry:
     """The process-wide registry, discovered at first use."""
     return Registry()
+
+
+# --- other people's code ----------------------------------------------------------------------------------------------
+
+
+def load_plugin(entry_point: EntryPoint) -> Any:
+    """Import what an entry point names.
+
+    Raises:
+        PluginError: it ended the program, took too long, or replaced something of ours, which is put back.
+        Exception: whatever else importing it raises.
+    """
+    before, log = _guarded(), (logging.root.level, logging.root.handlers[:])
+    threads = set(threading.enumerate())
+    try:
+        plugin = bounded(entry_point.load)
+    finally:
+        # Also of one that has failed half-way.
+        replaced = _restore(before, entry_point.module.partition(".")[0])
+        logging.root.level, logging.root.handlers[:] = log  # how the program logs is not a plugin's to say
+    if replaced:
+        raise PluginError(f"it replaced {', '.join(replaced)}, which is put back. Tell its author.")
+    if started := set(threading.enumerate()) - threads:
+        logger.warning(
+            "plugin %s has started %d threads while it was imported; they end with the program. Tell its author.",
+            entry_point.name,
+            len(started),
+        )
+    return plugin
+
+
+@contextlib.contextmanager
+def prints_of(name: str) -> Iterator[None]:
+    """Send what is printed meanwhile to standard error, each line with whose it is."""
+    printed = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(printed):
+            yield
+    finally:
+        for line in printed.getvalue().splitlines():
+            print(f"plugin {name} prints: {line}", file=sys.stderr)
+
+
+def bounded(work: Callable[[], T]) -> T:
+    """``work()`` in a thread of its own, which is left behind where it does not come to an end in time.
+
+    Threads that it starts are daemons as this one is, so nothing waits for them.
+
+    Raises:
+        PluginError: it ended the program (``sys.exit``), or took too long.
+        Exception: whatever else it raises.
+    """
+    results: list[T] = []
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            results.append(work())
+        except BaseException as error:  # raised again below, where somebody listens
+            errors.append(error)
+
+    seconds = _timeout()
+    thread = threading.Thread(target=run, name="realignkit-plugin", daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if thread.is_alive():
+        raise PluginError(
+            f"it did not finish within {seconds:g} s. Uninstall it, or give it longer with {TIMEOUT_VARIABLE}."
+        )
+    if errors and isinstance(errors[0], Exception):
+        raise errors[0]
+    if errors:
+        raise PluginError(f"it ended the program ({type(errors[0]).__name__}: {errors[0]}). Tell its author.")
+    return results[0]
+
+
+def _timeout() -> float:
+    given = os.environ.get(TIMEOUT_VARIABLE, "")
+    try:
+        seconds = float(given or TIMEOUT)
+    except ValueError:
+        seconds = 0.0
+    # Not NaN, and no more than a thread can wait for.
+    return seconds if 0 < seconds < threading.TIMEOUT_MAX else TIMEOUT
+
+
+def _guarded() -> dict[str, tuple[ModuleType, dict[str, Any]]]:
+    return {
+        name: (module, dict(vars(module)))
+        for name, module in sys.modules.copy().items()
+        if name.partition(".")[0] in _GUARDED and isinstance(module, ModuleType)
+    }
+
+
+def _restore(before: Mapping[str, tuple[ModuleType, Mapping[str, Any]]], package: str) -> list[str]:
+    """Undo what the import of ``package`` has replaced in guarded modules; what that was."""
+    if package in _GUARDED:
+        return []
+    replaced = []
+    for name, (module, values) in before.items():
+        for attribute, value in values.items():
+            if vars(module).get(attribute, value) is not value or attribute not in vars(module):
+                setattr(module, attribute, value)
+                replaced.append(f"{name}.{attribute}")
+    # Modules of ours that it was the first to import: nothing is known of how they were, so they are imported again.
+    fresh = {name: module for name, (module, _) in _guarded().items() if name not in before}
+    foreign = [
+        f"{name}.{attribute}"
+        for name, module in fresh.items()
+        for attribute, value in vars(module).items()
+        if str(getattr(value, "__module__", "")).partition(".")[0] == package
+    ]
+    if foreign:
+        for name in fresh:
+            del sys.modules[name]
+            parent, _, child = name.rpartition(".")
+            if parent in sys.modules:
+                vars(sys.modules[parent]).pop(child, None)
+    return replaced + foreign

@@ -13,9 +13,8 @@ import pytest
 
 import realignkit.images
 from realignkit import hookimpl
-from realignkit.discovery import bounded
 from realignkit.errors import PluginError
-from realignkit.registry import Registry, default_registry
+from realignkit.registry import Registry, bounded, default_registry
 from tests.conftest import HANGS, ROOT
 
 HOOK = """
