@@ -18,11 +18,11 @@ from pathlib import Path
 
 from alignment import summary, sweep_summary
 
-from realignkit.evaluation.frechet import Ratio
 from realignkit.evaluation.results import RECORD, ROWS, AblationFolder, kept_lines
 from realignkit.evaluation.table import CONTROL, AblationTable, tabulate
 from realignkit.evaluation.write import comma_separated, markdown, svg
 from realignkit.files import atomic_write
+from realignkit.frechet import Ratio
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"

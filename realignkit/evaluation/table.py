@@ -11,7 +11,6 @@ import numpy as np
 import numpy.typing as npt
 
 from realignkit.errors import OptionError
-from realignkit.evaluation.frechet import Ratio, Reference, ratio
 from realignkit.evaluation.results import SCORERS, SUCCESS, Features, Measurement
 from realignkit.evaluation.statistics import (
     compare,
@@ -20,6 +19,7 @@ from realignkit.evaluation.statistics import (
     share_interval,
     standard_error,
 )
+from realignkit.frechet import Ratio, Reference, ratio
 
 BASE, CONTROL = "base", "control"
 

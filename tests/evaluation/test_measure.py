@@ -9,12 +9,12 @@ from PIL import Image
 from realignkit import selection
 from realignkit.contracts import Metric
 from realignkit.errors import OptionError, PluginError, PromptError
-from realignkit.evaluation.frechet import frechet_distance
 from realignkit.evaluation.judging import Judging
 from realignkit.evaluation.measure import Ablation, Pictures
 from realignkit.evaluation.plan import Model, noise_seed, rewards_plan, stages_plan
 from realignkit.evaluation.results import AblationFolder, digest
 from realignkit.evaluation.write import write_tables
+from realignkit.frechet import frechet_distance
 from realignkit.hookspecs import hookimpl
 from realignkit.named import Named
 from tests.refl.rewards import Darkness

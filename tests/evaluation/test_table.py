@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 
 from realignkit.errors import OptionError
-from realignkit.evaluation.frechet import frechet_distance
 from realignkit.evaluation.results import AblationFolder, Measurement
 from realignkit.evaluation.statistics import wilson
 from realignkit.evaluation.table import pair_rows, tabulate
 from realignkit.evaluation.write import comma_separated, markdown, svg, write_tables
+from realignkit.frechet import frechet_distance
 
 SETTINGS = {"metric": {"name": "oracle"}, "features": "oracle"}
 MODELS = [

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from realignkit.errors import PluginError
-from realignkit.evaluation.frechet import frechet_distance
+from realignkit.frechet import frechet_distance
 from realignkit_plugins.micro.metrics import FullyRight
 from realignkit_plugins.micro.oracle import Oracle
 

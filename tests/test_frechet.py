@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import linalg
 
-from realignkit.evaluation.frechet import GROUPS, Reference, frechet_distance, gaussian_distance, ratio
+from realignkit.frechet import GROUPS, Reference, frechet_distance, gaussian_distance, ratio
 
 
 def covariance(random, size, rank=None):
