@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.numpy import load_file
 from scipy import linalg
 
-from realignkit.frechet import GROUPS, Reference, frechet_distance, gaussian_distance, ratio
+from realignkit.frechet import GROUPS, Gaussian, frechet_distance, gaussian_distance, ratio
+from tests.conftest import ROOT
+
+GOLDEN = ROOT / "tests" / "golden" / "fid_inception"
+CASES = json.loads((GOLDEN / "frechet.json").read_text())["cases"]
 
 
 def covariance(random, size, rank=None):
@@ -59,18 +66,45 @@ def test_fewer_pictures_than_features_is_no_accident():
     assert frechet_distance(random.normal(size=(4, 10)), random.normal(size=(5, 10))) > 0
 
 
+@pytest.mark.parametrize("case", CASES)
+def test_equals_the_original_and_the_exact_value_at_any_rank(case):
+    """pytorch-fid's own error, at the ranks that it has trouble with, is about 1e-6."""
+    expected, features = CASES[case], load_file(GOLDEN / "frechet_features.safetensors")
+    a, b = (features[f"{case}_{name}"].astype(np.float64) for name in "ab")
+    moments = [part for x in (a, b) for part in (x.mean(0), np.cov(x, rowvar=False))]
+    for distance in (frechet_distance(a, b), frechet_distance(b, a), gaussian_distance(*moments)):
+        assert distance == pytest.approx(expected["exact_nuclear_norm"], rel=1e-9)
+        close = {"abs": 1e-5} if expected["rank_deficient"] else {"rel": 1e-9}
+        assert distance == pytest.approx(expected["pytorch_fid"], **close)
+    assert 0 <= frechet_distance(a, a) < 1e-9
+    assert 0 <= gaussian_distance(*moments[:2], *moments[:2]) < 1e-9
+
+
+def test_pictures_that_are_all_alike_have_a_distance():
+    flat, other = np.ones((3, 4)), np.eye(4)
+    expected = np.square(flat[0] - other.mean(0)).sum() + np.trace(np.cov(other, rowvar=False))
+    assert frechet_distance(flat, other) == pytest.approx(expected)
+    assert gaussian_distance(flat[0], np.zeros((4, 4)), other.mean(0), np.cov(other, rowvar=False)) == pytest.approx(
+        expected
+    )
+
+
 def samples(random, count, shift):
     return random.normal(size=(count, 4)) + np.array([shift, 0, 0, 0])
 
 
 def test_the_ratio_is_of_the_two_distances_and_its_interval_covers_the_truth():
     random = np.random.default_rng(2)
-    reference = Reference(random.normal(size=(100_000, 4)))
+    reference = Gaussian.of(random.normal(size=(100_000, 4)))
     covered, widths = 0, []
+
+    def far(features):
+        return reference.distance(Gaussian.of(features))
+
     for _ in range(40):
         row, base = samples(random, 400, 2.0), samples(random, 400, 1.0)
         found = ratio(row, base, reference, [i // 2 for i in range(400)])
-        assert found.value == pytest.approx(reference.distance(row) / reference.distance(base))
+        assert found.value == pytest.approx(far(row) / far(base))
         assert found.low < found.value < found.high
         covered += found.low <= 4.0 <= found.high  # shifts of 2 and 1 are 4 and 1 apart
         widths.append(found.high - found.low)
@@ -81,7 +115,7 @@ def test_the_ratio_is_of_the_two_distances_and_its_interval_covers_the_truth():
 
 def test_pictures_of_a_prompt_stay_together():
     random = np.random.default_rng(3)
-    reference = Reference(random.normal(size=(5000, 4)))
+    reference = Gaussian.of(random.normal(size=(5000, 4)))
     row, base = samples(random, 60, 1.5).repeat(8, 0), samples(random, 60, 1.0).repeat(8, 0)
     apart = ratio(row, base, reference, range(480))
     together = ratio(row, base, reference, np.arange(60).repeat(8).tolist())
@@ -90,7 +124,7 @@ def test_pictures_of_a_prompt_stay_together():
 
 def test_too_few_prompts_have_no_interval():
     random = np.random.default_rng(4)
-    reference, row = Reference(random.normal(size=(50, 2))), random.normal(size=(30, 2)) + 1
+    reference, row = Gaussian.of(random.normal(size=(50, 2))), random.normal(size=(30, 2)) + 1
     few = ratio(row, row + 1, reference, [i % (GROUPS - 1) for i in range(30)])
     assert few.value < 1
     assert few.low is few.high is None

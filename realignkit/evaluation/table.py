@@ -19,7 +19,7 @@ from realignkit.evaluation.statistics import (
     share_interval,
     standard_error,
 )
-from realignkit.frechet import Ratio, Reference, ratio
+from realignkit.frechet import Gaussian, Ratio, ratio
 
 BASE, CONTROL = "base", "control"
 
@@ -188,7 +188,7 @@ def tabulate(
     value = SUCCESS if kind == SCORERS else next((next(iter(m.values)) for m in measurements), "")
     judged = {name: {pair: m for pair, m in row.items() if value in m.values} for name, row in rows.items()}
     binary = all(m.values[value] in (0.0, 1.0) for row in judged.values() for m in row.values())
-    known = Reference(reference) if reference is not None and len(reference) > 1 else None
+    known = Gaussian.of(reference) if reference is not None and len(reference) > 1 else None
     results = []
     for name in sorted(rows, key=lambda name: {BASE: 0, control: 1}.get(name, 2)):  # else in the record's order
         models, row = record["rows"].get(name, []), judged[name]
@@ -213,7 +213,7 @@ def tabulate(
                 base=difference(base, row, value, binary, BASE),
                 control=difference(other, row, value, binary, control),
                 scores=_scores(list(row.values()), models),
-                frechet=None if known is None or features is None else known.distance(features),
+                frechet=None if known is None or features is None else known.distance(Gaussian.of(features)),
                 relative=None if known is None else _ratio(row, base, known),
                 models=_models(row, base, models, value, binary),
                 asked=_asked(list(rows[name].values()), models[0]) if kind == SCORERS else None,
@@ -309,7 +309,7 @@ def _stack(row: Sequence[Measurement]) -> Features | None:
     return np.stack(vectors) if len(vectors) == len(row) > 1 else None
 
 
-def _ratio(row: Row, base: Row, reference: Reference) -> Ratio | None:
+def _ratio(row: Row, base: Row, reference: Gaussian) -> Ratio | None:
     both = [pair for pair in row if pair in base]
     features, before = _stack([row[pair] for pair in both]), _stack([base[pair] for pair in both])
     if features is None or before is None:
