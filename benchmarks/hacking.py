@@ -69,8 +69,7 @@ def train(reward: str, judge: str, model: str, out: Path, changes: dict[str, Any
     """Train with the exploitable settings, or go on with it."""
     from realignkit import ReFLTrainer, default_registry
     from realignkit.refl import Judge
-    from realignkit.resolve import choose_generator, companions_of
-    from realignkit.rewards import make_reward
+    from realignkit.resolve import choose_generator, companions_of, make_reward
 
     registry, mine = default_registry(), ModuleType("hacking")
     mine.register_rewards = hookimpl(  # type: ignore[attr-defined]

@@ -20,8 +20,15 @@ from realignkit.named import Named, Parts, chain
 from realignkit.provenance import contents, fingerprint_of_image
 from realignkit.realignment import Realignment
 from realignkit.registry import Registry, default_registry
-from realignkit.resolve import SamplingOptions, assemble, choose_generator, companions_of, generator_info, make
-from realignkit.rewards import make_reward
+from realignkit.resolve import (
+    SamplingOptions,
+    assemble,
+    choose_generator,
+    companions_of,
+    generator_info,
+    make,
+    make_reward,
+)
 from realignkit.steps import Steps
 
 if TYPE_CHECKING:

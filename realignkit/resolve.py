@@ -1,28 +1,30 @@
-"""From names, specs, options and pipelines of diffusers to plugins: defaults, fallback chains, options dealt out."""
+"""From names, specs, options and pipelines of diffusers to plugins: defaults, fallback chains, sums of rewards."""
 
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import Field
 
-from realignkit.arguments import mapping, shown
-from realignkit.contracts import Generator, Options
-from realignkit.errors import ModelError, OptionError, PluginError
+from realignkit.arguments import instance, mapping, shown
+from realignkit.contracts import Options
+from realignkit.errors import OptionError, PluginError
 from realignkit.named import Named
+from realignkit.pipelines import families
 from realignkit.registry import PluginInfo, Registry
-
-if TYPE_CHECKING:
-    from diffusers import DiffusionPipeline
 
 LAST_SCORER = "lexical"
 """The scorer that every fallback chain ends with, because it always answers."""
+
+SUM_OPTIONS = ("normalise",)
+"""Options of a weighted sum of rewards itself; the others are its parts'."""
 
 _DEFAULTS = {"tagger": ("ram", "tag2text"), "scorer": (LAST_SCORER,), "segmenter": ("grounded_sam", "clipseg")}
 
@@ -191,7 +193,11 @@ def assign_options(infos: Sequence[PluginInfo], given: Mapping[str, Any]) -> lis
     assigned: list[dict[str, Any]] = [{} for _ in infos]
     for key, value in given.items():
         owner, _, option = key.rpartition(".")
-        takers = [i for i, info in enumerate(infos) if owner in ("", info.name) and _takes(known[i], option)]
+        takers = [
+            i
+            for i, (info, names) in enumerate(zip(infos, known, strict=True))
+            if owner in ("", info.name) and (names is None or option in names)
+        ]
         if not takers:
             kind = infos[0].kind
             raise unknown_option(f"{kind}.{key}", (f"{kind}.{name}" for names in known for name in names or ()))
@@ -200,40 +206,102 @@ def assign_options(infos: Sequence[PluginInfo], given: Mapping[str, Any]) -> lis
     return assigned
 
 
-def _takes(names: frozenset[str] | None, option: str) -> bool:
-    return names is None or option in names
+# --- rewards ----------------------------------------------------------------------------------------------------------
 
 
-class GivenPipeline(Generator):
-    """A pipeline as it is: on its device, with its attention, precision and scheduler.
+def parse_weights(spec: str) -> dict[str, float]:
+    """Names and weights of a reward spec: ``"caption:1,clip:0.5"``; a name alone weighs 1.
 
     Raises:
-        ModelError: it is no text-to-image pipeline, or a part of it is missing.
+        OptionError: an empty or repeated name, or a weight that is no positive number.
     """
+    instance("a reward's name", spec, str)
+    weights: dict[str, float] = {}
+    for part in spec.split(","):
+        name, colon, number = (text.strip() for text in part.partition(":"))
+        try:
+            weight = float(number) if colon else 1.0
+        except ValueError:
+            weight = math.nan
+        if not name or name in weights or not (math.isfinite(weight) and weight > 0):
+            raise OptionError(
+                f"'{spec}' is no reward: at '{part.strip()}'. Give names, each once, with positive weights if "
+                f"there are several, such as 'caption' or 'caption:1,clip:0.5'."
+            )
+        weights[name] = weight
+    return weights
 
-    class Options(Options):
-        """What goes on record."""
 
-        model: str = Field("", description="where it was loaded from, as far as it knows")
+def rewards_in(spec: str, companions: Mapping[str, str] | None) -> dict[str, str]:
+    """The rewards that a spec means: by its own names those that stand for them.
 
-    def __init__(self, pipeline: DiffusionPipeline) -> None:
-        from realignkit.pipelines import refusals
+    Args:
+        spec: see :func:`parse_weights`.
+        companions: a generator's companions: ``"reward:clip" -> "micro_clip"`` stands in for ``clip``.
 
-        if reason := refusals.why_not_drawn(pipeline):
-            raise ModelError(reason)
-        super().__init__(model=str(getattr(getattr(pipeline, "config", None), "_name_or_path", "")))
-        self._pipeline = pipeline
+    Raises:
+        OptionError: a bad spec.
+    """
+    return {name: (companions or {}).get(f"reward:{name}", name) for name in parse_weights(spec)}
 
-    @property
-    def attention_family(self) -> str | None:  # type: ignore[override]
-        """``"unet"``, ``"pixart"``, or None where attention cannot be modulated."""
-        from realignkit.pipelines import families
 
-        return families.attention_family(self._pipeline)
+def make_reward(
+    registry: Registry,
+    spec: str = "",
+    options: Mapping[str, Any] | None = None,
+    companions: Mapping[str, str] | None = None,
+) -> Any:
+    """Make a reward (:class:`realignkit.contracts.Reward`) by name, or a weighted sum of several.
 
-    def pipeline(self) -> DiffusionPipeline:
-        """The pipeline."""
-        return self._pipeline
+    Args:
+        registry: where names are looked up.
+        spec: see :func:`parse_weights`.
+        options: option -> value. In a sum an option goes to every reward that knows it; ``"name.option"`` to one;
+            ``normalise`` is the sum's own.
+        companions: see :func:`rewards_in`.
+
+    Raises:
+        OptionError: a bad spec, an unknown option or a bad value, or no registry.
+        PluginError: an unknown or unavailable reward.
+    """
+    if not isinstance(registry, Registry):
+        raise OptionError(f"registry takes a Registry (default_registry() is one), not {shown(registry)}.")
+    weights, names = parse_weights(spec), rewards_in(spec, mapping("companions", companions))
+    infos = [registry.info("reward", name) for name in names.values()]
+    alone = list(weights.values()) == [1.0]
+    of_parts, of_sum = {}, {}
+    for key, value in mapping("options", options).items():
+        owner, _, option = key.rpartition(".")
+        if key in SUM_OPTIONS and not alone:
+            of_sum[key] = value
+        else:
+            of_parts[f"{names[owner]}.{option}" if owner in names else key] = value
+    assigned = assign_options(infos, of_parts)
+    if alone:
+        return infos[0].create(**assigned[0])
+    return registry.create(
+        "reward",
+        "weighted",
+        registry=registry,
+        rewards={names[name]: weight for name, weight in weights.items()},
+        options={info.name: chosen for info, chosen in zip(infos, assigned, strict=True) if chosen},
+        **of_sum,
+    )
+
+
+def measuring_reward(
+    registry: Registry,
+    spec: str,
+    options: Mapping[str, Any] | None = None,
+    companions: Mapping[str, str] | None = None,
+) -> Any:
+    """:func:`make_reward`, to measure with: in float32 on every device, unless the option ``dtype`` says otherwise."""
+    infos = (registry.info("reward", name) for name in rewards_in(spec, companions).values())
+    known = any("dtype" in (option_names(info) or ()) for info in infos)
+    return make_reward(registry, spec, {**({"dtype": "fp32"} if known else {}), **(options or {})}, companions)
+
+
+# --- models that are made already -------------------------------------------------------------------------------------
 
 
 def generator_info(model: Any) -> PluginInfo:
@@ -241,13 +309,17 @@ def generator_info(model: Any) -> PluginInfo:
 
     Raises:
         OptionError: it is neither.
-        ModelError: see :class:`GivenPipeline`.
+        ModelError: the pipeline cannot draw from prompts alone.
     """
-    if not isinstance(model, type) and callable(getattr(model, "pipeline", None)):
-        made = model
-    elif _is_pipeline(model):
-        made = GivenPipeline(model)
-    else:
+    made: Any = None
+    if not isinstance(model, type):
+        if callable(getattr(model, "pipeline", None)):
+            made = model
+        elif families.is_a(model, "DiffusionPipeline") or families.is_text_to_image(model):
+            from realignkit.pipelines.generate import GivenPipeline
+
+            made = GivenPipeline(model)
+    if made is None:
         raise OptionError(
             f"a model is the name of a generator, a folder or hub id, a pipeline of diffusers, or a generator that is "
             f"made, not {shown(model)}."
@@ -265,13 +337,3 @@ class _Made:
         if options:
             raise OptionError("options for a generator that is already made: give them when making it.")
         return self.plugin
-
-
-def _is_pipeline(value: Any) -> bool:
-    if isinstance(value, type):
-        return False
-    import diffusers
-
-    from realignkit.pipelines import families
-
-    return isinstance(value, diffusers.DiffusionPipeline) or families.is_text_to_image(value)

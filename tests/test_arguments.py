@@ -12,7 +12,7 @@ from realignkit.attention import generate, refine
 from realignkit.attention.dense import dense_diffusion, dense_layout
 from realignkit.errors import OptionError, PluginError, PromptError, RealignKitError
 from realignkit.refl import Judge
-from realignkit.rewards import make_reward, parse_weights
+from realignkit.resolve import make_reward, parse_weights
 from tests import tiny
 
 PROMPT = "a red book and a yellow pen"
@@ -151,8 +151,10 @@ FUNCTIONS = {
     "DenseDiffusion's options": lambda: dense_diffusion(tiny.shared_pipeline(), [], [], [], 3),
     "a folder": lambda: Realignment.load(3),
     "a reward": lambda: parse_weights(3),
-    "a reward to make": lambda: make_reward(None, 3),
+    "a reward to make": lambda: make_reward(Registry(discover=False), 3),
     "a registry of rewards": lambda: make_reward(3, "micro"),
+    "a registry alone": lambda: make_reward(3),
+    "no name of a reward": lambda: make_reward(Registry(discover=False)),
     "no registry of rewards": lambda: make_reward(None, "micro"),
     "options of a reward": lambda: make_reward(Registry(discover=False), "micro", 3),
     "a value of modulation by hand": lambda: ModulationConfig(share=3),

@@ -11,7 +11,6 @@ from realignkit.attention.config import ModulationConfig
 from realignkit.contracts import Options
 from realignkit.errors import OptionError
 from realignkit.registry import PluginInfo, Registry
-from realignkit.rewards import SUM_OPTIONS, parse_weights
 
 PLUGIN_KINDS = ("generator", "tagger", "scorer", "segmenter", "reward", "judge", "metric")
 
@@ -49,10 +48,9 @@ def reward_options(registry: Registry, spec: str | None, companions: Mapping[str
     """The option names of a reward, or of all parts of a weighted sum; none without a reward."""
     if spec is None:
         return set()
-    weights = parse_weights(spec)
-    names = [companions.get(f"reward:{name}", name) for name in weights]
-    known = options_of([registry.info("reward", name) for name in names])
-    return known if known is None or list(weights.values()) == [1.0] else {*known, *SUM_OPTIONS}
+    known = options_of([registry.info("reward", name) for name in resolve.rewards_in(spec, companions).values()])
+    alone = list(resolve.parse_weights(spec).values()) == [1.0]
+    return known if known is None or alone else {*known, *resolve.SUM_OPTIONS}
 
 
 def options_of(infos: Sequence[PluginInfo]) -> Collection[str] | None:

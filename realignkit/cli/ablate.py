@@ -242,8 +242,7 @@ def stages(
     from realignkit.evaluation.plan import stages_plan, trained_model
     from realignkit.named import Named
     from realignkit.realigner import Realigner
-    from realignkit.resolve import RealignerOptions
-    from realignkit.rewards import make_reward
+    from realignkit.resolve import RealignerOptions, make_reward
 
     ctx.with_resource(writes_into(ctx, folder))
     models = [trained_model(path) for path in lora or []]

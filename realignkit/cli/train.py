@@ -181,17 +181,17 @@ class TrainingJob:
         if self.config.pairs is not None:
             note(read_pairs(self.config.pairs).summary)
         self.main = True
-        if self.judge_name and self._parts(str(wanted["judge"])) == self._parts(str(wanted["reward"])):
+        if self.judge_name and self._rewards(str(wanted["judge"])) == self._rewards(str(wanted["reward"])):
             raise OptionError(
                 "the judge is the training reward itself, so it could not notice that the reward is exploited. Give "
                 "another reward or a metric, or none."
             )
 
-    def _parts(self, spec: str) -> set[str]:
-        """The rewards of a spec, under the names that this model gives them: ``clip`` may stand for another one."""
-        from realignkit.rewards import parse_weights
+    def _rewards(self, spec: str) -> set[str]:
+        """What a spec means with this model: ``clip`` may stand for another one."""
+        from realignkit.resolve import rewards_in
 
-        return {self.companions.get(f"reward:{name}", name) for name in parse_weights(spec)}
+        return {*rewards_in(spec, self.companions).values()}
 
     def run(self, folder: Path, resume: bool, *, control: bool = False, title: str = "") -> TrainResult:
         """Train, or go on; ``title`` is for the progress bar.
@@ -206,7 +206,7 @@ class TrainingJob:
         from realignkit.refl import ReFLTrainer
         from realignkit.refl.run import begun
         from realignkit.refl.trainability import check_trainable
-        from realignkit.rewards import make_reward
+        from realignkit.resolve import make_reward
 
         if begun(folder) and not resume:  # before minutes of loading
             raise OptionError(f"{folder} holds a training run. Resume it with --resume, or use another --out.")
@@ -263,7 +263,7 @@ class TrainingJob:
 
     def _make_judge(self) -> Any:
         from realignkit.refl import Judge
-        from realignkit.rewards import measuring_reward, parse_weights
+        from realignkit.resolve import measuring_reward, parse_weights
 
         if not self.judge_name:
             return None

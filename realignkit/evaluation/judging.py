@@ -18,8 +18,7 @@ from realignkit.machine import full_precision
 from realignkit.named import Named
 from realignkit.provenance import digest_of, stamps
 from realignkit.registry import Registry
-from realignkit.resolve import make
-from realignkit.rewards import measuring_reward
+from realignkit.resolve import make, measuring_reward
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -45,7 +44,7 @@ class Judging:
         registry: where plugins are looked up.
         metric: its name, or ``name.value`` where another of its values decides than the first.
         options: of the metric.
-        scores: rewards (specs, see :func:`realignkit.rewards.make_reward`) whose mean is shown beside the metric.
+        scores: rewards (specs, see :func:`realignkit.resolve.make_reward`) whose mean is shown beside the metric.
         companions: the generator's.
         reference: a folder of pictures for the Fréchet distance; None: the metric's own, where it draws some.
 

@@ -14,7 +14,7 @@ from realignkit.evaluation.results import SCORERS
 from realignkit.named import Named
 from realignkit.realigner import Realigner
 from realignkit.refl.run import read_record
-from realignkit.rewards import parse_weights
+from realignkit.resolve import rewards_in
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -263,9 +263,5 @@ def raised(record: Mapping[str, Any], scores: Iterable[str], companions: Mapping
     reward, weight = record.get("reward"), record.get("reward_weight")
     if not isinstance(reward, str) or weight == 0:
         return []
-    trained_by = _names(reward, companions)
-    return [score for score in scores if trained_by & _names(score, companions)]
-
-
-def _names(spec: str, companions: Mapping[str, str]) -> set[str]:
-    return {companions.get(f"reward:{name}", name) for name in parse_weights(spec)}
+    trained_by = {*rewards_in(reward, companions).values()}
+    return [score for score in scores if trained_by & {*rewards_in(score, companions).values()}]

@@ -8,9 +8,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from realignkit.arguments import instance, listed, real, whole
+from realignkit.contracts import Generator
+from realignkit.contracts import Options as PluginOptions
 from realignkit.errors import ModelError, OptionError, RealignKitError, memory_error, out_of_memory
 from realignkit.machine import suited_threads
 from realignkit.pipelines import encoding, families
@@ -18,6 +21,7 @@ from realignkit.pipelines.images import NotFiniteError, check_finite, finite_dec
 from realignkit.pipelines.refusals import why_failed, why_not_drawn
 
 if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
     from PIL.Image import Image
 
 StepCallback = Callable[[int, int], None]
@@ -267,3 +271,31 @@ def step_callback(runner: Any, progress: StepCallback) -> dict[str, Any]:
 @dataclass(frozen=True)
 class _Counted:
     num_timesteps: int
+
+
+class GivenPipeline(Generator):
+    """A pipeline as it is: on its device, with its attention, precision and scheduler.
+
+    Raises:
+        ModelError: it is no text-to-image pipeline, or a part of it is missing.
+    """
+
+    class Options(PluginOptions):
+        """What goes on record."""
+
+        model: str = Field("", description="where it was loaded from, as far as it knows")
+
+    def __init__(self, pipeline: DiffusionPipeline) -> None:
+        if reason := why_not_drawn(pipeline):
+            raise ModelError(reason)
+        super().__init__(model=str(getattr(getattr(pipeline, "config", None), "_name_or_path", "")))
+        self._pipeline = pipeline
+
+    @property
+    def attention_family(self) -> str | None:  # type: ignore[override]
+        """``"unet"``, ``"pixart"``, or None where attention cannot be modulated."""
+        return families.attention_family(self._pipeline)
+
+    def pipeline(self) -> DiffusionPipeline:
+        """The pipeline."""
+        return self._pipeline

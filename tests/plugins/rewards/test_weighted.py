@@ -10,7 +10,7 @@ from realignkit import contracts
 from realignkit.errors import ModelError, OptionError, PluginError
 from realignkit.named import Named
 from realignkit.registry import default_registry
-from realignkit.rewards import make_reward, parse_weights
+from realignkit.resolve import make_reward, parse_weights
 from realignkit_plugins.rewards.metric import RewardMetric
 from realignkit_plugins.rewards.weighted import WeightedReward
 from tests.plugins.rewards.conftest import pictures, to_pil
