@@ -180,14 +180,26 @@ class Reward(Plugin):
 
 
 class Metric(Plugin):
-    """A number about many images, streamed: ``update`` any number of times, then ``compute``.
+    """Numbers about many images, streamed: ``update`` any number of times, then ``compute``.
 
-    A metric may have more, of which ablations make use where it is there:
+    A metric may have more, of which ``realignkit eval`` and the ablations make use where it is there:
 
-    - ``judge_each(images, prompts)``: the values of each image alone, a mapping per image, summing up nothing;
+    - ``judge_each(images, prompts)``: the values of each image alone, a mapping per image, summing up nothing. Numbers
+      are values, grouped ones by a slash (``"tifa": 0.75``, ``"tifa/color": 1.0``); ``"details"`` may be a list of
+      plain dicts, such as one per question. What it says is kept with the picture, and is all that it need remember;
+    - ``summarise(records)``: the numbers over a set, by name, from such mappings, each with the picture's ``id``,
+      ``prompt`` and ``seed`` too, where they are not the means over prompts of the means over their pictures;
+    - ``state()``, a mapping of names to numpy arrays, and ``restore(state)``: all that it has seen, where it looks at
+      the set as a whole. So it goes on after a kill, and several processes' are merged. Sums are float64, that equal
+      batches in an equal order give equal bits;
+    - ``identity()``: what its numbers depend on beside the images, as names and JSON values (the hash of the weights,
+      the template, how images are resized). Results of other identities are not compared;
     - ``can_judge(prompt)``: False for prompts that it does not understand, which are then left out;
     - ``features(images)``: float (B, D), for a Fréchet distance; a reward may have it too;
     - ``reference(prompts, count)``: so many pictures (RGB) as good as they can be, to compare with.
+
+    Attributes:
+        higher_is_better: whether a larger value is a better one.
     """
 
     higher_is_better: bool = True
@@ -207,6 +219,9 @@ class Metric(Plugin):
 
 class PromptSet(Plugin):
     """Prompts with a name and a size, and perhaps with the truth about them.
+
+    A set may have a method ``labels()``: for each prompt, in order, a mapping of texts. Its ``id`` is what lists of
+    pictures call the prompt by; anything else is what tables group by, such as ``category``.
 
     Attributes:
         source: where the prompts come from (a file, a paper, a procedure), for reports.

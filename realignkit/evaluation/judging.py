@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 REFERENCES = 1000
 """Reference pictures that a metric draws at most."""
 PER_PROMPT = 4
+DETAILS = "details"
+"""What is no value in a metric's mapping for a picture, but a list of what it found, a dict each."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,23 +127,12 @@ class Judging:
         return [Judgement(v, s, f) for v, s, f in zip(values, scores, features, strict=True)]
 
     def _values(self, images: Sequence[Image], prompts: Sequence[str]) -> list[dict[str, float]]:
-        if _has(self.metric, "judge_each"):
-            with self.metric.calling(), full_precision():
-                judged = self.metric.plugin.judge_each([image.copy() for image in images], list(prompts))
-                judgements = [dict(values) for values in judged]
-        else:
-            pairs = zip(images, prompts, strict=True)
-            judgements = [measure(self.metric, [image], [prompt]) for image, prompt in pairs]
-        if len(judgements) != len(images):
-            raise self.metric.breach(f"{len(images)} images got {len(judgements)} judgements")
         ordered = []
-        for values in judgements:
-            numbers = {name: float(value) for name, value in values.items() if name != "n"}
+        for judged in judge_each(self.metric, images, prompts):
+            numbers = {name: value for name, value in judged.items() if name not in ("n", DETAILS)}
             decides = self.value or next(iter(numbers), "")
             if decides not in numbers:
                 raise OptionError(f"{self.metric.whose} has no value '{decides}'. It has: {', '.join(numbers)}.")
-            if not all(math.isfinite(number) for number in numbers.values()):
-                raise ModelError(f"{self.metric.whose} computed NaN or infinity. Choose another one.")
             ordered.append({decides: numbers.pop(decides), **numbers})  # what decides comes first
         return ordered
 
@@ -168,6 +159,40 @@ class Judging:
             drawn = list(self.metric.plugin.reference(list(prompts), count))
         starts = range(0, len(drawn), batch_size)
         return np.concatenate([_features(self._eyes, drawn[start : start + batch_size]) for start in starts])
+
+
+def judge_each(metric: Named, images: Sequence[Image], prompts: Sequence[str]) -> list[dict[str, Any]]:
+    """What a metric says of each picture (RGB) alone: floats by name, and perhaps :data:`DETAILS`, as it gave them.
+
+    Without a method of that name, a copy of the metric looks at each.
+
+    Raises:
+        PluginError: it failed or broke its contract.
+        ModelError: it computed NaN or infinity.
+        OptionError: it looks at the set as a whole.
+    """
+    if _has(metric, "judge_each"):
+        with metric.calling(), full_precision():
+            judged = metric.plugin.judge_each([image.copy() for image in images], list(prompts))
+            judgements = [dict(values) for values in judged]
+    elif _has(metric, "state"):
+        raise OptionError(f"{metric.whose} says nothing of single pictures, which is what is asked for here.")
+    else:
+        judgements = [measure(metric, [image], [prompt]) for image, prompt in zip(images, prompts, strict=True)]
+    if len(judgements) != len(images):
+        raise metric.breach(f"{len(images)} images got {len(judgements)} judgements")
+    return [_checked(metric, values) for values in judgements]
+
+
+def _checked(metric: Named, values: Mapping[str, Any]) -> dict[str, Any]:
+    details = values.get(DETAILS, [])
+    if not isinstance(details, list) or not all(isinstance(each, dict) for each in details):
+        raise metric.breach(f"its {DETAILS} are no list of dicts")
+    with metric.blame():
+        numbers = {name: float(value) for name, value in values.items() if name != DETAILS}
+    if not all(math.isfinite(number) for number in numbers.values()):
+        raise ModelError(f"{metric.whose} computed NaN or infinity. Choose another one.")
+    return {**numbers, DETAILS: details} if DETAILS in values else numbers
 
 
 def _features(eyes: Named, images: Sequence[Image]) -> Features:

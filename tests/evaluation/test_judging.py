@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from realignkit.errors import OptionError
-from realignkit.evaluation.judging import Judging
+from realignkit.errors import OptionError, PluginError
+from realignkit.evaluation.judging import Judging, judge_each
 from realignkit.hookspecs import hookimpl
+from realignkit.named import Named
 from realignkit.registry import default_registry
 from tests.evaluation.test_measure import Brightness, Streaming
 
@@ -42,3 +43,29 @@ def test_a_folder_of_reference_pictures(registry, tmp_path):
     (tmp_path / "1.png").write_bytes(b"no picture")
     with pytest.raises(OptionError, match=r"1\.png"):
         Judging(registry, "brightness", reference=tmp_path).reference([], 2)
+
+
+class Detailed(Streaming):
+    details: object = ()
+
+    def judge_each(self, images, prompts):
+        return [{"right": 1, "right/color": 0.5, "details": self.details} for _ in images]
+
+
+def test_a_metrics_details_are_no_values_and_stay_as_they_are(registry):
+    image, metric = Image.new("RGB", (4, 4)), Detailed()
+    metric.details = [{"question": "what colour?", "right": True}]
+    named = Named("metric", "detailed", metric)
+    assert judge_each(named, [image], ["a"]) == [{"right": 1.0, "right/color": 0.5, "details": metric.details}]
+    metric.details = "no list"
+    with pytest.raises(PluginError, match="metric 'detailed' broke its contract: its details are no list of dicts"):
+        judge_each(named, [image], ["a"])
+
+
+def test_a_metric_of_whole_sets_alone_is_not_asked_about_single_pictures():
+    class OfSets(Streaming):
+        def state(self):
+            return {}
+
+    with pytest.raises(OptionError, match="metric 'sets' says nothing of single pictures"):
+        judge_each(Named("metric", "sets", OfSets()), [Image.new("RGB", (4, 4))], ["a"])

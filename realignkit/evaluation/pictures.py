@@ -1,0 +1,243 @@
+"""Pictures that exist already, and what they were made for, from the forms in which people have them."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from realignkit.arguments import refuse_address
+from realignkit.checks import check_text
+from realignkit.errors import OptionError, OutputError, PromptError
+from realignkit.files import read_lines
+from realignkit.images import check_image
+from realignkit.realignment import RECORD as REALIGNMENT
+from realignkit.realignment import is_complete, read_record
+from realignkit.records import parse_json
+from realignkit.tables import TEXT_COLUMNS, Table, decoded, one_line, read_table
+
+PICTURES = "pictures.jsonl"
+"""The list of pictures in the folder of an evaluation."""
+
+Stage = Literal["refined", "coarse"]
+_LISTS = ("metadata.jsonl", "metadata.csv", "metadata.tsv")
+_FILE_COLUMNS = ("image_path", "file_name", "filename", "image", "file", "path")
+_RUN = re.compile(r"\d{4,}-.+-s\d+")
+_FORMS = (
+    "Give a folder of 'realignkit run' or 'realignkit eval', a folder with metadata.jsonl, JSON lines or CSV with "
+    "prompt and image_path, or a JSON object prompt -> path."
+)
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture in a file.
+
+    Attributes:
+        id: its name in the list, different from all others'.
+        prompt: what it was made for.
+        seed: of its noise; None where nobody says.
+        path: of the file.
+        index: the place of its prompt among the different ones, from 1; in a run's folder that which it has there.
+        number: how many pictures before it have the same prompt and seed.
+    """
+
+    id: str
+    prompt: str
+    seed: int | None
+    path: Path
+    index: int
+    number: int = 0
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """What a list says of a picture; ``where`` begins a sentence ("line 3 of 'pictures.jsonl'")."""
+
+    where: str
+    prompt: str
+    path: Path
+    id: str = ""
+    seed: int | None = None
+    index: int | None = None
+
+
+def read_pictures(
+    source: str | Path, prompts: Mapping[str, str] | None = None, stage: Stage = "refined"
+) -> list[Picture]:
+    """The pictures that are meant, in the order of the list; all of them begin as pictures do.
+
+    Args:
+        source: one of
+
+            - a folder that ``realignkit run`` wrote: its final pictures, or the coarse ones;
+            - a folder that ``realignkit eval`` wrote;
+            - a folder with ``metadata.jsonl`` (or ``.csv``, ``.tsv``) or with a ``.txt`` file beside each picture;
+            - JSON lines, CSV or a JSON list of objects: ``prompt``, ``image_path`` and, where known, ``id`` and
+              ``seed``;
+            - a JSON object: ``{prompt: path}`` or ``{id: path}``; instead of a path a list of them.
+
+            Relative paths are relative to the file.
+        prompts: id -> prompt, for lists that call prompts by their ids.
+        stage: of a run's pictures: ``refined``, the final ones, or ``coarse``.
+
+    Raises:
+        OptionError: there is no such list, or a picture of it is missing, unreadable or listed twice; file and line are
+            named.
+        OutputError: a realignment of a run is not finished, damaged, or another version's.
+    """
+    refuse_address(source)
+    path = Path(source).expanduser()
+    entries = list(_of_folder(path, stage) if path.is_dir() else _of_file(path, prompts or {}))
+    if not entries:
+        raise OptionError(f"'{source}' lists no pictures. {_FORMS}")
+    return _numbered(entries)
+
+
+def _numbered(entries: Sequence[_Entry]) -> list[Picture]:
+    """Entries as pictures: none twice, and each under a name of its own."""
+    seen: dict[Path, str] = {}
+    prompts_of: dict[str, str] = {}
+    for entry in entries:
+        try:
+            check_text(entry.prompt)
+            check_image(entry.path)
+        except (OptionError, PromptError) as error:
+            raise OptionError(f"{entry.where}: {error}") from None
+        place = entry.path.resolve()
+        if place in seen:
+            raise OptionError(f"{entry.where} lists '{entry.path}' again, after {seen[place]}. Keep one of the two.")
+        seen[place] = entry.where
+        if entry.id and prompts_of.setdefault(entry.id, entry.prompt) != entry.prompt:
+            raise OptionError(
+                f"{entry.where} has the id '{entry.id}' of another prompt. Give each prompt an id of its own."
+            )
+    indices: dict[str, int] = {}
+    counts: Counter[tuple[str, int | None]] = Counter()
+    several = Counter(entry.id or entry.prompt for entry in entries)
+    numbers: Counter[str] = Counter()
+    pictures = []
+    for entry in entries:
+        index = indices.setdefault(entry.prompt, len(indices) + 1) if entry.index is None else entry.index
+        key = entry.id or entry.prompt
+        numbers[key] += 1
+        name = entry.id or f"{index:04d}"
+        name = f"{name}-{numbers[key]}" if several[key] > 1 else name
+        number = counts[entry.prompt, entry.seed]
+        counts[entry.prompt, entry.seed] += 1
+        pictures.append(Picture(name, entry.prompt, entry.seed, entry.path, index, number))
+    if twice := next((name for name, count in Counter(p.id for p in pictures).items() if count > 1), None):
+        raise OptionError(f"two pictures would be called '{twice}'. Give each an id of its own.")
+    return pictures
+
+
+def _of_folder(folder: Path, stage: Stage) -> Iterator[_Entry]:
+    runs = [path for path in sorted(folder.iterdir()) if path.is_dir() and _RUN.fullmatch(path.name)]
+    if is_complete(folder):
+        yield _of_realignment(folder, stage, 1)
+    elif runs:
+        for path in runs:
+            if not is_complete(path):
+                raise OutputError(
+                    f"{path} is not finished ({REALIGNMENT} is missing). Run the command that made {folder} again, or "
+                    f"remove it."
+                )
+            yield _of_realignment(path, stage, int(path.name.partition("-")[0]))
+    elif (folder / PICTURES).is_file():
+        yield from _of_evaluation(folder)
+    elif any((folder / name).is_file() for name in _LISTS):
+        yield from _of_table(next(folder / name for name in _LISTS if (folder / name).is_file()), {})
+    elif any(folder.rglob("*.txt")):
+        from realignkit.refl.data import read_pairs  # which imports torch
+
+        for name, text in read_pairs(folder).pairs:
+            yield _Entry(f"'{folder / name}'", text, folder / name)
+
+
+def _of_realignment(folder: Path, stage: Stage, index: int) -> _Entry:
+    record = read_record(folder)
+    prompt, seed = record.get("prompt"), record.get("seed")
+    if not isinstance(prompt, str) or not isinstance(seed, int):
+        raise OutputError(f"{folder / REALIGNMENT} is damaged (prompt or seed). Make it again with 'realignkit run'.")
+    name = "coarse.png" if stage == "coarse" or record.get("accepted") is False else "refined.png"
+    return _Entry(f"'{folder}'", prompt, folder / name, folder.name, seed, index)
+
+
+def _of_evaluation(folder: Path) -> Iterator[_Entry]:
+    path = folder / PICTURES
+    for number, row in enumerate(read_lines(path)[0], start=1):
+        where = f"line {number} of '{path}'"
+        try:
+            yield _Entry(where, row["prompt"], folder / row["image"], row["id"], row["seed"], row["index"])
+        except (KeyError, TypeError) as error:
+            raise OutputError(f"{where} is damaged ({error}). Make it again with 'realignkit eval'.") from None
+
+
+def _of_file(path: Path, prompts: Mapping[str, str]) -> Iterator[_Entry]:
+    if path.suffix.lower() == ".json":
+        text = decoded(path)
+        if text.lstrip().startswith("{"):
+            yield from _of_object(path, text, prompts)
+            return
+    elif path.suffix.lower() not in (".jsonl", ".ndjson", ".csv", ".tsv"):
+        why = "is no list of pictures" if path.exists() else "is not there"
+        raise OptionError(f"'{path}' {why}. {_FORMS}")
+    yield from _of_table(path, prompts)
+
+
+def _of_object(path: Path, text: str, prompts: Mapping[str, str]) -> Iterator[_Entry]:
+    try:
+        parse_json(text)  # for what it refuses
+        pairs: list[tuple[str, Any]] = json.loads(text, object_pairs_hook=list)
+    except ValueError as error:
+        raise OptionError(f"'{path}' is no JSON ({error}).") from error
+    if twice := next((key for key, count in Counter(key for key, _ in pairs).items() if count > 1), None):
+        raise OptionError(f"'{path}' has '{twice}' twice. Give its pictures as one list.")
+    by_id = bool(prompts) and not {key for key, _ in pairs} <= set(prompts.values())
+    for key, value in pairs:
+        where = f"'{key}' in '{path}'"
+        names = value if isinstance(value, list) else [value]
+        if not names or not all(isinstance(name, str) and name for name in names):
+            raise OptionError(f"{where} has no path of a picture, nor a list of them.")
+        if by_id and key not in prompts:
+            raise OptionError(f"{where} is neither an id nor a prompt of the prompt set. Give the set that it is of.")
+        for name in names:
+            yield _Entry(where, prompts[key] if by_id else one_line(key), path.parent / name, key if by_id else "")
+
+
+def _of_table(path: Path, prompts: Mapping[str, str]) -> Iterator[_Entry]:
+    table = read_table(path)
+    files = table.column(None, _FILE_COLUMNS)
+    lower = {name.lower(): name for name in table.columns}
+    id_column, seed_column = lower.get("id"), lower.get("seed")
+    texts = None
+    if not (prompts and id_column and not lower.keys() & set(TEXT_COLUMNS)):
+        texts = table.column(None, TEXT_COLUMNS)
+    for line, row in table.rows:
+        where = f"{table.unit} {line} of '{path}'"
+        name = _cell(row.get(id_column)) if id_column else ""
+        if texts is None:
+            if name not in prompts:
+                raise OptionError(f"{where}: '{name}' is no id of the prompt set. Give the set that it is of.")
+            prompt = prompts[name]
+        else:
+            prompt = table.text(line, row, texts)
+        file = table.text(line, row, files)
+        if not prompt or not file:
+            raise OptionError(f"{where} has no {'prompt' if file else 'path of a picture'}. Fill it in, or remove it.")
+        yield _Entry(where, prompt, path.parent / file, name, _seed(where, table, row, seed_column))
+
+
+def _cell(value: Any) -> str:
+    return "" if value is None else one_line(str(value))
+
+
+def _seed(where: str, table: Table, row: Mapping[str, Any], column: str | None) -> int | None:
+    text = _cell(row.get(column)) if column else ""
+    if text and not text.isdecimal():
+        raise OptionError(f"{where} has '{text[:40]}' as its {column}, which is no whole number from 0.")
+    return int(text) if text else None

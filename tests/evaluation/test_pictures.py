@@ -1,0 +1,145 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from realignkit.errors import OptionError, OutputError
+from realignkit.evaluation import run_many
+from realignkit.evaluation.pictures import read_pictures
+
+ROW = '{"prompt": "a", "image_path": "0.png"}'
+PROMPTS = ["a red book", "a yellow pen"]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder with four pictures, ``0.png`` … ``3.png``."""
+    for number in range(4):
+        Image.new("RGB", (8, 8), (40 * number, 0, 0)).save(tmp_path / f"{number}.png")
+    return tmp_path
+
+
+def written(folder: Path, name: str, value: object) -> Path:
+    text = value if isinstance(value, str) else json.dumps(value)
+    (folder / name).write_text(text, encoding="utf-8")
+    return folder / name
+
+
+def brief(pictures) -> list[tuple]:
+    return [(p.id, p.prompt, p.seed, p.path.name, p.index, p.number) for p in pictures]
+
+
+def test_a_runs_final_pictures_and_its_coarse_ones(tmp_path: Path, realigner):
+    run_many(realigner, PROMPTS, tmp_path / "run", seeds=[1, 2])
+    pictures = read_pictures(tmp_path / "run")
+    assert brief(pictures)[:3] == [
+        ("0001-a-red-book-s1", "a red book", 1, "refined.png", 1, 0),
+        ("0001-a-red-book-s2", "a red book", 2, "refined.png", 1, 0),
+        ("0002-a-yellow-pen-s1", "a yellow pen", 1, "refined.png", 2, 0),
+    ]
+    assert {p.path.name for p in read_pictures(tmp_path / "run", stage="coarse")} == {"coarse.png"}
+    record = tmp_path / "run" / "0001-a-red-book-s1" / "realignment.json"
+    record.write_text(json.dumps(json.loads(record.read_text()) | {"accepted": False}))
+    assert read_pictures(record.parent)[0].path.name == "coarse.png"  # what verification kept
+    record.unlink()
+    with pytest.raises(OutputError, match=r"0001-a-red-book-s1 is not finished .* again, or remove it"):
+        read_pictures(tmp_path / "run")
+
+
+def test_json_lines_say_prompt_and_path_and_perhaps_id_and_seed(folder: Path):
+    rows = [
+        {"id": "a", "prompt": PROMPTS[0], "image_path": "0.png", "seed": 7},
+        {"id": "b", "prompt": PROMPTS[1], "image_path": str(folder / "1.png")},
+        {"id": "b", "prompt": PROMPTS[1], "image_path": "2.png"},
+    ]
+    path = written(folder, "list.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    assert brief(read_pictures(path)) == [
+        ("a", PROMPTS[0], 7, "0.png", 1, 0),
+        ("b-1", PROMPTS[1], None, "1.png", 2, 0),
+        ("b-2", PROMPTS[1], None, "2.png", 2, 1),
+    ]
+
+
+def test_a_folder_with_metadata_or_with_texts_beside_its_pictures(folder: Path):
+    written(folder, "metadata.csv", 'file_name,text\n0.png,a red book\n1.png,"a pen, yellow"\n')
+    assert brief(read_pictures(folder))[1] == ("0002", "a pen, yellow", None, "1.png", 2, 0)
+    (folder / "metadata.csv").unlink()
+    written(folder, "3.txt", "a yellow pen\n")
+    assert brief(read_pictures(folder)) == [("0001", "a yellow pen", None, "3.png", 1, 0)]
+
+
+def test_a_json_object_goes_by_prompt_or_by_id_to_one_path_or_several(folder: Path):
+    by_prompt = written(folder, "a.json", {PROMPTS[0]: "0.png", PROMPTS[1]: ["1.png", "2.png"]})
+    expected = [
+        ("0001", PROMPTS[0], None, "0.png", 1, 0),
+        ("0002-1", PROMPTS[1], None, "1.png", 2, 0),
+        ("0002-2", PROMPTS[1], None, "2.png", 2, 1),
+    ]
+    assert brief(read_pictures(by_prompt)) == expected
+    ids = {"first": PROMPTS[0], "second": PROMPTS[1], "third": "another"}
+    assert brief(read_pictures(by_prompt, ids)) == expected
+    by_id = written(folder, "b.json", {"second": "0.png", "first": "1.png"})
+    assert brief(read_pictures(by_id, ids)) == [
+        ("second", PROMPTS[1], None, "0.png", 1, 0),
+        ("first", PROMPTS[0], None, "1.png", 2, 0),
+    ]
+    rows = written(folder, "c.jsonl", json.dumps({"id": "first", "image_path": "3.png"}))
+    assert brief(read_pictures(rows, ids)) == [("first", PROMPTS[0], None, "3.png", 1, 0)]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        (
+            "a.jsonl",
+            '{"prompt": "a", "image_path": "0.png"}\n{"prompt": "b", "image_path": "9.png"}',
+            "line 2 of .*no such",
+        ),
+        (
+            "a.jsonl",
+            '{"prompt": "a", "image_path": "0.png"}\n{"prompt": "b", "image_path": "0.png"}',
+            "line 2 .* again, ",
+        ),
+        ("a.jsonl", '{"prompt": "a", "image_path": "text.png"}', "line 1 of .*text.png.* format is not known"),
+        ("a.jsonl", '{"prompt": "", "image_path": "0.png"}', "line 1 of .* has no prompt"),
+        ("a.jsonl", '{"prompt": "a"}', "has no column 'image_path'"),
+        ("a.jsonl", '{"prompt": "a", "image_path": "0.png", "seed": "x"}', "line 1 .* 'x' as its seed"),
+        (
+            "a.jsonl",
+            '{"id": 1, "prompt": "a", "image_path": "0.png"}\n{"id": 1, "prompt": "b", "image_path": "1.png"}',
+            "line 2 of .* id '1' of another prompt",
+        ),
+        ("a.json", '{"a": "0.png", "a": "1.png"}', "has 'a' twice"),
+        ("a.json", '{"a": 3}', "'a' in .* has no path of a picture"),
+        ("a.json", '{"a": "0.png", "b": ["1.png", "0.png"]}', "'b' in .* lists .*0.png' again, after 'a' in"),
+        ("a.json", "{}", "lists no pictures"),
+        ("a.json", "{", "is no JSON"),
+        ("a.txt", "a", "is no list of pictures. Give a folder of 'realignkit run'"),
+    ],
+)
+def test_what_is_wrong_with_a_list_is_said_with_its_place(folder: Path, name: str, content: str, message: str):
+    written(folder, "text.png", "no picture")
+    path = written(folder, name, content)
+    with pytest.raises(OptionError, match=message):
+        read_pictures(path)
+
+
+def test_ids_that_a_prompt_set_does_not_know_are_refused(folder: Path):
+    path = written(folder, "b.json", {"second": "0.png", "fifth": "1.png"})
+    with pytest.raises(OptionError, match=r"'fifth' in .* is neither an id nor a prompt"):
+        read_pictures(path, {"second": PROMPTS[1]})
+    rows = written(folder, "c.jsonl", json.dumps({"id": "fifth", "image_path": "3.png"}))
+    with pytest.raises(OptionError, match=r"line 1 of .* 'fifth' is no id"):
+        read_pictures(rows, {"second": PROMPTS[1]})
+
+
+def test_nothing_there_and_empty_folders_are_refused_in_words(tmp_path: Path):
+    with pytest.raises(OptionError, match=r"is not there. Give a folder of"):
+        read_pictures(tmp_path / "none")
+    with pytest.raises(OptionError, match=r"lists no pictures. Give a folder of .* metadata.jsonl"):
+        read_pictures(tmp_path)
+    with pytest.raises(OptionError, match="is an address"):
+        read_pictures("https://example.org/pictures.jsonl")
