@@ -1,4 +1,4 @@
-"""Arguments of the Python interface: one of the wrong kind ends in a sentence that says what is wanted."""
+"""What users hand in, brought into form: what is of the wrong kind ends in a sentence that says what is wanted."""
 
 from __future__ import annotations
 
@@ -6,15 +6,20 @@ import math
 import numbers
 import operator
 import os
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from realignkit.errors import OptionError, redacted_urls
+from PIL import Image
+from PIL.Image import Image as PILImage
+
+from realignkit.errors import OptionError, PromptError
+from realignkit.images import Given, given_image
+from realignkit.layout import Layout, LocalCaption, Tag, caption_problem, distinct, layout_problem, tag_problem
 
 T = TypeVar("T")
-_ADDRESS = re.compile(r"(?:[a-z][a-z0-9+.-]+:/|data:)", re.IGNORECASE)  # a drive has one letter
+Picture = Any
+"""A PIL image, the path of a file, or a uint8 array: what :func:`realignkit.images.given_image` takes."""
 
 
 def shown(value: object) -> str:
@@ -111,49 +116,6 @@ def as_path(name: str, value: Any) -> Path:
     return Path(value)
 
 
-def refuse_address(path: str | Path) -> None:
-    """Refuse what is an address (``https://…``, ``data:…``) where a file is meant.
-
-    Raises:
-        OptionError: it is one; the message shows none of its parts that may be keys.
-    """
-    text = str(path)
-    if not _ADDRESS.match(text):
-        return
-    where = redacted_urls(text.replace(":/", "://", 1) if isinstance(path, Path) else text)[:80]
-    raise OptionError(f"'{where}' is an address, and nothing is fetched here. Download it, and give the file's path.")
-
-
-def plugin(name: str, value: Any) -> Any:
-    """A plugin that is called, of a class or a function.
-
-    Raises:
-        OptionError: it cannot be called, or is a class.
-    """
-    if isinstance(value, type) or not callable(value):
-        by_name = " (Realigner.from_pretrained and Registry.create take names)" if isinstance(value, str) else ""
-        raise OptionError(f"{name} takes a plugin that is made, not {shown(value)}{by_name}.")
-    return value
-
-
-def scorers(value: Any) -> tuple[tuple[str, Any], ...]:
-    """One scorer, or a chain of ``(name, scorer)``, as a chain.
-
-    Raises:
-        OptionError: it is neither, or empty.
-    """
-    if callable(value):
-        return ((type(value).__name__, plugin("scorers", value)),)
-    chain = tuple(value) if isinstance(value, Iterable) and not isinstance(value, str | bytes) else (value,)
-    if not chain:
-        raise OptionError("a realigner needs at least one scorer; 'lexical' always answers.")
-    for item in chain:
-        if not isinstance(item, tuple | list) or len(item) != 2 or not isinstance(item[0], str):
-            raise OptionError(f"scorers takes a plugin, or a list of (name, plugin), not {shown(item)}.")
-        plugin("scorers", item[1])
-    return tuple((name, scorer) for name, scorer in chain)
-
-
 def instance(name: str, value: Any, kind: type[T]) -> T | None:
     """An object of a class, or None.
 
@@ -167,3 +129,128 @@ def instance(name: str, value: Any, kind: type[T]) -> T | None:
 
 def _kind(value: object) -> str:
     return "None" if value is None else f"of type {type(value).__name__}"
+
+
+# --- prompts, seeds, images, and what is seen in them -----------------------------------------------------------------
+
+
+def pair(
+    prompt: str | Sequence[str], seed: int | Sequence[int], coarse: Picture | Sequence[Picture | None] | None
+) -> tuple[list[str], list[int], list[Given | None]]:
+    """One prompt, seed and perhaps image per result; a single one serves all.
+
+    Raises:
+        OptionError: the numbers do not match, a seed is no whole number in [0, 2**63), or an image cannot be read.
+        PromptError: a prompt is no text.
+    """
+    prompts = [prompt] if isinstance(prompt, str) else listed("prompts", prompt)
+    seeds = [seed] * len(prompts) if is_one(seed) else listed("seeds", seed)
+    if isinstance(prompt, str):
+        prompts *= len(seeds)
+    if coarse is None or isinstance(coarse, Image.Image | str | Path) or getattr(coarse, "ndim", 4) < 4:
+        images = [coarse] * len(prompts)
+    else:
+        images = listed("coarse images", coarse)
+    if not len(prompts) == len(seeds) == len(images):
+        given = "" if coarse is None else f" and {len(images)} coarse images"
+        raise OptionError(
+            f"{len(prompts)} prompts and {len(seeds)} seeds{given} do not go together: give one of each per prompt."
+        )
+    for text in prompts:
+        if not isinstance(text, str):
+            raise PromptError(f"a prompt is text, not {shown(text)}.")
+    return prompts, [seed_of(value) for value in seeds], [None if i is None else given_image(i) for i in images]
+
+
+def is_one(seed: Any) -> bool:
+    """Whether this is one seed, not a list of them."""
+    return isinstance(seed, str | bytes) or not isinstance(seed, Iterable) or getattr(seed, "ndim", 1) == 0
+
+
+def seed_of(seed: Any) -> int:
+    """A seed as Python's integer; NumPy's are welcome.
+
+    Raises:
+        OptionError: it is no whole number in [0, 2**63).
+    """
+    try:
+        value = -1 if isinstance(seed, bool) else operator.index(seed)
+    except TypeError:
+        value = -1
+    if not 0 <= value < 2**63:
+        raise OptionError(f"a seed is a whole number from 0 to 2**63 - 1, not {shown(seed)}.")
+    return value
+
+
+def pictures(images: Sequence[Picture]) -> list[PILImage]:
+    """Images in RGB, copies of what was given.
+
+    Raises:
+        OptionError: this is no list, or an image cannot be read.
+    """
+    if isinstance(images, Image.Image | str | Path) or getattr(images, "ndim", 4) < 4:
+        raise OptionError("give a list of images, also of one: [image].")
+    return [given_image(image)[0] for image in listed("images", images)]
+
+
+def tags(values: Sequence[Tag]) -> tuple[Tag, ...]:
+    """Tags that a user hands in, held against the same rules as a tagger's.
+
+    Raises:
+        OptionError: one is no tag with a name and a confidence in [0, 1].
+    """
+    given = listed("tags", values)
+    _refuse(map(tag_problem, given))
+    return distinct(given)
+
+
+def captions(values: Sequence[LocalCaption]) -> tuple[LocalCaption, ...]:
+    """Local captions that a user hands in, held against the same rules as a scorer's.
+
+    Raises:
+        OptionError: one is no local caption with a text and a likelihood.
+    """
+    given = listed("captions", values)
+    _refuse(map(caption_problem, given))
+    return tuple(given)
+
+
+def layouts(values: Sequence[Layout], size: tuple[int, int]) -> list[Layout]:
+    """Layouts that a user hands in, held against the same rules as a segmenter's masks.
+
+    ``size``: (width, height) of the images.
+
+    Raises:
+        OptionError: one is no layout, or has a mask of another size or type.
+    """
+    if isinstance(values, Layout):
+        raise OptionError("give a list of layouts, also of one: [layout].")
+    given = listed("layouts", values)
+    _refuse(layout_problem(layout, size) for layout in given)
+    return given
+
+
+def _refuse(problems: Iterable[str]) -> None:
+    if problem := next(filter(None, problems), ""):
+        raise OptionError(f"{problem}.")
+
+
+def check_text(prompt: str) -> None:
+    """Refuse a prompt that is no text: bytes that are no UTF-8 and halves of surrogate pairs get into Python strings.
+
+    Raises:
+        PromptError: it is no text, or holds a lone surrogate.
+    """
+    if not isinstance(prompt, str):
+        raise PromptError(f"a prompt is text, not {shown(prompt)}.")
+    broken = next((character for character in prompt if "\ud800" <= character <= "\udfff"), None)
+    if broken is not None:
+        raise PromptError(
+            f"the prompt holds a broken character (\\u{ord(broken):x}, half of a pair): '{readable(prompt[:60])}'. "
+            f"Type it again, or save the file that it comes from as UTF-8."
+        )
+
+
+def readable(text: str) -> str:
+    """A text that any file or terminal takes: lone surrogates are written as escapes."""
+    return text.encode("utf-8", "backslashreplace").decode()

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from realignkit import checks
+from realignkit import layout as layouts
 from realignkit.errors import FOREIGN, ModelError, PluginError, ScorerError, breach, redacted
 from realignkit.images import to_tensor
 from realignkit.machine import full_precision, suited_threads
 from realignkit.named import Named
-from realignkit.realignment import Realignment
+from realignkit.realignment import Realignment, copied
 from realignkit.registry import Registry
 from realignkit.types import Answer, Layout, LocalCaption, Segment, Tag
 
@@ -55,9 +55,9 @@ def tag_images(tagger: Named, images: Sequence[Image]) -> list[tuple[Tag, ...]]:
         tags = [list(each) for each in tagger.plugin([image.copy() for image in images])]
     if len(tags) != len(images):
         raise tagger.breach(f"{len(tags)} answers for {len(images)} images")
-    if problem := next(filter(None, (checks.tag_problem(tag) for each in tags for tag in each)), ""):
+    if problem := next(filter(None, (layouts.tag_problem(tag) for each in tags for tag in each)), ""):
         raise tagger.breach(problem)
-    return [checks.distinct(each) for each in tags]
+    return [layouts.distinct(each) for each in tags]
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def attempt(scorer: Named, prompt: str, tags: Sequence[Tag]) -> Attempt:
     try:
         with suited_threads(scorer.plugin):
             captions = tuple(scorer.plugin(prompt, tuple(tags)))
-        problem = checks.answer_problem(captions, tags)
+        problem = layouts.answer_problem(captions, tags)
         say = getattr(scorer.plugin, "notes", None)
         notes = () if problem or say is None else tuple(str(note) for note in say(prompt, captions))
     except FOREIGN as error:  # a contract of the chain: any failure hands over to the next one
@@ -195,7 +195,7 @@ def _segment(segmenter: Named, image: Image, caption: LocalCaption, result: Any)
         mask, confidence = np.array(mask), float(confidence)
     except (TypeError, ValueError) as error:
         raise segmenter.breach(f"the answer for '{caption.caption}' is no (mask, confidence)") from error
-    if problem := checks.mask_problem(mask, image.size) or checks.confidence_problem(confidence):
+    if problem := layouts.mask_problem(mask, image.size) or layouts.confidence_problem(confidence):
         raise segmenter.breach(problem)
     return Segment(caption, mask, confidence) if mask.any() else None
 
@@ -307,14 +307,14 @@ def before_refine(registry: Registry, prompt: str, layout: Layout, size: tuple[i
     """
 
     def arguments() -> dict[str, Any]:
-        return {"prompt": prompt, "layout": checks.copied_layout(layout)}
+        return {"prompt": prompt, "layout": layouts.copied_layout(layout)}
 
     for whose, result in registry.call_each("before_refine", arguments):
         if result is None:
             continue
-        if problem := checks.layout_problem(result, size):
+        if problem := layouts.layout_problem(result, size):
             raise breach(whose, problem)
-        layout = checks.copied_layout(result)
+        layout = layouts.copied_layout(result)
     return layout
 
 
@@ -324,7 +324,7 @@ def after_realign(registry: Registry, realignment: Realignment) -> None:
     Raises:
         PluginError: a plugin failed.
     """
-    for _ in registry.call_each("after_realign", lambda: {"realignment": checks.copied(realignment)}):
+    for _ in registry.call_each("after_realign", lambda: {"realignment": copied(realignment)}):
         pass
 
 

@@ -11,6 +11,7 @@ import contextlib
 import errno
 import re
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
 
 _NO_MEMORY = re.compile(
@@ -24,6 +25,7 @@ _PART = 12
 
 _LOWER = {upper: upper + 32 for upper in range(ord("A"), ord("Z") + 1)}  # ASCII alone: the length must not change
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://\S+")
+_ADDRESS = re.compile(r"(?:[a-z][a-z0-9+.-]+:/|data:)", re.IGNORECASE)  # a drive has one letter
 
 FOREIGN = (Exception, SystemExit, GeneratorExit)
 """What somebody else's code may raise that is not the user's wish: KeyboardInterrupt is, ``sys.exit`` is not."""
@@ -227,3 +229,16 @@ def _redacted_url(url: str) -> str:
     cut = min((i for i in map(path.find, ";?#") if i >= 0), default=len(path))
     tail = path[cut] + REDACTED if path[cut + 1 :] else path[cut:]
     return f"{scheme}://{host}{path[:cut]}{tail}"
+
+
+def refuse_address(path: str | Path) -> None:
+    """Refuse what is an address (``https://…``, ``data:…``) where a file is meant.
+
+    Raises:
+        OptionError: it is one; the message shows none of its parts that may be keys.
+    """
+    text = str(path)
+    if not _ADDRESS.match(text):
+        return
+    where = redacted_urls(text.replace(":/", "://", 1) if isinstance(path, Path) else text)[:80]
+    raise OptionError(f"'{where}' is an address, and nothing is fetched here. Download it, and give the file's path.")

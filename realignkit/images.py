@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import mimetypes
 import warnings
@@ -14,8 +15,7 @@ from PIL import Image, ImageColor, ImageOps, UnidentifiedImageError
 from PIL.Image import Image as PILImage
 from PIL.PngImagePlugin import PngInfo
 
-from realignkit.arguments import refuse_address
-from realignkit.errors import OptionError
+from realignkit.errors import OptionError, refuse_address
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -203,6 +203,13 @@ def png(image: PILImage, key: str | None = None) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, format="PNG", pnginfo=texts)
     return buffer.getvalue()
+
+
+def data_uri(image: PILImage) -> str:
+    """An image as a ``data:`` URI: PNG, lossless."""
+    buffer = io.BytesIO()
+    image.convert("RGB").save(buffer, "PNG", optimize=True)
+    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
 def picture_key(path: Path) -> str | None:

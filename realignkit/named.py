@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic import BaseModel, SecretStr
 
-from realignkit import arguments
+from realignkit.arguments import shown
 from realignkit.contracts import Options
 from realignkit.errors import REDACTED, OptionError, PluginError, blame, breach, redacted_urls, url_secrets
 from realignkit.machine import suited_threads
@@ -47,7 +47,7 @@ class Named:
         """
         if isinstance(value, Named):
             return value
-        return cls(kind, name or type(value).__name__, arguments.plugin(argument or kind, value))
+        return cls(kind, name or type(value).__name__, _made(argument or kind, value))
 
     @property
     def whose(self) -> str:
@@ -113,7 +113,23 @@ def chain(scorers: Any) -> tuple[Named, ...]:
         return (scorers,)
     if isinstance(scorers, tuple) and scorers and all(isinstance(scorer, Named) for scorer in scorers):
         return scorers
-    return tuple(Named("scorer", name, scorer) for name, scorer in arguments.scorers(scorers))
+    if callable(scorers):
+        return (Named.of("scorer", scorers, "scorers"),)
+    pairs = tuple(scorers) if isinstance(scorers, Iterable) and not isinstance(scorers, str | bytes) else (scorers,)
+    if not pairs:
+        raise OptionError("a realigner needs at least one scorer; 'lexical' always answers.")
+    for pair in pairs:
+        if not isinstance(pair, tuple | list) or len(pair) != 2 or not isinstance(pair[0], str):
+            raise OptionError(f"scorers takes a plugin, or a list of (name, plugin), not {shown(pair)}.")
+    return tuple(Named("scorer", name, _made("scorers", scorer)) for name, scorer in pairs)
+
+
+def _made(argument: str, value: Any) -> Any:
+    """A plugin that can be called, and no class of plugins."""
+    if isinstance(value, type) or not callable(value):
+        by_name = " (Realigner.from_pretrained and Registry.create take names)" if isinstance(value, str) else ""
+        raise OptionError(f"{argument} takes a plugin that is made, not {shown(value)}{by_name}.")
+    return value
 
 
 @dataclass(frozen=True, eq=False)

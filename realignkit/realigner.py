@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, Never, Self
 
-from realignkit import arguments, checks, draft
+from realignkit import arguments, draft
 from realignkit.attention.modulation import ModulationConfig
 from realignkit.contracts import Generator, Reward, Scorer, Segmenter, Tagger, parse_options
 from realignkit.draft import STEPS as STEPS
@@ -253,7 +253,7 @@ class Realigner(Steps):
             "contents": contents(options, self._known),
         }
 
-    def settings_for(self, coarse: checks.Picture | None) -> dict[str, Any]:
+    def settings_for(self, coarse: arguments.Picture | None) -> dict[str, Any]:
         """The settings of one realignment: :attr:`settings`, and which coarse image was given, if one was.
 
         Raises:
@@ -270,7 +270,7 @@ class Realigner(Steps):
         prompt: str | Sequence[str],
         seed: int | Sequence[int] = 42,
         *,
-        coarse: checks.Picture | Sequence[checks.Picture | None] | None = None,
+        coarse: arguments.Picture | Sequence[arguments.Picture | None] | None = None,
         progress: Progress | None = None,
         **_misplaced: Never,
     ) -> Realignment | list[Realignment]:
@@ -294,8 +294,8 @@ class Realigner(Steps):
         """
         _refuse_misplaced(_misplaced, self.__call__)
         progress = arguments.function("progress", progress) or silent
-        one = isinstance(prompt, str) and checks.is_one(seed)
-        drafts = [draft.Draft(*asked) for asked in zip(*checks.pair(prompt, seed, coarse), strict=True)]
+        one = isinstance(prompt, str) and arguments.is_one(seed)
+        drafts = [draft.Draft(*asked) for asked in zip(*arguments.pair(prompt, seed, coarse), strict=True)]
         self.parts.check_complete()
         self.check_model()
         for each in drafts:  # all of them before any work, not batch by batch

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from copy import deepcopy
+from dataclasses import dataclass, field, fields, replace
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -17,12 +19,11 @@ from PIL import Image
 from pydantic import ConfigDict, Field, JsonValue
 
 from realignkit.arguments import as_path
-from realignkit.checks import segment_problem
 from realignkit.errors import DamagedError, OutputError
 from realignkit.files import atomic_write, make_folder, writing
-from realignkit.images import png
+from realignkit.images import data_uri, png
+from realignkit.layout import Layout, Likelihood, LocalCaption, Mask, Segment, Tag, copied_layout, segment_problem
 from realignkit.records import Share, Text, Written, as_written, read_json
-from realignkit.types import Layout, Likelihood, LocalCaption, Mask, Segment, Tag
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PILImage
@@ -31,6 +32,7 @@ RECORD = "realignment.json"
 FORMAT = "realignkit.realignment"
 VERSION = 1
 
+_GAP = 8  # pixels between two pictures
 _AGAIN = "Make it again with 'realignkit run'."
 
 
@@ -95,14 +97,31 @@ class Realignment:
         )
 
     def _repr_html_(self) -> str:
-        from realignkit.report.html import fragment
-
-        return fragment(self)
+        """What a notebook shows: both images, the local captions and the notes."""
+        verdict = "" if self.accepted else " (not accepted)"
+        figures = "".join(
+            f'<figure style="display:inline-block;margin:0 8px 0 0"><img alt="{caption}" style="min-width:192px" '
+            f'src="{data_uri(image)}"><figcaption>{caption}</figcaption></figure>'
+            for image, caption in ((self.coarse, "coarse"), (self.refined, f"refined{verdict}"))
+        )
+        rows = "".join(
+            f"<tr><td>{escape(c.tag)}</td><td>{escape(str(c.likelihood))}</td><td>{escape(c.caption)}</td></tr>"
+            for c in self.captions
+        )
+        notes = "".join(f"<li>{escape(note)}</li>" for note in self.notes)
+        return (
+            f"<div><p><b>{escape(self.prompt)}</b> (seed {self.seed})</p>{figures}"
+            f"<table><tr><th>tag</th><th>likelihood</th><th>local caption</th></tr>{rows}</table>"
+            f"{f'<ul>{notes}</ul>' if notes else ''}</div>"
+        )
 
     def _repr_png_(self) -> bytes:
-        from realignkit.report.overlay import side_by_side
-
-        return png(side_by_side(self))
+        coarse, refined = self.coarse.convert("RGB"), self.refined.convert("RGB")
+        size = coarse.width + _GAP + refined.width, max(coarse.height, refined.height)
+        both = Image.new("RGB", size, "white")
+        both.paste(coarse, (0, 0))
+        both.paste(refined, (coarse.width + _GAP, 0))
+        return png(both)
 
     def save(self, folder: str | Path) -> Path:
         """Write ``realignment.json``, ``coarse.png``, ``refined.png`` and ``masks/*.png`` into ``folder``.
@@ -165,6 +184,20 @@ _IMAGES = ("coarse", "refined")
 
 def _same_pixels(one: PILImage, other: PILImage) -> bool:
     return one.size == other.size and one.convert("RGB").tobytes() == other.convert("RGB").tobytes()
+
+
+def copied(realignment: Realignment) -> Realignment:
+    """A realignment with pixels, masks and records of its own, to hand out."""
+    return replace(
+        realignment,
+        coarse=realignment.coarse.copy(),
+        refined=realignment.refined.copy(),
+        layout=copied_layout(realignment.layout),
+        plugins=dict(realignment.plugins),
+        timings=dict(realignment.timings),
+        settings=deepcopy(realignment.settings),
+        versions=dict(realignment.versions),
+    )
 
 
 def is_complete(folder: Path) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from realignkit import arguments, calls, checks, draft
+from realignkit import arguments, calls, draft
 from realignkit.attention import sampler
 from realignkit.attention.modulation import ModulationConfig
 from realignkit.contracts import Generator, Reward, Scorer, Segmenter, Tagger
@@ -79,7 +79,7 @@ class Steps:
             PromptError, ModelError: as for calling the realigner.
         """
         progress = arguments.function("progress", progress) or silent
-        prompts, seeds, _ = checks.pair(prompts, seeds, None)
+        prompts, seeds, _ = arguments.pair(prompts, seeds, None)
         for prompt in prompts:
             self.check_prompt(prompt)
         with suited_threads(threads=self.threads):
@@ -93,7 +93,7 @@ class Steps:
             OptionError: an image cannot be read.
         """
         with suited_threads(threads=self.threads):
-            return calls.tag_images(self.parts.needed("tagger"), checks.pictures(images))
+            return calls.tag_images(self.parts.needed("tagger"), arguments.pictures(images))
 
     def score(self, prompt: str, tags: Sequence[Tag]) -> Answer:
         """Judge and describe tags in the light of the prompt (eq. 6), by the first scorer that can.
@@ -103,10 +103,10 @@ class Steps:
             OptionError: a tag is none, or its confidence is outside [0, 1].
             PromptError: the prompt is no text, or holds half a character.
         """
-        (text,), _, _ = checks.pair([prompt], 0, None)
-        checks.check_text(text)
+        (text,), _, _ = arguments.pair([prompt], 0, None)
+        arguments.check_text(text)
         with suited_threads(threads=self.threads):
-            return calls.answer(self.parts.chain, text, checks.tags(tags))
+            return calls.answer(self.parts.chain, text, arguments.tags(tags))
 
     def segment(self, image: PILImage, captions: Sequence[LocalCaption]) -> tuple[Layout, tuple[str, ...]]:
         """Find the captions' masks in the image; with the layout comes a note for each that has none.
@@ -118,7 +118,7 @@ class Steps:
             PluginError: the segmenter failed or broke its contract.
             OptionError: the image cannot be read, or a caption is none.
         """
-        captions, (picture, _) = checks.captions(captions), given_image(image)
+        captions, (picture, _) = arguments.captions(captions), given_image(image)
         with suited_threads(threads=self.threads):
             return calls.segment_image(self.parts.needed("segmenter"), picture, self.wanted(captions))
 
@@ -146,7 +146,7 @@ class Steps:
         """
         progress = arguments.function("progress", progress) or silent
         self.check_model()
-        prompts, seeds, given = checks.pair(prompts, seeds, coarse)
+        prompts, seeds, given = arguments.pair(prompts, seeds, coarse)
         for prompt in prompts:
             self.check_prompt(prompt)
         fitted = [cropped(image, self.image_size) for image in given if image is not None]
@@ -156,7 +156,7 @@ class Steps:
             result = sampler.refine(
                 self.pipeline(),
                 prompts,
-                checks.layouts(layouts, self.image_size),
+                arguments.layouts(layouts, self.image_size),
                 seeds,
                 self.modulation,
                 **self.sampling.model_dump(),
@@ -185,7 +185,7 @@ class Steps:
         Raises:
             PromptError: the prompt is empty, no text, or longer than a text encoder's limit.
         """
-        checks.check_text(prompt)
+        arguments.check_text(prompt)
         encoding.check_prompt(self.pipeline(), prompt)
 
     def check_model(self) -> None:

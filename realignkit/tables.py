@@ -14,8 +14,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from realignkit.arguments import refuse_address
-from realignkit.errors import OptionError
+from realignkit.errors import OptionError, refuse_address
 from realignkit.images import SUFFIXES
 from realignkit.records import parse_json
 

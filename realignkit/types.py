@@ -5,99 +5,17 @@ Images are :class:`PIL.Image.Image` in RGB; masks are NumPy boolean arrays of sh
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import numpy.typing as npt
-
-Mask = npt.NDArray[np.bool_]
-
-
-class Likelihood(StrEnum):
-    """How sure the prompt makes us that a tagged object belongs in the picture (eq. 6)."""
-
-    CERTAIN = "certain"
-    POSSIBLE = "possible"
-    UNLIKELY = "unlikely"
-
-    @property
-    def score(self) -> float:
-        """``s_i`` of eq. 6: 2 (certain), 0.5 (possible) or 0 (unlikely)."""
-        return {"certain": 2.0, "possible": 0.5, "unlikely": 0.0}[self.value]
-
-
-@dataclass(frozen=True)
-class Tag:
-    """An object that a tagger sees in an image; ``confidence`` in [0, 1]."""
-
-    name: str
-    confidence: float = 1.0
-
-
-@dataclass(frozen=True)
-class LocalCaption:
-    """``l_i`` and ``s_i``: the phrase that describes a tagged object, and how likely it is (eq. 6)."""
-
-    tag: str
-    caption: str
-    likelihood: Likelihood
-
-    @property
-    def score(self) -> float:
-        """``s_i`` of eq. 6."""
-        return self.likelihood.score
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class Segment:
-    """An object's local caption and where it is: ``mask`` bool (H, W), ``confidence`` in [0, 1]."""
-
-    caption: LocalCaption
-    mask: Mask
-    confidence: float = 1.0
-
-    @property
-    def area(self) -> float:
-        """Share of the image that the mask covers, in [0, 1]."""
-        return float(self.mask.mean())
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Segment):
-            return NotImplemented
-        mine, theirs = (self.caption, self.confidence), (other.caption, other.confidence)
-        return mine == theirs and np.array_equal(self.mask, other.mask)
-
-    def __hash__(self) -> int:
-        return hash((self.caption, self.confidence))
-
-    def __repr__(self) -> str:
-        size = " x ".join(map(str, np.shape(self.mask)))
-        return f"Segment({self.caption!r}, mask={size}, confidence={self.confidence:.3g})"
-
-
-@dataclass(frozen=True)
-class Layout:
-    """The segments of one image, all masks of the same (height, width). May be empty."""
-
-    segments: tuple[Segment, ...] = ()
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "segments", tuple(self.segments))
-        if strangers := [segment for segment in self.segments if not isinstance(segment, Segment)]:
-            raise ValueError(f"a layout is made of Segments, not of a {type(strangers[0]).__name__}")
-        shapes = {np.shape(segment.mask) for segment in self.segments}
-        if len(shapes) > 1 or any(len(shape) != 2 for shape in shapes):
-            raise ValueError(f"a layout needs masks of one shape (H, W), got {sorted(shapes)}")
-
-    def __iter__(self) -> Iterator[Segment]:
-        return iter(self.segments)
-
-    def __len__(self) -> int:
-        return len(self.segments)
+from realignkit.layout import Layout as Layout
+from realignkit.layout import Likelihood as Likelihood
+from realignkit.layout import LocalCaption as LocalCaption
+from realignkit.layout import Mask as Mask
+from realignkit.layout import Segment as Segment
+from realignkit.layout import Tag as Tag
+from realignkit.realignment import Realignment as Realignment
 
 
 @dataclass(frozen=True)
@@ -242,15 +160,3 @@ class TrainResult:
     def improved(self) -> bool:
         """Whether the best weights are judged better than the model as it came."""
         return self.best is not None and bool(self.history) and self.best.score > self.history[0].score
-
-
-if TYPE_CHECKING:
-    from realignkit.realignment import Realignment as Realignment
-else:
-
-    def __getattr__(name: str) -> Any:
-        if name == "Realignment":  # which saves and loads itself, so it lives above; the name is public here too
-            from realignkit.realignment import Realignment
-
-            return Realignment
-        raise AttributeError(f"module '{__name__}' has no attribute '{name}'")

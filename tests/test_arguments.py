@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from realignkit import Layout, ModulationConfig, Realigner, Realignment, Registry, Reward, arguments
+from realignkit import Layout, ModulationConfig, Realigner, Realignment, Registry, Reward
 from realignkit.attention import generate, refine
 from realignkit.attention.dense import dense_diffusion, dense_layout
 from realignkit.errors import OptionError, PluginError, PromptError, RealignKitError
 from realignkit.refl import Judge
 from realignkit.resolve import make_reward, parse_weights
+from realignkit.types import Likelihood, LocalCaption, Segment, Tag
 from tests import tiny
 
 PROMPT = "a red book and a yellow pen"
@@ -184,13 +187,102 @@ def test_addresses_are_not_fetched(realigner, address):
             realigner(PROMPT, coarse=value)
 
 
-def test_keys_in_addresses_stay_secret():
-    with pytest.raises(OptionError, match=r"'https://\*\*\*@a\.org/b\.png\?\*\*\*'") as caught:
-        arguments.refuse_address("https://me:hunter2@a.org/b.png?key=hunter2")
-    assert "hunter2" not in str(caught.value)
+# --- what is in them -------------------------------------------------------------------------------------------------
+
+BOOK = LocalCaption("book", "a red book", Likelihood.CERTAIN)
 
 
-@pytest.mark.parametrize("path", ["b.png", "C:/b.png", "C:\\b.png", "/tmp/a:b/c.png", "~/b.png", "./http/b.png", "-"])
-def test_paths_are_no_addresses(path):
-    arguments.refuse_address(path)
-    arguments.refuse_address(Path(path))
+def segment(mask, confidence=1.0, caption=BOOK):
+    return Layout((Segment(caption, mask, confidence),))
+
+
+@pytest.mark.parametrize(
+    "layout, problem",
+    [
+        (segment(np.ones((10, 7), bool)), r"bool \(32, 32\), got bool \(10, 7\)"),
+        (segment(np.full((32, 32), 0.5)), "got float64"),
+        (segment(np.ones((32, 32), np.uint8)), "got uint8"),
+        (segment([[True] * 32] * 32), "got a list"),
+        (segment(np.ones((32, 32), bool), confidence=float("nan")), "confidence must be"),
+        (segment(np.ones((32, 32), bool), caption=replace(BOOK, caption=" ")), "is empty"),
+        (segment(np.ones((32, 32), bool), caption=replace(BOOK, likelihood="certain-ish")), "no Likelihood"),
+        (segment(np.ones((32, 32), bool), caption="a red book"), "no local caption"),
+        ("layout", "a str is no Layout"),
+    ],
+)
+def test_refine_checks_what_it_is_given(realigner, layout, problem):
+    with pytest.raises(OptionError, match=problem):
+        realigner.refine([PROMPT], [layout], [7])
+
+
+def test_refine_wants_lists_and_one_layout_per_prompt(realigner):
+    layout = segment(np.ones((32, 32), bool))
+    with pytest.raises(OptionError, match="list of layouts"):
+        realigner.refine([PROMPT], layout, [7])
+    with pytest.raises(OptionError, match="as many layouts, got 2"):
+        realigner.refine([PROMPT], [layout, layout], [7])
+
+
+@pytest.mark.parametrize(
+    "tag", [Tag("book", float("nan")), Tag("book", 1.5), Tag("book", True), Tag(" ", 1.0), Tag(3, 1.0), "book"]
+)
+def test_score_checks_its_tags(realigner, tag):
+    with pytest.raises(OptionError, match=r"tag|confidence"):
+        realigner.score(PROMPT, [tag])
+    with pytest.raises(OptionError, match="tags come in a list"):
+        realigner.score(PROMPT, tag if isinstance(tag, Tag) else None)
+
+
+def test_segment_checks_its_captions_and_image(realigner):
+    image = Image.new("RGB", (32, 32))
+    for caption in ("book", LocalCaption("book", "", Likelihood.CERTAIN), LocalCaption("book", "a book", "certain?")):
+        with pytest.raises(OptionError, match=r"caption|likelihood"):
+            realigner.segment(image, [caption])
+    with pytest.raises(OptionError, match="not bytes"):
+        realigner.segment(b"no", [BOOK])
+
+
+def test_deep_pictures_are_seen_as_they_are(realigner):
+    deep = Image.fromarray(np.tile(np.linspace(0, 65535, 32).astype(np.uint16), (32, 1)))
+    plain = Image.fromarray(np.tile(np.linspace(0, 255, 32).round().astype(np.uint8), (32, 1)))
+    assert realigner.tag([deep]) == realigner.tag([plain])
+    coarse = np.asarray(realigner(PROMPT, 7, coarse=deep).coarse).astype(int)
+    assert np.abs(coarse[..., 0] - np.asarray(plain).astype(int)).max() <= 1
+
+
+def test_coarse_images_may_be_files_and_arrays(realigner, tmp_path):
+    pixels = np.full((32, 32, 3), 200, np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    for coarse in (pixels, tmp_path / "a.png", str(tmp_path / "a.png"), [pixels], np.stack([pixels])):
+        result = realigner([PROMPT], 7, coarse=coarse)[0]
+        assert np.array_equal(np.asarray(result.coarse), pixels)
+    with pytest.raises(OptionError, match=r"nowhere\.png.*no such file"):
+        realigner(PROMPT, 7, coarse="nowhere.png")
+    with pytest.raises(OptionError, match="uint8 of shape"):
+        realigner(PROMPT, 7, coarse=pixels / 255)
+
+
+def test_seeds_may_be_numpys(realigner):
+    one = realigner(PROMPT, np.int64(7))
+    assert type(one.seed) is int and one == realigner(PROMPT, 7)
+    assert [result.seed for result in realigner(PROMPT, np.arange(2))] == [0, 1]
+    for wrong in ("43", 1.5, np.float64(1), -1, np.bool_(True)):
+        with pytest.raises(OptionError, match="a seed is a whole number"):
+            realigner(PROMPT, wrong)
+
+
+@pytest.mark.parametrize("prompt", [3, b"a red book", [PROMPT, None]])
+def test_a_prompt_is_text(realigner, prompt):
+    with pytest.raises((PromptError, OptionError), match="prompt"):
+        realigner(prompt, 7)
+
+
+def test_arguments_that_belong_elsewhere_say_where(realigner, make_realigner):
+    with pytest.raises(TypeError, match=r"'candidates' .*Realigner\.from_pretrained\(candidates=…\)"):
+        realigner(PROMPT, 7, candidates=2)
+    with pytest.raises(TypeError, match=r"from_pretrained\(sampling=\{'num_inference_steps': …\}\)"):
+        realigner(PROMPT, 7, num_inference_steps=2)
+    with pytest.raises(TypeError, match=r"from_pretrained\(modulation=\{'share': …\}\)"):
+        make_realigner(share=0.5)
+    with pytest.raises(TypeError, match="no argument 'cosrse'; did you mean coarse"):
+        realigner(PROMPT, 7, cosrse=None)

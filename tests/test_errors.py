@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from pathlib import Path
 from urllib.parse import quote
 
 import pytest
@@ -11,12 +12,14 @@ import torch
 from realignkit.contracts import Options, Plugin
 from realignkit.errors import (
     ModelError,
+    OptionError,
     PluginError,
     blame,
     enough_memory,
     out_of_memory,
     redacted,
     redacted_urls,
+    refuse_address,
     url_secrets,
 )
 from realignkit.named import Named
@@ -126,3 +129,15 @@ def test_options_on_record_have_no_keys():
     recorded = named.options
     assert recorded == {"url": "http://***@h/v1?***", "more": ["http://h/#***"], "api_key": "***"}
     assert {"secret99", "abcd", "frag1234", "topsecret"} <= set(named.secrets)
+
+
+def test_keys_in_addresses_stay_secret():
+    with pytest.raises(OptionError, match=r"'https://\*\*\*@a\.org/b\.png\?\*\*\*'") as caught:
+        refuse_address("https://me:hunter2@a.org/b.png?key=hunter2")
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize("path", ["b.png", "C:/b.png", "C:\\b.png", "/tmp/a:b/c.png", "~/b.png", "./http/b.png", "-"])
+def test_paths_are_no_addresses(path):
+    refuse_address(path)
+    refuse_address(Path(path))

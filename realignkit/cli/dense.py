@@ -50,7 +50,7 @@ def dense(
         raise PromptError("the prompt is empty. Say what the picture should show, e.g. 'a red book'.")
     regions = _regions(box or [], mask or [])
 
-    from realignkit import checks, resolve
+    from realignkit import arguments, resolve
     from realignkit.attention.config import ModulationConfig
     from realignkit.attention.dense import dense_diffusion, dense_layout, dense_modulation
     from realignkit.cli._settings import parse
@@ -64,7 +64,7 @@ def dense(
     from realignkit.registry import default_registry
     from realignkit.report import overlay
 
-    checks.check_text(prompt)
+    arguments.check_text(prompt)
     registry = default_registry()
     info = resolve.choose_generator(registry, model)
     known = {

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from realignkit.checks import check_text
+from realignkit.arguments import check_text
 from realignkit.errors import OptionError
 from realignkit.evaluation.judging import Judging
 from realignkit.evaluation.plan import Part, Plan, noise_seed, raised

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from realignkit import provenance
-from realignkit.checks import readable
+from realignkit.arguments import readable
 from realignkit.errors import DamagedError, OutputError, RealignKitError
 from realignkit.evaluation.processes import Processes
 from realignkit.files import make_folder, only_writer, write_lines

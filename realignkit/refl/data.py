@@ -14,8 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from realignkit.arguments import listed
-from realignkit.checks import check_text
+from realignkit.arguments import check_text, listed
 from realignkit.errors import DamagedError, OptionError, PromptError
 from realignkit.files import atomic_write, make_folder, write_lines
 from realignkit.images import SUFFIXES, check_image, fit_image, image_files, open_image, png, to_tensor

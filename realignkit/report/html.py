@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import base64
 import functools
-import io
 import json
 import shlex
 from collections.abc import Iterable, Mapping
-from html import escape
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from PIL.Image import Image
 
 from realignkit.errors import REDACTED
 from realignkit.files import atomic_write
+from realignkit.images import data_uri
 from realignkit.realignment import Realignment
 from realignkit.report.overlay import overlay
 
@@ -57,22 +54,6 @@ def write_report(realignment: Realignment, folder: str | Path) -> Path:
     path = Path(folder) / REPORT_NAME
     atomic_write(path, page.encode())
     return path
-
-
-def fragment(realignment: Realignment) -> str:
-    """Both images, what was found and the notes, as a piece of HTML that needs no other file."""
-    verdict = "" if realignment.accepted else " (not accepted)"
-    figures = (_figure(realignment.coarse, "coarse"), _figure(realignment.refined, f"refined{verdict}"))
-    rows = "".join(
-        f"<tr><td>{escape(c.tag)}</td><td>{escape(str(c.likelihood))}</td><td>{escape(c.caption)}</td></tr>"
-        for c in realignment.captions
-    )
-    notes = "".join(f"<li>{escape(note)}</li>" for note in realignment.notes)
-    return (
-        f"<div><p><b>{escape(realignment.prompt)}</b> (seed {realignment.seed})</p>{''.join(figures)}"
-        f"<table><tr><th>tag</th><th>likelihood</th><th>local caption</th></tr>{rows}</table>"
-        f"{f'<ul>{notes}</ul>' if notes else ''}</div>"
-    )
 
 
 def write_index(folder: str | Path, realignments: Iterable[tuple[str, Realignment]]) -> Path:
@@ -145,13 +126,6 @@ def command_line(realignment: Realignment, *, every_setting: bool = False) -> st
     return shlex.join(words if realignment.prompt[:1] != "-" else [*words[:2], *words[3:], "--", words[2]])
 
 
-def data_uri(image: Image) -> str:
-    """An image as a ``data:`` URI: PNG, lossless."""
-    buffer = io.BytesIO()
-    image.convert("RGB").save(buffer, "PNG", optimize=True)
-    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
-
-
 def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
     """Nested mappings as dotted names, the way ``--set`` takes them; empty ones vanish."""
     for key, value in values.items():
@@ -159,13 +133,6 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, 
             yield from flatten(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
-
-
-def _figure(image: Image, caption: str) -> str:
-    return (
-        f'<figure style="display:inline-block;margin:0 8px 0 0"><img alt="{caption}" style="min-width:192px" '
-        f'src="{data_uri(image)}"><figcaption>{caption}</figcaption></figure>'
-    )
 
 
 @functools.cache

@@ -17,7 +17,6 @@ from realignkit.types import Layout, Likelihood, Segment
 PALETTE = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#CC79A7", "#0072B2", "#D55E00")
 LEGIBLE_WIDTH = 512
 FILL_OPACITY = 0.35
-_GAP = 8  # pixels between two pictures
 INK, PAPER = (24, 24, 27), (255, 255, 255)
 
 
@@ -99,16 +98,6 @@ def contact_sheet(realignments: Sequence[Realignment], cell: int = 384) -> Image
             for line in ((lefts[3], top, right, bottom), (lefts[3], bottom, right, top)):
                 draw.line(line, (190, 40, 40), max(2, cell // 100))
         top += height + gap
-    return sheet
-
-
-def side_by_side(realignment: Realignment) -> Image.Image:
-    """The coarse and the refined image beside each other, RGB."""
-    coarse, refined = realignment.coarse.convert("RGB"), realignment.refined.convert("RGB")
-    size = coarse.width + _GAP + refined.width, max(coarse.height, refined.height)
-    sheet = Image.new("RGB", size, PAPER)
-    sheet.paste(coarse, (0, 0))
-    sheet.paste(refined, (coarse.width + _GAP, 0))
     return sheet
 
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from realignkit.types import Layout, Likelihood, LocalCaption, Segment
+from realignkit.layout import Layout, Likelihood, LocalCaption, Segment
 
 
 def test_scores_are_those_of_equation_6():
