@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from realignkit.arguments import refuse_address
-from realignkit.checks import check_text
+from realignkit.arguments import check_text, refuse_address
 from realignkit.errors import OptionError, OutputError, PromptError
 from realignkit.files import read_lines
 from realignkit.images import check_image
