@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from realignkit.arguments import check_text, refuse_address
-from realignkit.errors import OptionError, OutputError, PromptError
+from realignkit.arguments import check_text
+from realignkit.errors import OptionError, OutputError, PromptError, refuse_address
 from realignkit.files import read_lines
 from realignkit.images import check_image
 from realignkit.realignment import RECORD as REALIGNMENT
