@@ -14,6 +14,7 @@ from typing import Any
 from pydantic import Field
 
 from realignkit.arguments import instance, mapping, shown
+from realignkit.attention.config import DENSE_DIFFUSION_NAMES
 from realignkit.contracts import Options
 from realignkit.errors import OptionError, PluginError
 from realignkit.named import Named
@@ -54,8 +55,12 @@ _FILES = (".safetensors", ".ckpt")
 def unknown_option(name: str, known: Iterable[str]) -> OptionError:
     """The error for an option that nobody takes, with the nearest known names."""
     names = sorted(set(known))
-    near = get_close_matches(name, names, n=3, cutoff=0.5)
-    hint = f"Did you mean {' or '.join(near)}? " if near else ""
+    ours = DENSE_DIFFUSION_NAMES.get(name.rpartition(".")[2])
+    if near := [known for known in names if known.rpartition(".")[2] == ours]:
+        hint = f"DenseDiffusion's {name.rpartition('.')[2]} is {near[0]} here. "
+    else:
+        near = get_close_matches(name, names, n=3, cutoff=0.5)
+        hint = f"Did you mean {' or '.join(near)}? " if near else ""
     return OptionError(f"there is no option '{name}'. {hint}Known: {', '.join(names) or 'none'}.")
 
 

@@ -16,6 +16,7 @@ from realignkit.images import cropped, given_image
 from realignkit.machine import suited_threads
 from realignkit.named import Parts
 from realignkit.pipelines import encoding, families, refusals
+from realignkit.pipelines.generate import GivenPipeline
 from realignkit.registry import Registry
 from realignkit.resolve import SamplingOptions
 from realignkit.types import Answer, Layout, Likelihood, LocalCaption, Tag
@@ -196,7 +197,8 @@ class Steps:
         """
         # A class that says so needs no loading to be refused.
         supported = getattr(self.generator, "attention_family", None) is not None
-        if supported and (why := refusals.why_not_drawn(self.pipeline())):
+        is_loaded = supported or isinstance(self.generator, GivenPipeline)
+        if is_loaded and (why := refusals.why_not_drawn(self.pipeline())):
             raise ModelError(why)
         why = "it has neither a U-Net of the SD-1.x, SD-2.x or SDXL kind nor the transformer of PixArt."
         if supported and not (why := refusals.why_not_modulated(self.pipeline())):

@@ -99,7 +99,7 @@ def test_set_reaches_every_step(run, tmp_path: Path):
 # --- --set ----------------------------------------------------------------------------------------------------------
 
 KNOWN = {
-    "modulation": {"share", "power"},
+    "modulation": {"share", "power", "cross_weight", "size_weight"},
     "sampling": {"height"},
     "tagger": {"threshold"},
     "segmenter": {"threshold", "size"},
@@ -131,6 +131,8 @@ def test_names_find_their_group():
         ("modulation.shar=1", "Did you mean modulation.share"),
         ("modulaton.share=1", "Did you mean modulation.share"),
         ("tagger.size=1", "no option 'tagger.size'"),
+        ("creg=1", "DenseDiffusion's creg is cross_weight here"),
+        ("modulation.sizereg=1", "DenseDiffusion's sizereg is modulation.size_weight here"),
         ("share", "name=value"),
         ("=1", "name=value"),
     ],

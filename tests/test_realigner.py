@@ -261,6 +261,18 @@ def test_model_that_cannot_be_modulated_is_refused_without_loading(make_realigne
         realigner.refine([PROMPT], [Layout()], [7])
 
 
+def test_a_pipeline_without_its_network_draws_nothing(make_realigner):
+    pipeline = tiny.build_pipeline()
+    realigner = make_realigner(pipeline, tagger="quadrants", scorer="wordy", segmenter="quadrants")
+    pipeline.unet = None
+    for call in (realigner.check_model, lambda: realigner(PROMPT, 7), lambda: realigner.generate([PROMPT], [7])):
+        with pytest.raises(ModelError, match="has no unet: load it with all of its parts") as caught:
+            call()
+        assert "coarse" not in str(caught.value)
+    with pytest.raises(ModelError, match="has no unet"):
+        make_realigner(pipeline)
+
+
 @pytest.mark.parametrize("kind", ["model", "tagger", "scorer", "segmenter"])
 def test_unknown_names_suggest_known_ones(make_realigner, kind):
     wrong = {"model": "tinny", "tagger": "quadrant", "scorer": "word", "segmenter": "quadrant"}[kind]

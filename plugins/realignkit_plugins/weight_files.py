@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from realignkit.errors import ModelError
 from realignkit_plugins.failures import again, explain, is_local
 from realignkit_plugins.model_names import no_such_file
-from realignkit_plugins.weight_formats import first_bytes, header, is_safetensors, no_weights
+from realignkit_plugins.weight_formats import SCALES, first_bytes, header, is_safetensors, no_weights
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,14 +21,13 @@ if TYPE_CHECKING:
 _NESTED = ("state_dict", "model", "module")
 """Under which names trainers keep the weights, beside an optimiser's state and the like."""
 _FOREIGN = re.compile(r"GLOBAL ([\w.]+)|(?:type|class) ([\w.]+)")
-# What tools put beside quantised weights: the scales to multiply them by, and the like.
-_SCALES = (".scale_weight", ".weight_scale", ".absmax", ".SCB", ".qweight", ".comfy_quant")
 
 
 def read_weights(path: Path, model: str | None = None) -> dict[str, Tensor]:
     """Tensors by name, on the CPU, from a safetensors file or one that torch wrote (today's zip, or its old format).
 
-    Weights may be at the top or under ``state_dict``, ``model`` or ``module``; what is no tensor is left out. Nothing
+    Weights may be at the top or under ``state_dict``, ``model`` or ``module``; where the top has only parts, their
+    names come before those of their weights. What is no tensor is left out. Nothing
     is unpickled but tensors and plain values. Where the format allows, the file is mapped rather than read: what is not
     used (an optimiser's state, a half of the network) takes no memory.
 
@@ -72,7 +71,7 @@ def metadata(path: Path) -> dict[str, Any]:
 
 def _refuse_quantised(weights: Mapping[str, Tensor], named: str) -> None:
     """Numbers that stand for others by a scale: read as they are, they would compute something else, or nothing."""
-    how = next((f" (it has {name})" for name in weights if name.endswith(_SCALES)), None)
+    how = next((f" (it has {name})" for name in weights if name.endswith(SCALES)), None)
     for name, weight in weights.items():
         if how is None and name.endswith(".weight") and not weight.is_floating_point():
             how = f" to whole numbers ({str(weight.dtype).removeprefix('torch.')})"
@@ -126,4 +125,9 @@ def _tensors(data: Any) -> dict[str, Tensor]:
     inner = next((data[name] for name in _NESTED if isinstance(data.get(name), Mapping)), None)
     if inner is not None:
         return _tensors(inner)
-    return {str(name): value for name, value in data.items() if isinstance(value, torch.Tensor)}
+    tensors = {str(name): value for name, value in data.items() if isinstance(value, torch.Tensor)}
+    if not tensors:  # parts under names of their own, one level deep
+        for part, inside in data.items():
+            if isinstance(inside, Mapping):
+                tensors |= {f"{part}.{name}": w for name, w in inside.items() if isinstance(w, torch.Tensor)}
+    return tensors

@@ -7,10 +7,13 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
 from realignkit.errors import ModelError
-from realignkit_plugins.weight_formats import SUFFIXES, header, is_weight_file, no_weights
+from realignkit_plugins.weight_formats import SCALES, SUFFIXES, header, is_weight_file, no_weights
 
 _PLAIN = re.compile(r"[^.]+\.safetensors")
 _VARIANT = re.compile(r"[^.]+\.(?P<variant>[a-z]\w*?)(?:-\d+-of-\d+)?\.safetensors")
+_READ = re.compile(
+    r"(?:diffusion_pytorch_)?model(?:-\d+-of-\d+)?(?:\.(?P<variant>[a-z]\w*?))?(?:-\d+-of-\d+)?\.safetensors"
+)
 _PICKLE = re.compile(r".*model.*\.(?:bin|pt|pth)", re.IGNORECASE)  # not a trainer's arguments, optimiser or the like
 
 
@@ -45,23 +48,34 @@ def placeholder(model: str) -> str | None:
     return None
 
 
-def refuse_whole_numbers(folder: Path, model: str) -> None:
-    """Refuse a pipeline with weights that are whole numbers, which its networks would take for the weights themselves.
+def refuse_quantised(folder: Path, parts: Iterable[str], variant: str | None, model: str) -> None:
+    """Refuse a pipeline with quantised weights, which its networks would take for the weights themselves.
+
+    Args:
+        folder: of the pipeline, in diffusers' layout.
+        parts: the folders in it that are read.
+        variant: of the weights; a part that lacks it is read without.
+        model: what the user calls it, for messages.
 
     Raises:
         ModelError: there are such weights, and no settings that say how they are to be read.
     """
-    for file in sorted(folder.glob("*/*.safetensors")):
-        config = file.parent / "config.json"
+    for part in sorted(parts):
+        config = folder / part / "config.json"
         if config.is_file() and b"quantization_config" in config.read_bytes():
             continue  # the libraries' own way to store such weights, which they read
-        for name, entry in header(file).items():
-            if name.endswith(".weight") and entry.get("dtype") in ("I8", "U8", "I16", "I32", "I64"):
-                raise ModelError(
-                    f"'{model}' cannot be used: the weights of {file.relative_to(folder).as_posix()} are quantised to "
-                    f"whole numbers ({entry['dtype']}), which is not read. Give a float copy of the same model (fp16, "
-                    f"bf16 or fp32)."
-                )
+        files = {file: match["variant"] for file in (folder / part).glob("*") if (match := _READ.fullmatch(file.name))}
+        wanted = variant if variant in files.values() else None
+        for file in sorted(file for file, name in files.items() if name == wanted):
+            for name, entry in header(file).items():
+                how = f"(it has {name})" if name.endswith(SCALES) else ""
+                if name.endswith(".weight") and entry.get("dtype") in ("I8", "U8", "I16", "I32", "I64"):
+                    how = f"to whole numbers ({entry['dtype']})"
+                if how:
+                    raise ModelError(
+                        f"'{model}' cannot be used: the weights of {part}/{file.name} are quantised {how}, which is "
+                        f"not read. Give a float copy of the same model (fp16, bf16 or fp32)."
+                    )
 
 
 def refuse_lone_file(folder: Path, model: str) -> None:

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 SUFFIXES = (".safetensors", ".sft", ".ckpt", ".pth", ".pt", ".bin", ".gguf")
+SCALES = (".scale_weight", ".weight_scale", ".absmax", ".SCB", ".qweight", ".comfy_quant")
+"""What tools put beside quantised weights: the scales to multiply them by, and the like."""
 _UNFINISHED = (".part", ".partial", ".crdownload", ".download", ".opdownload", ".aria2", ".incomplete")
 _LFS = b"version https://git-lfs"
 _HTML = (b"<!doctype", b"<html", b"<?xml")

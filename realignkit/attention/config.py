@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -14,6 +14,9 @@ Overlap = Literal["smaller", "union"]
 Form = Literal["auto", "fast", "literal"]
 MaskResize = Literal["nearest", "area"]
 TimeScale = Literal["train", "start"]
+
+DENSE_DIFFUSION_NAMES = {"creg": "cross_weight", "sreg": "self_weight", "sizereg": "size_weight"}
+"""What DenseDiffusion's code calls options of ours."""
 
 
 class ModulationConfig(Config):
@@ -60,6 +63,14 @@ class ModulationConfig(Config):
     strength: float | None = Field(
         None, gt=0, le=1, description="start from the coarse image noised to this strength; none: from pure noise"
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _names_of_dense_diffusion(cls, values: dict[str, Any]) -> dict[str, Any]:
+        for theirs, ours in DENSE_DIFFUSION_NAMES.items():
+            if theirs in values:
+                raise ValueError(f"DenseDiffusion's {theirs} is {ours} here")
+        return values
 
     @model_validator(mode="after")
     def _fast_where_exact(self) -> ModulationConfig:

@@ -23,15 +23,17 @@ _PLAIN = (AttnProcessor, AttnProcessor2_0, FusedAttnProcessor2_0, SlicedAttnProc
 def why_not_drawn(pipeline: Any) -> str:
     """What keeps a pipeline from drawing images of prompts alone."""
     family = families.family_of(pipeline)
+    if why := _why_incomplete(pipeline, of_a_family=family is not None):
+        return why
     if family is None:
         return "" if families.is_text_to_image(pipeline) else _why_foreign(pipeline, "draw from a prompt alone")
-    return _why_incomplete(pipeline) or _why_prompts_are_not_enough(pipeline, family.denoiser)
+    return _why_prompts_are_not_enough(pipeline, family.denoiser)
 
 
 def why_not_modulated(pipeline: Any) -> str:
     """What keeps a pipeline's attention from being modulated, or it from drawing at all."""
     if families.family_of(pipeline) is None:
-        return _why_foreign(pipeline, "be modulated")
+        return _why_incomplete(pipeline, of_a_family=False) or _why_foreign(pipeline, "be modulated")
     with families.alone(pipeline):  # what another thread has put into it meanwhile keeps nobody from it
         return why_not_drawn(pipeline) or why_not_replaced(families.denoiser(pipeline))
 
@@ -109,10 +111,14 @@ def _why_other_network(pipeline: Any) -> str:
     return ""
 
 
-def _why_incomplete(pipeline: Any) -> str:
-    # Of SDXL's two text encoders the first may be missing: its refiner has the second alone.
-    suffix = "_2" if hasattr(pipeline, "text_encoder_2") else ""
-    needed = ("vae", "scheduler", f"tokenizer{suffix}", f"text_encoder{suffix}")
+def _why_incomplete(pipeline: Any, of_a_family: bool) -> str:
+    optional = getattr(type(pipeline), "_optional_components", ())
+    needed = [name for name in ("unet", "transformer") if hasattr(pipeline, name) and name not in optional]
+    needed = needed if families.is_a(pipeline, "DiffusionPipeline") else []
+    if of_a_family:
+        # Of SDXL's two text encoders the first may be missing: its refiner has the second alone.
+        suffix = "_2" if hasattr(pipeline, "text_encoder_2") else ""
+        needed += ["vae", "scheduler", f"tokenizer{suffix}", f"text_encoder{suffix}"]
     missing = [name for name in needed if getattr(pipeline, name, None) is None]
     if not missing:
         return ""

@@ -103,7 +103,11 @@ def test_without_likelihoods_is_what_certain_objects_at_half_the_weight_are(sd_p
 
 def test_unknown_and_impossible_values(sd_pipeline):
     layout = dense_layout({"a dog": (0, 0, 1, 1)}, (16, 16))
-    for changes, message in (({"creg": 1.0}, "creg"), ({"size_weight": 2}, "size_weight"), ({"share": "x"}, "share")):
+    for changes, message in (
+        ({"creg": 1.0}, "creg is cross_weight here"),
+        ({"size_weight": 2}, "size_weight"),
+        ({"share": "x"}, "share"),
+    ):
         with pytest.raises(OptionError, match=message):
             dense_diffusion(sd_pipeline, ["a dog"], [layout], [0], changes, **FAST)
 

@@ -22,14 +22,14 @@ def both_refused(pipeline, message: str) -> None:
         refine(pipeline, PROMPT, FOUND, [0], STRONG, **FAST)
 
 
-@pytest.mark.parametrize("part", ["vae", "scheduler", "text_encoder", "tokenizer"])
+@pytest.mark.parametrize("part", ["unet", "vae", "scheduler", "text_encoder", "tokenizer"])
 def test_a_part_is_missing(make_pipeline, part):
     pipeline = make_pipeline("sd")
     setattr(pipeline, part, None)
     both_refused(pipeline, f"StableDiffusionPipeline has no {part}: load it with all of its parts")
 
 
-@pytest.mark.parametrize("part", ["vae", "text_encoder_2", "tokenizer_2"])
+@pytest.mark.parametrize("part", ["unet", "vae", "text_encoder_2", "tokenizer_2"])
 def test_a_part_of_sdxl_is_missing(make_pipeline, part):
     pipeline = make_pipeline("sdxl")
     setattr(pipeline, part, None)

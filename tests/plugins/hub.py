@@ -209,6 +209,9 @@ def main(cache: Path, home: Path) -> None:
         HERE.pop("variant"), HERE.pop("pickles")
         shutil.rmtree(cache / "hub" / "models--good--variant", ignore_errors=True)
         shutil.rmtree(cache / "hub" / "models--good--pickles", ignore_errors=True)
+    HERE["whole"] = quantised(HERE["base"], home / "whole")
+    found["stable_diffusion"]["whole numbers"] = attempt(lambda: every["stable_diffusion"][1]("good/whole"))
+    found["stable_diffusion"]["name"] = attempt(lambda: named(every["stable_diffusion"][1]("good/base")))
     (home / "files").mkdir()
     write_quick_model(home / "files" / "model.safetensors")
     shutil.copy(FOLDER / "ram" / "model.safetensors", home / "files" / "ram.safetensors")
@@ -251,6 +254,22 @@ def adapters(folder: Path) -> Path:
     for file in ("pytorch_lora_weights.safetensors", "other.safetensors"):
         save_file(pair, folder / file)
     return folder
+
+
+def named(pipeline: Any) -> None:
+    """Raise unless a pipeline goes by its hub id."""
+    assert pipeline.name_or_path == "good/base", pipeline.name_or_path
+
+
+def quantised(folder: Path, to: Path) -> Path:
+    """A checkpoint whose U-Net's weights are whole numbers."""
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(folder, to)
+    file = to / "unet" / "diffusion_pytorch_model.safetensors"
+    save_file({name: weight.to(torch.int8) for name, weight in load_file(file).items()}, file)
+    return to
 
 
 RENAMED = {"variant": ".fp16.safetensors", "pickles": ".bin"}

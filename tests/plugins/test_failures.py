@@ -96,6 +96,16 @@ def test_weights_on_the_hub_in_another_form(found, loader):
         assert "\n" not in answer["text"]
 
 
+def test_whole_numbers_on_the_hub(found):
+    answer = found["stable_diffusion"]["whole numbers"]
+    assert answer["type"] == "ModelError", answer
+    assert "unet/diffusion_pytorch_model.safetensors are quantised to whole numbers (I8)" in answer["text"]
+
+
+def test_a_pipeline_from_the_hub_goes_by_its_name_there(found):
+    assert found["stable_diffusion"]["name"] == {"type": "", "text": "loaded"}
+
+
 def test_adapters_from_the_hub(found):
     """By repository, by a file of it, and from the cache without network."""
     for given in ("good/lora", "good/lora:other.safetensors", "kept"):

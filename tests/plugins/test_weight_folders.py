@@ -117,6 +117,29 @@ def test_weights_that_are_whole_numbers_are_refused_before_drawing(tmp_path: Pat
     )
 
 
+def quantise(file: Path, dtype: torch.dtype = torch.int8) -> None:
+    save_file({name: weight.to(dtype) for name, weight in load_file(file).items()}, file)
+
+
+def test_weights_that_are_not_read_may_be_whole_numbers(tmp_path: Path) -> None:
+    build_pipeline().save_pretrained(tmp_path)
+    build_pipeline().save_pretrained(tmp_path, variant="int8")
+    quantise(tmp_path / "unet" / "diffusion_pytorch_model.int8.safetensors")
+    shutil.copytree(tmp_path / "unet", tmp_path / "unet_int8")
+    quantise(tmp_path / "unet_int8" / "diffusion_pytorch_model.safetensors")
+    load(tmp_path)
+    assert "diffusion_pytorch_model.int8.safetensors are quantised" in refused(lambda: load(tmp_path, variant="int8"))
+    (tmp_path / "unet" / "diffusion_pytorch_model.int8.safetensors").unlink()
+    load(tmp_path, variant="int8")
+
+
+def test_weights_with_scales_beside_them(tmp_path: Path) -> None:
+    build_pipeline().save_pretrained(tmp_path)
+    file = tmp_path / "vae" / "diffusion_pytorch_model.safetensors"
+    save_file(load_file(file) | {"encoder.conv_in.scale_weight": torch.ones(1)}, file)
+    assert f"vae/{file.name} are quantised (it has encoder.conv_in.scale_weight)" in refused(lambda: load(tmp_path))
+
+
 def test_a_folder_of_one_file_names_it(tmp_path: Path) -> None:
     save_file({"a": torch.ones(2)}, tmp_path / "model.safetensors")
     assert refused(lambda: load(tmp_path)).endswith(

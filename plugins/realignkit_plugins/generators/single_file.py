@@ -16,7 +16,7 @@ from realignkit.errors import ModelError
 from realignkit.machine import say_once
 from realignkit_plugins.failures import loading
 from realignkit_plugins.generators.single_file_config import UNET, VAE, Prediction, unlike, write_config
-from realignkit_plugins.generators.single_file_kinds import family_of
+from realignkit_plugins.generators.single_file_kinds import FIRST, family_of
 from realignkit_plugins.model_names import resolve_model
 from realignkit_plugins.weight_files import metadata, read_weights
 
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 # Of two networks that predict differently, the last normalisation's bias; the rule, and its limit, are ComfyUI's.
 _TELLING = f"{UNET}output_blocks.11.1.transformer_blocks.0.norm1.bias"
 _SPREAD = 0.09
+_OF_TRAINING = ("model_ema.", f"{VAE}loss.")
+_TWICE = 2 * "diffusion_model."
 _PREDICTIONS: dict[str, Prediction] = {"epsilon": "epsilon", "v": "v_prediction", "v_prediction": "v_prediction"}
 
 
@@ -56,6 +58,8 @@ def single_file(
         family = family_of(shapes, model)
     except IndexError as error:
         raise unlike(model, "a weight has another number of dimensions") from error
+    for name in [name for name in weights if name.startswith(_OF_TRAINING)]:
+        del weights[name], shapes[name]
     with tempfile.TemporaryDirectory(prefix="realignkit-") as temporary:
         if config is None:
             if prediction is None:
@@ -80,15 +84,22 @@ def _settings(config: str) -> str:
                 from huggingface_hub import snapshot_download
 
                 folder = snapshot_download(folder, allow_patterns=["*.json", "*.txt"])
-            DiffusionPipeline.load_config(folder)
+            index = DiffusionPipeline.load_config(folder)
     except ModelError as error:
         raise ModelError(f"the option config does not help: {error}") from error
+    for name in ("unet", "vae", "text_encoder", "text_encoder_2"):
+        if index.get(name, [None, None])[1] is not None and not (Path(folder) / name / "config.json").is_file():
+            raise ModelError(
+                f"the option config does not help: '{config}' has no {name}/config.json. Give a folder with the "
+                f"settings of every part."
+            )
     return folder
 
 
 def _usual_names(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     """Names that older and newer tools give to the same parts, as the published files have them."""
     renamed = {}
+    weights = _unwrapped(weights)
     xl = f"{UNET}label_emb.0.0.weight" in weights
     for name, weight in weights.items():
         if name.startswith("conditioner.embedders.0.") and not xl:  # SD 1.x and 2.x, written by Stability's later code
@@ -96,9 +107,17 @@ def _usual_names(weights: dict[str, Tensor]) -> dict[str, Tensor]:
         old = name.removeprefix("cond_stage_model.transformer.")
         if old != name and old.startswith(("embeddings.", "encoder.", "final_layer_norm.")):
             name = f"cond_stage_model.transformer.text_model.{old}"
-        if not name.startswith(("model_ema.", f"{VAE}loss.")):  # a trainer's, which nothing here reads
-            renamed[name] = weight
+        renamed[name] = weight
     return renamed
+
+
+def _unwrapped(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Names without what some tool has put before them, or written twice, where that leaves each of them its own."""
+    plain = {name.replace(_TWICE, _TWICE[: len(_TWICE) // 2]): weight for name, weight in weights.items()}
+    wrapped = [name.removesuffix(FIRST) for name in plain if name.endswith(FIRST)]
+    if len(wrapped) == 1:
+        plain = {name.removeprefix(wrapped[0]): weight for name, weight in plain.items()}
+    return plain if len(plain) == len(weights) else weights
 
 
 def _prediction(path: Path, weights: Mapping[str, Tensor], family: str, model: str) -> Prediction:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shlex
+from collections import Counter
 from collections.abc import Mapping
+from itertools import takewhile
 
 from realignkit.errors import ModelError
 from realignkit_plugins.generators.single_file_config import (
@@ -17,7 +19,7 @@ from realignkit_plugins.generators.single_file_config import (
     Shapes,
 )
 
-_FIRST = f"{UNET}input_blocks.0.0.weight"
+FIRST = f"{UNET}input_blocks.0.0.weight"
 _ADAPTERS = (
     ".lora_",
     "lora_up.",
@@ -29,44 +31,81 @@ _ADAPTERS = (
     "dora_scale",
     ".oft_blocks",
 )
+_EMBEDDING = "an embedding (textual inversion) of a word, and no model"
+_EMBEDDINGS = {"emb_params", "clip_l", "clip_g"}
 _WHOLE_FOLDER = "Give the folder of the whole model, the one that has model_index.json."
-# Parts of names -> what the file then is, and what to do about it; the first that is found counts.
-_KINDS: tuple[tuple[tuple[str, ...], str, str], ...] = (
+_NONE = "no Stable Diffusion 1.x, 2.x or XL"
+# Parts of names that nothing else has -> what the file then is, and what to do about it; the first found counts.
+_MARKED: tuple[tuple[tuple[str, ...], str, str], ...] = (
+    (
+        ("control_model.", "controlnet_", "input_hint_block.", "zero_convs.", "lllite_", "lora_controlnet"),
+        "a ControlNet, which guides a model and is none",
+        "",
+    ),
+    (("ip_adapter.", "ip_adapter_", ".to_k_ip."), "an IP-Adapter, which guides a model and is none", ""),
     (
         _ADAPTERS,
         "adapters (LoRA or the like), which change a model and are none",
         "Give the model that they were made for with --model, and this file with --set generator.lora={file}.",
     ),
-    (
-        ("control_model.", "controlnet_", "input_hint_block.", "zero_convs.", "lllite_"),
-        "a ControlNet, which guides a model and is none",
-        "",
-    ),
-    (("ip_adapter.", "image_proj."), "an IP-Adapter, which guides a model and is none", ""),
     (("motion_modules.",), "a motion module of AnimateDiff, which animates a model and is none", ""),
-    (("emb_params", "string_to_param"), "an embedding (textual inversion) of a word, and no model", ""),
-    (("double_blocks.",), "a FLUX model (or one built like it), no Stable Diffusion 1.x, 2.x or XL", "{folder}"),
-    (("joint_blocks.",), "a Stable Diffusion 3 model, no 1.x, 2.x or XL", "{folder}"),
-    (("double_layers.",), "an AuraFlow model, no Stable Diffusion 1.x, 2.x or XL", "{folder}"),
+    (("string_to_param",), _EMBEDDING, ""),
+    (("double_blocks.",), f"a FLUX model (or one built like it), {_NONE}", "{folder}"),
+    (("joint_blocks.",), f"a Stable Diffusion 3 model (or one built like it), {_NONE}", "{folder}"),
+    (("double_layers.",), f"an AuraFlow model (or one built like it), {_NONE}", "{folder}"),
+)
+# Beginnings of which a name has one, and those that all other names may have -> the same.
+_ALONE: tuple[tuple[str, str, str, str], ...] = (
     (
-        ("caption_projection.", "y_embedder."),
+        "model_ema.",
+        "first_stage_model. cond_stage_model. conditioner. alphas betas sqrt_ log_one_ posterior_ lvlb_ logvar scale_",
+        "a checkpoint with the moving average of a U-Net (model_ema) in place of the U-Net",
+        "Give a file that holds the U-Net too, or a diffusers folder.",
+    ),
+    (
+        "y_embedder.y_proj. caption_projection.",
+        "adaln_single. blocks. final_layer. pos_embed proj_out. scale_shift_table t_block. t_embedder. "
+        "transformer_blocks. x_embedder. y_embedder. ar_embedder. csize_embedder.",
         "a transformer such as PixArt's, without text encoder and VAE",
         "{folder}",
     ),
     (
-        ("down_blocks.", "time_embedding."),
+        "down_blocks.",
+        "add_embedding. class_embedding. conv_in. conv_norm_out. conv_out. mid_block. time_embedding. up_blocks.",
         "one network of a diffusers folder (a U-Net), not the whole model",
         "{whole}",
     ),
-    (("model.layers.", "lm_head."), "a language model", ""),
-    (("input_blocks.0.0.",), "a U-Net alone, without text encoder and VAE", ""),
-    (("text_model.", "resblocks.", "encoder.block."), "a text encoder alone, not the whole model", ""),
-    (("image_encoder.",), "a Segment Anything model, which finds masks", "Set it as segmenter.sam."),
-    (("decoder.conv_in.", "decoder.conv_out.", "first_stage_model."), "a VAE alone, not the whole model", ""),
-    (("encoder.", "decoder.", "quant_conv."), "an autoencoder alone, not the whole model", ""),
+    ("model.layers.", "lm_head. model.embed_tokens. model.norm.", "a language model", ""),
+    (
+        "input_blocks. diffusion_model.input_blocks.",
+        "diffusion_model. label_emb. middle_block. out. output_blocks. time_embed.",
+        "a U-Net alone, without text encoder and VAE",
+        "",
+    ),
+    (
+        "text_model. encoder.block. transformer.resblocks.",
+        "encoder.embed_tokens. encoder.final_layer_norm. ln_final. logit_scale positional_embedding shared. "
+        "text_projection token_embedding.",
+        "a text encoder alone, not the whole model",
+        "",
+    ),
+    (
+        "mask_decoder.",
+        "image_encoder. pixel_mean pixel_std prompt_encoder.",
+        "a Segment Anything model, which finds masks",
+        "Set it as segmenter.sam.",
+    ),
+    (
+        "decoder.conv_in. decoder.conv_out. first_stage_model.",
+        "decoder. encoder. loss. post_quant_conv. quant_conv.",
+        "a VAE alone, not the whole model",
+        "",
+    ),
 )
 _ADVICE = "Give a whole checkpoint of Stable Diffusion 1.x, 2.x or XL, or a diffusers folder."
 _FOLDER = "Give it as a diffusers folder or hub id; what it can do here is said in docs/models.md."
+_SHOWN = 4
+"""Beginnings of names in a message."""
 _OTHER_INPUTS = {
     5: "draws from a depth map",
     7: "scales images up",
@@ -85,9 +124,9 @@ def family_of(shapes: Shapes, model: str) -> Family:
     Raises:
         ModelError: it is something else, or a part of it; the message says what.
     """
-    if _FIRST not in shapes:
+    if FIRST not in shapes:
         raise ModelError(_other(shapes, model))
-    inputs = shapes[_FIRST][1]
+    inputs = shapes[FIRST][1]
     if inputs != 4:
         does = _OTHER_INPUTS.get(inputs, f"reads {inputs} channels instead of 4")
         raise ModelError(f"'{model}' is a model that {does}, not one that draws from text alone. {_ADVICE}")
@@ -123,11 +162,28 @@ def _has(shapes: Mapping[str, object], prefix: str) -> bool:
 
 
 def _other(shapes: Shapes, model: str) -> str:
-    for parts, kind, advice in _KINDS:
+    if shapes.keys() <= _EMBEDDINGS:
+        return _named(_EMBEDDING, "", model)
+    for parts, kind, advice in _MARKED:
         if any(part in name for name in shapes for part in parts):
-            told = advice.format(file=shlex.quote(model), folder=_FOLDER, whole=_WHOLE_FOLDER) or _ADVICE
-            return f"'{model}' is {kind}. {told}"
-    if len(shapes) <= 4 and all(len(shape) <= 2 for shape in shapes.values()):
-        return f"'{model}' is an embedding (textual inversion) of a word, and no model. {_ADVICE}"
-    first = min(shapes)
-    return f"'{model}' holds no Stable Diffusion model (the first of its {len(shapes)} weights is {first}). {_ADVICE}"
+            return _named(kind, advice, model)
+    for needed, others, kind, advice in _ALONE:
+        first, all_ = tuple(needed.split()), tuple(f"{needed} {others}".split())
+        if any(name.startswith(first) for name in shapes) and all(name.startswith(all_) for name in shapes):
+            return _named(kind, advice, model)
+    return f"'{model}' is {_NONE}: its keys begin with {_beginnings(shapes)}. {_ADVICE}"
+
+
+def _named(kind: str, advice: str, model: str) -> str:
+    told = advice.format(file=shlex.quote(model), folder=_FOLDER, whole=_WHOLE_FOLDER) or _ADVICE
+    return f"'{model}' is {kind}. {told}"
+
+
+def _beginnings(shapes: Shapes) -> str:
+    """How most of the names begin: up to the first part in which they differ."""
+    names = [name.split(".") for name in sorted(shapes)]
+    columns = zip(*(parts[:-1] for parts in names), strict=False)
+    shared = len(list(takewhile(lambda column: len(set(column)) == 1, columns)))
+    counted = Counter(".".join(parts[: shared + 1]) for parts in names)
+    most = [f"'{beginning}'" for beginning, _ in counted.most_common(_SHOWN)]
+    return ", ".join(most) + (" …" if len(counted) > len(most) else "")

@@ -27,7 +27,7 @@ from realignkit_plugins.loading import (
     resolve_dtype,
 )
 from realignkit_plugins.model_names import local_file, resolve_model
-from realignkit_plugins.weight_folders import refuse_lone_file, refuse_whole_numbers
+from realignkit_plugins.weight_folders import refuse_lone_file, refuse_quantised
 from realignkit_plugins.weight_formats import is_weight_file
 
 if TYPE_CHECKING:
@@ -233,7 +233,6 @@ def load_pipeline(
                 variant, parts = None, {**networks, **parts}
             elif text_to_image and Path(folder).is_dir():
                 refuse_lone_file(Path(folder), model)
-                refuse_whole_numbers(Path(folder), model)
             index = DiffusionPipeline.load_config(folder, **hub)
             _refuse_code(index, model)
             extras: dict[str, Any] = {**hub, **parts}
@@ -249,11 +248,16 @@ def load_pipeline(
                 from diffusers import AutoPipelineForText2Image  # imports every pipeline that there is
 
                 loader = AutoPipelineForText2Image
+            files = folder
+            if not Path(folder).is_dir():
+                files = DiffusionPipeline.download(folder, use_safetensors=True, trust_remote_code=False, **extras)
+            if not one_file:
+                refuse_quantised(Path(files), index.keys() - extras.keys(), variant, model)
             pipeline = loader.from_pretrained(
-                folder, dtype=dtype, use_safetensors=True, trust_remote_code=False, **extras
+                files, dtype=dtype, use_safetensors=True, trust_remote_code=False, **extras
             )
-            if one_file:  # not the name of a folder that lasts as long as this
-                pipeline.register_to_config(_name_or_path=model)
+            # Neither a folder that lasts as long as this, nor the hub's cache.
+            pipeline.register_to_config(_name_or_path=model if one_file else folder)
             if prediction is not None and pipeline.scheduler.config.get("prediction_type") != prediction:
                 pipeline.scheduler = pipeline.scheduler.from_config(
                     pipeline.scheduler.config, prediction_type=prediction

@@ -97,6 +97,34 @@ def test_names_of_older_and_newer_tools(models, tmp_path):
         same_weights(load(tmp_path / f"{name}.safetensors"), models["sd1"])
 
 
+@pytest.mark.parametrize(
+    "renamed",
+    [
+        lambda name: f"model.{name}",
+        lambda name: f"module.{name}",
+        lambda name: f"model.{name}" if name.startswith("model.") else name,
+        lambda name: name.replace("model.diffusion_model.", "model.diffusion_model.diffusion_model."),
+    ],
+    ids=["all of them", "of DataParallel", "the U-Net", "in the middle"],
+)
+def test_names_with_something_before_them_or_written_twice(renamed, models, tmp_path):
+    weights = {renamed(name): weight for name, weight in original(models["sd1"], "sd1").items()}
+    save_file(weights, tmp_path / "model.safetensors")
+    same_weights(load(tmp_path / "model.safetensors"), models["sd1"])
+
+
+def test_names_that_would_fall_together_stay_as_they_are(models, tmp_path):
+    weights = {f"model.{name}": weight for name, weight in original(models["sd1"], "sd1").items()}
+    save_file(weights | {"betas": torch.zeros(2)}, tmp_path / "model.safetensors")
+    with pytest.raises(ModelError, match="keys begin with 'model', 'betas'"):
+        load(tmp_path / "model.safetensors")
+
+
+def test_a_ckpt_with_its_weights_under_another_name(models, tmp_path):
+    torch.save({"ema": original(models["sd1"], "sd1"), "step": 3}, tmp_path / "model.ckpt")
+    same_weights(load(tmp_path / "model.ckpt"), models["sd1"])
+
+
 def test_stable_diffusion_2_written_back_from_diffusers(models, tmp_path):
     """Such files lack the last layer, which nothing reads; small ones say so only by having 23 layers."""
     weights = original(models["sd2"], "sd2")
@@ -204,6 +232,18 @@ def test_settings_that_are_not_there_are_what_is_blamed(files, tmp_path, monkeyp
         assert told in str(caught.value)
         assert "sd1.safetensors" not in str(caught.value)
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("part", ["unet", "vae", "text_encoder"])
+def test_settings_of_a_part_that_are_not_there_are_what_is_blamed(part, files, models, tmp_path):
+    load(files / "sd1.safetensors").save_pretrained(tmp_path)
+    (tmp_path / part / "config.json").unlink()
+    with pytest.raises(ModelError) as caught:
+        load(files / "sd1.safetensors", config=str(tmp_path))
+    assert str(caught.value) == (
+        f"the option config does not help: '{tmp_path}' has no {part}/config.json. Give a folder with the settings of "
+        f"every part."
+    )
 
 
 def test_the_command_for_adapters_can_be_pasted(tmp_path):
