@@ -14,7 +14,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from realignkit.attention.modulation import ModulationConfig
-    from realignkit.contracts import Generator, Metric, Options, Plugin, PromptSet, Reward, Scorer, Segmenter, Tagger
+    from realignkit.contracts import (
+        VQA,
+        Generator,
+        Metric,
+        Options,
+        Plugin,
+        PromptSet,
+        Reward,
+        Scorer,
+        Segmenter,
+        Tagger,
+    )
     from realignkit.errors import (
         ModelError,
         OptionError,
@@ -36,7 +47,7 @@ __version__ = "0.2.0"
 _HOME = {
     "attention.modulation": ("ModulationConfig",),
     "contracts": (
-        *("Generator", "Metric", "Options", "Plugin", "PromptSet", "Reward", "Scorer", "Segmenter", "Tagger"),
+        *("VQA", "Generator", "Metric", "Options", "Plugin", "PromptSet", "Reward", "Scorer", "Segmenter", "Tagger"),
     ),
     "errors": (
         *("ModelError", "OptionError", "OutputError", "PluginError", "PromptError", "RealignKitError", "ScorerError"),
@@ -52,8 +63,9 @@ _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 __all__ = ["__version__", *_MODULE_OF]
 
 
-KINDS = ("generator", "reward", "tagger", "scorer", "segmenter", "metric", "prompts")
-"""The kinds of plugin, by name; each has a registering hook ``register_<kind>s`` (``register_prompts``)."""
+KINDS = ("generator", "reward", "tagger", "scorer", "segmenter", "vqa", "metric", "prompts")
+"""The kinds of plugin, by name; each has a registering hook: ``register_<kind>s``, but ``register_vqa`` and
+``register_prompts``."""
 
 
 def __getattr__(name: str) -> Any:

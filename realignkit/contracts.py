@@ -163,6 +163,34 @@ class Segmenter(Plugin):
         """
 
 
+class VQA(Plugin):
+    """Answers questions about images (visual question answering).
+
+    It may have more, of which metrics make use where it is there:
+
+    - ``probabilities(images, questions, answers)``: for each pair of an image and a question, a list with the
+      probability, in [0, 1], of each of its answers (``answers``: a sequence of texts per pair): that of the *first
+      token* of what the model would say being the first token of this text, spelt as it is. Which spellings count as
+      the same answer, and how they are added up, is for those who ask;
+    - ``identity()``: what its answers depend on beside its options, as names and JSON values (the hash of the weights).
+    """
+
+    @abstractmethod
+    def __call__(
+        self, images: Sequence[Image], questions: Sequence[str], choices: Sequence[Sequence[str]] | None = None
+    ) -> list[str]:
+        """A short answer to each question, which is about the image (RGB) at the same place.
+
+        The same image may come several times, one object with each of its questions: look at it once.
+
+        Args:
+            images: as many as there are questions.
+            questions: in words.
+            choices: per question, the answers to choose from, which a model that was trained to be shown choices is
+                shown. Others pass them over: an answer in other words is allowed.
+        """
+
+
 class Reward(Plugin):
     """Judges how well images follow their prompts.
 

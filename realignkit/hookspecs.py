@@ -71,6 +71,11 @@ def register_segmenters(register: Register) -> None:
 
 
 @hookspec
+def register_vqa(register: Register) -> None:
+    """Register what answers questions about images: :class:`realignkit.contracts.VQA`."""
+
+
+@hookspec
 def register_metrics(register: Register) -> None:
     """Register metrics: :class:`realignkit.contracts.Metric`."""
 

@@ -187,7 +187,7 @@ def _check_hooks(manager: pluggy.PluginManager, plugin: object) -> None:
 
 def hook_name(kind: str) -> str:
     """The registering hook of a kind: ``register_scorers`` for ``scorer``."""
-    return f"register_{kind.removesuffix('s')}s"
+    return f"register_{kind if kind in ('vqa', 'prompts') else f'{kind}s'}"
 
 
 @functools.cache

@@ -27,7 +27,12 @@ LAST_SCORER = "lexical"
 SUM_OPTIONS = ("normalise",)
 """Options of a weighted sum of rewards itself; the others are its parts'."""
 
-_DEFAULTS = {"tagger": ("ram", "tag2text"), "scorer": (LAST_SCORER,), "segmenter": ("grounded_sam", "clipseg")}
+_DEFAULTS = {
+    "tagger": ("ram", "tag2text"),
+    "scorer": (LAST_SCORER,),
+    "segmenter": ("grounded_sam", "clipseg"),
+    "vqa": ("blip_vqa",),
+}
 
 
 class SamplingOptions(Options):

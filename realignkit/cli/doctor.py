@@ -105,8 +105,9 @@ def hub_repositories(plugin: Any) -> list[str]:
     if hub_repository(values.get("model")) is None:
         values.pop("tokenizer", None)  # a folder brings its own
     repositories = [hub_repository(value) for value in values.values()]
-    if "reward" in values:
-        repositories += hub_repositories(plugin.reward)  # what a metric measures with
+    for part in ("reward", "vqa"):
+        if part in values:
+            repositories += hub_repositories(getattr(plugin, part))  # what a metric measures with
     return [repository for repository in dict.fromkeys(repositories) if repository is not None]
 
 
