@@ -1,32 +1,23 @@
-"""One image on its way through figure 2, and the five steps that take batches of them further."""
+"""One image on its way through figure 2, the five steps that take batches of them further, and the best of several."""
 
 from __future__ import annotations
 
+import hashlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from realignkit import calls, selection
+from realignkit import calls
 from realignkit.attention import sampler
 from realignkit.images import Given, cropped
-from realignkit.pipelines import generate as drawing
-from realignkit.provenance import versions
-from realignkit.realignment import Realignment
+from realignkit.named import Named
+from realignkit.steps import Progress, Steps, as_step, draw, lost
 from realignkit.types import Answer, Layout, Likelihood, LocalCaption, Tag
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-
-    from realignkit.realigner import Realigner
-    from realignkit.steps import Steps
-
-Progress = Callable[[str, int, int], None]
-"""``progress(step, done, total)``: ``step`` is one of :data:`STEPS`; counted in denoising steps or images."""
-
-STEPS = ("generate", "select", "tag", "score", "segment", "refine", "verify")
-"""What is reported and timed; ``select`` where there are candidates, ``verify`` where ``modulation.verify`` asks."""
 
 
 @dataclass(eq=False)
@@ -60,7 +51,7 @@ class Draft:
         self.start = self.seed
 
 
-def generate(realigner: Realigner, drafts: Sequence[Draft], progress: Progress) -> None:
+def generate(realigner: Steps, drafts: Sequence[Draft], progress: Progress) -> None:
     """The coarse images: given, drawn, or the best of several that are drawn."""
     size = realigner.image_size
     for draft in drafts:
@@ -73,7 +64,7 @@ def generate(realigner: Realigner, drafts: Sequence[Draft], progress: Progress) 
     if not fresh:
         return
     prompts = [draft.prompt for draft in fresh]
-    seeds = [seed for draft in fresh for seed in selection.candidate_seeds(draft.seed, count)]
+    seeds = [seed for draft in fresh for seed in candidate_seeds(draft.seed, count)]
     with _timed("generate", fresh):
         images = draw(realigner, [prompt for prompt in prompts for _ in range(count)], seeds, progress)
     if count == 1:
@@ -82,28 +73,13 @@ def generate(realigner: Realigner, drafts: Sequence[Draft], progress: Progress) 
         return
     chooser = realigner.parts.needed("reward")
     with _reported("select", fresh, progress), _timed("select", fresh):
-        choices = selection.choose(images, prompts, seeds, chooser, realigner.batch_size)
+        choices = best_of_each(images, prompts, seeds, chooser, realigner.batch_size)
     for draft, choice in zip(fresh, choices, strict=True):
         draft.coarse, draft.start = choice.image, choice.seed
         draft.notes.append(choice.note(chooser.name))
 
 
-def draw(realigner: Steps, prompts: Sequence[str], seeds: Sequence[int], progress: Progress) -> list[Image]:
-    """The coarse stage: an image for each prompt and seed, a batch at a time."""
-    images: list[Image] = []
-    for start in range(0, len(prompts), realigner.batch_size):
-        batch = slice(start, start + realigner.batch_size)
-        images += drawing.generate(
-            realigner.pipeline(),
-            prompts[batch],
-            seeds[batch],
-            **realigner.sampling.model_dump(),
-            progress=as_step("generate", progress),
-        )
-    return images
-
-
-def tag(realigner: Realigner, drafts: Sequence[Draft], progress: Progress) -> None:
+def tag(realigner: Steps, drafts: Sequence[Draft], progress: Progress) -> None:
     """The objects in the coarse images."""
     with _reported("tag", drafts, progress), _timed("tag", drafts):
         tagged = calls.tag_images(realigner.parts.needed("tagger"), [draft.coarse for draft in drafts])
@@ -111,7 +87,7 @@ def tag(realigner: Realigner, drafts: Sequence[Draft], progress: Progress) -> No
         draft.tags = tags
 
 
-def score(realigner: Realigner, drafts: Sequence[Draft], progress: Progress) -> None:
+def score(realigner: Steps, drafts: Sequence[Draft], progress: Progress) -> None:
     """Their local captions and likelihoods (eq. 6)."""
     questions, total = [(draft.prompt, draft.tags) for draft in drafts], len(drafts)
     progress("score", 0, total)
@@ -123,7 +99,7 @@ def score(realigner: Realigner, drafts: Sequence[Draft], progress: Progress) -> 
         draft.notes += answer.notes
 
 
-def segment(realigner: Realigner, drafts: Sequence[Draft], progress: Progress) -> None:
+def segment(realigner: Steps, drafts: Sequence[Draft], progress: Progress) -> None:
     """Their masks, as plugins' ``before_refine`` leave them."""
     for number, draft in enumerate(drafts):
         progress("segment", number, len(drafts))
@@ -136,7 +112,7 @@ def segment(realigner: Realigner, drafts: Sequence[Draft], progress: Progress) -
     progress("segment", len(drafts), len(drafts))
 
 
-def refine(realigner: Realigner, drafts: Sequence[Draft], progress: Progress) -> None:
+def refine(realigner: Steps, drafts: Sequence[Draft], progress: Progress) -> None:
     """The refined images (eqs. 7-10); where there is nothing to modulate, the coarse ones."""
     active = []
     for draft in drafts:
@@ -165,7 +141,7 @@ def refine(realigner: Realigner, drafts: Sequence[Draft], progress: Progress) ->
         _verify(realigner, active, progress)
 
 
-def _verify(realigner: Realigner, drafts: Sequence[Draft], progress: Progress) -> None:
+def _verify(realigner: Steps, drafts: Sequence[Draft], progress: Progress) -> None:
     with _reported("verify", drafts, progress), _timed("verify", drafts):
         tags = calls.tag_images(realigner.parts.needed("tagger"), [draft.refined for draft in drafts])
     for draft, seen in zip(drafts, tags, strict=True):
@@ -175,35 +151,6 @@ def _verify(realigner: Realigner, drafts: Sequence[Draft], progress: Progress) -
                 f"the refined image has lost {', '.join(map(repr, missing))}, so the coarse one stands; a lower "
                 f"modulation.cross_weight or modulation.strength may keep it, modulation.verify=false takes it as it is"
             )
-
-
-def finished(realigner: Realigner, draft: Draft) -> Realignment:
-    """What came of it, after plugins' ``after_realign`` have seen it."""
-    realignment = Realignment(
-        prompt=draft.prompt,
-        seed=draft.seed,
-        coarse=draft.coarse,
-        tags=draft.tags,
-        captions=draft.answer.captions,
-        layout=draft.layout,
-        refined=draft.refined,
-        conditioning=draft.conditioning,
-        plugins={**realigner.names, "scorer": draft.answer.scorer},
-        notes=tuple(draft.notes),
-        timings=draft.timings,
-        settings=realigner.settings_for(None if draft.given is None else draft.given[0]),
-        versions=versions(),
-        accepted=draft.accepted,
-    )
-    calls.after_realign(realigner.registry, realignment)
-    return realignment
-
-
-def lost(captions: Sequence[LocalCaption], seen: Sequence[Tag]) -> tuple[str, ...]:
-    """The tags of certain captions that are not among those that are seen in the refined image."""
-    names = {tag.name for tag in seen}
-    certain = [caption.tag for caption in captions if caption.likelihood is Likelihood.CERTAIN]
-    return tuple(name for name in certain if name not in names)
 
 
 def why_unrefined(tags: Sequence[Tag], captions: Sequence[LocalCaption], *, emptied: bool = False) -> str:
@@ -222,16 +169,7 @@ def why_unrefined(tags: Sequence[Tag], captions: Sequence[LocalCaption], *, empt
     return f"the coarse image was kept as it is: {reason}"
 
 
-def silent(step: str, done: int, total: int) -> None:
-    """A :data:`Progress` that nobody follows."""
-
-
-def as_step(step: str, progress: Progress) -> Callable[[int, int], None]:
-    """``progress`` of one step."""
-    return lambda done, total: progress(step, done, total)
-
-
-def _modulates(realigner: Realigner, layout: Layout) -> bool:
+def _modulates(realigner: Steps, layout: Layout) -> bool:
     suppress = realigner.modulation.suppress_unlikely
     return any((segment.caption.score > 0 or suppress) and segment.mask.any() for segment in layout)
 
@@ -249,3 +187,72 @@ def _reported(step: str, drafts: Sequence[Draft], progress: Progress) -> Iterato
     progress(step, 0, len(drafts))
     yield
     progress(step, len(drafts), len(drafts))
+
+
+# --- best of several --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Choice:
+    """The candidate that was kept for one prompt.
+
+    Attributes:
+        image: RGB.
+        seed: the one that it was drawn from.
+        rewards: of all candidates, in the order of their seeds.
+        index: which of them was kept.
+    """
+
+    image: Image
+    seed: int
+    rewards: tuple[float, ...]
+    index: int
+
+    def note(self, name: str) -> str:
+        """The choice in words."""
+        others = ", ".join(f"{value:.3g}" for i, value in enumerate(self.rewards) if i != self.index)
+        return (
+            f"candidate {self.index + 1} of {len(self.rewards)} was kept (seed {self.seed}): {name} gave it "
+            f"{self.rewards[self.index]:.3g}, the others {others}"
+        )
+
+
+def candidate_seeds(seed: int, count: int) -> list[int]:
+    """The seeds of ``count`` candidates, in [0, 2**63); the first is ``seed`` itself: one candidate changes nothing.
+
+    The others are far from any seed that a user would count up to, so that neighbours share no candidates.
+    """
+    derived = [hashlib.blake2b(f"candidate:{seed}:{i}".encode(), digest_size=8).digest() for i in range(1, count)]
+    return [seed, *(int.from_bytes(found, "big") >> 1 for found in derived)]
+
+
+def best_of_each(
+    images: Sequence[Image], prompts: Sequence[str], seeds: Sequence[int], reward: Named, batch_size: int
+) -> list[Choice]:
+    """For each prompt the best of its candidates; of equals the first.
+
+    Args:
+        images: the candidates, all of the first prompt's, then the next one's.
+        prompts: one per group of candidates.
+        seeds: one per candidate.
+        reward: who chooses.
+        batch_size: images per call; a reward that says ``compares`` gets all candidates of one prompt instead.
+
+    Raises:
+        PluginError: the reward failed or broke its contract.
+        ModelError: a reward is NaN or infinite.
+    """
+    count = len(images) // len(prompts)
+    texts = [prompt for prompt in prompts for _ in range(count)]
+    rewards: list[float] = []
+    # A reward whose numbers depend on what else is there sees one prompt's candidates, all of them, at a time.
+    at_once = count if getattr(reward.plugin, "compares", False) else batch_size
+    for start in range(0, len(images), at_once):
+        part = slice(start, start + at_once)
+        rewards += calls.rank(reward, images[part], texts[part])
+    chosen = []
+    for start in range(0, len(images), count):
+        values = tuple(rewards[start : start + count])
+        index = values.index(max(values))
+        chosen.append(Choice(images[start + index], seeds[start + index], values, index))
+    return chosen

@@ -150,6 +150,27 @@ class Parts:
     segmenter: Named | None = None
     reward: Named | None = None
 
+    @classmethod
+    def of(cls, generator: Named, names: Mapping[str, str], **plugins: Any) -> Parts:
+        """The parts as users hand them in: plugins or :class:`Named`, scorers as for :func:`chain`; None where missing.
+
+        Raises:
+            OptionError: one cannot be called, or is a class.
+        """
+
+        def part(kind: str, argument: str) -> Named | None:
+            plugin = plugins[argument]
+            return None if plugin is None else Named.of(kind, plugin, argument, names.get(kind))
+
+        scorers = plugins["scorers"]
+        return cls(
+            generator,
+            part("tagger", "tagger"),
+            () if scorers is None else chain(scorers),
+            part("segmenter", "segmenter"),
+            part("reward", "select_by"),
+        )
+
     def needed(self, kind: str) -> Named:
         """The tagger, segmenter or reward.
 

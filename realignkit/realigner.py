@@ -7,29 +7,20 @@ from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, Never, Self
 
-from realignkit import arguments, draft
+from realignkit import arguments, calls, draft, resolve
 from realignkit.attention.modulation import ModulationConfig
 from realignkit.contracts import Generator, Reward, Scorer, Segmenter, Tagger, parse_options
-from realignkit.draft import STEPS as STEPS
-from realignkit.draft import Progress as Progress
-from realignkit.draft import silent
 from realignkit.errors import OptionError
 from realignkit.images import given_image
 from realignkit.machine import check_threads, suited_threads
-from realignkit.named import Named, Parts, chain
-from realignkit.provenance import contents, fingerprint_of_image
+from realignkit.named import Named, Parts
+from realignkit.provenance import contents, fingerprint_of_image, versions
 from realignkit.realignment import Realignment
 from realignkit.registry import Registry, default_registry
-from realignkit.resolve import (
-    SamplingOptions,
-    assemble,
-    choose_generator,
-    companions_of,
-    generator_info,
-    make,
-    make_reward,
-)
-from realignkit.steps import Steps
+from realignkit.resolve import SamplingOptions
+from realignkit.steps import STEPS as STEPS
+from realignkit.steps import Progress as Progress
+from realignkit.steps import Steps, silent
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -87,13 +78,9 @@ class Realigner(Steps):
             raise OptionError(f"generator takes a plugin; its name goes to from_pretrained: '{generator[:60]}'.")
         if not isinstance(generator, Named):
             name = called.get("generator", type(generator).__name__)
-            generator = Named("generator", name, generator_info(generator).create())
-        self.parts = Parts(
-            generator,
-            None if tagger is None else Named.of("tagger", tagger, name=called.get("tagger")),
-            () if scorers is None else chain(scorers),
-            None if segmenter is None else Named.of("segmenter", segmenter, name=called.get("segmenter")),
-            None if select_by is None else Named.of("reward", select_by, "select_by", called.get("reward")),
+            generator = Named("generator", name, resolve.generator_info(generator).create())
+        self.parts = Parts.of(
+            generator, called, tagger=tagger, scorers=scorers, segmenter=segmenter, select_by=select_by
         )
         self.modulation = parse_options(ModulationConfig, modulation, owner="modulation")
         self.sampling = parse_options(SamplingOptions, sampling, owner="sampling")
@@ -147,14 +134,14 @@ class Realigner(Steps):
         specs = {"tagger": tagger, "scorer": scorer, "segmenter": segmenter}
         options = arguments.mapping("options", options)
         reward_options = arguments.mapping("options['reward']", options.pop("reward", None))
-        parts = assemble(registry, model, specs, options)
+        parts = resolve.assemble(registry, model, specs, options)
         (generator,), (named_tagger,), (named_segmenter,) = (parts[k] for k in ("generator", "tagger", "segmenter"))
         if not isinstance(modulation, ModulationConfig):
             merged = {**getattr(generator.plugin, "refine_defaults", {}), **arguments.mapping("modulation", modulation)}
             modulation = parse_options(ModulationConfig, merged, owner="modulation")
         if isinstance(select_by, str):
-            companions = companions_of(choose_generator(registry, model))
-            made = make_reward(registry, select_by, reward_options, companions)
+            companions = resolve.companions_of(resolve.choose_generator(registry, model))
+            made = resolve.make_reward(registry, select_by, reward_options, companions)
             select_by = Named("reward", select_by, made, reward_options)
         elif reward_options:
             raise OptionError("reward options go with select_by, a reward's name: give one, or leave them out.")
@@ -194,7 +181,7 @@ class Realigner(Steps):
             PluginError, OptionError: as for :meth:`from_pretrained`.
         """
         registry = arguments.instance("registry", registry, Registry) or default_registry()
-        (generator,) = make([choose_generator(registry, model)], arguments.mapping("options", options))
+        (generator,) = resolve.make([resolve.choose_generator(registry, model)], arguments.mapping("options", options))
         return cls(generator, sampling=_over_defaults(generator, sampling), registry=registry, batch_size=batch_size)
 
     def with_(self, **changes: Any) -> Self:
@@ -208,23 +195,25 @@ class Realigner(Steps):
         for group in ("modulation", "sampling"):
             if isinstance(changes.get(group), Mapping):
                 changes[group] = {**getattr(self, group).model_dump(), **changes[group]}
+        kept = ("modulation", "sampling", "registry", "batch_size", "segment_unlikely", "candidates", "threads")
         same: dict[str, Any] = {
             "generator": self.parts.generator,
             "tagger": self.parts.tagger,
             "scorers": self.parts.scorers or None,
             "segmenter": self.parts.segmenter,
-            "modulation": self.modulation,
-            "sampling": self.sampling,
-            "registry": self.registry,
-            "batch_size": self.batch_size,
-            "segment_unlikely": self.segment_unlikely,
-            "candidates": self.candidates,
             "select_by": self.parts.reward,
-            "threads": self.threads,
+            **{name: getattr(self, name) for name in kept},
         }
         changed = type(self)(**{**same, **changes})
         changed._known = self._known
         return changed
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        attribute = getattr(type(self), name, None)
+        if isinstance(attribute, property) and attribute.fset is None:
+            change = f"{name}=…" if name in inspect.signature(Realigner).parameters else "…"
+            raise AttributeError(f"a realigner's {name} cannot be set: realigner.with_({change}) makes a changed copy.")
+        super().__setattr__(name, value)
 
     @property
     def names(self) -> dict[str, str]:
@@ -281,7 +270,7 @@ class Realigner(Steps):
             seed: one for all, or one per prompt; one prompt with many seeds works too.
             coarse: images to refine instead of generating them (per prompt; None generates that one): PIL images,
                 paths of files, or arrays uint8 of (H, W), (H, W, 3) or (H, W, 4).
-            progress: called as the work goes on; see :data:`realignkit.draft.STEPS`.
+            progress: called as the work goes on; see :data:`realignkit.steps.STEPS`.
 
         Returns:
             One realignment for one prompt and one seed, otherwise a list.
@@ -306,8 +295,29 @@ class Realigner(Steps):
                 batch = drafts[start : start + self.batch_size]
                 for step in (draft.generate, draft.tag, draft.score, draft.segment, draft.refine):
                     step(self, batch, progress)
-                realignments += [draft.finished(self, each) for each in batch]
+                realignments += [self._finished(each) for each in batch]
         return realignments[0] if one else realignments
+
+    def _finished(self, finished: draft.Draft) -> Realignment:
+        """What came of it, after plugins' ``after_realign`` have seen it."""
+        realignment = Realignment(
+            prompt=finished.prompt,
+            seed=finished.seed,
+            coarse=finished.coarse,
+            tags=finished.tags,
+            captions=finished.answer.captions,
+            layout=finished.layout,
+            refined=finished.refined,
+            conditioning=finished.conditioning,
+            plugins={**self.names, "scorer": finished.answer.scorer},
+            notes=tuple(finished.notes),
+            timings=finished.timings,
+            settings=self.settings_for(None if finished.given is None else finished.given[0]),
+            versions=versions(),
+            accepted=finished.accepted,
+        )
+        calls.after_realign(self.registry, realignment)
+        return realignment
 
 
 def _over_defaults(generator: Named, sampling: SamplingOptions | Mapping[str, Any] | None) -> dict[str, Any]:

@@ -1,21 +1,21 @@
-"""The steps of figure 2, each alone, on what users hand in; :class:`realignkit.realigner.Realigner` takes them all."""
+"""The steps of figure 2, each alone, on what users hand in; the realigner takes them all."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from realignkit import arguments, calls, draft
+from realignkit import arguments, calls
 from realignkit.attention import sampler
 from realignkit.attention.modulation import ModulationConfig
 from realignkit.contracts import Generator, Reward, Scorer, Segmenter, Tagger
-from realignkit.draft import Progress, silent
 from realignkit.errors import ModelError, OptionError
 from realignkit.images import cropped, given_image
 from realignkit.machine import suited_threads
 from realignkit.named import Parts
 from realignkit.pipelines import encoding, families, refusals
+from realignkit.pipelines import generate as drawing
 from realignkit.pipelines.generate import GivenPipeline
 from realignkit.registry import Registry
 from realignkit.resolve import SamplingOptions
@@ -26,6 +26,13 @@ if TYPE_CHECKING:
     from PIL.Image import Image as PILImage
 
     from realignkit.attention.sampler import RefineResult
+
+
+Progress = Callable[[str, int, int], None]
+"""``progress(step, done, total)``: ``step`` is one of :data:`STEPS`; counted in denoising steps or images."""
+
+STEPS = ("generate", "select", "tag", "score", "segment", "refine", "verify")
+"""What is reported and timed; ``select`` where there are candidates, ``verify`` where ``modulation.verify`` asks."""
 
 
 class Steps:
@@ -84,7 +91,7 @@ class Steps:
         for prompt in prompts:
             self.check_prompt(prompt)
         with suited_threads(threads=self.threads):
-            return draft.draw(self, prompts, seeds, progress)
+            return draw(self, prompts, seeds, progress)
 
     def tag(self, images: Sequence[PILImage]) -> list[tuple[Tag, ...]]:
         """Name the objects in images, which may be of any kind that calling the realigner takes.
@@ -162,7 +169,7 @@ class Steps:
                 self.modulation,
                 **self.sampling.model_dump(),
                 coarse=[image for image, _ in fitted] or None,
-                progress=draft.as_step("refine", progress),
+                progress=as_step("refine", progress),
             )
         changes = [tuple(notes) for _, notes in fitted] or [()] * len(prompts)
         return replace(result, notes=[a + b for a, b in zip(changes, result.notes, strict=True)])
@@ -173,7 +180,7 @@ class Steps:
         Raises:
             PluginError: the tagger failed or broke its contract.
         """
-        return [draft.lost(some, seen) for some, seen in zip(captions, self.tag(images), strict=True)]
+        return [lost(some, seen) for some, seen in zip(captions, self.tag(images), strict=True)]
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -218,3 +225,34 @@ class Steps:
         """
         with self.parts.generator.blame():
             return self.generator.pipeline()
+
+
+def draw(realigner: Steps, prompts: Sequence[str], seeds: Sequence[int], progress: Progress) -> list[PILImage]:
+    """The coarse stage: an image for each prompt and seed, a batch at a time."""
+    images: list[PILImage] = []
+    for start in range(0, len(prompts), realigner.batch_size):
+        batch = slice(start, start + realigner.batch_size)
+        images += drawing.generate(
+            realigner.pipeline(),
+            prompts[batch],
+            seeds[batch],
+            **realigner.sampling.model_dump(),
+            progress=as_step("generate", progress),
+        )
+    return images
+
+
+def lost(captions: Sequence[LocalCaption], seen: Sequence[Tag]) -> tuple[str, ...]:
+    """The tags of certain captions that are not among those that are seen in the refined image."""
+    names = {tag.name for tag in seen}
+    certain = [caption.tag for caption in captions if caption.likelihood is Likelihood.CERTAIN]
+    return tuple(name for name in certain if name not in names)
+
+
+def silent(step: str, done: int, total: int) -> None:
+    """A :data:`Progress` that nobody follows."""
+
+
+def as_step(step: str, progress: Progress) -> Callable[[int, int], None]:
+    """``progress`` of one step."""
+    return lambda done, total: progress(step, done, total)

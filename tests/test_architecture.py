@@ -27,7 +27,7 @@ def floors():
 
 @pytest.fixture(scope="module")
 def graph():
-    return grimp.build_graph("realignkit", exclude_type_checking_imports=True, cache_dir=None)
+    return grimp.build_graph("realignkit", exclude_type_checking_imports=False, cache_dir=None)
 
 
 def test_every_room_is_on_one_floor(floors, graph):

@@ -644,8 +644,10 @@ def test_a_changed_copy_leaves_the_realigner_as_it_is(realigner):
     with pytest.raises(TypeError, match="nonsense"):
         realigner.with_(nonsense=1)
     for name in ("generator", "tagger", "segmenter", "scorers", "select_by", "names"):
-        with pytest.raises(AttributeError):
+        with pytest.raises(AttributeError, match=rf"'s {name} cannot be set: realigner\.with_\({name}=…\) "):
             setattr(realigner, name, None)
+    with pytest.raises(AttributeError, match=r"settings cannot be set: realigner\.with_\(…\) makes a changed copy\.$"):
+        realigner.settings = {}
 
 
 # --- verification ---------------------------------------------------------------------------------------------------

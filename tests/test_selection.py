@@ -8,11 +8,10 @@ import torch
 from PIL import Image
 
 from realignkit.calls import rate
-from realignkit.draft import Draft, generate
+from realignkit.draft import Draft, best_of_each, candidate_seeds, generate
 from realignkit.errors import ModelError, OptionError
 from realignkit.named import Named
 from realignkit.realignment import Realignment
-from realignkit.selection import candidate_seeds, choose
 from tests.refl.rewards import Darkness
 
 PROMPTS = ["a red book and a yellow pen", "a yellow pen on the desk"]
@@ -101,7 +100,7 @@ def test_a_reward_may_rank_by_something_finer_than_it_reports():
 
     images = [Image.new("RGB", (4, 4), (shade,) * 3) for shade in (90, 20, 200, 30, 80, 10)]
     coarse = Named("reward", "coarse", Coarse())
-    chosen = choose(images, ["a", "b"], list(range(6)), coarse, batch_size=4)
+    chosen = best_of_each(images, ["a", "b"], list(range(6)), coarse, batch_size=4)
     assert [choice.index for choice in chosen] == [1, 2]
     assert chosen[0].rewards == (-90.0, -20.0, -200.0)
     assert rate(coarse, images, ["a"] * 6) == [0.0] * 6

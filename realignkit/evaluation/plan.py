@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from realignkit import selection
+from realignkit.draft import best_of_each, candidate_seeds
 from realignkit.errors import ModelError, OptionError
 from realignkit.evaluation.results import SCORERS
 from realignkit.named import Named
@@ -185,13 +185,13 @@ class _StageDrawer:
         chosen, chosen_refined = best(self.plain, self.candidates), best(self.refined, self.candidates)
         count = self.candidates if {chosen, chosen_refined} & set(wanted) else 1
         texts = [prompt for prompt in prompts for _ in range(count)]
-        starts = [start for seed in seeds for start in selection.candidate_seeds(seed, count)]
+        starts = [start for seed in seeds for start in candidate_seeds(seed, count)]
         drawn = realigner.generate(texts, starts)
         pictures = {self.plain: drawn[::count]}
         if self.refined in wanted:
             pictures[self.refined] = refine(realigner, prompts, seeds, pictures[self.plain])
         if count > 1 and self.select_by is not None:
-            picks = selection.choose(drawn, prompts, starts, self.select_by, realigner.batch_size)
+            picks = best_of_each(drawn, prompts, starts, self.select_by, realigner.batch_size)
             pictures[chosen] = [pick.image for pick in picks]
             if chosen_refined in wanted:
                 best_seeds = [pick.seed for pick in picks]

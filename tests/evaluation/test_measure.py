@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from realignkit import selection
 from realignkit.contracts import Metric
+from realignkit.draft import candidate_seeds
 from realignkit.errors import OptionError, PluginError, PromptError
 from realignkit.evaluation.judging import Judging
 from realignkit.evaluation.measure import Ablation, Pictures
@@ -120,7 +120,7 @@ def test_stages_are_what_a_realigner_makes(bench, make_realigner, tmp_path):
             # Batches of another size round differently.
             assert abs(found - np.asarray(image)).max() <= 1, row
     darkest = {m.row: m.scores["darkness"] for m in AblationFolder(tmp_path / "out").read() if m.index == 1}
-    drawn = alone.generate([KNOWN[0]] * 3, selection.candidate_seeds(noise_seed(5, 1), 3))
+    drawn = alone.generate([KNOWN[0]] * 3, candidate_seeds(noise_seed(5, 1), 3))
     rated = [1 - np.asarray(image).mean() / 255 for image in drawn]
     assert darkest["base, best of 3"] == pytest.approx(max(rated), abs=1e-3)
     table, _ = write_tables(tmp_path / "out")

@@ -214,18 +214,18 @@ def test_normalised_parts_count_by_their_weights_alone():
 
 
 def test_candidates_are_compared_with_all_of_their_own_prompt():
-    from realignkit.selection import choose
+    from realignkit.draft import best_of_each
 
     images = to_pil(pictures(6))
     parts = {"s": (Said(ranked=1e-3), 3.0), "r": (Redness(), 1.0)}
     reward = WeightedReward.of(parts, normalise=True)
     chosen = [
-        choose(images, ["a", "a"], list(range(6)), Named("reward", "sum", reward), batch_size=size)[place].rewards
+        best_of_each(images, ["a", "a"], list(range(6)), Named("reward", "sum", reward), batch_size=size)[place].rewards
         for size in (1, 4, 6)
         for place in (0, 1)
     ]
     assert chosen[0::2] == [chosen[0]] * 3 and chosen[1::2] == [chosen[1]] * 3
-    alone = choose(images[3:], ["a"], [3, 4, 5], Named("reward", "sum", reward), batch_size=1)[0]
+    alone = best_of_each(images[3:], ["a"], [3, 4, 5], Named("reward", "sum", reward), batch_size=1)[0]
     assert alone.rewards == chosen[1]
 
 
