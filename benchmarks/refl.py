@@ -41,7 +41,8 @@ from realignkit.contracts import Reward
 from realignkit.files import atomic_write
 from realignkit.named import Named
 from realignkit.refl import ReFLConfig
-from realignkit.refl.algorithms import MicroBatch, ReFL, ReFLOptions
+from realignkit.refl.algorithms import MicroBatch
+from realignkit.refl.algorithms.refl import ReFL, ReFLOptions
 from realignkit.refl.model import Networks
 from realignkit.refl.trainable import Trainable
 

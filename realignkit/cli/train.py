@@ -151,9 +151,8 @@ class TrainingJob:
         from realignkit import resolve
         from realignkit.cli._settings import nested, nested_names, parse, reward_options
         from realignkit.contracts import parse_options
-        from realignkit.refl.config import ReFLConfig, preset
+        from realignkit.refl.config import ReFLConfig, preset, refuse_former
         from realignkit.refl.data import read_pairs
-        from realignkit.refl.earlier import refuse_former
         from realignkit.registry import default_registry
 
         self.registry, self.wanted = default_registry(), wanted

@@ -11,8 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from realignkit.arguments import check_text, listed
 from realignkit.errors import DamagedError, OptionError, PromptError
@@ -21,12 +19,14 @@ from realignkit.images import SUFFIXES, check_image, fit_image, image_files, ope
 from realignkit.provenance import digest_of, stamps
 from realignkit.records import check_file
 from realignkit.refl import seeds
-from realignkit.refl.model import Networks
 from realignkit.tables import TEXT_COLUMNS, Table, decoded, is_no_text, one_line, read_table
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL.Image import Image as PILImage
+    from torch import Tensor
+
+    from realignkit.refl.model import Networks
 
 METADATA = "metadata.jsonl"
 _TABLES = (METADATA, "metadata.csv", "metadata.tsv")
@@ -276,6 +276,8 @@ class Pairs:
         Raises:
             OptionError: an image cannot be read.
         """
+        import torch
+
         latents = {i: self._latents[i] for i in indices if i in self._latents}
         for i in indices:
             if i not in latents:

@@ -17,18 +17,17 @@ from torch import Tensor
 from realignkit.errors import ModelError, OptionError, in_one_line
 from realignkit.machine import say_once, slow_bf16
 from realignkit.provenance import flat
+from realignkit.refl.options import TrainingOptions
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-
-    from realignkit.refl.config import ReFLConfig
 
 START_SCALE, GROW_AFTER = 2.0**16, 1000
 IMPATIENT_AFTER = 2.0
 """Seconds after which another Ctrl-C means: at once."""
 
 
-def precision_of(config: ReFLConfig, launched: str, device: torch.device) -> str:
+def precision_of(config: TrainingOptions, launched: str, device: torch.device) -> str:
     """``no``, ``fp16`` or ``bf16``: what the config says, else the launcher, else what suits the device.
 
     A line in the log says so where bf16 is asked for on a processor that has no such instructions.
@@ -78,7 +77,7 @@ class Processes:
         OptionError: the tracker is not installed.
     """
 
-    def __init__(self, config: ReFLConfig, folder: Path) -> None:
+    def __init__(self, config: TrainingOptions, folder: Path) -> None:
         from accelerate import Accelerator
         from accelerate.utils import ProjectConfiguration
 
@@ -126,7 +125,7 @@ class Processes:
         """Until all are here."""
         self.accelerator.wait_for_everyone()
 
-    def track_config(self, config: ReFLConfig) -> None:
+    def track_config(self, config: TrainingOptions) -> None:
         """Start the tracker.
 
         Raises:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def phi(rewards: Tensor, margin: float) -> Tensor:
     """``relu(margin - R)``, shape of ``rewards``: pulls rewards up to the margin and no further (eq. 5)."""
-    return torch.relu(margin - rewards)
+    return (margin - rewards).relu()
 
 
 def guide(unconditional: Tensor, conditional: Tensor, guidance_scale: float) -> Tensor:
@@ -51,6 +52,8 @@ def denoising_target(clean: Tensor, noise: Tensor, alpha_bar: Tensor, kind: str)
 
 def norm(tensors: Sequence[Tensor]) -> float:
     """L2 norm over all tensors together; 0 of none."""
+    import torch
+
     if not tensors:
         return 0.0
     return float(torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(t.float()) for t in tensors])))

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -55,11 +54,6 @@ class Jump(Point):
     """
 
     x0: Tensor
-
-
-def draw_steps(first: int, last: int, count: int, rng: np.random.Generator) -> list[int]:
-    """``count`` different step indices in [first, last], in the order of the rollout."""
-    return sorted(int(i) for i in rng.choice(np.arange(first, last + 1), size=count, replace=False))
 
 
 class Rollout:

@@ -22,10 +22,8 @@ from realignkit.named import Named
 from realignkit.provenance import another_version, flat, listed, placeless, versions
 from realignkit.records import Format, Written
 from realignkit.refl import checkpoints
-from realignkit.refl.algorithms import ALGORITHMS
 from realignkit.refl.checkpoints import WrittenValidation
-from realignkit.refl.config import ReFLConfig
-from realignkit.refl.earlier import REMOVED, translated
+from realignkit.refl.config import ALGORITHMS, REMOVED, ReFLConfig, translated
 from realignkit.types import TrainState, Validation
 
 RECORD = "training.json"

@@ -9,10 +9,12 @@ from __future__ import annotations
 import contextlib
 import hashlib
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def derive(seed: int, purpose: str, *place: int) -> int:
@@ -28,6 +30,8 @@ def numpy_rng(seed: int, purpose: str, *place: int) -> np.random.Generator:
 
 def normal(shape: Sequence[int], seed: int, purpose: str, places: Sequence[int]) -> Tensor:
     """Standard normal noise, float32 (B, *shape) on the CPU; each row depends on its place alone."""
+    import torch
+
     return torch.stack(
         [
             torch.randn(tuple(shape), generator=torch.Generator("cpu").manual_seed(derive(seed, purpose, place)))
@@ -39,6 +43,8 @@ def normal(shape: Sequence[int], seed: int, purpose: str, places: Sequence[int])
 @contextlib.contextmanager
 def seeded(seed: int, purpose: str, *place: int) -> Iterator[None]:
     """Run somebody else's code, which draws from torch's global state, with a seed of its own; leaves no trace."""
+    import torch
+
     devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(derive(seed, purpose, *place))

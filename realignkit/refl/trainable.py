@@ -6,7 +6,7 @@ import contextlib
 import copy
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,11 +16,9 @@ from realignkit.files import atomic_folder, atomic_write
 from realignkit.pipelines.families import place
 from realignkit.records import check_manifest, seal, sealed_notes, write_manifest
 from realignkit.refl.model import Networks
+from realignkit.refl.options import TrainingOptions
 from realignkit.refl.seeds import seeded
 from realignkit.refl.trainability import ADAPTER, TEXT_ENCODERS
-
-if TYPE_CHECKING:
-    from realignkit.refl.config import ReFLConfig
 
 LORA_FILE = "pytorch_lora_weights.safetensors"
 """Where diffusers looks for adapters in a folder."""
@@ -34,6 +32,7 @@ class Trainable:
     Args:
         networks: whose U-Net; it gets adapters (``lora``) or thaws (``unet``).
         config: of the training.
+        keep_base: keep the whole networks as they came, for :meth:`base`; of adapters they always are.
 
     Attributes:
         parameters: name -> float32 parameter, in a fixed order.
@@ -43,7 +42,7 @@ class Trainable:
         OptionError: no layer of the U-Net has a name in ``lora.targets``.
     """
 
-    def __init__(self, networks: Networks, config: ReFLConfig) -> None:
+    def __init__(self, networks: Networks, config: TrainingOptions, *, keep_base: bool = False) -> None:
         self.networks, self.config = networks, config
         unet = networks.unet
         if ADAPTER in getattr(unet, "peft_config", {}):  # of an earlier training
@@ -55,7 +54,7 @@ class Trainable:
         if config.trainable == "lora":
             self._add_adapters(unet)
         else:
-            if config.refl.kl_weight:
+            if keep_base:
                 self._frozen = {name: copy.deepcopy(part) for name, part in learning.items()}
                 for part in self._frozen.values():
                     place(part, networks.device, networks.dtype)

@@ -18,8 +18,8 @@ from realignkit.named import Named
 from realignkit.pipelines import encoding
 from realignkit.provenance import placeless
 from realignkit.refl import checkpoints, data
-from realignkit.refl.algorithms import ALGORITHMS, Gradients, RolloutOptions
-from realignkit.refl.config import ReFLConfig
+from realignkit.refl.algorithms import Gradients, RolloutOptions
+from realignkit.refl.config import ALGORITHMS, ReFLConfig
 from realignkit.refl.distributed import Interruption, LossScale, Processes, memory_errors, precision_of
 from realignkit.refl.model import Networks, drawing_options
 from realignkit.refl.run import LOG, RunFolder, grid, identifying_options, validation_from
@@ -159,10 +159,9 @@ class ReFLTrainer:
             pairs = self._pairs
             if self._needs_pairs and pairs is None:
                 pairs = data.Pairs(self._draw_prior(), self.networks)
-            trainable = Trainable(self.networks, self.config)
-            algorithm = ALGORITHMS[self.algorithm](
-                self.networks, trainable, self.config, self.options, self.reward, self.prompts, pairs
-            )
+            kind = ALGORITHMS[self.algorithm]
+            trainable = Trainable(self.networks, self.config, keep_base=kind.needs_base(self.options))
+            algorithm = kind(self.networks, trainable, self.config, self.options, self.reward, self.prompts, pairs)
             algorithm.prepare(self.processes, self.folder, lambda: self._interruption.wanted, self._say)
             self._learner = Learner(algorithm, self.processes, self._scale, self.folder)
         return self._learner

@@ -11,9 +11,9 @@ from realignkit.calls import measure, rate
 from realignkit.contracts import Metric, Reward
 from realignkit.errors import ModelError, OptionError
 from realignkit.named import Named
-from realignkit.refl.config import ReFLConfig
 from realignkit.refl.distributed import Processes
 from realignkit.refl.model import Networks
+from realignkit.refl.options import TrainingOptions
 from realignkit.refl.seeds import seeded
 from realignkit.refl.trainable import Trainable
 from realignkit.types import Validation
@@ -186,7 +186,7 @@ def without_improvement(history: Sequence[Validation]) -> int:
 class Validator:
     """Draws the held-out prompts with the averaged weights, and has them judged, shared among the processes."""
 
-    def __init__(self, networks: Networks, trainable: Trainable, processes: Processes, config: ReFLConfig) -> None:
+    def __init__(self, networks: Networks, trainable: Trainable, processes: Processes, config: TrainingOptions) -> None:
         self.networks, self.trainable, self.processes, self.config = networks, trainable, processes, config
 
     def __call__(

@@ -10,7 +10,7 @@ import pytest
 
 from realignkit.cli._settings import nested
 from realignkit.provenance import flat
-from realignkit.refl.algorithms import ALGORITHMS
+from realignkit.refl.config import ALGORITHMS
 from tests import tiny
 from tests.refl.rewards import Colour
 

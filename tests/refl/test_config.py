@@ -1,11 +1,18 @@
 from __future__ import annotations
 
+import subprocess
+import sys
+from functools import partial
+
 import pytest
 
+from realignkit.cli._settings import nested_names
 from realignkit.contracts import parse_options
 from realignkit.errors import OptionError
 from realignkit.refl import PRESETS, ReFLConfig, preset
-from realignkit.refl.algorithms import ALGORITHMS, RAFTOptions, ReFLOptions
+from realignkit.refl.algorithms.raft import RAFTOptions
+from realignkit.refl.algorithms.refl import ReFLOptions
+from realignkit.refl.config import ALGORITHMS, REMOVED, RENAMED, translated
 
 
 def make(**options: object) -> ReFLConfig:
@@ -38,15 +45,15 @@ def test_a_preset_goes_with_every_algorithm_that_draws():
     assert preset("paper", algorithm="reward_weighted").iterations == 1000
 
 
+def test_a_configuration_is_read_without_torch():
+    program = "import sys, realignkit.refl.config as c; c.preset('paper'); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], check=False, timeout=120).returncode == 0
+
+
 def test_each_algorithm_has_its_group_of_options():
     assert list(ALGORITHMS) == [name for name in ReFLConfig.model_fields if name in ALGORITHMS]
     for name, algorithm in ALGORITHMS.items():
         assert ReFLConfig().options_of(name) == algorithm.Options()
-
-
-def test_late_steps_are_the_last_part_unless_said():
-    assert ReFLOptions(num_inference_steps=50).late_steps == (30, 49)
-    assert ReFLOptions(num_inference_steps=10, gradient_steps=(2, 5)).late_steps == (2, 5)
 
 
 @pytest.mark.parametrize(
@@ -99,3 +106,44 @@ def test_learning_rate_warms_up_and_decays(schedule):
     assert rates[100] == (1.0 if schedule == "constant" else pytest.approx(0, abs=1e-12))
     if schedule != "constant":
         assert rates[55] == pytest.approx(0.5)  # half way
+
+
+# --- options of version 0.1 ---
+
+
+@pytest.mark.parametrize("options", [{"purify": (400, 650)}, {"purify_draws": 2}, {"hold_style": False}])
+def test_what_was_removed_is_said_to_be_with_where_its_lesson_is(options):
+    with pytest.raises(OptionError, match=rf"{next(iter(options))} was removed .*reward-hacking\.md"):
+        make(**options)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("margin", "training option margin is now training.refl.margin or training.reward_weighted.margin."),
+        ("candidates", "training option candidates is now training.raft.candidates."),
+        ("validate_every", "training option validate_every is now training.validation.every."),
+        ("lora_rank", "training option lora_rank is now training.lora.rank."),
+    ],
+)
+def test_former_names_are_refused_with_the_new_one(name, message):
+    for attempt in (make, ReFLConfig, partial(preset, "paper")):
+        with pytest.raises(OptionError) as caught:
+            attempt(**{name: 3})
+        assert str(caught.value) == message
+
+
+def test_every_former_name_leads_to_an_option():
+    options = set(nested_names(ReFLConfig))
+    assert {now for names in RENAMED.values() for now in names} <= options
+    assert not options & (RENAMED.keys() | REMOVED.keys())
+
+
+def test_a_record_is_read_by_todays_names_without_what_its_algorithm_did_not_use():
+    recorded = {"algorithm": "auto", "margin": 0.5, "candidates": 4, "lora_rank": 8, "purify": None, "seed": 1}
+    shared = {"algorithm": "auto", "lora.rank": 8, "seed": 1}
+    assert translated(recorded, "refl") == {**shared, "refl.margin": 0.5}
+    assert translated(recorded, "raft") == {**shared, "raft.candidates": 4}
+    assert translated(recorded, "reward_weighted") == {**shared, "reward_weighted.margin": 0.5}
+    today = {**shared, "refl.margin": 0.5}
+    assert translated(today, "refl") == today

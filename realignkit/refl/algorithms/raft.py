@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import torch
+from typing import TYPE_CHECKING
+
 from pydantic import Field
-from torch import Tensor
 
 from realignkit.calls import rewards_of
 from realignkit.refl import seeds
-from realignkit.refl.algorithms.base import Algorithm, Gradients, MicroBatch, RolloutOptions
+from realignkit.refl.algorithms import Algorithm, Gradients, MicroBatch, RolloutOptions
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class RAFTOptions(RolloutOptions):
@@ -40,6 +43,8 @@ class RAFT(Algorithm):
 
     def _best(self, prompts: list[str], batch: MicroBatch) -> tuple[Tensor, Tensor]:
         """The best image of each prompt as clean latents (B, C, h, w), and the rewards (candidates, B) of all."""
+        import torch
+
         networks, seed = self.networks, self.config.seed
         text = networks.text(prompts)
         drawn, rated = [], []

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import torch
 from pydantic import Field, model_validator
-from torch import Tensor
 
 from realignkit.calls import rewards_of
 from realignkit.refl import losses, seeds
-from realignkit.refl.algorithms.base import Algorithm, Gradients, MicroBatch, RolloutOptions
-from realignkit.refl.model import Text
-from realignkit.refl.rollout import Point, draw_steps
+from realignkit.refl.algorithms import Algorithm, Gradients, MicroBatch, RolloutOptions
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+
+    from realignkit.refl.model import Text
+    from realignkit.refl.rollout import Point
 
 LATE_SHARE = 0.6
 """Where the late steps begin, as a share of the rollout, unless ``gradient_steps`` says: the paper's 30 of 50."""
@@ -57,6 +60,11 @@ class ReFLOptions(RolloutOptions):
         return int(LATE_SHARE * self.num_inference_steps), self.num_inference_steps - 1
 
 
+def draw_steps(first: int, last: int, count: int, rng: np.random.Generator) -> list[int]:
+    """``count`` different step indices in [first, last], in the order of the rollout."""
+    return sorted(int(i) for i in rng.choice(range(first, last + 1), size=count, replace=False))
+
+
 class ReFL(Algorithm):
     """See :class:`ReFLOptions`."""
 
@@ -64,6 +72,11 @@ class ReFL(Algorithm):
     options: ReFLOptions
     differentiates = True
     default_reward_weight = 1e-3
+
+    @classmethod
+    def needs_base(cls, options: Any) -> bool:
+        """For the KL-style term."""
+        return bool(options.kl_weight)
 
     @property
     def has_denoising_term(self) -> bool:
@@ -106,6 +119,8 @@ class ReFL(Algorithm):
 
     def _stay(self, gradients: Gradients, batch: MicroBatch, point: Point, prompts: Sequence[str], text: Text) -> None:
         """``||eps_theta - eps_base||^2`` where the rollout has been: no further prediction of the learning model."""
+        import torch
+
         options = self.options
         if not options.kl_weight:
             return

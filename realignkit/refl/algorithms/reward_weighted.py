@@ -8,11 +8,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import torch
 from pydantic import Field
-from torch import Tensor
 
 from realignkit.calls import rewards_of
 from realignkit.contracts import Options
@@ -20,9 +18,13 @@ from realignkit.errors import ModelError
 from realignkit.files import read_lines, write_lines
 from realignkit.provenance import placeless
 from realignkit.refl import losses, seeds
-from realignkit.refl.algorithms.base import Algorithm, Gradients, MicroBatch
+from realignkit.refl.algorithms import Algorithm, Gradients, MicroBatch
 from realignkit.refl.data import Order, digest
-from realignkit.refl.distributed import Processes
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from realignkit.refl.distributed import Processes
 
 RATINGS = "pairs.jsonl"
 BLOCK = 500
@@ -133,6 +135,8 @@ class RewardWeighted(Algorithm):
 
         The share of a pair is lambda times its weight, plus ``denoising_weight``: what both terms together weigh it.
         """
+        import torch
+
         weight = self.reward_weight
         assert self.pairs is not None and isinstance(weight, float)
         self._rated = dict(enumerate(rewards))
@@ -146,10 +150,12 @@ class RewardWeighted(Algorithm):
         return float(shares.sum().square() / shares.square().sum())
 
     def _weights(self, rewards: Tensor) -> Tensor:
-        return torch.exp(-losses.phi(rewards, self.margin) / self.options.temperature)
+        return (-losses.phi(rewards, self.margin) / self.options.temperature).exp()
 
     def _rewards(self, indices: Sequence[int], captions: Sequence[str]) -> Tensor:
         """Of L_pre's images for their own captions, (B,); each pair is rated once."""
+        import torch
+
         for i, text in zip(indices, captions, strict=True):
             if i not in self._rated:
                 # One by one, as for latents: a resumed run must not notice.
@@ -157,6 +163,8 @@ class RewardWeighted(Algorithm):
         return torch.tensor([self._rated[i] for i in indices])
 
     def _rate(self, index: int, caption: str) -> float:
+        import torch
+
         assert self.pairs is not None
         with torch.no_grad(), seeds.seeded(self.config.seed, "pairs", index):
             image = self.pairs.image(index).to(self.networks.device)
