@@ -13,7 +13,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from realignkit.attention.modulation import ModulationConfig
+    from realignkit.attention.config import ModulationConfig
     from realignkit.contracts import (
         VQA,
         Generator,

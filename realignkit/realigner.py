@@ -8,7 +8,7 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, Never, Self
 
 from realignkit import arguments, calls, draft, resolve
-from realignkit.attention.modulation import ModulationConfig
+from realignkit.attention.config import ModulationConfig
 from realignkit.contracts import Generator, Reward, Scorer, Segmenter, Tagger, parse_options
 from realignkit.errors import OptionError
 from realignkit.images import given_image

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from realignkit import arguments, calls
 from realignkit.attention import sampler
-from realignkit.attention.modulation import ModulationConfig
+from realignkit.attention.config import ModulationConfig
 from realignkit.contracts import Generator, Reward, Scorer, Segmenter, Tagger
 from realignkit.errors import ModelError, OptionError
 from realignkit.images import cropped, given_image

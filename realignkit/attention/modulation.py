@@ -6,35 +6,75 @@ With ``sim = Q K^T / sqrt(d)`` the method attends with ``softmax(sim + S * M)`` 
 
     M = lambda_t * R * (rowmax - sim) * (1 - B)  -  lambda_t * (1 - R) * (sim - rowmin) * (1 - B)     (eqs. 8, 10)
 
+and ``lambda_t = w * (t / T)^p``, in the first steps of a run, whose calls a :class:`Schedule` knows.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from realignkit.attention.config import ModulationConfig
 
-__all__ = [
-    "ModulationConfig",
-    "amounts",
-    "area_fraction",
-    "clamped",
-    "likelihood_scores",
-    "literal_attention",
-    "modulated_similarity",
-    "region_matrix",
-    "time_weight",
-]
-
 HIDDEN = -1e3
 """Additive attention-mask entries at or below this hide a key: it takes no part in a row's minimum and maximum."""
 
 PRINTED = ModulationConfig()
 """The equations as printed."""
+
+
+@dataclass(frozen=True, eq=False)
+class Schedule:
+    """The network calls of one sampling run, without those that ``strength`` skips: their steps, and ``t / T`` of each.
+
+    Attributes:
+        timesteps: float64 (calls,), what the network is told, in order.
+        steps: of each call the sampling step that it belongs to, from 0; solvers of second order call twice a step.
+        train_timesteps: ``T_train``.
+        logarithmic: whether timesteps are ``ln(sigma) / 4`` (the EDM solvers') instead of [0, ``T_train``].
+        start: the noise level that levels are relative to.
+    """
+
+    timesteps: Tensor
+    steps: tuple[int, ...]
+    train_timesteps: int = 1000
+    logarithmic: bool = False
+    start: float = 1.0
+
+    @classmethod
+    def of_timesteps(cls, timesteps: Sequence[float] | Tensor, train_timesteps: int = 1000) -> Schedule:
+        """A schedule with one call a step."""
+        flat = torch.as_tensor(timesteps, dtype=torch.float64).cpu().flatten()
+        logarithmic = len(flat) > 0 and flat.min() < 0 and flat.max() < 2
+        return cls(flat, tuple(range(len(flat))), train_timesteps, bool(logarithmic))
+
+    @property
+    def count(self) -> int:
+        """How many sampling steps there are."""
+        return self.steps[-1] + 1
+
+    def locate(self, timestep: float, last: int = -1) -> int:
+        """Which call this is, by its timestep; ``last`` is the call before it.
+
+        Nearest, not equal: half precision rounds timesteps. Of equal ones the first that is still to come.
+        """
+        distance = (self.timesteps - timestep).abs()
+        near = (distance == distance.min()).nonzero()[:, 0].tolist()
+        return next((call for call in near if call > last), last if last in near else near[0])
+
+    def level(self, timestep: float) -> float:
+        """``t / T`` of ``lambda_t``: the noise level in [0, 1], by default that of training.
+
+        Flow-matching models' timesteps are ``T_train`` times the share of noise, sigma, so this is sigma. From
+        ``ln(sigma) / 4``, of signal and sigma times as much noise, it is the same share, ``sigma / (1 + sigma)``.
+        """
+        if self.logarithmic:
+            return 1 / (1 + math.exp(-4 * timestep)) / self.start
+        return timestep / self.train_timesteps / self.start
 
 
 def time_weight(timestep: float, weight: float, power: float, train_timesteps: int = 1000) -> float:

@@ -22,9 +22,15 @@ from torch import Tensor
 
 from realignkit.attention.config import ModulationConfig
 from realignkit.attention.fast import Members, fast_attention
-from realignkit.attention.modulation import amounts, literal_attention, modulated_similarity, region_matrix, time_weight
+from realignkit.attention.modulation import (
+    Schedule,
+    amounts,
+    literal_attention,
+    modulated_similarity,
+    region_matrix,
+    time_weight,
+)
 from realignkit.attention.regions import RegionMaps, Regions, layer_size, region_maps
-from realignkit.attention.schedule import Schedule
 from realignkit.errors import ModelError
 from realignkit.pipelines.families import alone, unwrapped
 from realignkit.pipelines.refusals import why_not_replaced
@@ -56,7 +62,7 @@ def modulate(
         unet: the network. Its attention processors come back when the context ends, however it ends.
         regions: one per prompt.
         config: how to modulate.
-        timesteps: those that run, one for each call, or a :class:`~realignkit.attention.schedule.Schedule`, which
+        timesteps: those that run, one for each call, or a :class:`~realignkit.attention.modulation.Schedule`, which
             also knows steps of several calls; tells which step a call belongs to.
         num_inference_steps: instead of ``timesteps``, count the calls (one a step).
         num_images_per_prompt: neighbouring samples that share a prompt.

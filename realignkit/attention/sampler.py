@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from realignkit.arguments import instance, listed
-from realignkit.attention.config import ModulationConfig
+from realignkit.attention.config import ModulationConfig, TimeScale
+from realignkit.attention.modulation import Schedule
 from realignkit.attention.processor import ModulatedAttention, modulate
 from realignkit.attention.regions import RegionMaps, regions_of, smaller_wins
-from realignkit.attention.schedule import running_schedule
 from realignkit.contracts import parse_options
 from realignkit.errors import ModelError, OptionError
 from realignkit.machine import suited_threads
@@ -140,6 +140,38 @@ def _sample(
     if runner is not pipeline:  # offloaded components wait for the pipeline that put them off to be done
         pipeline.maybe_free_model_hooks()
     return to_pil(images), state
+
+
+def running_schedule(
+    runner: Any, num_inference_steps: int, strength: float | None = None, time_scale: TimeScale = "start"
+) -> Schedule:
+    """What a diffusers pipeline is going to call its network with.
+
+    Args:
+        runner: the pipeline; with ``strength`` an image-to-image one.
+        num_inference_steps: of the full schedule.
+        strength: as for the pipeline; None: everything runs.
+        time_scale: see :class:`~realignkit.attention.config.ModulationConfig`.
+    """
+    scheduler = runner.scheduler
+    scheduler.set_timesteps(num_inference_steps)
+    timesteps = scheduler.timesteps
+    if strength is not None:
+        timesteps, _ = runner.get_timesteps(num_inference_steps, strength, runner._execution_device)
+    train = int(scheduler.config.num_train_timesteps)
+    plain = Schedule.of_timesteps(timesteps, train)
+    relative = strength is not None and time_scale == "start"
+    start = plain.level(float(plain.timesteps[0])) if relative else 1.0
+    return Schedule(plain.timesteps, _steps(scheduler, len(plain.timesteps)), train, plain.logarithmic, start)
+
+
+def _steps(scheduler: Any, calls: int) -> tuple[int, ...]:
+    if not hasattr(scheduler, "plms_timesteps"):
+        order = max(1, int(getattr(scheduler, "order", 1)))
+        return tuple(call // order for call in range(calls))
+    # PNDM: its Runge-Kutta steps take four calls each; without them the first linear multistep takes two.
+    warm = [call // 4 for call in range(len(scheduler.prk_timesteps))] or [0, 0]
+    return tuple((warm + [warm[-1] + 1 + call for call in range(calls)])[:calls])
 
 
 def _check_strength(pipeline: Any, strength: float, num_inference_steps: int) -> None:

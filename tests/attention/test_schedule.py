@@ -12,8 +12,8 @@ from PIL import Image
 
 from realignkit.attention import processor
 from realignkit.attention.config import ModulationConfig
-from realignkit.attention.sampler import refine
-from realignkit.attention.schedule import Schedule, running_schedule
+from realignkit.attention.modulation import Schedule
+from realignkit.attention.sampler import refine, running_schedule
 from realignkit.errors import ModelError
 from tests.small_pipelines import layout
 
