@@ -73,6 +73,13 @@ class Plugin(ABC):
         """
         return ""
 
+    def out_of_reach(self) -> str:
+        """Why weights that this plugin needs are neither here nor to be had, with the remedy; empty otherwise.
+
+        Asked before minutes of work. May ask the network and take seconds, but downloads and loads nothing.
+        """
+        return ""
+
 
 def parse_options(model: type[T], values: T | Mapping[str, Any] | None, owner: str) -> T:
     """Validate ``values`` against a pydantic model; one readable :class:`OptionError` if that fails.

@@ -286,6 +286,7 @@ class Realigner(Steps):
         one = isinstance(prompt, str) and arguments.is_one(seed)
         drafts = [draft.Draft(*asked) for asked in zip(*arguments.pair(prompt, seed, coarse), strict=True)]
         self.parts.check_complete()
+        self.check_reach()
         self.check_model()
         for each in drafts:  # all of them before any work, not batch by batch
             self.check_prompt(each.prompt)

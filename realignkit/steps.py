@@ -196,6 +196,24 @@ class Steps:
         arguments.check_text(prompt)
         encoding.check_prompt(self.pipeline(), prompt)
 
+    def check_reach(self) -> None:
+        """Refuse to begin what the tagger, the segmenter or the reward could not go on with. May ask the network.
+
+        Raises:
+            ModelError: one of them has weights that are neither on this machine nor to be had.
+        """
+        for part in self.parts.single:
+            if part.kind == "generator":  # is loaded first, and tells
+                continue
+            with part.blame():
+                why = getattr(part.plugin, "out_of_reach", str)()
+            if why:
+                argument = "select_by" if part.kind == "reward" else part.kind
+                raise ModelError(
+                    f"{part.whose} cannot work: {why} Another {part.kind} is chosen with {argument}= "
+                    f"(--{argument.replace('_', '-')}); 'realignkit plugins --kind {part.kind}'."
+                )
+
     def check_model(self) -> None:
         """Refuse a model that cannot be loaded or whose attention cannot be modulated. Loads the pipeline.
 

@@ -273,6 +273,30 @@ def test_a_pipeline_without_its_network_draws_nothing(make_realigner):
         make_realigner(pipeline)
 
 
+@pytest.mark.parametrize("kind", ["tagger", "segmenter", "select_by"])
+def test_weights_that_cannot_be_had_are_missed_before_anything_is_drawn(make_realigner, kind):
+    class Far(contracts.Plugin):
+        def out_of_reach(self) -> str:
+            return "its checkpoint is away. Fetch it."
+
+        def __call__(self, *args: Any) -> Any:
+            raise AssertionError("was asked")
+
+    realigner = make_realigner(
+        candidates=2, **{"select_by": lambda images, prompts: images.mean((1, 2, 3)), kind: Far()}
+    )
+    called = {"select_by": "reward"}.get(kind, kind)
+    told = (
+        f"{called} 'Far' cannot work: its checkpoint is away. Fetch it. Another {called} is chosen with {kind}= "
+        f"(--{kind.replace('_', '-')}); 'realignkit plugins --kind {called}'."
+    )
+    for call in (realigner.check_reach, lambda: realigner(PROMPT, 7, progress=lambda *at: pytest.fail("has begun"))):
+        with pytest.raises(ModelError) as caught:
+            call()
+        assert str(caught.value) == told
+    assert len(realigner.generate([PROMPT], [7])) == 1
+
+
 @pytest.mark.parametrize("kind", ["model", "tagger", "scorer", "segmenter"])
 def test_unknown_names_suggest_known_ones(make_realigner, kind):
     wrong = {"model": "tinny", "tagger": "quadrant", "scorer": "word", "segmenter": "quadrant"}[kind]

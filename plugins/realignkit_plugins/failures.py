@@ -155,7 +155,7 @@ def _hub_tokens() -> list[str]:
 
 def _explain(model: str, error: BaseException, local: bool, told: Sequence[str]) -> str:
     chain = list(_chain(error))
-    text = "\n".join(f"{type(one).__name__}: {one}" for one in chain)
+    text = _text(chain)
     numbers = {one.errno for one in chain if isinstance(one, OSError)}
     gist = _gist(error)
     if any(map(out_of_memory, chain)):
@@ -172,7 +172,7 @@ def _explain(model: str, error: BaseException, local: bool, told: Sequence[str])
         )
     if errno.EACCES in numbers or errno.EROFS in numbers or _FORBIDDEN.search(text):
         return f"({gist}). Make the file readable and its folder writable, or set HF_HOME to a folder of yours."
-    if not local and (said := _of_the_hub(model, chain, text)):
+    if not local and (said := of_the_hub(model, error)):
         return said
     if said := _of_another_kind(chain, text, told):
         return said
@@ -193,13 +193,18 @@ def _explain(model: str, error: BaseException, local: bool, told: Sequence[str])
     )
 
 
+def _text(chain: Sequence[BaseException]) -> str:
+    return "\n".join(f"{type(one).__name__}: {one}" for one in chain)
+
+
 def _names(chain: Sequence[BaseException]) -> set[str]:
     return {cls.__name__ for one in chain for cls in type(one).__mro__}
 
 
-def _of_the_hub(model: str, chain: Sequence[BaseException], text: str) -> str | None:
-    """Why the hub does not give it."""
-    names = _names(chain)
+def of_the_hub(model: str, error: BaseException) -> str | None:
+    """Why the hub does not give it, as of :func:`explain`; None where the error is of another kind."""
+    chain = list(_chain(error))
+    names, text = _names(chain), _text(chain)
     repository = model.partition(":")[0]
     if "GatedRepoError" in names:
         return (

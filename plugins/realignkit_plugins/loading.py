@@ -18,6 +18,7 @@ from realignkit.contracts import Plugin
 from realignkit.errors import ModelError
 from realignkit.machine import say_once, slow_bf16
 from realignkit_plugins.failures import loading
+from realignkit_plugins.hub import out_of_reach
 from realignkit_plugins.model_names import local_file, resolve_model
 from realignkit_plugins.weight_formats import is_weight_file
 
@@ -114,6 +115,7 @@ class CheckpointPlugin(Plugin):
         checkpoint: what the option ``model`` has to be.
         role: what messages call the plugin ("tagger").
         remedy: what to do when the network computes NaN.
+        checkpoint_options: pairs of options: a checkpoint, and its revision on the hub.
     """
 
     class Options(PluginOptions):
@@ -127,6 +129,7 @@ class CheckpointPlugin(Plugin):
     checkpoint: ClassVar[Checkpoint]
     role: ClassVar[str] = "plugin"
     remedy: ClassVar[str] = "Download or train the checkpoint again."
+    checkpoint_options: ClassVar[tuple[tuple[str, str], ...]] = (("model", "revision"),)
 
     @cached_property
     def loaded(self) -> Any:
@@ -142,6 +145,16 @@ class CheckpointPlugin(Plugin):
         """Load the checkpoint that the options name: a :class:`Loaded`. Whatever goes wrong is explained."""
         chosen = self.options
         return self.checkpoint.load(chosen.model, chosen.revision, self.device, self.dtype)
+
+    def out_of_reach(self) -> str:
+        """Of all checkpoints that the options name, the first that is neither here nor to be had."""
+        if "loaded" in vars(self):
+            return ""
+        for option, revision in self.checkpoint_options:
+            model = getattr(self.options, option)
+            if why := out_of_reach(model, getattr(self.options, revision)):
+                return f"its checkpoint '{model}' (option {option}) cannot be loaded {why}"
+        return ""
 
     @property
     def model(self) -> str:

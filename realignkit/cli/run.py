@@ -113,6 +113,7 @@ def run(
                 _realigner, model, specs, [*extra, *(assignments or [])], candidates, select_by, batch_size, threads
             )
             realigner = make()
+            realigner.check_reach()
             realigner.check_model()
             if single:
                 realigner.check_prompt(texts[0])

@@ -185,7 +185,8 @@ def run_many(
         ]
         skipped, failures = len(jobs) - len(todo), list[Failure]()
         if todo:
-            realigner.check_model()  # fails for all prompts or for none
+            realigner.check_reach()  # both fail for all prompts or for none
+            realigner.check_model()
         try:
             size = realigner.batch_size
             batches = [todo[start : start + size] for start in range(0, len(todo), size)]

@@ -224,12 +224,22 @@ def main(cache: Path, home: Path) -> None:
     load = every["lora"][1]
     for given in ("good/lora", "good/lora:other.safetensors", "good/lora:none.safetensors"):
         found["lora"][given] = attempt(lambda: load(given))  # noqa: B023
+    found["ram"]["reach"] = {owner: reach("ram", model=f"{owner}/ram") for owner in ("good", "nobody", "gated")}
+    found["sam"]["reach"] = {
+        owner: reach("grounded_sam", model="good/base", sam=f"{owner}/sam") for owner in ("good", "nobody")
+    }
     server.shutdown()
     server.server_close()
     close_session()  # connections that are still open would still be answered
     for name, (repository, load) in every.items():
         found[name]["no network"] = attempt(lambda: load(f"far/{repository}"))  # noqa: B023
         found[name]["no folder"] = attempt(lambda: load(f"./no/{repository}"))  # noqa: B023
+    found["ram"]["reach"] |= {
+        "kept": reach("ram", model="drops/ram"),
+        "far": reach("ram", model="far/ram"),
+        "folder": reach("ram", model=str(FOLDER / "ram")),
+        "no folder": reach("ram", model="./no/ram"),
+    }
     load = every["lora"][1]
     found["lora"]["kept"] = attempt(lambda: load("good/lora"))
     for name in ("stable_diffusion", "image_classification", "ram", "clipseg"):
@@ -254,6 +264,14 @@ def adapters(folder: Path) -> Path:
     for file in ("pytorch_lora_weights.safetensors", "other.safetensors"):
         save_file(pair, folder / file)
     return folder
+
+
+def reach(name: str, **options: Any) -> str:
+    """What a tagger or segmenter says of its checkpoints before anything is loaded."""
+    from realignkit.registry import default_registry
+
+    kind = "segmenter" if name == "grounded_sam" else "tagger"
+    return str(default_registry().create(kind, name, device="cpu", **options).out_of_reach())
 
 
 def named(pipeline: Any) -> None:

@@ -106,6 +106,18 @@ def test_a_pipeline_from_the_hub_goes_by_its_name_there(found):
     assert found["stable_diffusion"]["name"] == {"type": "", "text": "loaded"}
 
 
+def test_what_is_out_of_reach_is_known_before_it_is_needed(found):
+    answers = found["ram"]["reach"]
+    assert {name for name, said in answers.items() if not said} == {"good", "gated", "kept", "folder", "no folder"}
+    assert answers["far"] == (
+        "its checkpoint 'far/ram' (option model) cannot be loaded (it is not on this machine, and the hub cannot be "
+        "reached). Check the network and run again, or copy the model here and give its folder."
+    )
+    assert "the hub knows no 'nobody/ram'" in answers["nobody"]
+    assert found["sam"]["reach"]["good"] == ""
+    assert found["sam"]["reach"]["nobody"].startswith("its checkpoint 'nobody/sam' (option sam) cannot be loaded")
+
+
 def test_adapters_from_the_hub(found):
     """By repository, by a file of it, and from the cache without network."""
     for given in ("good/lora", "good/lora:other.safetensors", "kept"):

@@ -53,6 +53,8 @@ class CaptionReward(PixelReward):
         frozen=True,
     )
 
+    checkpoint_options = (("captioner", "captioner_revision"), ("text_encoder", "text_encoder_revision"))
+
     class Options(PluginOptions):
         """Options of :class:`CaptionReward`."""
 

@@ -51,6 +51,7 @@ class GroundedSamSegmenter(CheckpointPlugin, Segmenter):
 
     role = "detector"
     remedy = "Download it again."
+    checkpoint_options = (("model", "revision"), ("sam", "sam_revision"))
     checkpoint = Checkpoint(
         "Grounding DINO checkpoint",
         {"grounding-dino": "GroundingDinoForObjectDetection"},
