@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 __version__ = "0.2.0"
 
 _HOME = {
-    "attention.modulation": ("ModulationConfig",),
+    "attention.config": ("ModulationConfig",),
     "contracts": (
         *("VQA", "Generator", "Metric", "Options", "Plugin", "PromptSet", "Reward", "Scorer", "Segmenter", "Tagger"),
     ),

@@ -9,7 +9,7 @@ import torch
 from diffusers import StableDiffusionPipeline
 
 from realignkit.errors import OptionError
-from tests.refl.test_trainer import close
+from tests.refl.test_step import close
 
 WHOLE = {"trainable": "unet", "train_text_encoder": True}
 

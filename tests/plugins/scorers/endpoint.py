@@ -13,6 +13,11 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+import pytest
+
+from realignkit.errors import ScorerError
+from realignkit.types import Likelihood, LocalCaption, Tag
+
 TRUTH = {
     "book": ("a red book", "certain"),
     "pen": ("a yellow pen", "certain"),
@@ -20,6 +25,9 @@ TRUTH = {
     "sign": ("a sign", "unlikely"),
 }
 PROMPT = "a red book and a yellow pen"
+TAGS = tuple(Tag(name, 0.5) for name in TRUTH)
+RIGHT = tuple(LocalCaption(name, caption, Likelihood(word)) for name, (caption, word) in TRUTH.items())
+SECRET = "sk-very-secret-0123456789"
 
 
 def right_answer(tags: list[str] | None = None) -> str:
@@ -152,3 +160,14 @@ def asked_prompt(request: dict[str, Any]) -> str:
     """The description that a request is about."""
     match = re.search(r'^Description: (".*")$', request["messages"][1]["content"], re.MULTILINE)
     return str(json.loads(match[1])) if match else ""
+
+
+def script(*replies):
+    """These replies one after the other, the last one for ever."""
+    return lambda request, number: replies[min(number, len(replies) - 1)]
+
+
+def failure(call):
+    with pytest.raises(ScorerError) as failed:
+        call(PROMPT, TAGS)
+    return failed.value

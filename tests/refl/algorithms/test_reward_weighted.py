@@ -15,7 +15,7 @@ from realignkit.errors import ModelError, OptionError
 from realignkit.images import to_tensor
 from realignkit.refl.algorithms import reward_weighted as ratings
 from tests.refl.rewards import Blind, Colour
-from tests.refl.test_trainer import close
+from tests.refl.test_step import close
 
 WEIGHTED = {"algorithm": "reward_weighted", "caption_dropout": 0.0}
 SHADES = {
