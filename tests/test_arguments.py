@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -286,3 +287,43 @@ def test_arguments_that_belong_elsewhere_say_where(realigner, make_realigner):
         make_realigner(share=0.5)
     with pytest.raises(TypeError, match="no argument 'cosrse'; did you mean coarse"):
         realigner(PROMPT, 7, cosrse=None)
+
+
+@pytest.mark.parametrize("prompt", ["", "  \n "])
+def test_empty_prompt(realigner, prompt):
+    with pytest.raises(PromptError, match="empty"):
+        realigner(prompt)
+
+
+@pytest.mark.parametrize("prompt", ["a red \ud83d book", "a \udcff pen"])
+def test_half_a_character_is_refused_before_any_work(realigner, prompt):
+    calls: list[Any] = []
+    with pytest.raises(PromptError, match=r"broken character \(\\ud"):
+        realigner([PROMPT, prompt], 1, progress=lambda *args: calls.append(args))
+    assert not calls
+    with pytest.raises(PromptError) as caught:
+        realigner.generate([prompt], [1])
+    str(caught.value).encode()  # any terminal can show it
+    with pytest.raises(PromptError, match="broken character"):
+        realigner.score(prompt, [])
+
+
+def test_prompt_over_the_limit_is_refused_before_any_work(realigner):
+    fitting = " ".join(["book"] * (tiny.MAX_TOKENS - 2))  # start and end token
+    realigner.check_prompt(fitting)
+    calls: list[Any] = []
+    with pytest.raises(PromptError, match=str(tiny.MAX_TOKENS)):
+        realigner([PROMPT, fitting + " pen"], 1, progress=lambda *args: calls.append(args))
+    assert not calls
+
+
+@pytest.mark.parametrize("arguments", [(["a", "b"], [1, 2, 3]), (["a"], [-1]), ("a", True), ("a", ["1"])])
+def test_prompts_and_seeds_that_do_not_go_together(realigner, arguments):
+    with pytest.raises(OptionError, match="seed"):
+        realigner(*arguments)
+
+
+def test_refine_takes_an_image_per_prompt_or_none_at_all(realigner):
+    with pytest.raises(OptionError, match="one image per prompt, or none at all"):
+        realigner.refine([PROMPT] * 2, [Layout()] * 2, [1, 2], [Image.new("RGB", (32, 32)), None])
+    assert len(realigner.refine([PROMPT] * 2, [Layout()] * 2, [1, 2], [None, None]).images) == 2

@@ -1,5 +1,10 @@
 """Plugins get copies, and what they return is checked: nothing wrong gets any further."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -7,15 +12,10 @@ from PIL import Image
 import realignkit
 from realignkit import contracts
 from realignkit.errors import PluginError
-from realignkit.realigner import Realigner
 from realignkit.types import Layout, Likelihood, LocalCaption, Tag
+from tests import tiny
 
 PROMPT = "a red book and a yellow pen"
-
-
-def with_parts(realigner, **parts):
-    made = {"tagger": realigner.tagger, "segmenter": realigner.segmenter, "scorers": realigner.scorers} | parts
-    return Realigner(realigner.generator, **made, registry=realigner.registry, sampling=realigner.sampling)
 
 
 class Painter(contracts.Tagger):
@@ -38,17 +38,17 @@ class PaintingSegmenter(contracts.Segmenter):
 
 def test_plugins_that_paint_on_images_change_their_copy_only(realigner):
     clean = realigner(PROMPT, 7)
-    painted = with_parts(realigner, tagger=Painter(), segmenter=PaintingSegmenter())(PROMPT, 7)
+    painted = realigner.with_(tagger=Painter(), segmenter=PaintingSegmenter())(PROMPT, 7)
     assert np.array_equal(np.asarray(painted.coarse), np.asarray(clean.coarse))
     image = Image.new("RGB", (32, 32))
-    with_parts(realigner, tagger=Painter()).tag([image])
+    realigner.with_(tagger=Painter()).tag([image])
     assert image.getextrema() == ((0, 0),) * 3
 
 
 def test_a_segmenters_memory_is_not_the_layouts(realigner):
     segmenter = PaintingSegmenter()
     captions = [LocalCaption("book", "a red book", Likelihood.CERTAIN)]
-    layout, _ = with_parts(realigner, segmenter=segmenter).segment(Image.new("RGB", (32, 32)), captions)
+    layout, _ = realigner.with_(segmenter=segmenter).segment(Image.new("RGB", (32, 32)), captions)
     segmenter.memory[:] = False
     assert layout.segments[0].area == 0.25
 
@@ -81,7 +81,7 @@ def test_a_taggers_confidence_is_a_share(realigner, confidence):
             return [(Tag("book", confidence),) for _ in images]
 
     with pytest.raises(PluginError, match=r"tagger 'Unsure' .*confidence must be in \[0, 1\]"):
-        with_parts(realigner, tagger=Unsure()).tag([Image.new("RGB", (32, 32))])
+        realigner.with_(tagger=Unsure()).tag([Image.new("RGB", (32, 32))])
 
 
 def test_numpys_numbers_are_welcome_and_become_pythons(realigner):
@@ -89,7 +89,7 @@ def test_numpys_numbers_are_welcome_and_become_pythons(realigner):
         def __call__(self, images):
             return [(Tag("book", np.float32(0.5)),) for _ in images]
 
-    ((tag,),) = with_parts(realigner, tagger=Sure()).tag([Image.new("RGB", (32, 32))])
+    ((tag,),) = realigner.with_(tagger=Sure()).tag([Image.new("RGB", (32, 32))])
     assert type(tag.confidence) is float and tag.confidence == 0.5
 
 
@@ -103,3 +103,135 @@ def test_a_hooks_layout_is_checked_throughout(registry, realigner):
     registry.register(Careless(), "careless")
     with pytest.raises(PluginError, match=r"'careless' .*confidence must be in \[0, 1\]"):
         realigner(PROMPT, 7)
+
+
+# --- plugins that fail ------------------------------------------------------------------------------------------------
+
+
+class Raising(contracts.Scorer):
+    class Options(contracts.Options):
+        api_key: str = ""
+
+    def __call__(self, prompt: str, tags: Sequence[Tag]) -> tuple[LocalCaption, ...]:
+        raise TimeoutError(f"no answer with key {self.options.api_key}")
+
+
+class Answering(contracts.Scorer):
+    """Gives the tags' names through a function, each of them certain."""
+
+    def __init__(self, change: Any) -> None:
+        self.change = change
+
+    def __call__(self, prompt: str, tags: Sequence[Tag]) -> tuple[Any, ...]:
+        return tuple(tiny.certain(name) for name in self.change([tag.name for tag in tags]))
+
+
+class Talking(contracts.Scorer):
+    """Finds everything certain, and says how much that was."""
+
+    def __call__(self, prompt, tags):
+        return tuple(tiny.certain(tag.name) for tag in tags)
+
+    def notes(self, prompt, captions):
+        return (f"{len(captions)} judged for '{prompt}'",)
+
+
+def test_what_a_scorer_says_reaches_the_notes(realigner):
+    realigner = realigner.with_(scorers=[("raising", Raising()), ("talking", Talking())])
+    result = realigner(PROMPT, 7)
+    assert f"{len(result.tags)} judged for '{PROMPT}'" in result.notes
+    assert realigner.score(PROMPT, result.tags).notes == (f"{len(result.tags)} judged for '{PROMPT}'",)
+
+
+def test_scorers_that_break_the_contract_hand_over_and_it_is_recorded(realigner):
+    tags = (Tag("book"), Tag("pen"))
+    scorers = [
+        ("raises", Raising(api_key="sk-123")),
+        ("forgets", Answering(lambda names: names[:-1])),
+        ("invents", Answering(lambda names: [*names, "cat"])),
+        ("repeats", Answering(lambda names: [names[0], *names])),
+        ("shuffles", Answering(lambda names: names[::-1])),
+        ("good", Answering(lambda names: names)),
+        ("unused", Raising()),
+    ]
+    answer = realigner.with_(scorers=scorers).score(PROMPT, tags)
+    assert answer.scorer == "good"
+    assert answer.captions == (tiny.certain("book"), tiny.certain("pen"))
+    assert list(answer.failures) == ["raises", "forgets", "invents", "repeats", "shuffles"]
+    assert "TimeoutError" in answer.failures["raises"]
+    assert "sk-123" not in answer.failures["raises"]
+    assert "leaves out 'pen'" in answer.failures["forgets"]
+    assert "invents 'cat'" in answer.failures["invents"]
+    assert "repeats 'book'" in answer.failures["repeats"]
+    assert "order" in answer.failures["shuffles"]
+
+
+def test_answers_of_other_types_hand_over(realigner):
+    class Chatty(contracts.Scorer):
+        def __call__(self, prompt: str, tags: Sequence[Tag]) -> Any:
+            return ["certainly!" for _ in tags]
+
+    scorers = [("chatty", Chatty()), ("good", Answering(lambda names: names))]
+    answer = realigner.with_(scorers=scorers).score(PROMPT, [Tag("book")])
+    assert "certainly!" in answer.failures["chatty"]
+
+
+def test_all_scorers_failing_names_each_reason(realigner):
+    failing = realigner.with_(scorers=[("first", Raising()), ("second", Answering(lambda _: []))])
+    with pytest.raises(PluginError, match=r"first: TimeoutError.*second: .*leaves out"):
+        failing.score(PROMPT, [Tag("book")])
+
+
+def test_fallback_is_noted_in_the_result(realigner):
+    result = realigner.with_(scorers=[("first", Raising()), ("second", tiny.WordyScorer())])(PROMPT, 7)
+    assert result.plugins["scorer"] == "second"
+    assert any("'first' did not answer: TimeoutError" in note for note in result.notes)
+
+
+@pytest.mark.parametrize(
+    ("answer", "problem"),
+    [
+        ([], "0 answers for 1"),
+        ([(np.ones((4, 4), bool), 1.0)], r"must be bool \(32, 32\)"),
+        ([(np.ones((32, 32)), 1.0)], "float64"),
+        ([(np.ones((32, 32), bool), float("nan"))], r"confidence must be in \[0, 1\]"),
+        ([np.ones((32, 32), bool)], r"no \(mask, confidence\)"),
+    ],
+)
+def test_segmenter_that_breaks_the_contract_is_named(realigner, answer, problem):
+    class Wrong(contracts.Segmenter):
+        def __call__(self, image: Any, phrases: Sequence[str]) -> Any:
+            return answer
+
+    wrong = realigner.with_(segmenter=Wrong())
+    with pytest.raises(PluginError, match=f"segmenter 'Wrong' .*{problem}"):
+        wrong.segment(Image.new("RGB", (32, 32)), [tiny.certain("book")])
+
+
+def test_empty_mask_counts_as_not_found(realigner):
+    class Nothing(contracts.Segmenter):
+        def __call__(self, image: Any, phrases: Sequence[str]) -> Any:
+            return [(np.zeros((32, 32), bool), 0.9) for _ in phrases]
+
+    blind = realigner.with_(segmenter=Nothing())
+    layout, notes = blind.segment(Image.new("RGB", (32, 32)), [tiny.certain("book")])
+    assert len(layout) == 0
+    assert "no mask for 'book'" in notes[0]
+
+
+def test_tagger_failures_are_named(realigner):
+    class Given(contracts.Tagger):
+        def __init__(self, tag: Any) -> None:
+            self.tag = tag
+
+        def __call__(self, images: Sequence[Any]) -> list[tuple[Tag, ...]]:
+            return [self.tag(image) for image in images]
+
+    def fail(image: Any) -> Any:
+        raise ZeroDivisionError("oops")
+
+    image = Image.new("RGB", (32, 32))
+    with pytest.raises(PluginError, match="tagger 'Given' failed: ZeroDivisionError: oops"):
+        realigner.with_(tagger=Given(fail)).tag([image])
+    with pytest.raises(PluginError, match="no tag"):
+        realigner.with_(tagger=Given(lambda _: ("book",))).tag([image])

@@ -1,17 +1,20 @@
-"""Pipelines that users have made, handed to a realigner."""
+"""What users name, or have made, becomes a realigner: plugins with their options, defaults and chains; pipelines."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import diffusers
 import numpy as np
 import pytest
 import torch
 
-from realignkit import Realigner
-from realignkit.errors import ModelError, OptionError
+import realignkit
+from realignkit import ModulationConfig, Realigner, contracts
+from realignkit.errors import ModelError, OptionError, PluginError
 from realignkit.realignment import Realignment
+from realignkit.resolve import LAST_SCORER
 from tests import tiny
 
 PROMPT = "a red book and a yellow pen"
@@ -110,3 +113,76 @@ def test_attention_that_cannot_be_modulated_is_refused_before_anything_is_drawn(
     with pytest.raises(ModelError, match=r"computes attention with Own.*still make coarse images"):
         made(PROMPT, 7, progress=lambda *_: pytest.fail("drew"))
     assert made.generate([PROMPT], [7])[0].size == (32, 32)
+
+
+# --- of a realigner ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["model", "tagger", "scorer", "segmenter"])
+def test_unknown_names_suggest_known_ones(make_realigner, kind):
+    wrong = {"model": "tinny", "tagger": "quadrant", "scorer": "word", "segmenter": "quadrant"}[kind]
+    right = {"model": "tiny", "tagger": "quadrants", "scorer": "wordy", "segmenter": "quadrants"}[kind]
+    with pytest.raises(PluginError, match=f"Did you mean '{right}'"):
+        make_realigner(**{kind: wrong})
+
+
+def test_unknown_options_suggest_known_ones(make_realigner):
+    with pytest.raises(OptionError, match="threshold"):
+        make_realigner(options={"tagger": {"treshold": 0.5}})
+    with pytest.raises(OptionError, match="share"):
+        make_realigner(modulation={"shares": 0.5})
+    with pytest.raises(OptionError, match="num_inference_steps"):
+        make_realigner(sampling={"steps": 5})
+    with pytest.raises(OptionError, match="kind"):
+        make_realigner(options={"taggers": {}})
+
+
+def test_plugin_that_is_not_installed(make_realigner):
+    with pytest.raises(PluginError, match="pip install 'distant-thing>=1'"):
+        make_realigner(scorer="distant")
+
+
+def test_models_defaults_lie_below_the_users_settings(make_realigner):
+    plain = make_realigner()
+    assert plain.modulation == ModulationConfig(share=0.5, cross_weight=2.0)
+    assert plain.sampling.num_inference_steps == 4
+    changed = make_realigner(modulation={"share": 0.9, "power": 3}, sampling={"guidance_scale": 2})
+    assert changed.modulation == ModulationConfig(share=0.9, cross_weight=2.0, power=3)
+    assert (changed.sampling.num_inference_steps, changed.sampling.guidance_scale) == (4, 2)
+    whole = ModulationConfig(power=1)
+    assert make_realigner(modulation=whole).modulation is whole
+
+
+def test_plugins_may_be_given_ready_made(make_realigner):
+    tagger = tiny.QuadrantTagger(threshold=0.2)
+    realigner = make_realigner(tagger=tagger)
+    assert realigner.tagger is tagger
+    assert realigner.settings["tagger"] == {"threshold": 0.2}
+    assert realigner.names["tagger"] == "QuadrantTagger"
+    with pytest.raises(OptionError, match="already made"):
+        make_realigner(tagger=tagger, options={"tagger": {"threshold": 0.3}})
+
+
+class Raising(contracts.Scorer):
+    class Options(contracts.Options):
+        api_key: str = ""
+
+    def __call__(self, prompt, tags):
+        raise TimeoutError
+
+
+def test_chain_from_names_ends_with_the_scorer_that_always_answers(registry, make_realigner):
+    class More:
+        @realignkit.hookimpl
+        def register_scorers(self, register: Any) -> None:
+            register("raising", Raising, "raises")
+            register(LAST_SCORER, tiny.WordyScorer, "always answers")
+
+    assert [name for name, _ in make_realigner().scorers] == ["wordy"]
+    registry.register(More(), "more")
+    assert [name for name, _ in make_realigner().scorers] == ["wordy", LAST_SCORER]
+    explicit = make_realigner(scorer=f"raising, {LAST_SCORER},wordy", options={"scorer": {"api_key": "k"}})
+    assert [name for name, _ in explicit.scorers] == ["raising", LAST_SCORER, "wordy"]
+    assert [scorer.options.api_key for _, scorer in explicit.scorers] == ["k", "k", "k"]
+    one = make_realigner(scorer="raising", options={"scorer": {"raising.api_key": "k"}})
+    assert [scorer.options.api_key for _, scorer in one.scorers] == ["k", ""]

@@ -259,3 +259,8 @@ if __name__ == "__main__":
     if count := os.environ.get("TINY_DIES_AFTER"):
         default_registry().register(plugins.DiesAfter(int(count)), "dies")
     sys.exit(main())
+
+
+def certain(name: str) -> LocalCaption:
+    """An object that is called what it is."""
+    return LocalCaption(name, name, Likelihood.CERTAIN)
