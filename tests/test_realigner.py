@@ -9,6 +9,7 @@ import torch
 from PIL import Image, ImageDraw
 
 import realignkit
+from realignkit import contracts
 from realignkit.attention.config import ModulationConfig
 from realignkit.errors import ModelError, OptionError, PluginError
 from realignkit.realigner import STEPS, Realigner
