@@ -26,14 +26,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 from rich.progress import track
-from segmenters import WAYS  # the script beside this one
+from segmenters import WAYS  # the scripts beside this one
+from sweeps import PAPER, SWEEPS, sweep_summary
 
 from realignkit import (
     Layout,
     Likelihood,
     LocalCaption,
-    ModulationConfig,
     Realigner,
     Segment,
     Tag,
@@ -62,56 +63,6 @@ GROUPS = {
 }
 MORE_GROUPS = {"two objects": {"pairs": "mixed", "objects": 2}}
 """On request: what `micro:validation,objects=2` is."""
-PAPER = {**ModulationConfig().model_dump(), "tagger": {"threshold": 0.5}}
-_TEXT = {"isolate_phrases": False, "append_missing": False}
-_HALF = {**_TEXT, "power": 1.0, "share": 0.5, "cross_weight": 0.8, "self_weight": 0.0}
-_NEAR = {**_HALF, "strength": 0.9, "time_scale": "train"}
-_VERIFIED = {**_NEAR, "verify": True}
-SWEEP: dict[str, dict[str, Any]] = {
-    "paper's (p=5, 30 %)": {},
-    "paper's, verified": {"verify": True},
-    "paper's, text untouched": _TEXT,
-    "paper's, text untouched, verified": {**_TEXT, "verify": True},
-    "paper's, text untouched, tags from 0.1, verified": {**_TEXT, "verify": True, "tagger": {"threshold": 0.1}},
-    "isolation alone": {"cross_weight": 0.0, "self_weight": 0.0, "append_missing": False},
-    "p=1, 50 %, w=0.8": _HALF,
-    "p=1, 50 %, w=0.8, verified": {**_HALF, "verify": True},
-    "from 90 % noise, w=0": {**_NEAR, "cross_weight": 0.0},
-    "from 90 % noise, w=0.8": _NEAR,
-    "from 90 % noise, w=0.8, verified": _VERIFIED,
-    "from 90 % noise, w=0.8, verified, isolated": {**_VERIFIED, "isolate_phrases": True},
-    "from 90 % noise, w=0.8, verified, self 0.24": {**_VERIFIED, "self_weight": 0.24},
-    "from 90 % noise, w=0.8, verified, tags from 0.1": {**_VERIFIED, "tagger": {"threshold": 0.1}},
-    "from 90 % noise, w=0.5, verified": {**_VERIFIED, "cross_weight": 0.5},
-    "from 96 % noise, w=0.8, verified": {**_VERIFIED, "strength": 0.96},
-    "from 96 % noise, w=0.8, tags from 0.1, verified": {
-        **_VERIFIED,
-        "strength": 0.96,
-        "tagger": {"threshold": 0.1},
-    },
-    "from 80 % noise, w=0.8, verified": {**_VERIFIED, "strength": 0.8},
-}
-"""Modulation options over the paper's; under "tagger" and "segmenter" those of the plugins."""
-_MICRO = {**_TEXT, "tagger": {"threshold": 0.1}}
-_TIMES = {"t / T_train": {"time_scale": "train"}, "t / t_start": {"time_scale": "start"}, "p = 0": {"power": 0.0}}
-
-
-def _both(settings: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    return {
-        f"{name}{more}": {**_MICRO, **how, "verify": bool(more)}
-        for more in ("", ", verified")
-        for name, how in settings.items()
-    }
-
-
-STRENGTH = _both({f"{s}, {name}": {"strength": s, **how} for s in (0.4, 0.6, 0.8) for name, how in _TIMES.items()})
-CLAMP = _both({"as printed": {}, "clamped": {"clamp": True}})
-SWEEPS = {"settings": SWEEP, "strength": STRENGTH, "clamp": CLAMP}
-AGAINST = {
-    **{name: name.replace(how, "t / T_train") for name in STRENGTH for how in list(_TIMES)[1:] if how in name},
-    **{name: name.replace("clamped", "as printed") for name in CLAMP if "clamped" in name},
-}
-"""Settings that are also compared with one another."""
 
 
 def main() -> None:
@@ -348,26 +299,6 @@ def run_sweep(arguments: argparse.Namespace) -> None:
     print((arguments.out / "summary.md").read_text())
 
 
-def sweep_summary(rows: list[dict[str, Any]]) -> str:
-    """A table over all prompts, one over those with two objects where there are others, one of settings in pairs."""
-    parts = {"all": rows, "two objects": [row for row in rows if row["group"] != "three objects"]}
-    if len(parts["two objects"]) == len(rows):
-        del parts["all"]
-    names = [name for sweep in SWEEPS.values() for name in sweep if rows and name in rows[0]]
-    tables = []
-    for title, some in parts.items():
-        pairs = [(name, "base", name) for name in names]
-        pairs += [
-            (f"{name}, against {AGAINST[name]}", AGAINST[name], name) for name in names if AGAINST.get(name) in names
-        ]
-        lines = [HEADER.replace("prompts", f"setting ({title})", 1)]
-        for label, old, new in pairs if some else ():
-            flags = ([bool(row[name]) for row in some] for name in (old, new))
-            lines.append(compare(*flags, [row["prompt"] for row in some]).row(label))
-        tables.append("\n".join(lines))
-    return "\n\n".join([*tables, HOW]) + "\n"
-
-
 def judge(oracle: Oracle, prompts: list[str], images: list[Any]) -> list[bool]:
     """Which images are fully right."""
     return [fully_right(prompt, found) for prompt, found in zip(prompts, oracle.detect(images), strict=True)]
@@ -389,7 +320,7 @@ def run_steps(arguments: argparse.Namespace) -> None:
     for index in range(count):
         truth = scene(77, index, "all")
         rendering = render(truth)
-        image = _image(rendering.image)
+        image = Image.fromarray(rendering.image)
         names = {tag.name for tag in realigner.tag([image])[0]}
         found, hit, wanted = found + len(names), hit + len(names & truth.tags), wanted + len(truth.tags)
         prompt = " and ".join(phrase(thing) for thing in truth.things)
@@ -410,12 +341,6 @@ def run_steps(arguments: argparse.Namespace) -> None:
     ]
     atomic_write(arguments.out / "summary.md", "\n".join(lines) + "\n")
     print("\n".join(lines))
-
-
-def _image(pixels: np.ndarray) -> Any:
-    from PIL import Image
-
-    return Image.fromarray(pixels)
 
 
 if __name__ == "__main__":

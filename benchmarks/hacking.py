@@ -9,17 +9,16 @@ The training is set up to go wrong: nothing holds the model in place (no denoisi
 it never stops early. So the curve shows what early stopping would have prevented. Prompts, guidance and judge are those
 of an honest run.
 
-Draws ``docs/images/reward-hacking.svg`` (training reward above, held-out judge below, over iterations; the point where
-the trainer first warned, the weights that it kept, and where patience would have ended the run), and writes the numbers
-as a Markdown table, ``benchmarks/results/hacking.md``. Both come from the run's ``log.jsonl`` and
-``training.json`` alone.
+Draws ``docs/images/reward-hacking.svg`` with matplotlib (the extra ``plots``): training reward above, held-out judge
+below, over iterations; the point where the trainer first warned, the weights that it kept, and where patience would
+have ended the run. Writes the numbers as a Markdown table, ``benchmarks/results/hacking.md``. Both come from the run's
+``log.jsonl`` and ``training.json`` alone.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,9 +26,9 @@ from pathlib import Path
 from statistics import fmean
 from types import ModuleType
 from typing import Any
-from xml.sax.saxutils import escape
 
 from realignkit import Reward, hookimpl
+from realignkit.evaluation.write import STYLE, svg_document
 from realignkit.files import atomic_write
 from realignkit.refl import ReFLConfig, Validation
 from realignkit.refl.run import LOG, read_record, validation_from
@@ -78,7 +77,7 @@ def train(reward: str, judge: str, model: str, out: Path, changes: dict[str, Any
     registry.register(mine)
     info = choose_generator(registry, model)
     generator, companions = info.create(), companions_of(info)
-    judges = {found.name for found in registry.infos("metric")}
+    judges = {info.name for info in registry.infos("metric")}
     watching = registry.create("metric", judge) if judge in judges else make_reward(registry, judge, {}, companions)
     trainer = ReFLTrainer(
         generator.pipeline(),
@@ -144,106 +143,41 @@ def read(folder: Path) -> Curve:
 
 # --- the picture ----------------------------------------------------------------------------------------------------
 
-WIDTH, LEFT, RIGHT, TOP, PANEL, GAP = 720, 70, 20, 64, 170, 46
 TRAINING, HELD_OUT, JUDGED = "#9db7d5", "#1f5fa8", "#b3471b"
-MARKS = {"warned": ("first warning", "#c0182b", "6 4"), "chosen": ("weights that were kept", "#1b7a3d", "none")}
-MARKS["ended"] = (f"patience of {PATIENCE} ends the run", "#555555", "2 4")
-
-
-@dataclass(frozen=True)
-class Axis:
-    """Values from ``low`` to ``high`` on the picture from ``start`` to ``stop``."""
-
-    low: float
-    high: float
-    start: float
-    stop: float
-
-    def __call__(self, value: float) -> float:
-        return self.start + (value - self.low) / (self.high - self.low) * (self.stop - self.start)
-
-    @classmethod
-    def over(cls, values: Sequence[float], start: float, stop: float) -> Axis:
-        low, high = min(values), max(values)
-        margin = 0.08 * (high - low) or 0.5 * abs(high) or 1.0
-        return cls(low - margin, high + margin, start, stop)
-
-    def ticks(self, about: int = 4) -> list[float]:
-        """Round numbers between low and high."""
-        rough = (self.high - self.low) / about
-        power = 10.0 ** math.floor(math.log10(rough))
-        step = next(power * k for k in (1, 2, 2.5, 5, 10) if power * k >= rough)
-        first, last = math.ceil(self.low / step), math.floor(self.high / step)
-        return [round(i * step, 12) for i in range(first, last + 1)]
+MARKS = {
+    "warned": ("first warning", "#c0182b", "--"),
+    "chosen": ("weights that were kept", "#1b7a3d", "-"),
+    "ended": (f"patience of {PATIENCE} ends the run", "#555555", ":"),
+}
 
 
 def draw(curve: Curve) -> str:
-    """The curve as SVG, on white, without scripts or fonts of its own."""
-    x = Axis(0, max(len(curve.rewards), curve.history[-1].iteration), LEFT, WIDTH - RIGHT)
-    bottoms = TOP + PANEL, TOP + 2 * PANEL + GAP
-    height = bottoms[1] + 44
-    held_out = [(item.iteration, item.reward) for item in curve.history]
-    judged = [(item.iteration, item.judgement) for item in curve.history]
-    above = Axis.over([*curve.rewards, *(value for _, value in held_out)], bottoms[0], TOP)
-    below = Axis.over([value for _, value in judged], bottoms[1], TOP + PANEL + GAP)
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" font-family="sans-serif" '
-        f'font-size="12" role="img"><title>Training reward {escape(curve.reward)} and held-out judge '
-        f"{escape(curve.judge)} over iterations</title>",
-        f'<rect width="{WIDTH}" height="{height}" fill="white"/>',
-        *_axes(x, above, f"training reward: {curve.reward}"),
-        *_axes(x, below, f"held-out judge: {curve.judge}", iterations=True),
-        _line(x, above, list(enumerate(curve.rewards, 1)), TRAINING, 1),
-        _line(x, above, held_out, HELD_OUT, 2),
-        *_points(x, above, held_out, HELD_OUT),
-        _line(x, below, judged, JUDGED, 2),
-        *_points(x, below, judged, JUDGED),
-        *_legend(curve),
-    ]
-    for name, (_, colour, dash) in MARKS.items():
-        if (at := getattr(curve, name)) is not None:
-            parts.append(
-                f'<line class="{name}" x1="{x(at):.1f}" x2="{x(at):.1f}" y1="{TOP}" y2="{bottoms[1]}" '
-                f'stroke="{colour}" stroke-width="1.5" stroke-dasharray="{dash}"/>'
-            )
-    return "\n".join([*parts, "</svg>", ""])
+    """The curve as SVG: what was trained with above, the judge below; marks and lines bear their names as ids.
 
+    Raises:
+        ModuleNotFoundError: matplotlib is not installed.
+    """
+    import matplotlib
+    from matplotlib.figure import Figure
 
-def _axes(x: Axis, y: Axis, title: str, *, iterations: bool = False) -> list[str]:
-    parts = [f'<text x="{x.start}" y="{y.stop - 8}" font-weight="bold">{escape(title)}</text>']
-    for tick in y.ticks():
-        parts.append(f'<line x1="{x.start}" x2="{x.stop}" y1="{y(tick):.1f}" y2="{y(tick):.1f}" stroke="#e4e4e4"/>')
-        parts.append(f'<text x="{x.start - 8}" y="{y(tick) + 4:.1f}" text-anchor="end">{tick:.6g}</text>')
-    parts.append(f'<path d="M{x.start} {y.stop}V{y.start}H{x.stop}" fill="none" stroke="#444"/>')
-    if iterations:
-        parts += [
-            f'<text x="{x(tick):.1f}" y="{y.start + 18}" text-anchor="middle">{tick:.6g}</text>' for tick in x.ticks(8)
-        ]
-        parts.append(f'<text x="{(x.start + x.stop) / 2}" y="{y.start + 36}" text-anchor="middle">iteration</text>')
-    return parts
-
-
-def _line(x: Axis, y: Axis, points: Sequence[tuple[float, float]], colour: str, width: float) -> str:
-    path = " ".join(f"{x(a):.1f},{y(b):.1f}" for a, b in points)
-    return f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="{width}"/>'
-
-
-def _points(x: Axis, y: Axis, points: Sequence[tuple[float, float]], colour: str) -> list[str]:
-    return [f'<circle cx="{x(a):.1f}" cy="{y(b):.1f}" r="3" fill="{colour}"/>' for a, b in points]
-
-
-def _legend(curve: Curve) -> list[str]:
-    rows = [[("each batch", TRAINING, "none"), ("held-out prompts", HELD_OUT, "none")]]
-    rows.append([mark for name, mark in MARKS.items() if getattr(curve, name) is not None])
-    parts = []
-    for row, entries in enumerate(rows):
-        for column, (label, colour, dash) in enumerate(entries):
-            left, y = LEFT + 210 * column, 14 + 18 * row
-            parts.append(
-                f'<line x1="{left}" x2="{left + 22}" y1="{y}" y2="{y}" stroke="{colour}" stroke-width="2" '
-                f'stroke-dasharray="{dash}"/><text x="{left + 28}" y="{y + 4}">{escape(label)}</text>'
-            )
-    return parts
+    validated = [item.iteration for item in curve.history]
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(7.5, 5.2), layout="constrained")
+        above, below = figure.subplots(2, 1, sharex=True)
+        above.plot(range(1, len(curve.rewards) + 1), curve.rewards, color=TRAINING, linewidth=1, label="each batch")
+        rewards, judgements = [item.reward for item in curve.history], [item.judgement for item in curve.history]
+        above.plot(validated, rewards, "o-", color=HELD_OUT, markersize=4, label="held-out prompts", gid="held-out")
+        below.plot(validated, judgements, "o-", color=JUDGED, markersize=4, gid="judged")
+        for axis, title in ((above, f"training reward: {curve.reward}"), (below, f"held-out judge: {curve.judge}")):
+            axis.set_title(title.replace("$", r"\$"), loc="left", fontweight="bold")
+            axis.grid(axis="y", color="#e4e4e4")
+            axis.spines[["right", "top"]].set_visible(False)
+            for name, (label, colour, dash) in MARKS.items():
+                if (at := getattr(curve, name)) is not None:
+                    axis.axvline(at, color=colour, linestyle=dash, linewidth=1.5, label=label).set_gid(name)
+        below.set_xlabel("iteration")
+        figure.legend(*above.get_legend_handles_labels(), loc="outside upper left", ncols=3, frameon=False)
+        return svg_document(figure, f"Training reward {curve.reward} and held-out judge {curve.judge} over iterations")
 
 
 def table(curve: Curve) -> str:

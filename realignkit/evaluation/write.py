@@ -8,12 +8,15 @@ import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from realignkit.evaluation.results import SCORERS, AblationFolder
 from realignkit.evaluation.statistics import HOW, shown_gain, shown_p
 from realignkit.evaluation.table import CONTROL, AblationTable, Comparison, Difference, RowResult, tabulate
 from realignkit.files import atomic_write
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 PAGE, NUMBERS, RECORDS, PLOT = "table.md", "table.csv", "table.json", "plot.svg"
 ANSWERS = ("tagger", "scorer", "success", "95 %", "answers", "prompts", "objects seen", "why not")
@@ -255,6 +258,15 @@ def comma_separated(table: AblationTable) -> str:
     return buffer.getvalue()
 
 
+STYLE: Mapping[str, Any] = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "realignkit",
+    "font.sans-serif": ["DejaVu Sans"],
+    "axes.titlesize": 10,
+}
+"""Of matplotlib's figures: text stays text, and nothing depends on the day or on chance."""
+
+
 def svg(table: AblationTable) -> str:
     """The table as a picture, an SVG document: values and differences with their intervals.
 
@@ -262,7 +274,6 @@ def svg(table: AblationTable) -> str:
         ModuleNotFoundError: matplotlib is not installed.
     """
     import matplotlib
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
     panels = [(table.value.replace("_", " ") + (" %" if table.percent else ""), [_point(row) for row in table.rows])]
@@ -271,14 +282,7 @@ def svg(table: AblationTable) -> str:
         if any(paired):
             title = f"difference to {_against(table, side)}{', points' if table.binary else ''}"
             panels.append((title, [_point(row) for row in paired]))
-    # Text stays text, and nothing depends on the day or on chance: the same table is the same file.
-    style = {
-        "svg.fonttype": "none",
-        "svg.hashsalt": "realignkit",
-        "font.sans-serif": ["DejaVu Sans"],
-        "axes.titlesize": 10,
-    }
-    with matplotlib.rc_context(style):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(3 + 3.2 * len(panels), 1 + 0.3 * len(table.rows)), layout="constrained")
         axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
         for number, (axis, (title, points)) in enumerate(zip(axes, panels, strict=True)):
@@ -286,9 +290,15 @@ def svg(table: AblationTable) -> str:
             _draw_panel(axis, points, f"value-{number}", zero=number > 0)
         axes[0].set_yticks(range(len(table.rows)), [_label(row) for row in table.rows])
         axes[0].set_ylim(len(table.rows) - 0.5, -0.5)
-        buffer = io.StringIO()
-        about = {"Date": None, "Creator": None, "Title": f"{table.value}: {table.source}"}
-        FigureCanvasSVG(figure).print_svg(buffer, metadata=about)
+        return svg_document(figure, f"{table.value}: {table.source}")
+
+
+def svg_document(figure: Figure, title: str) -> str:
+    """A figure of matplotlib, made within :data:`STYLE`, as an SVG document: the same figure is the same text."""
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+
+    buffer = io.StringIO()
+    FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None, "Creator": None, "Title": title})
     return "\n".join(line.rstrip() for line in buffer.getvalue().splitlines()) + "\n"
 
 

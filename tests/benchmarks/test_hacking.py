@@ -62,10 +62,18 @@ def test_the_picture_and_the_table_mark_what_the_trainer_would_have_done(run, fo
     assert marked == {20: "weights that were kept", 30: "first warning", 60: "patience of 4 ends the run"}
 
     root = ElementTree.parse(tmp_path / "curve.svg").getroot()
-    marks = {line.get("class"): float(line.get("x1")) for line in root.iter(f"{NAMESPACE}line") if line.get("class")}
-    circles = [(float(c.get("cx")), float(c.get("cy"))) for c in root.iter(f"{NAMESPACE}circle")]
-    held_out, judged = circles[:7], circles[7:]
-    assert marks == {"warned": held_out[3][0], "chosen": held_out[2][0], "ended": held_out[6][0]}
+    groups = {group.get("id"): group for group in root.iter(f"{NAMESPACE}g")}
+    marks = {
+        name: float(groups[name].find(f"{NAMESPACE}path").get("d").split()[1]) for name in ("warned", "chosen", "ended")
+    }
+    held_out, judged = (
+        [(float(dot.get("x")), float(dot.get("y"))) for dot in groups[name].iter(f"{NAMESPACE}use")]
+        for name in ("held-out", "judged")
+    )
+    assert marks == {
+        "warned": pytest.approx(held_out[3][0]), "chosen": pytest.approx(held_out[2][0]),
+        "ended": pytest.approx(held_out[6][0]),
+    }  # fmt: skip
     # Up is good in both panels, in proportion, and the judge's is the lower one.
     assert [y for _, y in held_out] == sorted((y for _, y in held_out), reverse=True)
     assert min(range(7), key=lambda i: judged[i][1]) == 2
