@@ -222,8 +222,8 @@ def candidate_seeds(seed: int, count: int) -> list[int]:
 
     The others are far from any seed that a user would count up to, so that neighbours share no candidates.
     """
-    derived = [hashlib.blake2b(f"candidate:{seed}:{i}".encode(), digest_size=8).digest() for i in range(1, count)]
-    return [seed, *(int.from_bytes(found, "big") >> 1 for found in derived)]
+    digests = [hashlib.blake2b(f"candidate:{seed}:{i}".encode(), digest_size=8).digest() for i in range(1, count)]
+    return [seed, *(int.from_bytes(digest, "big") >> 1 for digest in digests)]
 
 
 def best_of_each(

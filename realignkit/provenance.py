@@ -159,21 +159,22 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return by_name
 
 
-def differences(there: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+def differences(earlier: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:
     """How two records differ, a phrase for each value: ``share (0.5 there, 0.9 now)``.
 
     Where both know what was in a file or folder (``contents``, see :func:`contents`), its path does not matter. What
     only one of them has, in a group that both have, another version did not know, which the last phrase says.
 
     Args:
-        there: JSON values, nested.
+        earlier: JSON values, nested; what is in a folder.
+        current: what would be written now.
     """
-    inside = [there.get("contents") or {}, now.get("contents") or {}]
-    both = inside[0].keys() & inside[1].keys()
+    inside = [earlier.get("contents") or {}, current.get("contents") or {}]
+    shared = inside[0].keys() & inside[1].keys()
     before, after = (
-        flat({name: value for name, value in record.items() if name != "contents"}) for record in (there, now)
+        flat({name: value for name, value in record.items() if name != "contents"}) for record in (earlier, current)
     )
-    paths = [{str(record.get(name)) for name in both} for record in (before, after)]
+    paths = [{str(record.get(name)) for name in shared} for record in (before, after)]
     new, gone = _unknown(before, after), _unknown(after, before)
     phrases = [
         f"{name} ({brief(before.get(name))} there, {brief(after.get(name))} now)"
@@ -182,11 +183,11 @@ def differences(there: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
         # A model may be called by its path elsewhere too.
         and not (str(before.get(name)) in paths[0] and str(after.get(name)) in paths[1])
     ]
-    names = inside[0].keys() | inside[1].keys() if "contents" in there else both  # earlier records say nothing of it
-    for name in sorted(names):
+    # Records of earlier versions say nothing of it.
+    for name in sorted(inside[0].keys() | inside[1].keys() if "contents" in earlier else shared):
         if inside[0].get(name) != inside[1].get(name):
-            earlier, current = (values.get(name, "nothing known") for values in inside)
-            phrases.append(f"what is in {name} ({earlier} there, {current} now)")
+            was, now = (values.get(name, "nothing known") for values in inside)
+            phrases.append(f"what is in {name} ({was} there, {now} now)")
     return [*phrases, *another_version(new, gone)]
 
 
@@ -215,7 +216,7 @@ def brief(value: Any) -> str:
     return text if len(text) <= 60 else text[:59] + "…"
 
 
-def listed(different: list[str]) -> str:
+def in_short(different: list[str]) -> str:
     """The first differences, and how many more there are."""
     more = f" and {len(different) - 3} more" if len(different) > 3 else ""
     return f"{'; '.join(different[:3])}{more}"

@@ -180,8 +180,8 @@ def make(infos: Sequence[PluginInfo], options: Mapping[str, Any]) -> tuple[Named
     """
     assigned = assign_options(infos, options)
     return tuple(
-        Named(info.kind, info.name, info.create(**own), {**info.options, **own})
-        for info, own in zip(infos, assigned, strict=True)
+        Named(info.kind, info.name, info.create(**chosen), {**info.options, **chosen})
+        for info, chosen in zip(infos, assigned, strict=True)
     )
 
 

@@ -299,9 +299,9 @@ def test_plugins_lists_kind_name_description_and_remedy(cli):
 
 def test_plugins_for_machines(cli):
     listing = json.loads(cli("plugins", "--json").stdout)
-    found = {(entry["kind"], entry["name"]): entry for entry in listing["plugins"]}
-    assert found["tagger", "quadrants"]["available"] is True
-    assert found["scorer", "distant"] == {
+    plugins = {(entry["kind"], entry["name"]): entry for entry in listing["plugins"]}
+    assert plugins["tagger", "quadrants"]["available"] is True
+    assert plugins["scorer", "distant"] == {
         "kind": "scorer",
         "name": "distant",
         "description": "not installed",

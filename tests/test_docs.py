@@ -127,8 +127,8 @@ def test_the_page_on_ones_own_model_begins_with_a_file_from_the_web():
 
 
 def test_there_is_something_to_run():
-    found = [command for block in ALL for command in commands(block)]
-    assert sum(command.startswith("realignkit run") and not exempt(command) for command in found) >= 3
+    typed = [command for block in ALL for command in commands(block)]
+    assert sum(command.startswith("realignkit run") and not exempt(command) for command in typed) >= 3
     assert sum(block.language == "python" for block in ALL) >= 5
 
 

@@ -75,20 +75,20 @@ def test_a_killed_process_leaves_no_lock(tmp_path: Path, holder):
 
 
 def test_a_thread_may_nest_and_another_may_not_join(tmp_path: Path):
-    found: list[BaseException] = []
+    errors: list[BaseException] = []
 
     def other():
         try:
             with only_writer(tmp_path):
                 pass
         except OutputError as error:
-            found.append(error)
+            errors.append(error)
 
     with only_writer(tmp_path), only_writer(str(tmp_path) + "/"):
         thread = threading.Thread(target=other)
         thread.start()
         thread.join()
-    assert f"process {os.getpid()}" in str(found[0])
+    assert f"process {os.getpid()}" in str(errors[0])
     with only_writer(tmp_path):
         pass
 
@@ -254,8 +254,8 @@ def test_lines_that_are_whole_are_read_and_the_file_is_left_alone(tmp_path: Path
     path = tmp_path / "rows.jsonl"
     if content is not None:
         path.write_bytes(content)
-    found, lost = read_lines(path)
-    assert (len(found), lost) == (whole, torn)
+    rows, lost = read_lines(path)
+    assert (len(rows), lost) == (whole, torn)
     assert content is None or path.read_bytes() == content
 
 

@@ -105,7 +105,7 @@ def test_plugins_may_import_what_is_public_and_nothing_else():
 
 def imports(folder):
     """Top-level names of all modules that are imported anywhere under a folder, with one file that does."""
-    found = {}
+    files = {}
     for path in folder.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Import):
@@ -114,8 +114,8 @@ def imports(folder):
                 names = [node.module]
             else:
                 continue
-            found |= {name.partition(".")[0]: path.relative_to(ROOT) for name in names}
-    return found
+            files |= {name.partition(".")[0]: path.relative_to(ROOT) for name in names}
+    return files
 
 
 def test_everything_that_is_imported_is_declared():

@@ -150,14 +150,14 @@ def test_no_number_of_threads(registry, wrong):
 class Counting:
     """Asks another plugin, and notes with how many threads it was asked."""
 
-    def __init__(self, inner: Any, found: list[int]) -> None:
-        self.inner, self.found = inner, found
+    def __init__(self, inner: Any, counts: list[int]) -> None:
+        self.inner, self.counts = inner, counts
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.inner, name)
 
     def __call__(self, *arguments: Any) -> Any:
-        self.found.append(torch.get_num_threads())
+        self.counts.append(torch.get_num_threads())
         return self.inner(*arguments)
 
 
@@ -167,30 +167,30 @@ def realigner():
 
 
 def test_every_step_of_a_realignment(realigner):
-    found: list[int] = []
+    counts: list[int] = []
     realigner = realigner.with_(
-        tagger=Counting(realigner.tagger, found),
-        segmenter=Counting(realigner.segmenter, found),
-        scorers=[("counting", Counting(realigner.scorers[0][1], found))],
+        tagger=Counting(realigner.tagger, counts),
+        segmenter=Counting(realigner.segmenter, counts),
+        scorers=[("counting", Counting(realigner.scorers[0][1], counts))],
     )
 
     def progress(step: str, done: int, total: int) -> None:
-        found.append(torch.get_num_threads())
+        counts.append(torch.get_num_threads())
 
     result = realigner(PROMPT, 42, progress=progress)
     realigner.generate([PROMPT], [42], progress=progress)
     realigner.refine([PROMPT], [result.layout], [42], progress=progress)
     realigner.tag([result.coarse])
     realigner.segment(result.coarse, result.captions)
-    assert set(found) == {1}
+    assert set(counts) == {1}
     assert torch.get_num_threads() == 3
 
-    found.clear()
+    counts.clear()
     realigner = realigner.with_(threads=2)
     realigner.tag([result.coarse])
     realigner.score(PROMPT, result.tags)
     realigner.segment(result.coarse, result.captions)
-    assert set(found) == {2}
+    assert set(counts) == {2}
     assert torch.get_num_threads() == 3
 
 
@@ -198,15 +198,15 @@ def test_every_step_of_a_realignment(realigner):
 def test_the_option_when_drawing(realigner, call):
     realigner = realigner.with_(threads=2)
     layouts = [[Layout()]] if call == "refine" else []
-    found: list[int] = []
+    counts: list[int] = []
 
     def stop(step: str, done: int, total: int) -> None:
-        found.append(torch.get_num_threads())
+        counts.append(torch.get_num_threads())
         raise ModelError("stopped")
 
     with pytest.raises(ModelError, match="stopped"):
         getattr(realigner, call)([PROMPT], *layouts, [42], progress=stop)
-    assert found == [2]
+    assert counts == [2]
     assert torch.get_num_threads() == 3
 
 
@@ -223,25 +223,25 @@ def test_restored_when_a_plugin_fails(realigner):
 class Reward(Holder):
     """The brightness, by a network that it holds."""
 
-    def __init__(self, network: nn.Module, found: list[int]) -> None:
+    def __init__(self, network: nn.Module, counts: list[int]) -> None:
         super().__init__(network)
-        self.found = found
+        self.counts = counts
 
     def __call__(self, images: torch.Tensor, prompts: Sequence[str]) -> torch.Tensor:
-        self.found.append(torch.get_num_threads())
+        self.counts.append(torch.get_num_threads())
         return images.mean((1, 2, 3))
 
 
 def test_rewards_by_their_own_size():
-    found: list[int] = []
+    counts: list[int] = []
     image = Image.new("RGB", (8, 8))
     for network in (tiny(), real()):
-        bright = Named("reward", "bright", Reward(network, found))
+        bright = Named("reward", "bright", Reward(network, counts))
         rate(bright, [image], [PROMPT])
         rank(bright, [image], [PROMPT])
         with suited_threads(tiny()):  # a real judge of a tiny model's images
             rewards_of(bright, torch.zeros(1, 3, 8, 8), [PROMPT])
-    assert found == [1, 1, 1, 3, 3, 3]
+    assert counts == [1, 1, 1, 3, 3, 3]
 
 
 def test_features_of_an_ablation():
@@ -251,11 +251,11 @@ def test_features_of_an_ablation():
     judging = Judging(default_registry(), "micro_oracle")
     oracle = judging.metric.plugin
     oracle._oracle  # noqa: B018 - loads it
-    found: list[int] = []
+    counts: list[int] = []
     inner = oracle.features
-    oracle.features = lambda images: found.append(torch.get_num_threads()) or inner(images)
+    oracle.features = lambda images: counts.append(torch.get_num_threads()) or inner(images)
     judging([Image.new("RGB", (64, 64))], [PROMPT], 1)
-    assert found == [1]
+    assert counts == [1]
     assert torch.get_num_threads() == 3
 
 
@@ -263,36 +263,36 @@ def test_training(tmp_path):
     from realignkit.refl import ReFLTrainer
 
     pipeline: Any = Realigner.from_pretrained("micro").generator.pipeline()
-    found: list[int] = []
+    counts: list[int] = []
     rollout = {"num_inference_steps": 1}
     config = {"iterations": 1, "batch_size": 1, "refl": rollout, "denoising_weight": 0, "reward_weight": 1.0}
 
     def trainer(**chosen: Any) -> ReFLTrainer:
         return ReFLTrainer(
             pipeline,
-            Reward(tiny(), found),
+            Reward(tiny(), counts),
             {**config, "algorithm": "refl"},
             prompts=[PROMPT],
             held_out=["a green car"],
             sampling={"num_inference_steps": 1},
             out=tmp_path / str(chosen),
-            on_step=lambda state: found.append(torch.get_num_threads()),
+            on_step=lambda state: counts.append(torch.get_num_threads()),
             **chosen,
         )
 
     trainer().train()
-    assert set(found) == {1}
+    assert set(counts) == {1}
     assert torch.get_num_threads() == 3
-    found.clear()
+    counts.clear()
     trainer(threads=2).gradients(0)
-    assert found == [2]
+    assert counts == [2]
     assert torch.get_num_threads() == 3
     with pytest.raises(OptionError, match="threads must be"):
         trainer(threads=0)
 
 
 def test_other_threads_of_the_program_keep_theirs():
-    found: list[int] = []
+    counts: list[int] = []
     torch.zeros(1)
     ready, done = threading.Event(), threading.Event()
 
@@ -300,7 +300,7 @@ def test_other_threads_of_the_program_keep_theirs():
         torch.get_num_threads()
         ready.set()
         done.wait(60)
-        found.append(torch.get_num_threads())
+        counts.append(torch.get_num_threads())
 
     thread = threading.Thread(target=other)
     thread.start()
@@ -308,7 +308,7 @@ def test_other_threads_of_the_program_keep_theirs():
     with suited_threads(tiny()):
         done.set()
         thread.join()
-    assert found == [3]
+    assert counts == [3]
 
 
 def test_a_tiny_model_draws_the_same_picture_on_every_machine(realigner):

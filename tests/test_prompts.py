@@ -188,9 +188,9 @@ def test_standard_input(tmp_path, monkeypatch):
     from pathlib import Path
 
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(f"{RED}\r\n{BLUE}\n".encode())))
-    found = read_texts(Path("-"))
-    assert found.texts == (RED, BLUE)
-    assert found.summary == "read 2 prompts from standard input"
+    read = read_texts(Path("-"))
+    assert read.texts == (RED, BLUE)
+    assert read.summary == "read 2 prompts from standard input"
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"id,Scene\n1,a room\n")))
     assert read_texts(Path("-"), column="scene").texts == ("a room",)
 
@@ -229,9 +229,9 @@ def test_prompts_by_what_names_them(files, spec, options, prompts):
         with pytest.raises((OptionError, PluginError, PromptError), match=prompts):
             prompt_set(registry, spec, options)
         return
-    found = prompt_set(registry, spec, options)
-    assert texts_of(found) == prompts
-    assert found.name == "file"
+    made = prompt_set(registry, spec, options)
+    assert texts_of(made) == prompts
+    assert made.name == "file"
 
 
 def test_the_first_option_of_a_set_needs_no_name(files):

@@ -71,14 +71,14 @@ def test_of_a_training_the_weights_count_and_not_its_log(model: Path):
 
 def test_options_that_name_what_is_there(model: Path, monkeypatch, tmp_path: Path):
     monkeypatch.chdir(tmp_path)
-    beside = {"steps": 3, "revision": None, "companions": {"a": "model"}}
+    others = {"steps": 3, "revision": None, "companions": {"a": "model"}}
     options = {
-        "generator": {"model": str(model), "lora": "model/unet", **beside},
+        "generator": {"model": str(model), "lora": "model/unet", **others},
         "scorer": {"gpt": {"model": "gpt-4o", "cache_dir": str(model), "template": "x" * 5000, "odd": "a\0b"}},
     }  # fmt: skip
-    found = contents(options)
-    assert found.keys() == {"generator.model", "generator.lora"}
-    assert found["generator.model"] == fingerprint(model)
+    inside = contents(options)
+    assert inside.keys() == {"generator.model", "generator.lora"}
+    assert inside["generator.model"] == fingerprint(model)
     named = placeless(options)
     assert named["generator"]["model"] == fingerprint(model)
     assert named["scorer"] == options["scorer"]
@@ -86,18 +86,18 @@ def test_options_that_name_what_is_there(model: Path, monkeypatch, tmp_path: Pat
 
 
 def test_what_differs_is_said_by_contents_where_they_are_known():
-    there = {"a": {"model": "/old/place", "share": 0.5}, "contents": {"a.model": "2 files, x"}}
+    before = {"a": {"model": "/old/place", "share": 0.5}, "contents": {"a.model": "2 files, x"}}
     moved = {"a": {"model": "/new/place", "share": 0.5}, "contents": {"a.model": "2 files, x"}}
-    assert differences(there, moved) == []
+    assert differences(before, moved) == []
     changed = {"a": {"model": "/old/place", "share": 0.9}, "contents": {"a.model": "2 files, y"}}
-    assert differences(there, changed) == [
+    assert differences(before, changed) == [
         "a.share (0.5 there, 0.9 now)",
         "what is in a.model (2 files, x there, 2 files, y now)",
     ]
     hub = {"a": {"model": "owner/name", "share": 0.5}, "contents": {}}
-    assert len(differences(there, hub)) == 2
+    assert len(differences(before, hub)) == 2
     earlier = {"a": {"model": "/old/place", "share": 0.5}}  # a record that says nothing of contents
-    assert differences(earlier, there) == []
+    assert differences(earlier, before) == []
     assert differences(earlier, moved) == ['a.model ("/old/place" there, "/new/place" now)']
 
 

@@ -242,11 +242,11 @@ def test_plugin_that_takes_every_mask_away(registry, realigner):
 
 def test_a_compiled_network_is_realigned_as_it_was(make_realigner):
     """All the way, from its size to its verdict; only the drawing of the coarse image is compiled."""
-    own, other = make_realigner(), make_realigner()
-    pipeline = other.generator.pipeline()
+    plain, compiled = make_realigner(), make_realigner()
+    pipeline = compiled.generator.pipeline()
     pipeline.unet = torch.compile(pipeline.unet, backend="eager")
     try:
-        results = [realigner(PROMPT, 7) for realigner in (own, other)]
+        results = [realigner(PROMPT, 7) for realigner in (plain, compiled)]
     finally:
         pipeline.unet = pipeline.unet._orig_mod
     assert results[0].notes == results[1].notes

@@ -178,8 +178,8 @@ def test_sealed_weights_are_read_by_everybody_and_know_when_they_were_changed(tm
     tensors = {"a": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.ones(5, np.float16)}
     path = tmp_path / "weights.safetensors"
     path.write_bytes(seal(save(tensors, metadata={"format": "pt"}), {"iteration": "7"}))
-    found = load_file(path)
-    assert all(np.array_equal(found[name], tensor) for name, tensor in tensors.items())
+    loaded = load_file(path)
+    assert all(np.array_equal(loaded[name], tensor) for name, tensor in tensors.items())
     with safe_open(path, "np") as file:
         assert file.metadata()["format"] == "pt"
     assert sealed_notes(path)["iteration"] == "7"

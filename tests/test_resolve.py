@@ -46,13 +46,13 @@ def test_a_pipeline_is_used_as_it_is(registry, wanted, change, tmp_path: Path):
     change(pipeline)
     unet = pipeline.unet
     made = Realigner.from_pretrained(pipeline, registry=registry, **AROUND, **CHOSEN)
-    found = made(PROMPT, 7)
-    assert same(found.coarse, wanted.coarse) and same(found.refined, wanted.refined)
-    assert not same(found.coarse, found.refined)
+    result = made(PROMPT, 7)
+    assert same(result.coarse, wanted.coarse) and same(result.refined, wanted.refined)
+    assert not same(result.coarse, result.refined)
     assert pipeline.unet is unet
-    assert found.plugins["generator"] == "StableDiffusionPipeline"
-    found.save(tmp_path)
-    assert Realignment.load(tmp_path) == found
+    assert result.plugins["generator"] == "StableDiffusionPipeline"
+    result.save(tmp_path)
+    assert Realignment.load(tmp_path) == result
 
 
 def test_so_does_a_realigner_of_parts(registry, wanted):

@@ -42,7 +42,7 @@ class TerminalSafe(Console):
 
     def render_str(self, text: str, **options: Any) -> Text:
         """Rich's own, with control characters made visible."""
-        return super().render_str(_CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text), **options)
+        return super().render_str(_CONTROL.sub(lambda character: f"\\x{ord(character[0]):02x}", text), **options)
 
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")

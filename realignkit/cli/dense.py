@@ -129,7 +129,7 @@ def _check_matches(folder: Path, wanted: dict[str, Any]) -> None:
     Raises:
         OutputError: it does; the message says what differs.
     """
-    from realignkit.provenance import differences, listed
+    from realignkit.provenance import differences, in_short
     from realignkit.records import read_json
 
     try:
@@ -141,7 +141,7 @@ def _check_matches(folder: Path, wanted: dict[str, Any]) -> None:
         return
     if different := differences({name: record[name] for name in wanted if name in record}, wanted):
         raise OutputError(
-            f"{folder} does not hold what would be made now: {listed(different)}. Use another --out, or --overwrite."
+            f"{folder} does not hold what would be made now: {in_short(different)}. Use another --out, or --overwrite."
         )
 
 

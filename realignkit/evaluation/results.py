@@ -24,7 +24,7 @@ from pydantic import ConfigDict, Field, JsonValue
 
 from realignkit.errors import DamagedError, OptionError, OutputError
 from realignkit.files import append_lines, atomic_write, keep_lines, read_lines, write_lines
-from realignkit.provenance import differences, listed, versions
+from realignkit.provenance import differences, in_short, versions
 from realignkit.records import Format, Written, parse_json
 
 logger = logging.getLogger(__name__)
@@ -181,7 +181,7 @@ class AblationFolder:
         ]
         if different:
             raise OptionError(
-                f"{self.folder} holds results that were measured otherwise: {listed(different)}. Use another --out."
+                f"{self.folder} holds results that were measured otherwise: {in_short(different)}. Use another --out."
             )
         if plugins is None:
             for name in (FEATURES, ROWS):  # before anything is added

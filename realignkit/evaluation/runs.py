@@ -91,7 +91,7 @@ def check_matches(folder: Path, prompt: str, seed: int, settings: Mapping[str, A
     now = {"prompt": prompt, "seed": seed, **json.loads(json.dumps(settings))}
     if different := provenance.differences(before, now):
         raise OutputError(
-            f"{folder} does not hold what would be made now: {provenance.listed(different)}. Use another --out, or "
+            f"{folder} does not hold what would be made now: {provenance.in_short(different)}. Use another --out, or "
             f"--overwrite."
         )
 

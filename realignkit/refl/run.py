@@ -19,7 +19,7 @@ from realignkit.errors import DamagedError, OutputError
 from realignkit.files import append_lines, atomic_write
 from realignkit.images import png
 from realignkit.named import Named
-from realignkit.provenance import another_version, flat, listed, placeless, versions
+from realignkit.provenance import another_version, flat, in_short, placeless, versions
 from realignkit.records import Format, Written
 from realignkit.refl import checkpoints
 from realignkit.refl.checkpoints import WrittenValidation
@@ -158,7 +158,7 @@ class RunFolder:
         ] + another_version(unknown, gone)
         if different:
             raise OutputError(
-                f"{self.folder} holds another training; different: {listed(different)}. "
+                f"{self.folder} holds another training; different: {in_short(different)}. "
                 f"Use the same options and inputs to resume, or another folder."
             )
 

@@ -46,10 +46,10 @@ def test_the_originals_values_are_options(dense, tmp_path: Path):
     layout = dense_layout({"a red book": (0, 0, 0.5, 1)}, (32, 32))
     sampling = {"num_inference_steps": 4}
     want = dense_diffusion(shared_pipeline(), [PROMPT], [layout], [42], chosen, **sampling).images[0]
-    found = np.asarray(Image.open(tmp_path / "out" / "dense.png"))
-    assert (found == np.asarray(want)).all()
+    drawn = np.asarray(Image.open(tmp_path / "out" / "dense.png"))
+    assert (drawn == np.asarray(want)).all()
     usual = dense_diffusion(shared_pipeline(), [PROMPT], [layout], [42], **sampling).images[0]
-    assert (found != np.asarray(usual)).any()
+    assert (drawn != np.asarray(usual)).any()
     record = json.loads((tmp_path / "out" / "dense.json").read_text())["modulation"]
     assert {name: record[name] for name in chosen} == chosen
 

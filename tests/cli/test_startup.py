@@ -43,10 +43,10 @@ def packages(modules: list[str]) -> set[str]:
 
 @pytest.mark.parametrize("arguments", [("--help",), ("--version",), ()])
 def test_help_imports_no_library_but_that_of_the_command_line(tmp_path: Path, arguments: tuple[str, ...]) -> None:
-    found = after(tmp_path, *arguments)
-    assert "realignkit" in found["output"]
+    facts = after(tmp_path, *arguments)
+    assert "realignkit" in facts["output"]
     heavy = {"PIL", "diffusers", "jinja2", "numpy", "pluggy", "pydantic", "torch", "transformers", "yaml"}
-    assert not packages(found["modules"]) & heavy
+    assert not packages(facts["modules"]) & heavy
 
 
 def test_importing_the_package_imports_nothing_else() -> None:
@@ -56,16 +56,16 @@ def test_importing_the_package_imports_nothing_else() -> None:
 
 
 def test_run_imports_what_its_own_model_is_made_of(tmp_path: Path) -> None:
-    found = after(tmp_path, "run", "a green horse and a white clock", "--seed", "9", "--out", "made")
-    assert (found["code"], (tmp_path / "made" / "refined.png").is_file()) == (0, True)
+    facts = after(tmp_path, "run", "a green horse and a white clock", "--seed", "9", "--out", "made")
+    assert (facts["code"], (tmp_path / "made" / "refined.png").is_file()) == (0, True)
     # scipy is not among them: diffusers' schedulers import it where it is installed.
     unused = {"inflect", "matplotlib", "openai", "pandas", "tensorboard", "torchvision", "typeguard", "wandb"}
-    assert not packages(found["modules"]) & unused
-    assert "diffusers.models.controlnets" not in found["modules"]
-    pipelines = {name.split(".")[2] for name in found["modules"] if name.startswith("diffusers.pipelines.")}
+    assert not packages(facts["modules"]) & unused
+    assert "diffusers.models.controlnets" not in facts["modules"]
+    pipelines = {name.split(".")[2] for name in facts["modules"] if name.startswith("diffusers.pipelines.")}
     assert {name for name in pipelines if not name.startswith("pipeline_")} == {"stable_diffusion"}
-    assert found["set aside"] > 100_000  # what is loaded, of which torch alone is more, is not looked through again
-    assert found["collects"]
+    assert facts["set aside"] > 100_000  # what is loaded, of which torch alone is more, is not looked through again
+    assert facts["collects"]
 
 
 def test_a_program_that_calls_commands_keeps_its_settings() -> None:

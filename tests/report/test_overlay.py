@@ -127,13 +127,13 @@ def test_a_label_takes_the_nearest_free_place(width, height, x, y, taken):
         for top in range(bounds[1] - height + 1)
     ]
     free = [box for box in every_place if not any(box.overlaps(other) for other in taken)]
-    found = place_label((width, height), (x, y), bounds, taken)
+    place = place_label((width, height), (x, y), bounds, taken)
     if not free:
-        assert found is None
+        assert place is None
     else:
-        assert found in free
+        assert place in free
         # Wishes are rounded to whole pixels, which may cost up to one pixel in each direction.
-        assert cost(found) ** 0.5 <= min(map(cost, free)) ** 0.5 + 1
+        assert cost(place) ** 0.5 <= min(map(cost, free)) ** 0.5 + 1
 
 
 def test_boxes_that_touch_do_not_overlap():
