@@ -258,7 +258,7 @@ def comma_separated(table: AblationTable) -> str:
     return buffer.getvalue()
 
 
-STYLE: Mapping[str, Any] = {
+STYLE: dict[str, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "realignkit",
     "font.sans-serif": ["DejaVu Sans"],
