@@ -23,12 +23,12 @@ import torch
 from PIL import Image
 from rich.progress import track
 
+from realignkit.arguments import value_of
 from realignkit.evaluation.statistics import share_interval
 from realignkit.files import atomic_write
 from realignkit.images import to_tensor
 from realignkit.pipelines.generate import generate
 from realignkit.registry import default_registry
-from realignkit.resolve import value_of
 from realignkit_plugins.micro.oracle import Oracle, fully_right
 from realignkit_plugins.micro.prompts import WorldPrompts
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import numbers
 import operator
@@ -129,6 +130,14 @@ def instance(name: str, value: Any, kind: type[T]) -> T | None:
 
 def _kind(value: object) -> str:
     return "None" if value is None else f"of type {type(value).__name__}"
+
+
+def value_of(text: str) -> Any:
+    """JSON where it parses as JSON, otherwise the text itself."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
 
 
 # --- prompts, seeds, images, and what is seen in them -----------------------------------------------------------------

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from realignkit.arguments import value_of
 from realignkit.calls import texts_of
 from realignkit.errors import OptionError, PluginError, PromptError
 from realignkit.named import Named
 from realignkit.registry import Registry
-from realignkit.resolve import value_of
 from realignkit.tables import (
     STDIN,
     TABLES,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -67,14 +66,6 @@ def unknown_option(name: str, known: Iterable[str]) -> OptionError:
         near = get_close_matches(name, names, n=3, cutoff=0.5)
         hint = f"Did you mean {' or '.join(near)}? " if near else ""
     return OptionError(f"there is no option '{name}'. {hint}Known: {', '.join(names) or 'none'}.")
-
-
-def value_of(text: str) -> Any:
-    """JSON where it parses as JSON, otherwise the text itself."""
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
 
 
 def choose_generator(registry: Registry, model: Any) -> PluginInfo:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from realignkit import resolve
+from realignkit.arguments import value_of
 from realignkit.attention.config import ModulationConfig
 from realignkit.contracts import Options
 from realignkit.errors import OptionError
@@ -83,7 +84,7 @@ def parse(
             raise OptionError(f"--set takes name=value, e.g. --set modulation.share=0.5, not '{assignment}'.")
         group, option = _locate(name, known, prefer)
         target = settings.options[group] if group in PLUGIN_KINDS else getattr(settings, group)
-        target[option] = resolve.value_of(text)
+        target[option] = value_of(text)
     return settings
 
 

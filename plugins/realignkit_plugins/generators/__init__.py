@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from realignkit import hookimpl
 
 if TYPE_CHECKING:
-    from realignkit.registry import Register
+    from realignkit.hookspecs import Register
 
 _HOME = "realignkit_plugins.generators"
 _CLASS = f"{_HOME}.stable_diffusion:StableDiffusionGenerator"

@@ -12,7 +12,7 @@ from realignkit.hookspecs import hookimpl
 from realignkit_plugins.micro.checkpoints import FOLDER
 
 if TYPE_CHECKING:
-    from realignkit.registry import Register
+    from realignkit.hookspecs import Register
 
 _REWARDS = {
     "caption": (

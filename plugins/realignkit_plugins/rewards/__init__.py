@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from realignkit.hookspecs import hookimpl
 
 if TYPE_CHECKING:
-    from realignkit.registry import Register
+    from realignkit.hookspecs import Register
 
 _METRIC = "realignkit_plugins.rewards.metric:RewardMetric"
 

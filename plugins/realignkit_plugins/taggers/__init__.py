@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from realignkit import hookimpl
 
 if TYPE_CHECKING:
-    from realignkit.registry import Register
+    from realignkit.hookspecs import Register
 
 RECOGNIZE_ANYTHING = "realignkit_plugins.taggers.recognize_anything:RecognizeAnythingTagger"
 
