@@ -95,6 +95,18 @@ def listed(name: str, values: Any) -> list[Any]:
     return list(values)
 
 
+def words(name: str, values: Any) -> tuple[str, ...]:
+    """Different texts, none of them empty, without white space around them.
+
+    Raises:
+        OptionError: this is no list of texts.
+    """
+    given = listed(name, values)
+    if bad := [value for value in given if not isinstance(value, str) or not value.strip()]:
+        raise OptionError(f"{name} takes a list of words, none of them {shown(bad[0])}.")
+    return tuple(dict.fromkeys(value.strip() for value in given))
+
+
 def function(name: str, value: Any) -> Any:
     """Something to be called, or None.
 

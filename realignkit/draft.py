@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from realignkit import calls
 from realignkit.attention import sampler
+from realignkit.attention.heatmaps import word_positions
+from realignkit.heatmap import Heat, HeatMap
 from realignkit.images import Given, cropped
 from realignkit.named import Named
 from realignkit.steps import Progress, Steps, as_step, draw, lost
@@ -28,6 +30,7 @@ class Draft:
         prompt, seed: what was asked for.
         given: the user's coarse image in RGB, with a note for each change that made it so; None: one is drawn.
         start: the seed that the coarse image was drawn from; a chosen candidate has another than ``seed``.
+        coarse_maps, refined_maps: word -> where the network attended to it; empty where nothing was drawn.
         emptied: whether a plugin's ``before_refine`` took away all that there was to modulate.
         the rest: see :class:`realignkit.realignment.Realignment`.
     """
@@ -40,6 +43,8 @@ class Draft:
     tags: tuple[Tag, ...] = ()
     answer: Answer = field(init=False)
     layout: Layout = field(default_factory=Layout)
+    coarse_maps: Mapping[str, Heat] = field(default_factory=dict)
+    refined_maps: Mapping[str, Heat] = field(default_factory=dict)
     emptied: bool = False
     refined: Image = field(init=False)
     conditioning: str = ""
@@ -66,16 +71,18 @@ def generate(realigner: Steps, drafts: Sequence[Draft], progress: Progress) -> N
     prompts = [draft.prompt for draft in fresh]
     seeds = [seed for draft in fresh for seed in candidate_seeds(draft.seed, count)]
     with _timed("generate", fresh):
-        images = draw(realigner, [prompt for prompt in prompts for _ in range(count)], seeds, progress)
+        texts = [prompt for prompt in prompts for _ in range(count)]
+        images, heat_maps = draw(realigner, texts, seeds, progress, realigner.heat_maps)
     if count == 1:
-        for draft, image in zip(fresh, images, strict=True):
-            draft.coarse = image
+        for draft, image, maps in zip(fresh, images, heat_maps, strict=True):
+            draft.coarse, draft.coarse_maps = image, maps
         return
     chooser = realigner.parts.needed("reward")
     with _reported("select", fresh, progress), _timed("select", fresh):
         choices = best_of_each(images, prompts, seeds, chooser, realigner.batch_size)
-    for draft, choice in zip(fresh, choices, strict=True):
+    for number, (draft, choice) in enumerate(zip(fresh, choices, strict=True)):
         draft.coarse, draft.start = choice.image, choice.seed
+        draft.coarse_maps = heat_maps[number * count + choice.index]
         draft.notes.append(choice.note(chooser.name))
 
 
@@ -132,10 +139,12 @@ def refine(realigner: Steps, drafts: Sequence[Draft], progress: Progress) -> Non
             realigner.modulation,
             **realigner.sampling.model_dump(),
             coarse=[draft.coarse for draft in active],
+            heat_maps=realigner.heat_maps,
             progress=as_step("refine", progress),
         )
-    for draft, image, text, notes in zip(active, result.images, result.conditioning, result.notes, strict=True):
-        draft.refined, draft.conditioning = image, text
+    drawn = zip(active, result.images, result.conditioning, result.notes, result.heat_maps, strict=True)
+    for draft, image, text, notes, maps in drawn:
+        draft.refined, draft.conditioning, draft.refined_maps = image, text, maps
         draft.notes += notes
     if realigner.modulation.verify:
         _verify(realigner, active, progress)
@@ -167,6 +176,18 @@ def why_unrefined(tags: Sequence[Tag], captions: Sequence[LocalCaption], *, empt
             "try a lower segmenter threshold or another segmenter"
         )
     return f"the coarse image was kept as it is: {reason}"
+
+
+def heat_maps(realigner: Steps, draft: Draft) -> tuple[HeatMap, ...]:
+    """A finished draft's heat maps, in the words' order, with a note on it for each word that has none."""
+    made, known = [], word_positions(realigner.pipeline(), draft.prompt, realigner.heat_maps)
+    for word in realigner.heat_maps:
+        if word in draft.coarse_maps or word in draft.refined_maps:
+            made.append(HeatMap(word, draft.coarse_maps.get(word), draft.refined_maps.get(word)))
+        else:
+            why = "neither image was drawn here" if word in known else "the prompt does not contain it"
+            draft.notes.append(f"there is no heat map of '{word}': {why}")
+    return tuple(made)
 
 
 def _modulates(realigner: Steps, layout: Layout) -> bool:

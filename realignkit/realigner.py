@@ -46,6 +46,8 @@ class Realigner(Steps):
         candidates: how many coarse images to draw per prompt; the best goes on. That many times the coarse stage's
             time, and a batch holds as many images as without.
         select_by: the reward that chooses among them.
+        heat_maps: words, each of which gets a map of where the network attends to it before and after the fine stage
+            (figure 10): :attr:`realignkit.realignment.Realignment.heat_maps`. Images stay the same to the bit.
         threads: CPU threads of torch; None: one for tiny networks, the machine's for real ones, unless the user has
             chosen (:func:`realignkit.machine.suited_threads`). Results do not depend on it (up to rounding).
         names: what to call the plugins on record (kind -> name); their class names by default.
@@ -65,11 +67,13 @@ class Realigner(Steps):
         segment_unlikely: bool = False,
         candidates: int = 1,
         select_by: Reward | Named | None = None,
+        heat_maps: Sequence[str] = (),
         threads: int | None = None,
         names: Mapping[str, str] | None = None,
     ) -> None:
         self.batch_size = arguments.whole("batch_size", batch_size)
         self.candidates = arguments.whole("candidates", candidates)
+        self.heat_maps = arguments.words("heat_maps", heat_maps)
         check_threads(threads)
         if self.candidates > 1 and select_by is None:
             raise OptionError(f"{candidates} candidates need a reward that chooses among them: give select_by.")
@@ -106,6 +110,7 @@ class Realigner(Steps):
         segment_unlikely: bool = False,
         candidates: int = 1,
         select_by: str | Reward | Named | None = None,
+        heat_maps: Sequence[str] = (),
         threads: int | None = None,
         **_misplaced: Never,
     ) -> Self:
@@ -157,6 +162,7 @@ class Realigner(Steps):
             segment_unlikely=segment_unlikely,
             candidates=candidates,
             select_by=select_by,
+            heat_maps=heat_maps,
             threads=threads,
         )
 
@@ -195,14 +201,14 @@ class Realigner(Steps):
         for group in ("modulation", "sampling"):
             if isinstance(changes.get(group), Mapping):
                 changes[group] = {**getattr(self, group).model_dump(), **changes[group]}
-        kept = ("modulation", "sampling", "registry", "batch_size", "segment_unlikely", "candidates", "threads")
+        options = Steps.__annotations__.keys() - {"parts"}
         same: dict[str, Any] = {
             "generator": self.parts.generator,
             "tagger": self.parts.tagger,
             "scorers": self.parts.scorers or None,
             "segmenter": self.parts.segmenter,
             "select_by": self.parts.reward,
-            **{name: getattr(self, name) for name in kept},
+            **{name: getattr(self, name) for name in options},
         }
         changed = type(self)(**{**same, **changes})
         changed._known = self._known
@@ -234,6 +240,7 @@ class Realigner(Steps):
         options["scorer"] = {scorer.name: scorer.options for scorer in self.parts.scorers}
         return {
             **({"candidates": self.candidates} if self.candidates > 1 else {}),
+            **({"heat_maps": list(self.heat_maps)} if self.heat_maps else {}),
             "plugins": {**self.names, "scorer": ",".join(scorer.name for scorer in self.parts.scorers)},
             "modulation": self.modulation.model_dump(mode="json"),
             "sampling": self.sampling.model_dump(mode="json"),
@@ -276,7 +283,7 @@ class Realigner(Steps):
             One realignment for one prompt and one seed, otherwise a list.
 
         Raises:
-            PromptError: a prompt is empty or too long.
+            PromptError: a prompt is empty or too long, or the one prompt lacks a word of ``heat_maps``.
             ModelError: the model cannot be modulated, is damaged, or computed NaN.
             PluginError: a plugin failed.
             OptionError: the numbers of prompts, seeds and coarse images do not match, or an image cannot be read.
@@ -290,6 +297,8 @@ class Realigner(Steps):
         self.check_model()
         for each in drafts:  # all of them before any work, not batch by batch
             self.check_prompt(each.prompt)
+        if isinstance(prompt, str):  # of many, each has the maps of the words that it contains
+            self.check_heat_maps([prompt])
         realignments: list[Realignment] = []
         with suited_threads(self.pipeline(), threads=self.threads):
             for start in range(0, len(drafts), self.batch_size):
@@ -302,6 +311,7 @@ class Realigner(Steps):
     def _finished(self, finished: draft.Draft) -> Realignment:
         """What came of it, after plugins' ``after_realign`` have seen it."""
         realignment = Realignment(
+            heat_maps=draft.heat_maps(self, finished),  # which may add to the notes
             prompt=finished.prompt,
             seed=finished.seed,
             coarse=finished.coarse,

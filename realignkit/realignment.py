@@ -1,6 +1,6 @@
 """What one realignment saw and made, on disk a folder that is complete or recognisably not, and read back exactly.
 
-A folder holds ``coarse.png``, ``refined.png``, ``masks/00.png`` … (1 bit, in the layout's order) and
+A folder holds ``coarse.png``, ``refined.png``, ``masks/00.png`` … (1 bit, in the layout's order), heat maps if any, and
 ``realignment.json``, which is written last: a folder that has it is complete.
 """
 
@@ -21,8 +21,9 @@ from pydantic import ConfigDict, Field, JsonValue
 from realignkit.arguments import as_path
 from realignkit.errors import DamagedError, OutputError
 from realignkit.files import atomic_write, make_folder, writing
+from realignkit.heatmap import HEAT_MAPS, HeatMap, read_heat_maps, write_heat_maps
 from realignkit.images import data_uri, png
-from realignkit.layout import Layout, Likelihood, LocalCaption, Mask, Segment, Tag, copied_layout, segment_problem
+from realignkit.layout import Layout, Likelihood, LocalCaption, Segment, Tag, copied_layout, segment_problem
 from realignkit.records import Share, Text, Written, as_written, read_json
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ class Realignment:
         timings: seconds per step.
         settings: every option that the result depends on.
         versions: versions of realignkit and of the libraries below it.
+        heat_maps: where the network attended to words that were asked for.
     """
 
     prompt: str
@@ -70,6 +72,7 @@ class Realignment:
     settings: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
     accepted: bool = True
+    heat_maps: tuple[HeatMap, ...] = ()
 
     @property
     def image(self) -> PILImage:
@@ -124,9 +127,7 @@ class Realignment:
         return png(both)
 
     def save(self, folder: str | Path) -> Path:
-        """Write ``realignment.json``, ``coarse.png``, ``refined.png`` and ``masks/*.png`` into ``folder``.
-
-        Files are written atomically, the JSON last, so a folder that has it is complete.
+        """Write ``realignment.json``, the images, ``masks/*.png`` and heat maps into ``folder``, each file atomically.
 
         Raises:
             OutputError: the folder cannot be written, the settings are no JSON, or a segment is not of the image.
@@ -143,6 +144,7 @@ class Realignment:
         atomic_write(folder / "refined.png", png(self.refined.convert("RGB")))
         for index, segment in enumerate(self.layout):
             atomic_write(_mask_path(folder, index), png(Image.fromarray(segment.mask.astype(np.bool_))))
+        write_heat_maps(folder, self.heat_maps)
         atomic_write(folder / RECORD, record)
         return folder
 
@@ -158,17 +160,17 @@ class Realignment:
         folder = as_path("folder", folder)
         record = as_written(_Record, read_record(folder), folder / RECORD, _AGAIN)
         layout = tuple(
-            Segment(item.caption.made(), _read_mask(_mask_path(folder, index), record.size), item.confidence)
+            Segment(item.caption.made(), np.array(_read(_mask_path(folder, index), "1", record.size)), item.confidence)
             for index, item in enumerate(record.layout)
         )
         return cls(
             prompt=record.prompt,
             seed=record.seed,
-            coarse=_read_image(folder / "coarse.png", "RGB", record.size),
+            coarse=_read(folder / "coarse.png", "RGB", record.size),
             tags=tuple(Tag(tag.name, tag.confidence) for tag in record.tags),
             captions=tuple(caption.made() for caption in record.captions),
             layout=Layout(layout),
-            refined=_read_image(folder / "refined.png", "RGB", record.size),
+            refined=_read(folder / "refined.png", "RGB", record.size),
             conditioning=record.conditioning,
             plugins=record.plugins,
             notes=tuple(record.notes),
@@ -176,6 +178,7 @@ class Realignment:
             settings=record.settings.model_dump(exclude_unset=True),
             versions=record.versions,
             accepted=record.accepted,
+            heat_maps=read_heat_maps(folder, record.heat_maps, _AGAIN),
         )
 
 
@@ -196,6 +199,7 @@ def copied(realignment: Realignment) -> Realignment:
         plugins=dict(realignment.plugins),
         timings=dict(realignment.timings),
         settings=deepcopy(realignment.settings),
+        heat_maps=deepcopy(realignment.heat_maps),
         versions=dict(realignment.versions),
     )
 
@@ -206,15 +210,15 @@ def is_complete(folder: Path) -> bool:
 
 
 def discard(folder: Path) -> None:
-    """Mark a folder incomplete and remove what an earlier, perhaps killed, writer left of its masks.
+    """Mark a folder incomplete, and remove what an earlier, perhaps killed, writer left of its masks and heat maps.
 
     Raises:
         OutputError: the old files cannot be removed.
     """
     with writing(folder):
-        (folder / RECORD).unlink(missing_ok=True)
-        for stale in (*folder.glob("masks/*.png"), *folder.glob(".*.tmp"), *folder.glob("masks/.*.tmp")):
-            stale.unlink(missing_ok=True)
+        for pattern in (RECORD, HEAT_MAPS, "masks/*.png", ".*.tmp", "masks/.*.tmp"):  # the record before all else
+            for stale in folder.glob(pattern):
+                stale.unlink(missing_ok=True)
 
 
 def _mask_path(folder: Path, index: int) -> Path:
@@ -269,6 +273,7 @@ class _Record(Written):
     settings: _Settings
     versions: dict[str, str]
     accepted: bool = True
+    heat_maps: list[Text] = Field(default_factory=list)
 
 
 def _encode(realignment: Realignment, folder: Path) -> str:
@@ -291,6 +296,7 @@ def _encode(realignment: Realignment, folder: Path) -> str:
         "settings": dict(realignment.settings),
         "versions": dict(realignment.versions),
         "accepted": realignment.accepted,
+        **({"heat_maps": [item.word for item in realignment.heat_maps]} if realignment.heat_maps else {}),
     }
     try:
         return json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
@@ -334,11 +340,7 @@ def _writer(record: Mapping[str, Any]) -> str:
     return str(versions.get("realignkit", "unknown")) if isinstance(versions, dict) else "unknown"
 
 
-def _read_mask(path: Path, size: tuple[int, int]) -> Mask:
-    return np.array(_read_image(path, "1", size), dtype=np.bool_)
-
-
-def _read_image(path: Path, mode: str, size: tuple[int, int]) -> PILImage:
+def _read(path: Path, mode: str, size: tuple[int, int]) -> PILImage:
     try:
         with Image.open(path) as image:
             if image.size != size:

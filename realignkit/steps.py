@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 from realignkit import arguments, calls
 from realignkit.attention import sampler
 from realignkit.attention.config import ModulationConfig
+from realignkit.attention.heatmaps import recording, word_positions
 from realignkit.contracts import Generator, Reward, Scorer, Segmenter, Tagger
-from realignkit.errors import ModelError, OptionError
+from realignkit.errors import ModelError, OptionError, PromptError
+from realignkit.heatmap import Heat
 from realignkit.images import cropped, given_image
 from realignkit.machine import suited_threads
 from realignkit.named import Parts
@@ -50,6 +52,7 @@ class Steps:
     batch_size: int
     segment_unlikely: bool
     candidates: int
+    heat_maps: tuple[str, ...]
     threads: int | None
 
     @property
@@ -91,7 +94,7 @@ class Steps:
         for prompt in prompts:
             self.check_prompt(prompt)
         with suited_threads(threads=self.threads):
-            return draw(self, prompts, seeds, progress)
+            return draw(self, prompts, seeds, progress)[0]
 
     def tag(self, images: Sequence[PILImage]) -> list[tuple[Tag, ...]]:
         """Name the objects in images, which may be of any kind that calling the realigner takes.
@@ -169,6 +172,7 @@ class Steps:
                 self.modulation,
                 **self.sampling.model_dump(),
                 coarse=[image for image, _ in fitted] or None,
+                heat_maps=self.heat_maps,
                 progress=as_step("refine", progress),
             )
         changes = [tuple(notes) for _, notes in fitted] or [()] * len(prompts)
@@ -195,6 +199,23 @@ class Steps:
         """
         arguments.check_text(prompt)
         encoding.check_prompt(self.pipeline(), prompt)
+
+    def check_heat_maps(self, prompts: Sequence[str]) -> None:
+        """Refuse words for heat maps that none of some prompts contains. Loads the pipeline.
+
+        Raises:
+            PromptError: there is such a word.
+        """
+        missing = list(self.heat_maps)
+        for prompt in prompts:
+            found = word_positions(self.pipeline(), prompt, missing) if missing else {}
+            missing = [word for word in missing if word not in found]
+        if missing:
+            where = f"of '{prompts[0][:60]}'" if len(prompts) == 1 else f"of any of the {len(prompts)} prompts"
+            raise PromptError(
+                f"there can be no heat map of '{missing[0]}', which is not part {where}, token by token. Write it as "
+                f"the prompt does."
+            )
 
     def check_reach(self) -> None:
         """Refuse to begin what the tagger, the segmenter or the reward could not go on with. May ask the network.
@@ -245,19 +266,24 @@ class Steps:
             return self.generator.pipeline()
 
 
-def draw(realigner: Steps, prompts: Sequence[str], seeds: Sequence[int], progress: Progress) -> list[PILImage]:
-    """The coarse stage: an image for each prompt and seed, a batch at a time."""
+def draw(
+    realigner: Steps, prompts: Sequence[str], seeds: Sequence[int], progress: Progress, words: Sequence[str] = ()
+) -> tuple[list[PILImage], list[dict[str, Heat]]]:
+    """The coarse stage: an image for each prompt and seed, a batch at a time; and the heat maps of words in each."""
     images: list[PILImage] = []
+    heat_maps: list[dict[str, Heat]] = []
     for start in range(0, len(prompts), realigner.batch_size):
         batch = slice(start, start + realigner.batch_size)
-        images += drawing.generate(
-            realigner.pipeline(),
-            prompts[batch],
-            seeds[batch],
-            **realigner.sampling.model_dump(),
-            progress=as_step("generate", progress),
-        )
-    return images
+        with recording(realigner.pipeline(), words, prompts[batch]) as recorder:
+            images += drawing.generate(
+                realigner.pipeline(),
+                prompts[batch],
+                seeds[batch],
+                **realigner.sampling.model_dump(),
+                progress=as_step("generate", progress),
+            )
+        heat_maps += recorder.maps()
+    return images, heat_maps
 
 
 def lost(captions: Sequence[LocalCaption], seen: Sequence[Tag]) -> tuple[str, ...]:

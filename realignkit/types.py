@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from realignkit.heatmap import HeatMap as HeatMap
 from realignkit.layout import Layout as Layout
 from realignkit.layout import Likelihood as Likelihood
 from realignkit.layout import LocalCaption as LocalCaption

@@ -64,6 +64,30 @@ def test_default_folder_is_named_after_prompt_and_seed(cli, tmp_path: Path, monk
     assert (tmp_path / "realignments" / "a-red-book-s3" / "report.html").is_file()
 
 
+def test_heat_maps_of_words(run, cli, tmp_path: Path):
+    result = run(PROMPT, "--heat-maps", "red, yellow")
+    assert result.exit_code == 0, result.output
+    assert [item.word for item in Realignment.load(tmp_path / "out").heat_maps] == ["red", "yellow"]
+    pictures = {tmp_path / "out" / "heat_maps" / f"0{i}-{stage}.png" for i in (0, 1) for stage in ("coarse", "refined")}
+    assert set((tmp_path / "out" / "heat_maps").iterdir()) == pictures
+    assert str(tmp_path / "out" / "heat_maps.png") in result.output
+    assert "heat map of red before" in (tmp_path / "out" / "report.html").read_text()
+    (tmp_path / "out" / "heat_maps.png").unlink()
+    assert cli("show", tmp_path / "out").exit_code == 0
+    assert (tmp_path / "out" / "heat_maps.png").is_file()
+    assert run(PROMPT, "--overwrite").exit_code == 0
+    assert not any(path.is_file() for path in (tmp_path / "out").rglob("*heat_maps*/*")) and not list(
+        (tmp_path / "out").glob("heat_maps.*")
+    )
+
+
+def test_a_word_that_is_not_in_the_prompt_has_no_heat_map(run, tmp_path: Path):
+    result = run(PROMPT, "--heat-maps", "red,purple")
+    assert result.exit_code == 2
+    assert "'purple', which is not part of 'a red book and a yellow pen'" in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
 def test_given_coarse_image(run, tmp_path: Path):
     Image.new("L", (50, 50), 200).save(tmp_path / "photo.png")
     result = run(PROMPT, "--coarse", tmp_path / "photo.png")

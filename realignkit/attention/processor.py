@@ -22,6 +22,7 @@ from torch import Tensor
 
 from realignkit.attention.config import ModulationConfig
 from realignkit.attention.fast import Members, fast_attention
+from realignkit.attention.inputs import attention_inputs
 from realignkit.attention.modulation import (
     Schedule,
     amounts,
@@ -310,34 +311,10 @@ class ModulatedAttnProcessor:
             rest = (temb,) if self.temb else ()
             out: Tensor = self.original(attn, hidden_states, encoder_hidden_states, attention_mask, *rest)
             return out
-        residual = hidden_states
-        if attn.spatial_norm is not None:
-            hidden_states = attn.spatial_norm(hidden_states, temb)
-        shape, size = hidden_states.shape, None
-        if hidden_states.ndim == 4:
-            size = (shape[2], shape[3])
-            hidden_states = hidden_states.flatten(2).transpose(1, 2)
-        batch = hidden_states.shape[0]
-        if attn.group_norm is not None:
-            hidden_states = attn.group_norm(hidden_states.transpose(1, 2)).transpose(1, 2)
-        context = hidden_states
-        if encoder_hidden_states is not None:
-            norm = attn.norm_encoder_hidden_states if attn.norm_cross else (lambda states: states)
-            context = norm(encoder_hidden_states)
-        bias = attention_mask
-        if bias is not None:
-            bias = attn.prepare_attention_mask(bias, context.shape[1], batch)
-            bias = bias.view(batch, attn.heads, -1, bias.shape[-1])
-
-        def heads(states: Tensor) -> Tensor:
-            return states.view(*states.shape[:2], attn.heads, -1).transpose(1, 2)
-
-        query, key, value = heads(attn.to_q(hidden_states)), heads(attn.to_k(context)), heads(attn.to_v(context))
-        if attn.norm_q is not None:
-            query = attn.norm_q(query)
-        if attn.norm_k is not None:
-            key = attn.norm_k(key)
-        states = self.state.attend(query, key, value, cross=cross, size=size, bias=bias)
+        residual, shape = hidden_states, hidden_states.shape
+        inputs = attention_inputs(attn, hidden_states, encoder_hidden_states, attention_mask, temb)
+        query, value = inputs.query, attn.to_v(inputs.context).unflatten(-1, (attn.heads, -1)).transpose(1, 2)
+        states = self.state.attend(query, inputs.key, value, cross=cross, size=inputs.size, bias=inputs.bias)
         out = attn.to_out[1](attn.to_out[0](states.transpose(1, 2).flatten(2).to(query.dtype)))
         if len(shape) == 4:
             out = out.transpose(-1, -2).reshape(shape)

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from realignkit.arguments import instance, listed
 from realignkit.attention.config import ModulationConfig, TimeScale
+from realignkit.attention.heatmaps import recording
 from realignkit.attention.modulation import Schedule
 from realignkit.attention.processor import ModulatedAttention, modulate
 from realignkit.attention.regions import RegionMaps, regions_of, smaller_wins
 from realignkit.contracts import parse_options
 from realignkit.errors import ModelError, OptionError
+from realignkit.heatmap import Heat
 from realignkit.machine import suited_threads
 from realignkit.pipelines import families, phrases
 from realignkit.pipelines.generate import (
@@ -45,11 +47,13 @@ class RefineResult:
         images: RGB.
         conditioning: the texts that the images were conditioned on.
         notes: per image, what was left out, or not modulated, and why.
+        heat_maps: per image: word -> where the network attended to it, float32 (h, w) at the size of the latents.
     """
 
     images: list[Image]
     conditioning: list[str]
     notes: list[tuple[str, ...]]
+    heat_maps: list[dict[str, Heat]] = field(default_factory=list)
 
 
 def refine(
@@ -65,6 +69,7 @@ def refine(
     height: int | None = None,
     width: int | None = None,
     negative_prompt: str | None = None,
+    heat_maps: Sequence[str] = (),
     progress: StepCallback | None = None,
 ) -> RefineResult:
     """Re-sample images under attention modulated by their layouts (eqs. 7-10).
@@ -80,6 +85,8 @@ def refine(
         config: how to modulate; None: the method's defaults.
         coarse: the images to start from; needed, and used, only with ``config.strength``.
         num_inference_steps: of the full schedule, also with ``strength``, which skips its beginning.
+        heat_maps: words; see :func:`~realignkit.attention.heatmaps.recording`. The text that an image is conditioned on
+            counts, appended local captions included.
 
     Raises:
         ModelError: the pipeline's attention cannot be modulated, or it computed NaN.
@@ -111,10 +118,11 @@ def refine(
             phrases.condition(pipeline, prompt, layout, append=config.append_missing, separator=config.separator)
             for prompt, layout in zip(texts, layouts, strict=True)
         ]
-        images, state = _sample(pipeline, conditionings, config, coarse, arguments, progress)
+        with recording(pipeline, heat_maps, [item.text for item in conditionings]) as recorder:
+            images, state = _sample(pipeline, conditionings, config, coarse, arguments, progress)
     effects = [effect_notes(state, index, item) for index, item in enumerate(conditionings)]
     notes = [item.notes + effect for item, effect in zip(conditionings, effects, strict=True)]
-    return RefineResult(images, [item.text for item in conditionings], notes)
+    return RefineResult(images, [item.text for item in conditionings], notes, recorder.maps())
 
 
 def _sample(

@@ -70,6 +70,10 @@ def run(
     ] = None,
     candidates: Annotated[int, typer.Option(min=1, help="Coarse images per prompt; the best is refined.")] = 1,
     select_by: SelectBy = None,
+    heat_maps: Annotated[
+        str | None,
+        typer.Option(metavar="WORD,WORD", help="Show where the model attends to these words, before and after."),
+    ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images per forward pass.")] = 8,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace other results in the folder.")] = False,
     processes: Annotated[
@@ -109,14 +113,20 @@ def run(
         with loading():
             specs = {"tagger": tagger, "scorer": scorer, "segmenter": segmenter}
             extra = [] if lora is None else [f"generator.lora={json.dumps(lora)}"]
-            make = functools.partial(
-                _realigner, model, specs, [*extra, *(assignments or [])], candidates, select_by, batch_size, threads
-            )
+            options = {
+                "candidates": candidates,
+                "select_by": select_by,
+                "heat_maps": [] if heat_maps is None else heat_maps.split(","),
+                "batch_size": batch_size,
+                "threads": threads,
+            }
+            make = functools.partial(_realigner, model, specs, [*extra, *(assignments or [])], options)
             realigner = make()
             realigner.check_reach()
             realigner.check_model()
             if single:
                 realigner.check_prompt(texts[0])
+                realigner.check_heat_maps(texts)
         if single:
             _run_one(realigner, texts[0], seeds[0], folder, coarse, overwrite)
         elif _run_many(realigner, texts, seeds, folder, overwrite, Processes(processes, make)).failures:
@@ -193,11 +203,9 @@ def _realigner(
     model: str,
     specs: dict[str, Any],
     assignments: list[str],
-    candidates: int,
-    select_by: str | None,
-    batch_size: int,
-    threads: int | None,
+    options: dict[str, Any],
 ) -> Realigner:
+    """A realigner of plugins and ``--set``; ``options``: further arguments of ``Realigner.from_pretrained``."""
     from realignkit.cli._settings import known_options, parse
     from realignkit.contracts import parse_options
     from realignkit.realigner import Realigner
@@ -205,7 +213,7 @@ def _realigner(
     from realignkit.resolve import RealignerOptions
 
     registry = default_registry()
-    settings = parse(assignments, known_options(registry, model, {**specs, "reward": select_by}))
+    settings = parse(assignments, known_options(registry, model, {**specs, "reward": options["select_by"]}))
     realigner_options: Any = parse_options(RealignerOptions, settings.realigner, owner="realigner")
     return Realigner.from_pretrained(
         model,
@@ -214,10 +222,7 @@ def _realigner(
         sampling=settings.sampling,
         options=settings.options,
         registry=registry,
-        candidates=candidates,
-        select_by=select_by,
-        batch_size=batch_size,
-        threads=threads,
+        **options,
         **realigner_options.model_dump(),
     )
 

@@ -33,18 +33,22 @@ def show(
 
 
 def write_extras(realignment: Realignment, folder: Path) -> None:
-    """Write what is for people only: ``layout.png``, ``sheet.png`` (all in one picture) and ``report.html``."""
+    """Write what is for people only: ``layout.png``, ``sheet.png`` (all in one picture), ``report.html``, heat maps."""
     from realignkit.files import atomic_write
     from realignkit.images import png
-    from realignkit.report import contact_sheet, overlay, write_report
+    from realignkit.report import contact_sheet, overlay, write_heat_maps, write_report
 
     atomic_write(folder / "layout.png", png(overlay(realignment.coarse, realignment.layout)))
     atomic_write(folder / "sheet.png", png(contact_sheet([realignment])))
+    write_heat_maps(realignment, folder)
     write_report(realignment, folder)
 
 
 def print_files(folder: Path) -> None:
     """Say where the files are."""
+    from realignkit.report.heatmaps import HEAT_SHEET
+
     out().print(f"written: {folder}/", markup=False)
-    for name in ("coarse.png", "layout.png", "refined.png", "sheet.png", "realignment.json", "report.html"):
+    names = ["coarse.png", "layout.png", "refined.png", "sheet.png", "realignment.json", "report.html"]
+    for name in names + [HEAT_SHEET] * (folder / HEAT_SHEET).is_file():
         out().print(f"  {folder / name}", markup=False)

@@ -171,6 +171,7 @@ def run_many(
         OutputError: ``out`` cannot be written, is being written by somebody else, or holds results of other prompts or
             settings.
         ModelError: the model cannot be used for any prompt, or a process was ended by the system.
+        PromptError: no prompt contains a word that there are to be heat maps of.
     """
     jobs = [Job(index, prompt, seed) for index, prompt in enumerate(prompts, start=1) for seed in seeds]
     if len(set(jobs)) < len(jobs):
@@ -185,8 +186,9 @@ def run_many(
         ]
         skipped, failures = len(jobs) - len(todo), list[Failure]()
         if todo:
-            realigner.check_reach()  # both fail for all prompts or for none
+            realigner.check_reach()  # these fail for all prompts or for none
             realigner.check_model()
+            realigner.check_heat_maps(prompts)
         try:
             size = realigner.batch_size
             batches = [todo[start : start + size] for start in range(0, len(todo), size)]

@@ -187,8 +187,7 @@ def phrase_spans(tokenizer: Any, text: str, phrases: Sequence[str]) -> list[slic
         PromptError: a phrase is empty, unknown to the tokenizer, or no token span of the text.
     """
     ids = content_ids(tokenizer, text)
-    whole = find_span(full_ids(tokenizer, text), ids)
-    offset = whole.start if whole else 0
+    offset = _offset(tokenizer, text, ids)
     choices = []
     for phrase in phrases:
         wanted = tuple(content_ids(tokenizer, phrase))
@@ -200,6 +199,22 @@ def phrase_spans(tokenizer: Any, text: str, phrases: Sequence[str]) -> list[slic
         inside = [_in_word(tokenizer, ids, span) for span in spans] if len(spans) > 1 else [False]
         choices.append(Choice(wanted, spans, inside))
     return [slice(span.start + offset, span.stop + offset) for span in assign(choices)]
+
+
+def every_span(tokenizer: Any, text: str, phrase: str) -> list[slice]:
+    """Every place of ``phrase`` in ``text`` but for those within longer words, as :func:`phrase_spans` counts them."""
+    ids, wanted = content_ids(tokenizer, text), content_ids(tokenizer, phrase)
+    if not knows(tokenizer, phrase):
+        return []
+    offset = _offset(tokenizer, text, ids)
+    spans = (span for span in occurrences(ids, wanted) if not _in_word(tokenizer, ids, span))
+    return [slice(span.start + offset, span.stop + offset) for span in spans]
+
+
+def _offset(tokenizer: Any, text: str, ids: Sequence[int]) -> int:
+    """How many special tokens stand before those of the text itself."""
+    whole = find_span(full_ids(tokenizer, text), ids)
+    return whole.start if whole else 0
 
 
 def _in_word(tokenizer: Any, ids: Sequence[int], span: slice) -> bool:

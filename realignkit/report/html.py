@@ -16,6 +16,7 @@ from realignkit.errors import REDACTED
 from realignkit.files import atomic_write
 from realignkit.images import data_uri
 from realignkit.realignment import Realignment
+from realignkit.report.heatmaps import TITLES, heat_pictures
 from realignkit.report.overlay import overlay
 
 REPORT_NAME = "report.html"
@@ -49,6 +50,8 @@ def write_report(realignment: Realignment, folder: str | Path) -> Path:
             full_command=command_line(realignment, every_setting=True),
             seconds=sum(realignment.timings.values()),
             candidates=candidates(realignment),
+            heat_pictures=heat_pictures(realignment),
+            heat_titles=TITLES,
         )
     )
     path = Path(folder) / REPORT_NAME
@@ -110,6 +113,8 @@ def command_line(realignment: Realignment, *, every_setting: bool = False) -> st
             words += [option, name]
     if settings.get("candidates", 1) > 1:
         words += ["--candidates", str(settings["candidates"]), "--select-by", str(plugins.get("reward"))]
+    if settings.get("heat_maps"):
+        words += ["--heat-maps", ",".join(settings["heat_maps"])]
     if settings.get("coarse") == "given":
         words += ["--coarse", "coarse.png"]
     if every_setting:

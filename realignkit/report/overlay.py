@@ -204,12 +204,17 @@ def _draw_label(
 
 def _label_text(segment: Segment, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, limit: int) -> str:
     """The caption, shortened to fit, and the likelihood, never shortened."""
-    caption, tail = " ".join(segment.caption.caption.split()), f" · {segment.caption.likelihood.value}"
-    shown = caption
-    while len(shown) > 1 and font.getlength(shown + tail) > limit:
-        caption = caption[:-1].rstrip()
-        shown = caption + "…"
-    return shown + tail
+    tail = f" · {segment.caption.likelihood.value}"
+    return fitting(" ".join(segment.caption.caption.split()), font, limit - font.getlength(tail)) + tail
+
+
+def fitting(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, limit: float) -> str:
+    """A text, or as much of its beginning as is at most ``limit`` pixels wide, but for its first letter."""
+    shown = text
+    while len(shown) > 1 and font.getlength(shown) > limit:
+        text = text[:-1].rstrip()
+        shown = text + "…"
+    return shown
 
 
 def _top(segment: Segment, size: tuple[int, int]) -> Point:
