@@ -22,6 +22,7 @@ class Model(StrEnum):
     ORACLE = "oracle"
     RAM = "ram"
     TAG2TEXT = "tag2text"
+    VQA = "vqa"
     CLIP = "clip"
     BLIP = "blip"
     CAPTION_TEXT_ENCODER = "caption_text_encoder"
@@ -33,7 +34,9 @@ _REWARDS = (Model.CLIP, Model.BLIP, Model.CAPTION_TEXT_ENCODER, Model.CAPTIONER,
 
 
 def main(
-    model: Annotated[Model, typer.Argument(help="Which checkpoint to rebuild; base needs vae, rewards use base.")],
+    model: Annotated[
+        Model, typer.Argument(help="Which checkpoint to rebuild; base needs vae, rewards and vqa use base.")
+    ],
     out: Annotated[Path, typer.Option(help="Folder of the checkpoints.")] = FOLDER,
     work: Annotated[Path, typer.Option(help="Logs and the state to resume from.")] = Path("runs/micro"),
     seed: Annotated[int, typer.Option(help="Seed of weights, data order and noise.")] = 0,

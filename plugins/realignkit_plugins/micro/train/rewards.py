@@ -7,7 +7,7 @@ the reward has never seen. Hence negatives of three kinds of caption, and of fiv
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -216,9 +216,9 @@ def unfinished(base: Path, described: tuple[Scene, ...], count: int, cache: Path
     return np.concatenate(parts)
 
 
-def bert_words() -> BertTokenizer:
-    """One token per word of the world, in BERT's format, with BLIP's two further tokens."""
-    words = {*COLOURS, *COUNTS.values(), *EXTRA_NOUNS, *BACKGROUNDS, *_GLUE.split()}
+def bert_words(further: Iterable[str] = ()) -> BertTokenizer:
+    """One token per word of the world, and of ``further``, in BERT's format, with BLIP's two further tokens."""
+    words = {*COLOURS, *COUNTS.values(), *EXTRA_NOUNS, *BACKGROUNDS, *_GLUE.split(), *further}
     words |= {form for noun in NOUNS for form in (noun, plural(noun))}
     entries = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *sorted(words), "[DEC]", "[ENC]"]
     return BertTokenizer(vocab={word: i for i, word in enumerate(entries)}, model_max_length=MAX_LENGTH)
