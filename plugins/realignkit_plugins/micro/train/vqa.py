@@ -41,6 +41,8 @@ from realignkit_plugins.micro.world import Scene, caption, render
 from realignkit_plugins.micro.world.questions import KINDS, Question, about_caption, ask, words
 from realignkit_plugins.micro.world.scenes import compose, sample_scene
 
+WIDTH = 128
+"""Of the hidden states that questions and pictures have in common."""
 REDRAWN = 384
 """Renderings that the base model draws over."""
 _SPOILT = 8
@@ -91,7 +93,7 @@ class VQARecipe(Recipe):
         self.tokens = bert_words(words())
         self.model = build(self.tokens)
         heed_padding(self.model)
-        self.seeing, self.words = Seeing(self.model, self.tower, VISION["hidden_size"]), Words(VISION["hidden_size"])
+        self.seeing, self.words = Seeing(self.model, self.tower, WIDTH), Words(WIDTH)
         self.learner = nn.ModuleList([self.seeing, self.words])
         count = min(REDRAWN, self.schedule.steps * self.schedule.batch_size)
         rng = np.random.default_rng([SCENE_SEEDS["vqa"], self.seed])
@@ -180,8 +182,8 @@ def build(tokens: Any) -> BlipForQuestionAnswering:
     """A 4-layer vision transformer on 8 x 8 patches, and 3 layers each to read questions and to speak."""
     text = {
         "vocab_size": len(tokens),
-        "hidden_size": VISION["hidden_size"],
-        "encoder_hidden_size": VISION["hidden_size"],
+        "hidden_size": WIDTH,
+        "encoder_hidden_size": WIDTH,
         "intermediate_size": VISION["intermediate_size"],
         "num_hidden_layers": 3,
         "num_attention_heads": 4,
