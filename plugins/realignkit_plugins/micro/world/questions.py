@@ -148,7 +148,7 @@ def _where(scene: Scene, rng: np.random.Generator) -> tuple[str, str] | None:
         return None
     thing = _one(alone, rng)
     place = place_of(thing)
-    return place and (f"where is the {thing.noun}?", place)
+    return (f"where is the {thing.noun}?", place) if place else None
 
 
 def place_of(thing: Thing) -> str | None:
