@@ -73,13 +73,13 @@ def loading(what: str, model: str) -> Iterator[None]:
     transformers_logging.disable_progress_bar()
     # A checkpoint that wants to run code of its own is refused, not asked about on standard input.
     patience, dynamic_module_utils.TIME_OUT_REMOTE_CODE = dynamic_module_utils.TIME_OUT_REMOTE_CODE, 0
-    told: list[str] = []
+    logged: list[str] = []
     try:
-        with _collected(told), warnings.catch_warnings():
+        with _collected(logged), warnings.catch_warnings():
             # diffusers hands its downloads an argument that a newer hub library ignores.
             warnings.filterwarnings("ignore", ".*local_dir_use_symlinks", UserWarning)
             yield
-        if missing := missing_weights(told):
+        if missing := missing_weights(logged):
             raise ModelError(
                 f"the {what} '{model}' holds no weights for {len(missing)} of its parameters ({missing[0]} …). Use a "
                 f"complete checkpoint of this kind."
@@ -87,7 +87,7 @@ def loading(what: str, model: str) -> Iterator[None]:
     except ModelError:
         raise
     except Exception as error:  # the libraries raise a dozen types for a bad checkpoint
-        reason = explain(model, error, is_local(model), told)
+        reason = explain(model, error, is_local(model), logged)
         raise ModelError(f"the {what} '{model}' cannot be loaded {reason}") from error
     finally:
         dynamic_module_utils.TIME_OUT_REMOTE_CODE = patience
@@ -96,12 +96,12 @@ def loading(what: str, model: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _collected(told: list[str]) -> Iterator[None]:
+def _collected(logged: list[str]) -> Iterator[None]:
     """What the libraries log goes into a list: an error that only points to it needs it, and one sentence is enough."""
     loggers = [logging.getLogger(name) for name in _LIBRARIES if name in sys.modules]
     before = [(logger, logger.handlers, logger.level) for logger in loggers]
     for logger in loggers:
-        logger.handlers = [_Collector(told)]
+        logger.handlers = [_Collector(logged)]
         logger.setLevel(logging.WARNING)
     try:
         yield
@@ -112,48 +112,48 @@ def _collected(told: list[str]) -> Iterator[None]:
 
 
 class _Collector(logging.Handler):
-    def __init__(self, told: list[str]) -> None:
+    def __init__(self, logged: list[str]) -> None:
         super().__init__()
-        self.told = told
+        self.logged = logged
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.told.append(record.getMessage())
+        self.logged.append(record.getMessage())
 
 
-def explain(model: str, error: BaseException, local: bool, told: Sequence[str] = ()) -> str:
+def explain(model: str, error: BaseException, local: bool, logged: Sequence[str] = ()) -> str:
     """Say what is wrong, in brackets, and what to do, by the error and everything that led to it.
 
     Args:
         model: as the user gave it: a hub id, a file or a folder.
         error: whatever a library raised.
         local: whether ``model`` is a file or a folder.
-        told: what the libraries logged meanwhile, where some put what the error only points to.
+        logged: what the libraries logged meanwhile, where some put what the error only points to.
 
     Returns:
         ``"(reason). Advice."``, to stand behind "X cannot be loaded". The hub's token is not in it.
     """
-    return redacted(_explain(model, error, local, told), _hub_tokens())
+    return redacted(_explain(model, error, local, logged), _hub_tokens())
 
 
-def missing_weights(told: Sequence[str]) -> list[str]:
+def missing_weights(logged: Sequence[str]) -> list[str]:
     """Which weights a library has filled with random numbers, by what it logged."""
-    text = _COLOURS.sub("", "\n".join(told))
+    text = _COLOURS.sub("", "\n".join(logged))
     return [name for pattern in _MISSING for name in pattern.findall(text)]
 
 
 def _hub_tokens() -> list[str]:
     variables = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HUGGINGFACE_HUB_TOKEN", "HF_HUB_TOKEN")
-    found = [os.environ.get(variable, "").strip() for variable in variables]
+    tokens = [os.environ.get(variable, "").strip() for variable in variables]
     try:
         from huggingface_hub import get_token
 
-        found.append(get_token() or "")
+        tokens.append(get_token() or "")
     except Exception:  # no hub library, or a file of it that cannot be read: then no token was sent either
         pass
-    return found
+    return tokens
 
 
-def _explain(model: str, error: BaseException, local: bool, told: Sequence[str]) -> str:
+def _explain(model: str, error: BaseException, local: bool, logged: Sequence[str]) -> str:
     chain = list(_chain(error))
     text = _text(chain)
     numbers = {one.errno for one in chain if isinstance(one, OSError)}
@@ -174,7 +174,7 @@ def _explain(model: str, error: BaseException, local: bool, told: Sequence[str])
         return f"({gist}). Make the file readable and its folder writable, or set HF_HOME to a folder of yours."
     if not local and (said := of_the_hub(model, error)):
         return said
-    if said := _of_another_kind(chain, text, told):
+    if said := _of_another_kind(chain, text, logged):
         return said
     if said := _of_the_weights(model, local, chain, text):
         return said
@@ -237,18 +237,18 @@ def of_the_hub(model: str, error: BaseException) -> str | None:
     return None
 
 
-def _of_another_kind(chain: Sequence[BaseException], text: str, told: Sequence[str]) -> str | None:
+def _of_another_kind(chain: Sequence[BaseException], text: str, logged: Sequence[str]) -> str | None:
     """What is whole, but does not go with this model, these libraries, or what is installed."""
-    told_too = _COLOURS.sub("", "\n".join([text, *told]))
+    everything = _COLOURS.sub("", "\n".join([text, *logged]))
     for pattern in _OF_ANOTHER_SHAPE:
-        if match := pattern.search(told_too):
+        if match := pattern.search(everything):
             sizes = [_size(match[number]) for number in (2, 3)]
             theirs, ours = reversed(sizes) if pattern is _EXPECTED_FIRST else sizes
             return (
                 f"(it was made for another model: {match['name']} is {theirs} where this one has {ours}). Use weights "
                 f"and settings of the same model."
             )
-    if missing := missing_weights(told):
+    if missing := missing_weights(logged):
         return f"({_some_missing(missing)}). Use a complete checkpoint of this kind."
     if match := _UNKNOWN_KIND.search(text):
         return (
@@ -259,11 +259,10 @@ def _of_another_kind(chain: Sequence[BaseException], text: str, told: Sequence[s
         return "(some of its weights are missing). Use a complete checkpoint of this kind."
     for one in chain:
         if isinstance(one, ImportError):
-            found = [one.name.partition(".")[0]] if one.name else _NEEDS.findall(str(one))
-            if found:
-                return (
-                    f"(it needs {found[0]}, which is not installed). Install it with 'pip install {found[0].lower()}'."
-                )
+            packages = [one.name.partition(".")[0]] if one.name else _NEEDS.findall(str(one))
+            if packages:
+                name = packages[0]
+                return f"(it needs {name}, which is not installed). Install it with 'pip install {name.lower()}'."
     return None
 
 

@@ -52,8 +52,8 @@ def read_weights(path: Path, model: str | None = None) -> dict[str, Tensor]:
     except ModelError:
         raise
     except Exception as error:  # torch and safetensors raise a dozen types for a bad file
-        told = _of_a_pickle(error, again(model, local)) or explain(model, error, local)
-        raise ModelError(f"'{named}' cannot be read as weights {told}") from error
+        reason = _of_a_pickle(error, again(model, local)) or explain(model, error, local)
+        raise ModelError(f"'{named}' cannot be read as weights {reason}") from error
     weights = _tensors(data)
     if not weights:
         raise ModelError(
@@ -101,14 +101,14 @@ def _torch(path: Path) -> Any:
 
 def _of_a_pickle(error: Exception, advice: str) -> str | None:
     """Of a pickle: what it would have run, that it is none of torch's, or that it is cut short; else None."""
-    told = " ".join(str(error).split())
-    if "failed finding central directory" in told:
+    message = " ".join(str(error).split())
+    if "failed finding central directory" in message:
         return f"(it is damaged or only half there: its end is cut off). {advice}"
-    if "Unsupported operand" in told or "Invalid magic number" in told:
+    if "Unsupported operand" in message or "Invalid magic number" in message:
         return "(it is a pickle that torch did not write, which is not read). Take the model as safetensors."
-    if "nsupported" in told or "not an allowed" in told:
-        found = _FOREIGN.search(told)
-        what = f" ({found[1] or found[2]})" if found else ""
+    if "nsupported" in message or "not an allowed" in message:
+        code = _FOREIGN.search(message)
+        what = f" ({code[1] or code[2]})" if code else ""
         return (
             f"(it holds more than tensors and plain values{what}, and what cannot be loaded without running it is "
             f"refused). Take the model as safetensors."

@@ -103,9 +103,9 @@ def reason(names: Iterable[str], asked: str | None = None) -> str | None:
     for folder, inside in folders.items():
         if any(map(_PLAIN.fullmatch, inside)):
             continue
-        found = {match["variant"] for match in map(_VARIANT.fullmatch, inside) if match}
-        variants |= found
-        if not found:
+        named = {match["variant"] for match in map(_VARIANT.fullmatch, inside) if match}
+        variants |= named
+        if not named:
             pickles += [str(folder / name) for name in inside if _PICKLE.fullmatch(name)]
     if pickles:
         return (

@@ -33,8 +33,8 @@ def one_mention_each(tokens: Sequence[Token], chunks: Sequence[Chunk]) -> list[C
     """
     out: list[Chunk] = []
     for chunk in chunks:
-        own = set(chunk.attributes[: len(chunk.attributes) - len(chunk.predicated)])
-        same = [k for k, other in enumerate(out) if _may_mean(chunk, own, other)]
+        attributes = set(chunk.attributes[: len(chunk.attributes) - len(chunk.predicated)])
+        same = [k for k, other in enumerate(out) if _may_mean(chunk, attributes, other)]
         if not chunk.predicated or tokens[chunk.first].text not in _DEFINITE or len(same) != 1:
             out.append(chunk)
             continue
@@ -48,5 +48,5 @@ def one_mention_each(tokens: Sequence[Token], chunks: Sequence[Chunk]) -> list[C
     return out
 
 
-def _may_mean(chunk: Chunk, own: set[str], other: Chunk) -> bool:
-    return other.listed and not other.negated and other.head == chunk.head and own <= set(other.attributes)
+def _may_mean(chunk: Chunk, attributes: set[str], other: Chunk) -> bool:
+    return other.listed and not other.negated and other.head == chunk.head and attributes <= set(other.attributes)

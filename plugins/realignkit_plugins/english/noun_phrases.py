@@ -148,38 +148,38 @@ class _Parser(Reader):
 
     def content(self, i: int, determined: bool) -> tuple[list[tuple[int, int, str]], int]:
         """Words of the phrase as (first token, stop, role), role in {adjective, adverb, noun}."""
-        found: list[tuple[int, int, str]] = []
+        words: list[tuple[int, int, str]] = []
         start = i
-        while i < len(self.tokens) and len(found) < _MAX_WORDS:
-            if self.kind(i) == "writing" and self.is_noun(i + 1) and (found or determined):
+        while i < len(self.tokens) and len(words) < _MAX_WORDS:
+            if self.kind(i) == "writing" and self.is_noun(i + 1) and (words or determined):
                 i += 1  # a "STOP" sign
                 continue
-            has_noun = any(role == "noun" for _, _, role in found)
+            has_noun = any(role == "noun" for _, _, role in words)
             length = self.adjective(i)
             if self.idiom(i) and (not length or has_noun or not self.is_content(i + length)):
                 break
             if length:
-                found.append((i, i + length, "adjective"))
+                words.append((i, i + length, "adjective"))
                 i += length
                 continue
             word = self.word(i)
             if word in (",", "and", "&", "or", "/"):
-                if not found or has_noun or not self._list_goes_on(found[-1], i):
+                if not words or has_noun or not self._list_goes_on(words[-1], i):
                     break
                 i += 1
                 continue
-            if word in ("one", "ones") and found and not has_noun:
-                found.append((i, i + 1, "noun"))
+            if word in ("one", "ones") and words and not has_noun:
+                words.append((i, i + 1, "noun"))
                 i += 1
                 break
-            role = self._role(i, has_noun, bool(found) or determined, start, found)
+            role = self._role(i, has_noun, bool(words) or determined, start, words)
             if role is None:
                 break
-            found.append((i, i + 1, role))
+            words.append((i, i + 1, role))
             i += 1
-        while found and found[-1][2] == "adverb":
-            found.pop()
-        return found, found[-1][1] if found else i
+        while words and words[-1][2] == "adverb":
+            words.pop()
+        return words, words[-1][1] if words else i
 
     def _list_goes_on(self, last: tuple[int, int, str], i: int) -> bool:
         """Whether the list of adjectives goes on after the comma or conjunction at token i."""
@@ -193,7 +193,7 @@ class _Parser(Reader):
         return True
 
     def _role(
-        self, i: int, has_noun: bool, begun: bool, start: int, found: Sequence[tuple[int, int, str]]
+        self, i: int, has_noun: bool, begun: bool, start: int, words: Sequence[tuple[int, int, str]]
     ) -> str | None:
         """What token i is within the phrase; None where the phrase stops before it."""
         word = self.word(i)
@@ -216,7 +216,7 @@ class _Parser(Reader):
             if subject:
                 return None
             if has_noun:
-                previous = self.word(found[-1][0])
+                previous = self.word(words[-1][0])
                 compound = f"{previous} {singular(word)}" in COMPOUNDS
                 agrees = is_plural(previous) == (word in g.VERBS_BASE)
                 return None if agrees and not compound else "noun"

@@ -76,8 +76,8 @@ _ENGLISH |= frozenset(word for name in _NAMES for word in name.split())
 
 def other_scripts(reading: Reading) -> tuple[str, ...]:
     """The words in other scripts than Latin, each once; a single Greek letter is a sign like any other."""
-    found = (token.surface for token in reading.tokens if token.kind == "foreign")
-    return tuple(dict.fromkeys(word for word in found if not (len(word) == 1 and "\u0370" <= word <= "\u03ff")))
+    words = (token.surface for token in reading.tokens if token.kind == "foreign")
+    return tuple(dict.fromkeys(word for word in words if not (len(word) == 1 and "\u0370" <= word <= "\u03ff")))
 
 
 def other_language(reading: Reading) -> tuple[str, ...]:
@@ -98,8 +98,8 @@ def other_language(reading: Reading) -> tuple[str, ...]:
             foreign.append(token.text)
         elif token.text in _ENGLISH or singular(token.text) in _ENGLISH:
             english += token.text not in _SHARED
-    found = set(foreign)
-    enough = len(found) > 2 * english and (len(found) >= 2 or not english)
-    if not enough or found <= _WEAK:
+    distinct = set(foreign)
+    enough = len(distinct) > 2 * english and (len(distinct) >= 2 or not english)
+    if not enough or distinct <= _WEAK:
         return ()
-    return tuple(dict.fromkeys(token.surface for token in words if token.text in found))
+    return tuple(dict.fromkeys(token.surface for token in words if token.text in distinct))

@@ -102,10 +102,10 @@ class Predicates(Reader):
                 return None
             j, apart = but + 1, True
         of_sentence = (copula and not relative and not reduced) or (plural and not is_plural(self.word(chunk.stop - 1)))
-        found = self._attributes(j, copula or both)
-        if found is None:
+        listed = self._attributes(j, copula or both)
+        if listed is None:
             return None
-        attributes, stop = found
+        attributes, stop = listed
         respectively = self.word(stop) == "respectively" or self.words_at(stop, ",", "respectively")
         return _Predicate(attributes, stop, of_sentence, plural, respectively, apart)
 
@@ -181,15 +181,15 @@ class Predicates(Reader):
         if self.word(j) not in ("of", "from") or self.is_determiner(j + 1):
             return None
         words, stop = self._content(j + 1)
-        found = tuple(self.text(a, b) for a, b, role in words if role != "adverb")
-        return (found, stop) if found else None
+        attributes = tuple(self.text(a, b) for a, b, role in words if role != "adverb")
+        return (attributes, stop) if attributes else None
 
     def adjectives(self, i: int, shades: bool = False) -> tuple[tuple[str, ...], int]:
         """The list of adjectives at token i that modifies no noun after it, and where it stops.
 
         ``shades``: any word before a colour belongs to it ("deep red").
         """
-        found: list[str] = []
+        words: list[str] = []
         stop = i
         while length := self.adjective(i) or int(
             shades
@@ -202,34 +202,34 @@ class Predicates(Reader):
             after += self.word(after) in _COLOUR_NOUNS and bool(self.adjective(i))  # "in red colour"
             if self.is_noun(after) and not self.is_verbal(after) and self.adjective(i):
                 break  # "… and white boats": this one belongs to the next noun
-            if found and self.word(after) in g.COPULAS:
+            if words and self.word(after) in g.COPULAS:
                 break  # "… and blue is the box"
-            found.append(self.text(i, i + length))
+            words.append(self.text(i, i + length))
             i = stop = after
             i += self.word(i) == ","
             i += self.word(i) in ("and", "&")
-        return tuple(found), stop
+        return tuple(words), stop
 
     def _subjects(self, chunks: Sequence[Chunk], plural: bool) -> list[int]:
         """The phrases, by index, that a sentence whose verb stands behind the last one is about."""
         k = self._subject(chunks, len(chunks) - 1)
-        found = [k]
+        subjects = [k]
         while plural and k > 0:
             link = self._between(chunks[k - 1], chunks[k])
             if not link or not link <= {",", "and", "&"}:
                 break
             other = self._subject(chunks, k - 1)
-            if chunks[k - 1].predicated or ("and" not in link and len(found) < 2):
+            if chunks[k - 1].predicated or ("and" not in link and len(subjects) < 2):
                 break  # a sentence of its own
             if other > 0 and self._between(chunks[other - 1], chunks[other]) - _BREAKS:
                 break  # the end of a clause before: "a dog sits on a mat and two cats are black"
-            found.insert(0, other)
+            subjects.insert(0, other)
             k = other
-        return found
+        return subjects
 
     def _subject(self, chunks: Sequence[Chunk], k: int) -> int:
         """The phrase that phrase k is a part of: in "the lid of the red cup's handle" the lid."""
-        found = k
+        whole = k
         while k > 0:
             link = self._between(chunks[k - 1], chunks[k])
             k -= 1
@@ -237,8 +237,8 @@ class Predicates(Reader):
                 continue
             if not link or not all(word in _LINKS or word.endswith(("ing", "ed")) for word in link):
                 break
-            found = k
-        return found
+            whole = k
+        return whole
 
     def _between(self, one: Chunk, other: Chunk) -> set[str]:
         return {self.word(i) for i in range(one.stop, other.first)}

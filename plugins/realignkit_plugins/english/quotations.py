@@ -59,22 +59,22 @@ class Quotation:
 
 def quotations(tokens: Sequence[Token]) -> list[Quotation]:
     """The quoted texts, and unquoted ones behind "says" and "the words", in order and without overlap."""
-    found: list[Quotation] = []
+    quotes: list[Quotation] = []
     reader = _QuotationReader(tokens)
     i = 0
     while i < len(tokens):
         last = reader.closing(i)
         if last is not None:
-            found.append(Quotation(i, last, reader.is_writing(i, last, found)))
+            quotes.append(Quotation(i, last, reader.is_writing(i, last, quotes)))
             # What is not writing may hold quotations of its own.
-            i = last + 1 if found[-1].is_writing else i + 1
+            i = last + 1 if quotes[-1].is_writing else i + 1
             continue
         last = reader.unquoted(i)
         if last is not None:
-            found.append(Quotation(i, last, True))
+            quotes.append(Quotation(i, last, True))
             i = last
         i += 1
-    return found
+    return quotes
 
 
 class _QuotationReader(Reader):

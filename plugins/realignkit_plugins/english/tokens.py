@@ -80,15 +80,15 @@ def tokenize(text: str) -> list[Token]:
     """
     tokens: list[Token] = []
     for match in _LEXEME.finditer(text):
-        name, found, start, end = str(match.lastgroup), match.group(), match.start(), match.end()
-        lower = found.lower().replace("’", "'") if name == "word" else found.lower()
+        name, surface, start, end = str(match.lastgroup), match.group(), match.start(), match.end()
+        lower = surface.lower().replace("’", "'") if name == "word" else surface.lower()
         if (
             name == "word" and lower.endswith("'s") and end - start > 2
         ):  # a possessor is a phrase of its own: "a man|'s hat"
-            tokens.append(Token(lower[:-2], start, end - 2, "word", found[:-2]))
-            tokens.append(Token("'s", end - 2, end, "mark", found[-2:]))
+            tokens.append(Token(lower[:-2], start, end - 2, "word", surface[:-2]))
+            tokens.append(Token("'s", end - 2, end, "mark", surface[-2:]))
         else:
-            tokens.append(Token(lower, start, end, _KINDS[name], found))
+            tokens.append(Token(lower, start, end, _KINDS[name], surface))
     return _spelt_out(tokens)
 
 

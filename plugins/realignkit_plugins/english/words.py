@@ -43,9 +43,9 @@ def _irregular() -> dict[str, str]:
 def by_rule(plural: str) -> str:
     """The singular that a plural's ending tells; the word itself where it tells of no plural."""
     for ending, singular_ending in _SINGULAR_ENDINGS:
-        found, changes = ending.subn(singular_ending, plural)
+        word, changes = ending.subn(singular_ending, plural)
         if changes:
-            return found
+            return word
     return plural
 
 

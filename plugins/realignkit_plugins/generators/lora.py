@@ -52,14 +52,14 @@ def merge_lora(
         )
     with loading("LoRA", lora):
         layers = Layers(pipeline)
-        found = _Found(lora, f"this {type(pipeline).__name__}", layers)
+        contents = _Contents(lora, f"this {type(pipeline).__name__}", layers)
         for file in find(lora, revision):
-            found.add(file)
-        found.check(partial)
-        found.merge(scale)
+            contents.add(file)
+        contents.check(partial)
+        contents.merge(scale)
 
 
-class _Found:
+class _Contents:
     """What the files of an adapter hold: what goes into which layer, and what goes nowhere."""
 
     def __init__(self, lora: str, model: str, layers: Layers) -> None:
@@ -76,11 +76,11 @@ class _Found:
         self.made_for = self.made_for or file.made_for
         for config in file.configs.values():
             _refuse_config(config, self.lora)
-        found, others = low_rank(file.tensors, self.lora)
+        adapters, others = low_rank(file.tensors, self.lora)
         if others:
             self.left["of no adapter"] += others
-        there: dict[str, set[str]] = {}
-        for front, adapter in found.items():
+        reached: dict[str, set[str]] = {}
+        for front, adapter in adapters.items():
             layer, component = self.layers.find(front, file.component)
             if layer is None:
                 self.left[self._foreign(component)] += adapter.keys
@@ -92,8 +92,8 @@ class _Found:
                 config = file.configs.get(component) or file.configs.get("", {})
                 self.adapters[layer] = adapter, _factor(adapter, layer.name, config, self.lora)
                 self.matched += len(adapter.keys)
-                there.setdefault(component, set()).add(layer.name)
-        for component, names in there.items():
+                reached.setdefault(component, set()).add(layer.name)
+        for component, names in reached.items():
             config = file.configs.get(component) or file.configs.get("", {})
             targets = _targets(config, layer_names(self.layers.networks[component]))
             if missing := [name for name in targets if name not in names]:
@@ -181,11 +181,11 @@ def _factor(adapter: LowRank, name: str, config: Mapping[str, Any], lora: str) -
 
     rank = adapter.down.shape[0] if adapter.down is not None and adapter.down.ndim else 0
     ranks, alphas = config.get("rank_pattern") or {}, config.get("alpha_pattern") or {}
-    told = ranks.get(get_pattern_key(ranks, name), config.get("r", rank))
-    if told != rank:
+    stated = ranks.get(get_pattern_key(ranks, name), config.get("r", rank))
+    if stated != rank:
         raise ModelError(
             f"'{lora}' is damaged or put together wrongly: at the layer {name} it has rank {rank}, its settings say "
-            f"{told!r}. Take the weights and {PEFT_CONFIG} from the same training."
+            f"{stated!r}. Take the weights and {PEFT_CONFIG} from the same training."
         )
     alpha = adapter.alpha
     if alpha is None:

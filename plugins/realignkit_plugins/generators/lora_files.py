@@ -69,8 +69,8 @@ def find(lora: str, revision: str | None = None) -> list[AdapterFile]:
     folder = Path(place)
     if not folder.is_dir():
         return [_read(path, lora) for path in _download(place, file, lora, revision)]
-    found = (*folder.glob("*"), *folder.glob("*/*"))
-    names = [one.relative_to(folder).as_posix() for one in found if one.is_file()]
+    paths = (*folder.glob("*"), *folder.glob("*/*"))
+    names = [one.relative_to(folder).as_posix() for one in paths if one.is_file()]
     return [_read(folder / name, lora) for name in choose(names, lora)]
 
 
@@ -149,10 +149,10 @@ def _read(path: Path, lora: str) -> AdapterFile:
         sealed_notes(path)
     except DamagedError as error:  # a flipped bit is still a number
         raise ModelError(f"{error.reason}. Copy it again, or resume its training, which mends it.") from error
-    beside = path.parent / PEFT_CONFIG
+    settings = path.parent / PEFT_CONFIG
     configs: dict[str, dict[str, Any]] = {}
-    if beside.is_file() and path.name != DIFFUSERS_FILE and any(map(_PEFT_KEY.search, tensors)):
-        configs[""] = dict(json.loads(beside.read_text(encoding="utf-8")))
+    if settings.is_file() and path.name != DIFFUSERS_FILE and any(map(_PEFT_KEY.search, tensors)):
+        configs[""] = dict(json.loads(settings.read_text(encoding="utf-8")))
     elif _METADATA in notes:
         for name, value in dict(json.loads(notes[_METADATA])).items():
             component, _, option = name.partition(".")

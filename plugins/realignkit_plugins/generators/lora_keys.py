@@ -64,12 +64,12 @@ def low_rank(tensors: Mapping[str, Tensor], file: str) -> tuple[dict[str, LowRan
         ModelError: it is of a kind that is no sum of low-rank products, or is no adapter at all, or holds two.
     """
     refuse_other_kinds(tensors, file)
-    found: dict[str, LowRank] = {}
+    adapters: dict[str, LowRank] = {}
     alphas: dict[str, tuple[str, float]] = {}
     others = []
     for key, tensor in tensors.items():
         if match := _LOW_RANK.fullmatch(key):
-            adapter = found.setdefault(match["layer"], LowRank())
+            adapter = adapters.setdefault(match["layer"], LowRank())
             role = _ROLES.get(match["letter"], match["letter"] or match["word"])
             if getattr(adapter, role) is not None:
                 raise ModelError(
@@ -87,23 +87,23 @@ def low_rank(tensors: Mapping[str, Tensor], file: str) -> tuple[dict[str, LowRan
         else:
             others.append(key)
     for layer, (key, alpha) in alphas.items():
-        if layer in found:
-            found[layer].alpha = alpha
-            found[layer].keys.append(key)
+        if layer in adapters:
+            adapters[layer].alpha = alpha
+            adapters[layer].keys.append(key)
         else:
             others.append(key)
-    if not found:
+    if not adapters:
         kind = "no LoRA but a textual inversion" if any(map(_TEXTUAL_INVERSION.search, tensors)) else "no LoRA"
         raise ModelError(
             f"'{file}' is {kind}: none of its {len(tensors)} keys is an adapter's ({some(tensors)}). Give the file "
             f"with the adapters."
         )
     for key in others:
-        if key.rpartition(".")[0] in found:
+        if key.rpartition(".")[0] in adapters:
             raise ModelError(
                 f"'{file}' holds adapters of a kind that is not known here ({key}). Save them as plain LoRA."
             )
-    return found, others
+    return adapters, others
 
 
 def refuse_other_kinds(keys: Iterable[str], file: str) -> None:

@@ -77,25 +77,25 @@ class Layers:
             component = self.denoiser
         name = _PROCESSOR.sub("", match["name"]).replace(".", "_")
         places = [component] if component else list(self.networks)
-        found = [
+        layers = [
             Layer(place, self.names(place)[name])
             for place in places
             if place in self.networks and name in self.names(place)
         ]
-        if len(found) > 1:
+        if len(layers) > 1:
             raise ModelError(
-                f"the key '{key}' does not say whether it is of {' or of '.join(layer.component for layer in found)}. "
+                f"the key '{key}' does not say whether it is of {' or of '.join(layer.component for layer in layers)}. "
                 f"Put the file into a folder of that name and give the folder around it."
             )
-        return (found[0], found[0].component) if found else (None, component or "")
+        return (layers[0], layers[0].component) if layers else (None, component or "")
 
     def names(self, component: str) -> dict[str, str]:
         """Every spelling of a component's layers, dots as underscores -> the module's name."""
         if component not in self._names:
             network = self.networks[component]
-            own = layer_names(network)
-            pairs = [(spelling, name) for name in own for spelling in spellings(network, name)]
-            pairs += [(name, name) for name in own]  # last: a layer's own name is nobody else's
+            modules = layer_names(network)
+            pairs = [(spelling, name) for name in modules for spelling in spellings(network, name)]
+            pairs += [(name, name) for name in modules]  # last: a layer's own name is nobody else's
             self._names[component] = {spelling.replace(".", "_"): name for spelling, name in pairs}
         return self._names[component]
 

@@ -129,14 +129,14 @@ def _prediction(path: Path, weights: Mapping[str, Tensor], family: str, model: s
     if family != "sd2":
         return "epsilon"
     last = weights.get(_TELLING)
-    found: Prediction = "epsilon"
+    prediction: Prediction = "epsilon"
     if last is not None and float(last.float().std(unbiased=False)) > _SPREAD:
-        found = "v_prediction"
+        prediction = "v_prediction"
     say_once(
         f"'{model}' does not say what its network predicts, which differs among Stable Diffusion 2.x; by its weights "
-        f"it is taken for {found}. If it draws noise, set generator.prediction_type to the other."
+        f"it is taken for {prediction}. If it draws noise, set generator.prediction_type to the other."
     )
-    return found
+    return prediction
 
 
 def _networks(weights: Mapping[str, Tensor], folder: str, dtype: torch.dtype, model: str) -> dict[str, Any]:
@@ -148,17 +148,17 @@ def _networks(weights: Mapping[str, Tensor], folder: str, dtype: torch.dtype, mo
     networks: dict[str, Any] = {}
     for name, prefix in (("unet", UNET), ("vae", VAE)):
         cls = getattr(diffusers, {"unet": "UNet2DConditionModel", "vae": "AutoencoderKL"}[name])
-        own = {key: weight for key, weight in weights.items() if key.startswith(prefix)}
-        networks[name] = cls.from_single_file(own, config=folder, subfolder=name, dtype=dtype)
-        unused = len(own) - len(networks[name].state_dict())
+        theirs = {key: weight for key, weight in weights.items() if key.startswith(prefix)}
+        networks[name] = cls.from_single_file(theirs, config=folder, subfolder=name, dtype=dtype)
+        unused = len(theirs) - len(networks[name].state_dict())
         if unused > 0:
-            raise unlike(model, f"{unused} of the {len(own)} weights of its {cls.__name__} have no place")
+            raise unlike(model, f"{unused} of the {len(theirs)} weights of its {cls.__name__} have no place")
     for name, other in (("text_encoder", "conditioner.embedders.1."), ("text_encoder_2", "conditioner.embedders.0.")):
         if index.get(name, [None, None])[1] is not None:
             cls = getattr(transformers, index[name][1])
-            own = {key: weight for key, weight in weights.items() if not key.startswith((UNET, VAE, other))}
+            theirs = {key: weight for key, weight in weights.items() if not key.startswith((UNET, VAE, other))}
             networks[name] = create_diffusers_clip_model_from_ldm(
-                cls, checkpoint=own, config=folder, subfolder=name, torch_dtype=dtype
+                cls, checkpoint=theirs, config=folder, subfolder=name, torch_dtype=dtype
             )
     for name, network in networks.items():
         if lacking := [key for key, weight in network.state_dict().items() if weight.is_meta]:

@@ -175,8 +175,8 @@ def _other(shapes: Shapes, model: str) -> str:
 
 
 def _named(kind: str, advice: str, model: str) -> str:
-    told = advice.format(file=shlex.quote(model), folder=_FOLDER, whole=_WHOLE_FOLDER) or _ADVICE
-    return f"'{model}' is {kind}. {told}"
+    remedy = advice.format(file=shlex.quote(model), folder=_FOLDER, whole=_WHOLE_FOLDER) or _ADVICE
+    return f"'{model}' is {kind}. {remedy}"
 
 
 def _beginnings(shapes: Shapes) -> str:

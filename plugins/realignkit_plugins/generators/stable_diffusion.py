@@ -285,14 +285,14 @@ def _refuse_code(index: Mapping[str, Any], model: str) -> None:
     """Classes from anywhere but diffusers and transformers: a file of the folder, or any package that is installed."""
     from diffusers import pipelines
 
-    own = ["_class_name"] if isinstance(index.get("_class_name"), list | tuple) else []
+    foreign = ["_class_name"] if isinstance(index.get("_class_name"), list | tuple) else []
     for name, entry in index.items():
         if not name.startswith("_") and isinstance(entry, list | tuple) and entry and entry[0] is not None:
             library = str(entry[0])
             if library not in ("diffusers", "transformers") and not hasattr(pipelines, library):
-                own.append(name)
-    if own:
-        raise ModelError(f"'{model}' {OWN_CODE} ({', '.join(own)} in model_index.json). {KNOWN_CLASSES}")
+                foreign.append(name)
+    if foreign:
+        raise ModelError(f"'{model}' {OWN_CODE} ({', '.join(foreign)} in model_index.json). {KNOWN_CLASSES}")
 
 
 def _keeps_something(record: logging.LogRecord) -> bool:

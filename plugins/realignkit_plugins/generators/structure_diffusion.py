@@ -85,16 +85,16 @@ def streams(pipeline: Any, prompt: str) -> Tensor:
     phrases = list(dict.fromkeys(prompt[p.start : p.end] for p in noun_phrases(prompt) if not p.negated))
     ids = tokenizer(prompt, truncation=True, max_length=tokenizer.model_max_length).input_ids
     places = [(phrase, _places(ids, tokenizer(phrase, add_special_tokens=False).input_ids)) for phrase in phrases]
-    found = [(phrase, spans) for phrase, spans in places if spans]
+    located = [(phrase, spans) for phrase, spans in places if spans]
     with torch.no_grad():
         encoded = pipeline.encode_prompt(
-            prompt=[prompt, *(phrase for phrase, _ in found)],
+            prompt=[prompt, *(phrase for phrase, _ in located)],
             device=pipeline._execution_device,
             num_images_per_prompt=1,
             do_classifier_free_guidance=False,
         )[0]
-    out = encoded[:1].repeat(1 + len(found), 1, 1)
-    for stream, (_, spans) in enumerate(found, start=1):
+    out = encoded[:1].repeat(1 + len(located), 1, 1)
+    for stream, (_, spans) in enumerate(located, start=1):
         for span in spans:
             # Alone, the phrase stands behind the start token.
             out[stream, span] = encoded[stream, 1 : 1 + span.stop - span.start]
@@ -166,7 +166,7 @@ class StructuredAttnProcessor:
         conditional = hidden_states[split:]
         if self.keys == "prompt":
             # Values are linear in the text: their mean is the value of the mean.
-            own = self._two_texts(
+            modulated = self._two_texts(
                 attn, conditional, torch.stack([t[0] for t in texts]), torch.stack([t.mean(0) for t in texts])
             )
         else:
@@ -174,11 +174,11 @@ class StructuredAttnProcessor:
             repeated = conditional.repeat_interleave(torch.tensor(counts, device=conditional.device), dim=0)
             # The layer's last projection is affine: it may come before the mean.
             every = plain(attn, repeated, torch.cat(texts))
-            own = torch.stack([part.mean(0) for part in every.split(counts)])
+            modulated = torch.stack([part.mean(0) for part in every.split(counts)])
         if not split:
-            return own
+            return modulated
         rest = plain(attn, hidden_states[:split], encoder_hidden_states[:split])
-        return torch.cat([rest, own])
+        return torch.cat([rest, modulated])
 
     @staticmethod
     def _two_texts(attn: Any, hidden_states: Tensor, keys: Tensor, values: Tensor) -> Tensor:

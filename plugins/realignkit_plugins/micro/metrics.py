@@ -55,8 +55,11 @@ class FullyRight(Metric):
         from realignkit_plugins.micro.oracle import fully_right, share_right
 
         return [
-            {"fully_right": float(fully_right(prompt, found)), "objects_right": round(share_right(prompt, found), 6)}
-            for prompt, found in zip(prompts, self._oracle.detect(images), strict=True)
+            {
+                "fully_right": float(fully_right(prompt, detections)),
+                "objects_right": round(share_right(prompt, detections), 6),
+            }
+            for prompt, detections in zip(prompts, self._oracle.detect(images), strict=True)
         ]
 
     def can_judge(self, prompt: str) -> bool:

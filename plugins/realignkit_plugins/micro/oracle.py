@@ -77,20 +77,20 @@ class Oracle(nn.Module):
     @full_precision()
     def features(self, images: Sequence[Image.Image]) -> np.ndarray:
         """What both heads look at, averaged over the picture: float32 (B, 2 * width) of images (RGB, one size)."""
-        found = [
+        parts = [
             self._features(_pixels(images[start : start + 64])).mean((2, 3)) for start in range(0, len(images), 64)
         ]
-        return torch.cat(found).numpy() if found else np.zeros((0, 2 * self.settings["width"]), np.float32)
+        return torch.cat(parts).numpy() if parts else np.zeros((0, 2 * self.settings["width"]), np.float32)
 
     @torch.inference_mode()
     @full_precision()
     def detect(self, images: Sequence[Image.Image], threshold: float = THRESHOLD) -> list[tuple[Detection, ...]]:
         """What is in each image (RGB), most confident first."""
-        found: list[tuple[Detection, ...]] = []
+        detections: list[tuple[Detection, ...]] = []
         for start in range(0, len(images), 64):
             centres, colours = self(_pixels(images[start : start + 64]))
-            found += [_peaks(c, k, threshold) for c, k in zip(centres.sigmoid(), colours.softmax(1), strict=True)]
-        return found
+            detections += [_peaks(c, k, threshold) for c, k in zip(centres.sigmoid(), colours.softmax(1), strict=True)]
+        return detections
 
     def save(self, folder: Path) -> None:
         """Write ``model.safetensors`` (fp16) and ``config.json``."""
@@ -144,12 +144,14 @@ def _peaks(centres: torch.Tensor, colours: torch.Tensor, threshold: float) -> tu
     # A centre is a local maximum over its neighbourhood and over nouns: one place holds one object.
     strongest = centres.amax(0)
     peak = (nn.functional.max_pool2d(strongest[None], 5, 1, 2)[0] == strongest) & (strongest > threshold)
-    found = []
+    detections = []
     for y, x in peak.nonzero().tolist():
         noun, colour = int(centres[:, y, x].argmax()), int(colours[:, y, x].argmax())
         confidence = float(centres[noun, y, x])
-        found.append(Detection(NOUNS[noun], tuple(COLOURS)[colour], confidence, (x + 0.5) * STRIDE, (y + 0.5) * STRIDE))
-    return tuple(sorted(found, key=lambda d: -d.confidence))
+        detections.append(
+            Detection(NOUNS[noun], tuple(COLOURS)[colour], confidence, (x + 0.5) * STRIDE, (y + 0.5) * STRIDE)
+        )
+    return tuple(sorted(detections, key=lambda d: -d.confidence))
 
 
 @lru_cache(maxsize=8192)

@@ -65,9 +65,9 @@ class WorldPrompts(PromptSet):
             return None
         expected = {}
         for tag in tags:
-            own = tuple(frozenset({colour}) for colour, noun in objects if noun == tag)
+            colours = tuple(frozenset({colour}) for colour, noun in objects if noun == tag)
             others = frozenset({*TAGS, *tags}) - {tag}
-            expected[tag] = Expected(bool(own), own, frozenset(colour for colour, _ in objects), others)
+            expected[tag] = Expected(bool(colours), colours, frozenset(colour for colour, _ in objects), others)
         return Truth(expected, len(objects), sum(noun in tags for _, noun in objects))
 
     def __iter__(self) -> Iterator[str]:

@@ -62,17 +62,19 @@ class FilePrompts(PromptSet):
         named = {tag: naming(tag, phrases) for tag in tags}
         foreign = frozenset(attribute for phrase in phrases for attribute in phrase.attributes)
         expected = {}
-        for tag, own in named.items():
-            heads = {phrase.head for phrase in phrases if phrase not in own}
-            rivals = {other for other, theirs in named.items() if other != tag and not any(p in own for p in theirs)}
+        for tag, mentions in named.items():
+            heads = {phrase.head for phrase in phrases if phrase not in mentions}
+            rivals = {
+                other for other, theirs in named.items() if other != tag and not any(p in mentions for p in theirs)
+            }
             expected[tag] = Expected(
-                named=bool(own),
-                attributes=tuple(frozenset(phrase.attributes) for phrase in own),
+                named=bool(mentions),
+                attributes=tuple(frozenset(phrase.attributes) for phrase in mentions),
                 foreign=foreign,
-                others=frozenset(heads | rivals) - {phrase.head for phrase in own},
+                others=frozenset(heads | rivals) - {phrase.head for phrase in mentions},
             )
-        found = sum(any(phrase in own for own in named.values()) for phrase in phrases)
-        return Truth(expected, len(phrases), found)
+        covered = sum(any(phrase in mentions for mentions in named.values()) for phrase in phrases)
+        return Truth(expected, len(phrases), covered)
 
     @cached_property
     def _read(self) -> TextList:

@@ -182,12 +182,12 @@ class CaptionReward(PixelReward):
         from realignkit_plugins.rewards.text_features import TEXT_ENCODER, TextFeatures
 
         chosen, place = self.options, (self.device, self.dtype)
-        found = self.checkpoint.load(chosen.captioner, chosen.captioner_revision, *place)
-        captioner = captioner_class(found.network)(
-            found.network, found.tokenizer, found.processor, chosen.max_new_tokens, chosen.caption_prompt
+        speaker = self.checkpoint.load(chosen.captioner, chosen.captioner_revision, *place)
+        captioner = captioner_class(speaker.network)(
+            speaker.network, speaker.tokenizer, speaker.processor, chosen.max_new_tokens, chosen.caption_prompt
         )
-        found = TEXT_ENCODER.load(chosen.text_encoder, chosen.text_encoder_revision, *place)
-        return captioner, TextFeatures(found.network, found.tokenizer)
+        encoder = TEXT_ENCODER.load(chosen.text_encoder, chosen.text_encoder_revision, *place)
+        return captioner, TextFeatures(encoder.network, encoder.tokenizer)
 
 
 def leave_one_out(rewards: Tensor) -> Tensor:

@@ -31,15 +31,15 @@ class Captioner(ABC):
         self.tokenizer = tokenizer
         self.preprocessing = preprocessing
         self.speaker = self._speaker()
-        own = self.speaker.generation_config
-        ends, self.start = self._ends(), getattr(own, "decoder_start_token_id", None)
+        defaults = self.speaker.generation_config
+        ends, self.start = self._ends(), getattr(defaults, "decoder_start_token_id", None)
         if not ends:
             raise ModelError(
                 f"{type(network).__name__} names no token that ends a caption. Set eos_token_id in its "
                 f"generation_config.json."
             )
         self.ends = ends
-        pads = (tokenizer.pad_token_id, own.pad_token_id, ends[0])
+        pads = (tokenizer.pad_token_id, defaults.pad_token_id, ends[0])
         self.pad = next(int(pad) for pad in pads if pad is not None)
         self.prefix = self._prefix(prompt)
         self.max_new_tokens = min(max_new_tokens, self._longest() - len(self.prefix))

@@ -90,8 +90,8 @@ class CLIPReward(PixelReward):
         folder = resolve_model(chosen.model)
         if not open_clip.is_open_clip(folder, chosen.revision):
             return super().load()
-        own = any(open_clip.find(folder, name, chosen.revision) for name in ("tokenizer.json", "vocab.json"))
-        words, revision = (folder, chosen.revision) if own else (chosen.tokenizer, None)
+        has_tokenizer = any(open_clip.find(folder, name, chosen.revision) for name in ("tokenizer.json", "vocab.json"))
+        words, revision = (folder, chosen.revision) if has_tokenizer else (chosen.tokenizer, None)
         tokenizer = load_tokenizer("tokenizer", words, revision)
         network, preprocessing = open_clip.load(folder, chosen.revision, tokenizer.eos_token_id, self.dtype)
         advice = "Give the one that it was trained with (tokenizer=…)."

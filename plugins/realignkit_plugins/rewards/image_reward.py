@@ -68,8 +68,8 @@ class ImageReward(PixelReward):
         chosen = self.options
         file = _find(chosen.model, chosen.revision)
         network = ImageRewardModel.from_state(read_weights(file, chosen.model), _known(file.parent), self.dtype)
-        own = any((file.parent / name).is_file() for name in _TOKENIZER)
-        words = str(file.parent) if own else chosen.tokenizer
+        has_tokenizer = any((file.parent / name).is_file() for name in _TOKENIZER)
+        words = str(file.parent) if has_tokenizer else chosen.tokenizer
         tokenizer = load_tokenizer("tokenizer of ImageReward", words)
         check_vocabulary(tokenizer, words, network.config.vocab_size)
         side = network.config.image_size

@@ -72,11 +72,11 @@ class RewardMetric(Metric):
 
     def judge_each(self, images: Sequence[Image], prompts: Sequence[str]) -> list[dict[str, float]]:
         """The reward of each image, under the reward's name; nothing is summed up."""
-        found = []
+        verdicts = []
         for start in range(0, len(images), self.options.batch_size):
             part = slice(start, start + self.options.batch_size)
-            found += [{self.options.reward: float(v)} for v in reported(self.reward, images[part], prompts[part])]
-        return found
+            verdicts += [{self.options.reward: float(v)} for v in reported(self.reward, images[part], prompts[part])]
+        return verdicts
 
     def compute(self) -> dict[str, float]:
         """The mean (under the reward's name), ``std`` over images, and ``n``.

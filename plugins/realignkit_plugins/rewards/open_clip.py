@@ -59,14 +59,14 @@ def find(model: str, name: str, revision: str | None) -> Path | None:
     """A file of a folder or of a hub repository; None where it has none of that name."""
     from transformers.utils.hub import cached_file
 
-    found = cached_file(model, name, revision=revision, _raise_exceptions_for_missing_entries=False)
-    return None if found is None else Path(found)
+    path = cached_file(model, name, revision=revision, _raise_exceptions_for_missing_entries=False)
+    return None if path is None else Path(path)
 
 
 def is_open_clip(model: str, revision: str | None) -> bool:
     """Whether a checkpoint is in open_clip's layout and not in transformers' as well (many have both)."""
-    own = find(model, "config.json", revision)
-    if own is not None and "model_type" in json.loads(own.read_text(encoding="utf-8")):
+    config = find(model, "config.json", revision)
+    if config is not None and "model_type" in json.loads(config.read_text(encoding="utf-8")):
         return False
     return find(model, CONFIG, revision) is not None
 
@@ -155,18 +155,18 @@ def _refuse_others(where: str, said: Mapping[str, Any], known: frozenset[str] | 
 
 def convert(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """open_clip's weights under ``CLIPModel``'s names; unknown ones keep theirs, so that strict loading names them."""
-    found: dict[str, Tensor] = {}
+    converted: dict[str, Tensor] = {}
     for name, value in state.items():
         # CustomTextCLIP keeps the text tower in a module of its own.
-        own = name.removeprefix("text.") if name.startswith(tuple(f"text.{n}" for n in _TEXT_NAMES)) else name
-        if own in _PROJECTIONS:
-            found[_PROJECTIONS[own]] = value.T
-        elif block := _BLOCK.fullmatch(own):
+        plain = name.removeprefix("text.") if name.startswith(tuple(f"text.{n}" for n in _TEXT_NAMES)) else name
+        if plain in _PROJECTIONS:
+            converted[_PROJECTIONS[plain]] = value.T
+        elif block := _BLOCK.fullmatch(plain):
             tower = "vision_model" if block[1] else "text_model"
-            found |= _in_block(f"{tower}.encoder.layers.{block[2]}", block[3], value)
-        elif own != "attn_mask":  # a buffer of old checkpoints
-            found[_renamed(own, _TOP)] = value
-    return found
+            converted |= _in_block(f"{tower}.encoder.layers.{block[2]}", block[3], value)
+        elif plain != "attn_mask":  # a buffer of old checkpoints
+            converted[_renamed(plain, _TOP)] = value
+    return converted
 
 
 def _in_block(prefix: str, name: str, value: Tensor) -> dict[str, Tensor]:

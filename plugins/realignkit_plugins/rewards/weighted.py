@@ -132,10 +132,10 @@ def standardised(values: Tensor, prompts: Sequence[str]) -> Tensor:
     """Values (B,) with mean 0 and standard deviation 1 over the images of each prompt; 0 where they are all alike."""
     import torch
 
-    found = torch.zeros_like(values)
+    standard = torch.zeros_like(values)
     for prompt in dict.fromkeys(prompts):
-        own = torch.tensor([other == prompt for other in prompts])
-        spread = values[own].std(correction=0)
-        if float(spread) > 1e-6 * float(values[own].abs().max()):  # else they differ by rounding alone
-            found[own] = (values[own] - values[own].mean()) / spread
-    return found
+        of_prompt = torch.tensor([other == prompt for other in prompts])
+        spread = values[of_prompt].std(correction=0)
+        if float(spread) > 1e-6 * float(values[of_prompt].abs().max()):  # else they differ by rounding alone
+            standard[of_prompt] = (values[of_prompt] - values[of_prompt].mean()) / spread
+    return standard

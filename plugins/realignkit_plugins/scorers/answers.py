@@ -55,21 +55,21 @@ def read_answer(text: str, prompt: str, tags: Sequence[Tag]) -> tuple[LocalCapti
     """
     wanted = {tag.name: tag.name for tag in tags}
     loose = _unique({tag.name: _loose(tag.name) for tag in tags})
-    found: dict[str, LocalCaption] = {}
+    captions: dict[str, LocalCaption] = {}
     for entry in entries(text):
         name = _text(entry, "tag")
         tag = wanted.get(name) or loose.get(_loose(name))
         if tag is None:
             raise MalformedAnswerError(f"it names '{brief(name)}', which is not in the list", "tags")
-        if tag in found:
+        if tag in captions:
             raise MalformedAnswerError(f"it has '{tag}' twice", "tags")
         likelihood = _likelihood(_text(entry, "likelihood"))
         caption = _caption(_text(entry, "caption"), tag, likelihood, prompt, tags)
-        found[tag] = LocalCaption(tag, caption, likelihood)
-    missing = [tag.name for tag in tags if tag.name not in found]
+        captions[tag] = LocalCaption(tag, caption, likelihood)
+    missing = [tag.name for tag in tags if tag.name not in captions]
     if missing:
         raise MalformedAnswerError(f"it leaves out {', '.join(map(repr, missing))}", "tags")
-    return tuple(found[tag.name] for tag in tags)
+    return tuple(captions[tag.name] for tag in tags)
 
 
 def write_answer(captions: Sequence[LocalCaption]) -> str:

@@ -16,8 +16,8 @@ _FORMAT = "realignkit.answer"
 
 def default_folder() -> Path:
     """``$REALIGNKIT_CACHE``, else ``realignkit`` in the user's cache folder."""
-    if own := os.environ.get("REALIGNKIT_CACHE"):
-        return Path(own).expanduser() / "scorers"
+    if chosen := os.environ.get("REALIGNKIT_CACHE"):
+        return Path(chosen).expanduser() / "scorers"
     base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return Path(base).expanduser() / "realignkit" / "scorers"
 

@@ -37,17 +37,18 @@ def phrase_of(caption: str, tag: str, prompt: str, others: Sequence[str] = ()) -
     """
     description = _Description(prompt, tag, others)
     words = _words(caption)
-    problem = "it is no phrase of the description"
-    for number, (first, stop) in enumerate(description.places(words)):
-        found = description.problem(first, stop)
-        if not found:
+    problems = []
+    for first, stop in description.places(words):
+        problem = description.problem(first, stop)
+        if not problem:
             return description.reading.phrase(first, stop)
-        problem = problem if number else found
+        problems.append(problem)
     for phrase in description.named:
         if _letters(_words(phrase.text)) == _letters(words):
             return phrase.text
+    reason = problems[0] if problems else "it is no phrase of the description"
     raise MalformedAnswerError(
-        f"the caption of '{brief(tag)}', '{brief(caption)}', cannot be certain: {problem}", "caption"
+        f"the caption of '{brief(tag)}', '{brief(caption)}', cannot be certain: {reason}", "caption"
     )
 
 
@@ -62,11 +63,11 @@ class _Description:
 
     def places(self, words: Sequence[str]) -> Iterator[tuple[int, int]]:
         """Where the prompt has these words next to each other, as tokens first .. stop - 1; with its own article."""
-        own = [_comparable(token) for token in self.reading.tokens]
+        tokens = [_comparable(token) for token in self.reading.tokens]
         bare = _bare(words)
-        for i in range(len(own) - len(bare) + 1 if bare else 0):
-            if own[i : i + len(bare)] == bare:
-                article = len(bare) < len(words) and i > 0 and own[i - 1] in _ARTICLES
+        for i in range(len(tokens) - len(bare) + 1 if bare else 0):
+            if tokens[i : i + len(bare)] == bare:
+                article = len(bare) < len(words) and i > 0 and tokens[i - 1] in _ARTICLES
                 yield i - article, i + len(bare)
 
     def problem(self, first: int, stop: int) -> str:

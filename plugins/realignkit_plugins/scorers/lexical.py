@@ -50,18 +50,18 @@ class LexicalScorer(Scorer):
     def notes(self, prompt: str, captions: Sequence[LocalCaption]) -> tuple[str, ...]:
         """What the rules read over, and that they read English only."""
         reading = Reading.of(prompt)
-        found = []
+        remarks = []
         if reading.syntax:
-            found.append(
+            remarks.append(
                 f"prompt weights and commands are not applied, only the words are read ({_some(reading.syntax)}); "
                 f"leave them out, and every phrase is found where it stands in the prompt"
             )
         if unread := (*other_scripts(reading), *other_language(reading)):
-            found.append(
+            remarks.append(
                 f"the lexical scorer reads English and does not understand {_some(unread)}; "
                 f"for other languages choose a scorer that asks a language model, such as gpt4 or llama_cpp"
             )
-        return tuple(found)
+        return tuple(remarks)
 
     def _judge(self, tag: str, phrases: Sequence[NounPhrase]) -> LocalCaption:
         name = _Name.of(tag)
@@ -123,8 +123,8 @@ def _naming(name: _Name, phrases: Sequence[NounPhrase], with_kinds: bool) -> lis
     rules: list[Callable[[_Name, NounPhrase], bool]] = [_same_words, _synonym]
     if with_kinds:
         rules += [_kind, _last_word]
-    found = ([phrase for phrase in phrases if rule(name, phrase)] for rule in rules)
-    return next(filter(None, found), [])
+    matches = ([phrase for phrase in phrases if rule(name, phrase)] for rule in rules)
+    return next(filter(None, matches), [])
 
 
 def canonical(noun: str) -> str:
@@ -134,12 +134,12 @@ def canonical(noun: str) -> str:
 
 def kinds(noun: str) -> frozenset[str]:
     """Everything that a thing is a kind of, at any distance ("man" -> "person"; "desk" -> "table", "furniture")."""
-    found: set[str] = set()
+    ancestors: set[str] = set()
     todo = {noun}
     while todo:
-        todo = {kind for thing in todo for kind in KIND_OF.get(thing, frozenset())} - found
-        found |= todo
-    return frozenset(found)
+        todo = {kind for thing in todo for kind in KIND_OF.get(thing, frozenset())} - ancestors
+        ancestors |= todo
+    return frozenset(ancestors)
 
 
 def _same_words(name: _Name, phrase: NounPhrase) -> bool:

@@ -99,14 +99,14 @@ class LikelihoodJudge:
 
     def _presence(self, pairs: Sequence[tuple[str, str]]) -> Array:
         """Log p(tag) in a description of the picture, float (pairs,)."""
-        found = []
+        logs = []
         for prompt, tag in pairs:
             shown = "" if prompt == CONTENT_FREE else f" of {' '.join(prompt.split())}"
             # The article belongs to the text: how probable it is says nothing about the object.
             article = with_article(tag).removesuffix(tag)
             text = f"A picture{shown}.\nIn the picture there is {article}".rstrip()
-            found.append(self._model.log_probabilities(text, [f" {tag}"])[0])
-        return np.array(found)
+            logs.append(self._model.log_probabilities(text, [f" {tag}"])[0])
+        return np.array(logs)
 
     @cached_property
     def _discriminant(self) -> Discriminant:
@@ -129,14 +129,14 @@ def judged(prompt: str, tags: Sequence[Tag], probabilities: Array) -> tuple[Loca
         tags: n objects.
         probabilities: float (n, 3), in the order of :class:`Likelihood`.
     """
-    found = []
+    captions = []
     for tag, by_rule, row in zip(tags, LexicalScorer()(prompt, tags), probabilities, strict=True):
         named = by_rule.likelihood is Likelihood.CERTAIN
         admitted = [one for one in Likelihood if named or one is not Likelihood.CERTAIN]
         best = max(admitted, key=lambda one, row=row: row[tuple(Likelihood).index(one)])  # type: ignore[misc]
         caption = by_rule.caption if best is Likelihood.CERTAIN else with_article(tag.name)
-        found.append(LocalCaption(tag.name, caption, best))
-    return tuple(found)
+        captions.append(LocalCaption(tag.name, caption, best))
+    return tuple(captions)
 
 
 class Discriminant:

@@ -88,12 +88,12 @@ class OpenAIChatScorer(LanguageModelScorer):
             except _PassingError as problem:
                 state["failed"] = state.get("failed", 0) + 1
                 wait = self._wait(state["failed"], problem.retry_after)
-                told = f"{problem} (after {state['failed']} request(s))"
+                failure = f"{problem} (after {state['failed']} request(s))"
                 if state["failed"] > o.retries:
-                    raise self._error(f"{told}. {problem.remedy}", problem.reason) from None
+                    raise self._error(f"{failure}. {problem.remedy}", problem.reason) from None
                 if time.monotonic() + wait >= end:
                     raise self._error(
-                        f"{told}, and the {o.total_timeout:g} seconds for a question leave no time for another. Try "
+                        f"{failure}, and the {o.total_timeout:g} seconds for a question leave no time for another. Try "
                         f"later, or raise total_timeout.",
                         problem.reason,
                     ) from None

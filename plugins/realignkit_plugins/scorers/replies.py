@@ -79,14 +79,14 @@ def _calls(message: Any) -> list[str]:
     """The arguments of the functions that the model calls to give its answer."""
     calls = getattr(message, "tool_calls", None)
     functions = [getattr(call, "function", None) for call in calls] if isinstance(calls, list) else []
-    found = []
+    answers = []
     for function in (*functions, getattr(message, "function_call", None)):
         arguments = getattr(function, "arguments", None)
         if isinstance(arguments, dict | list):
             arguments = json.dumps(arguments)
         if isinstance(arguments, str):
-            found.append(arguments)
-    return found
+            answers.append(arguments)
+    return answers
 
 
 def _last_thought(message: Any) -> str:

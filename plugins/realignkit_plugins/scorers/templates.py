@@ -66,8 +66,10 @@ def likelihood_question(prompt: str, tag: str, version: str = NEWEST) -> str:
 @functools.cache
 def examples(version: str = NEWEST) -> list[dict[str, Any]]:
     """Prompts with tags of known likelihood (``prompt``, ``certain``, ``possible``, ``unlikely``), for calibration."""
-    found: list[dict[str, Any]] = json.loads((FOLDER / f"logprob.{version}.examples.json").read_text(encoding="utf-8"))
-    return found
+    labelled: list[dict[str, Any]] = json.loads(
+        (FOLDER / f"logprob.{version}.examples.json").read_text(encoding="utf-8")
+    )
+    return labelled
 
 
 def quoted(text: str) -> str:

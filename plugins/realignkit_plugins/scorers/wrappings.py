@@ -230,8 +230,8 @@ def _unwrapped(value: Any, depth: int) -> Entries:
             if _is_entry(value):
                 return [_lower_keys(value)]
             keyed = _lower_keys(value)
-            if isinstance(found := keyed.get("objects"), list | str):
-                return _unwrapped(found, depth + 1)
+            if isinstance(objects := keyed.get("objects"), list | str):
+                return _unwrapped(objects, depth + 1)
             for name in _CALLS:
                 if name in keyed:
                     return _unwrapped(keyed[name], depth + 1)

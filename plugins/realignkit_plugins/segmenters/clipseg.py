@@ -67,14 +67,14 @@ class CLIPSegSegmenter(CheckpointPlugin, Segmenter):
         if self.options.exclusive:
             winner = logits.argmax(dim=0)  # not of the probabilities, where sure phrases tie at 1
             masks &= winner == torch.arange(len(unique))[:, None, None]
-        found: dict[str, tuple[Mask, float] | None] = {}
+        segments: dict[str, tuple[Mask, float] | None] = {}
         for phrase, mask, probability in zip(unique, masks, probabilities, strict=True):
             covered = float(mask.float().mean())
             if covered == 0 or covered < self.options.min_area:
-                found[phrase] = None
+                segments[phrase] = None
             else:
-                found[phrase] = (mask.numpy(), float(probability[mask].mean()))
-        return [found[phrase] for phrase in phrases]
+                segments[phrase] = (mask.numpy(), float(probability[mask].mean()))
+        return [segments[phrase] for phrase in phrases]
 
     def probabilities(self, image: Image, phrases: Sequence[str]) -> Tensor:
         """Probability of every phrase at every pixel, float32 (phrases, H, W) on the CPU, in [0, 1]."""

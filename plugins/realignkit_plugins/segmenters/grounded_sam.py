@@ -99,13 +99,13 @@ class GroundedSamSegmenter(CheckpointPlugin, Segmenter):
         if not len(every):
             return [None] * len(phrases)
         masks = self.masks(image, every)
-        found: dict[str, tuple[Mask, float] | None] = {}
+        masked: dict[str, tuple[Mask, float] | None] = {}
         start = 0
         for phrase, (boxes, scores) in zip(unique, detected, strict=True):
             union = masks[start : start + len(boxes)].any(0)
             start += len(boxes)
-            found[phrase] = (union.numpy(), min(float(scores.max()), 1.0)) if union.any() else None
-        return [found[phrase] for phrase in phrases]
+            masked[phrase] = (union.numpy(), min(float(scores.max()), 1.0)) if union.any() else None
+        return [masked[phrase] for phrase in phrases]
 
     def detect(self, image: Image, phrases: Sequence[str]) -> list[tuple[Tensor, Tensor]]:
         """For each phrase its boxes, float (n, 4) in pixels (left, top, right, bottom), and their scores (n,).
@@ -116,12 +116,12 @@ class GroundedSamSegmenter(CheckpointPlugin, Segmenter):
 
         from realignkit_plugins.segmenters.boxes import from_centres
 
-        found = [(torch.zeros(0, 4), torch.zeros(0)) for _ in phrases]
+        detections = [(torch.zeros(0, 4), torch.zeros(0)) for _ in phrases]
         for which, probabilities, boxes, spans in self._passes(to_rgb(image), phrases):
             corners = from_centres(boxes, image.width, image.height)
             for i, boxes_and_scores in zip(which, self.select(probabilities, corners, spans), strict=True):
-                found[i] = boxes_and_scores
-        return found
+                detections[i] = boxes_and_scores
+        return detections
 
     def select(self, probabilities: Tensor, boxes: Tensor, spans: Sequence[slice]) -> list[tuple[Tensor, Tensor]]:
         """From the detector's answers to the phrases' boxes, by the thresholds.

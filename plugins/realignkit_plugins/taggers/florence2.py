@@ -124,12 +124,12 @@ class Florence2Tagger(CheckpointPlugin, Tagger):
     def _tags(self, tokens: Sequence[str], logs: Sequence[float]) -> tuple[Tag, ...]:
         import math
 
-        found: dict[str, float] = {}
+        confidences: dict[str, float] = {}
         for name, log in self._names(tokens, logs):
             confidence = min(math.exp(log), 1.0)
             if confidence >= self.options.threshold:
-                found[name] = max(confidence, found.get(name, 0.0))
-        tags = sorted((Tag(name, p) for name, p in found.items()), key=lambda tag: -tag.confidence)
+                confidences[name] = max(confidence, confidences.get(name, 0.0))
+        tags = sorted((Tag(name, p) for name, p in confidences.items()), key=lambda tag: -tag.confidence)
         return tuple(tags[: self.options.top_k])
 
     def _names(self, tokens: Sequence[str], logs: Sequence[float]) -> Iterator[tuple[str, float]]:

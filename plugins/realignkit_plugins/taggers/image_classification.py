@@ -75,21 +75,21 @@ class ImageClassificationTagger(CheckpointPlugin, Tagger):
 
     def _tags(self, row: Sequence[float]) -> tuple[Tag, ...]:
         labels, thresholds = self.labels, self._thresholds()
-        found = [Tag(label, p) for label, p, least in zip(labels, row, thresholds, strict=True) if p >= least]
-        found.sort(key=lambda tag: -tag.confidence)
-        return tuple(found[: self.options.top_k])
+        tags = [Tag(label, p) for label, p, least in zip(labels, row, thresholds, strict=True) if p >= least]
+        tags.sort(key=lambda tag: -tag.confidence)
+        return tuple(tags[: self.options.top_k])
 
     def _thresholds(self) -> list[float]:
         config = self.loaded.network.config
         if self.options.threshold is not None:
             return [self.options.threshold] * config.num_labels
-        own = getattr(config, "tag_thresholds", None)
-        if own is None:
+        stated = getattr(config, "tag_thresholds", None)
+        if stated is None:
             multi_label = config.problem_type == "multi_label_classification"
             return [MULTI_LABEL_THRESHOLD if multi_label else SINGLE_LABEL_THRESHOLD] * config.num_labels
-        if len(own) != config.num_labels:
+        if len(stated) != config.num_labels:
             raise ModelError(
-                f"'{self.options.model}' has {config.num_labels} labels but {len(own)} tag_thresholds. "
+                f"'{self.options.model}' has {config.num_labels} labels but {len(stated)} tag_thresholds. "
                 f"Correct its config.json, or set the option threshold."
             )
-        return [float(value) for value in own]
+        return [float(value) for value in stated]

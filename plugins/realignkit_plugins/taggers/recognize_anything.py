@@ -107,11 +107,11 @@ class RecognizeAnythingTagger(CheckpointPlugin, Tagger):
     def _tags(self, row: Sequence[float]) -> tuple[Tag, ...]:
         loaded = self.loaded
         deleted = set(loaded.network.config.deleted_tags)
-        found: dict[str, float] = {}
+        confidences: dict[str, float] = {}
         for index, (name, p, least) in enumerate(zip(loaded.tags, row, loaded.thresholds, strict=True)):
             if p > least and index not in deleted:
-                found[name] = max(p, found.get(name, 0.0))
-        tags = sorted((Tag(name, p) for name, p in found.items()), key=lambda tag: -tag.confidence)
+                confidences[name] = max(p, confidences.get(name, 0.0))
+        tags = sorted((Tag(name, p) for name, p in confidences.items()), key=lambda tag: -tag.confidence)
         return tuple(tags[: self.options.top_k])
 
     def load(self) -> Vocabulary:

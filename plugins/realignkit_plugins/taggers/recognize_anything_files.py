@@ -59,7 +59,7 @@ class Source:
 
         return Path(hf_hub_download(str(self.repository), self.file, revision=self.revision))
 
-    def beside(self, names: Iterable[str]) -> Path | None:
+    def neighbour(self, names: Iterable[str]) -> Path | None:
         """The first of these files that is there, downloaded if need be."""
         if self.folder is not None:
             return next((self.folder / name for name in names if (self.folder / name).is_file()), None)
@@ -108,11 +108,12 @@ def find(model: str, file: str, revision: str | None) -> Source:
 
 def read_config(source: Source, model: str, architecture: Architecture, given: Path | None) -> NetworkConfig:
     """The shape of the network: as given, from the checkpoint's folder, or as published."""
-    beside = None
-    if not Path(model).expanduser().is_file():  # a single file's neighbours may belong to something else
-        beside = source.beside(["config.json"])
-    found = given or beside
-    return NetworkConfig.read(found) if found else PUBLISHED[architecture]
+    path = given
+    if (
+        path is None and not Path(model).expanduser().is_file()
+    ):  # a single file's neighbours may belong to something else
+        path = source.neighbour(["config.json"])
+    return NetworkConfig.read(path) if path else PUBLISHED[architecture]
 
 
 def load_weights(network: TaggingNetwork, weights: Mapping[str, Tensor], model: str, skip: Sequence[str] = ()) -> None:
@@ -141,15 +142,15 @@ def load_weights(network: TaggingNetwork, weights: Mapping[str, Tensor], model: 
         elif name not in expected:
             wrong["unexpected"].append(old)
         elif tensor.shape != expected[name].shape or not tensor.is_floating_point():
-            here, there = list(tensor.shape), list(expected[name].shape)
-            wrong["of another shape"].append(f"{name} {here} instead of {there}")
+            holds, expects = list(tensor.shape), list(expected[name].shape)
+            wrong["of another shape"].append(f"{name} {holds} instead of {expects}")
         used[name] = tensor
     wrong["missing"] = [name for name in expected if name not in used]
     if any(wrong.values()):
-        found = "; ".join(f"{len(names)} {kind} ({_some(names)})" for kind, names in wrong.items() if names)
+        problems = "; ".join(f"{len(names)} {kind} ({_some(names)})" for kind, names in wrong.items() if names)
         raise ModelError(
-            f"the weights of '{model}' do not fit the architecture '{network.config.architecture}': {found}. Check the "
-            f"options architecture and config, or download the file again; name parts that nothing uses in skip."
+            f"the weights of '{model}' do not fit the architecture '{network.config.architecture}': {problems}. Check "
+            f"the options architecture and config, or download the file again; name parts that nothing uses in skip."
         )
     network.load_state_dict(used, strict=True, assign=True)
 
@@ -165,7 +166,7 @@ def read_tags(source: Source, config: NetworkConfig, model: str, given: Path | N
         ModelError: there is none, or it is of another length.
     """
     names = TAG_LISTS[config.architecture]
-    path = given or source.beside(names) or _from_space(source, IN_THE_SPACE[config.architecture][0])
+    path = given or source.neighbour(names) or _from_space(source, IN_THE_SPACE[config.architecture][0])
     if path is None:
         raise ModelError(
             f"'{model}' comes without its tag list. Put {names[0]} ({config.num_tags} lines, one tag each) beside it, "
@@ -188,7 +189,7 @@ def read_thresholds(source: Source, config: NetworkConfig, model: str, given: Pa
     """
     if given is None and config.threshold is not None:
         return tuple(config.own_thresholds.get(index, config.threshold) for index in range(config.num_tags))
-    path = given or source.beside(THRESHOLD_LISTS) or _from_space(source, IN_THE_SPACE[config.architecture][1])
+    path = given or source.neighbour(THRESHOLD_LISTS) or _from_space(source, IN_THE_SPACE[config.architecture][1])
     if path is None:
         raise ModelError(
             f"'{model}' comes without its thresholds. Put {THRESHOLD_LISTS[0]} ({config.num_tags} lines, one number "

@@ -44,9 +44,9 @@ class OracleRecipe(Recipe):
         positive = heat == 1
         hit = -(1 - probability[positive]).square() * probability[positive].log()
         miss = -((1 - heat).pow(4) * probability.square() * (1 - probability).log())[~positive]
-        found = (hit.sum() + miss.sum()) / positive.sum().clamp(min=1)
+        heatmap_loss = (hit.sum() + miss.sum()) / positive.sum().clamp(min=1)
         hue = cross_entropy(colours, colour, ignore_index=-1)
-        return found + hue, {"centres": found, "colours": hue}
+        return heatmap_loss + hue, {"centres": heatmap_loss, "colours": hue}
 
     def finish(self, folder: Path) -> None:
         """Say how often it is right about unseen scenes of all pairs; save."""

@@ -71,14 +71,14 @@ class Seeing(nn.Module):
             hidden = self._tower(pixels)
         return hidden.float()
 
-    def patch_loss(self, hidden: torch.Tensor, told: torch.Tensor) -> torch.Tensor:
+    def patch_loss(self, hidden: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Cross-entropy of what the patches say.
 
         Args:
             hidden: float (B, 1 + patches, width).
-            told: int64 (B, 2, patches), as :func:`labels`.
+            labels: int64 (B, 2, patches), as :func:`labels`.
         """
         patches = hidden[:, 1:].flatten(0, 1)
-        return cross_entropy(self.nouns(patches), told[:, 0].flatten()) + cross_entropy(
-            self.colours(patches), told[:, 1].flatten()
+        return cross_entropy(self.nouns(patches), labels[:, 0].flatten()) + cross_entropy(
+            self.colours(patches), labels[:, 1].flatten()
         )

@@ -98,9 +98,9 @@ class Pairs:
         clean = to_tensor(self.pixels[pick])
         spoilt = malform(clean, clean[torch.from_numpy(rng.permutation(size))], rng)
         if self.unfinished is not None:
-            own = [k for k, i in enumerate(pick) if i < len(self.unfinished) and rng.random() < 0.7]
-            if own:
-                spoilt[own] = to_tensor(self.unfinished[pick[own]])
+            replaced = [k for k, i in enumerate(pick) if i < len(self.unfinished) and rng.random() < 0.7]
+            if replaced:
+                spoilt[replaced] = to_tensor(self.unfinished[pick[replaced]])
         return Batch(
             augment(clean, generator),
             augment(spoilt, generator),

@@ -70,8 +70,8 @@ class BLIPRecipe(RewardRecipe):
         itc = cross_entropy(image[:size] @ text.T / TEMPERATURE, target)
         itc = itc + cross_entropy(text[:size] @ image.T / TEMPERATURE, target)
         # The own wrong captions alone: with a hundred others around, a swapped colour hardly counts.
-        own = text.unflatten(0, (-1, size)).transpose(0, 1) @ image[:size, :, None] / TEMPERATURE
-        itc = itc + cross_entropy(own.squeeze(-1), torch.zeros(size, dtype=torch.long))
+        margins = text.unflatten(0, (-1, size)).transpose(0, 1) @ image[:size, :, None] / TEMPERATURE
+        itc = itc + cross_entropy(margins.squeeze(-1), torch.zeros(size, dtype=torch.long))
         patches = self.seeing.patch_loss(seen, batch.patches)
         parts = {"itm": itm, "compared": compared, "itc": itc, "patches": patches, "words": true}
         return itm + compared + 0.5 * itc + patches + true, parts

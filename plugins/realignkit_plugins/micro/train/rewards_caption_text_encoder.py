@@ -108,14 +108,14 @@ class TextEncoderRecipe(Recipe):
         asked = [self.described[i] for i in rng.integers(len(self.described), size=self.schedule.batch_size)]
         # Half of the captions are of the scene in other words, half are of one with a mistake.
         said = [_variant(scene, rng) for scene in asked]
-        own = self.features([caption(scene, rng) for scene in asked])
+        meant = self.features([caption(scene, rng) for scene in asked])
         other = self.features([caption(scene, rng) for scene in said])
         target = torch.tensor([[similarity(a, b) for b in said] for a in asked])
-        error = (own @ other.T - target).square()
+        error = (meant @ other.T - target).square()
         paired = error.diagonal().mean()
         # Similarities alone leave a bag of words: which colour is whose must be in the embedding.
         pairs = binary_cross_entropy_with_logits(
-            self.named(8 * torch.cat([own, other])), torch.stack([_held(scene) for scene in [*asked, *said]])
+            self.named(8 * torch.cat([meant, other])), torch.stack([_held(scene) for scene in [*asked, *said]])
         ) * (len(_PAIRS) / 10)
         return paired + error.mean() + pairs, {"paired": paired, "pairs": pairs}
 

@@ -57,9 +57,9 @@ class CLIPRecipe(RewardRecipe):
         scale = model.logit_scale.exp().clamp(max=100)
         finds_text = cross_entropy(scale * image[:size] @ text.T, torch.arange(size))
         finds_image = cross_entropy(scale * text[:size] @ image.T, torch.arange(size))
-        own = text.unflatten(0, (-1, size)).transpose(0, 1)
+        choices = text.unflatten(0, (-1, size)).transpose(0, 1)
         finds_own = cross_entropy(
-            scale * (own @ image[:size, :, None]).squeeze(-1), torch.zeros(size, dtype=torch.long)
+            scale * (choices @ image[:size, :, None]).squeeze(-1), torch.zeros(size, dtype=torch.long)
         )
         patches = self.seeing.patch_loss(hidden[:size], batch.patches)
         return finds_text + finds_image + finds_own + patches, {"own": finds_own, "patches": patches}

@@ -58,7 +58,7 @@ class Words(nn.Module):
         """
         labels = torch.full(hidden.shape[:2], UNASKED)
         for row, (caption, scene) in enumerate(zip(captions, scenes, strict=True)):
-            told = truths(caption, scene)[: labels.shape[1] - 1]
-            labels[row, 1 : 1 + len(told)] = torch.tensor(told)
+            answers = truths(caption, scene)[: labels.shape[1] - 1]
+            labels[row, 1 : 1 + len(answers)] = torch.tensor(answers)
         asked = labels != UNASKED
         return binary_cross_entropy_with_logits(self.true(hidden[asked]).squeeze(-1), labels[asked])
