@@ -17,6 +17,7 @@ from pathlib import Path
 
 from realignkit.errors import ModelError, in_one_line, out_of_memory, redacted
 from realignkit_plugins.weight_folders import placeholder, unusable_weights
+from realignkit_plugins.weight_formats import is_weight_file
 
 _NO_SPACE = re.compile(r"no space left on device|not enough free disk space|os error 28\b", re.IGNORECASE)
 _NO_NETWORK = re.compile(r"couldn't connect to|cannot find the requested files in the disk cache", re.IGNORECASE)
@@ -181,7 +182,8 @@ def _explain(model: str, error: BaseException, local: bool, logged: Sequence[str
     if any(isinstance(one, _BROKEN) for one in chain) or _DAMAGED.search(text):
         if local and (said := placeholder(model)):
             return said
-        return f"(a file of it is damaged or only half there: {gist}). {again(model, local)}"
+        which = "it" if is_weight_file(model) else "a file of it"
+        return f"({which} is damaged or only half there: {gist}). {again(model, local)}"
     if local:
         return f"({gist}). Check that the file or folder is complete and of this kind."
     address = f"{_HUB}/{model.partition(':')[0]}"

@@ -12,14 +12,18 @@ scaled-dot-product attention on slightly widened heads, or one pass over blocks 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from realignkit.attention.modulation import HIDDEN, computing
+
+T = TypeVar("T")
 
 LONG = 1024
 """Queries from which on a CPU computes in one pass (1.2 to 1.5 times plain attention, where widened heads take 1.6 to
@@ -208,11 +212,10 @@ def _blocks(
     out = query.new_empty((batch * heads, length, value.shape[-1]))
     # Small layers: several heads at once; large ones: some rows of one.
     together, height = max(1, BLOCK // max(1, length * count)), max(1, BLOCK // count)
-    buffer = query.new_empty(min(together, batch * heads) * min(height, length) * count)
-    for first in range(0, batch * heads, together):
-        group = slice(first, first + together)
-        for top in range(0, length, height):
-            part = slice(top, top + height)
+
+    def compute(blocks: Sequence[tuple[slice, slice]]) -> None:
+        buffer = query.new_empty(min(together, batch * heads) * min(height, length) * count)
+        for group, part in blocks:
             some = scaled[group, part]
             sim = buffer[: some.shape[0] * some.shape[1] * count].view(*some.shape[:2], count)
             torch.bmm(some, transposed[group], out=sim)
@@ -227,7 +230,33 @@ def _blocks(
                 sim.add_(_block(added, group, part))
             torch.softmax(sim, -1, out=sim)
             torch.bmm(sim, values[group], out=out[group, part])
+
+    groups = [slice(first, first + together) for first in range(0, batch * heads, together)]
+    parts = [slice(top, top + height) for top in range(0, length, height)]
+    _in_threads(compute, [(group, part) for group in groups for part in parts])
     return out.view(batch, heads, length, value.shape[-1])
+
+
+def _in_threads(compute: Callable[[Sequence[T]], None], items: Sequence[T]) -> None:
+    """Compute shares of some items in as many threads as torch has, each of which computes all of its share alone.
+
+    Threads that share an operation wait for each other at its end. A block takes ten short ones, and where other
+    programs run, that waiting takes several times the computing.
+    """
+    threads, inference = torch.get_num_threads(), torch.is_inference_mode_enabled()
+    if threads == 1 or len(items) == 1:
+        return compute(items)
+
+    def alone(share: Sequence[T]) -> None:
+        torch.set_num_threads(1)  # of this thread, and of those that begin before it is taken back
+        with torch.inference_mode(inference), torch.no_grad():
+            compute(share)
+
+    try:
+        with ThreadPoolExecutor(threads) as pool:
+            list(pool.map(alone, (items[start::threads] for start in range(min(threads, len(items))))))
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _rows(mask: Tensor, rows: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from functools import partial
 from unittest.mock import patch
 
@@ -116,6 +117,50 @@ def test_when_it_is_taken(length, dtype, learns, taken):
     with torch.no_grad(), patch.object(fast, "one_pass_attention", wraps=fast.one_pass_attention) as used:
         fast_attention(query, key, value, Members(queries, keys), amount)
     assert used.called is (length >= 1024 and dtype == torch.float32)
+
+
+@pytest.fixture
+def two_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("mode", [torch.inference_mode, torch.no_grad, torch.enable_grad])
+@pytest.mark.parametrize("tokens", [77, 1100])
+def test_each_thread_computes_blocks_of_its_own(tokens, mode, two_threads):
+    """Threads that share an operation wait for each other; as many as torch has compute alone, and have ended after."""
+    rng = torch.Generator().manual_seed(0)
+    query, key, value, queries, keys, amount = layer(2, 2, 1024, tokens, 3, torch.float32, rng)
+    bias = masks(2, 2, 1024, tokens, rng)["rows"]
+    softmax, seen = torch.softmax, set()
+
+    def watched(*arguments, **named):
+        seen.add((threading.current_thread(), torch.get_num_threads()))
+        return softmax(*arguments, **named)
+
+    with mode():
+        for some in (None, bias):
+            arguments = (query, key, value, Members(queries, keys), amount, some)
+            with patch.object(fast, "BLOCK", 2**17), patch.object(torch, "softmax", watched):
+                found = fast_attention(*arguments)
+            assert torch.get_num_threads() == 2
+            torch.set_num_threads(1)
+            wanted = fast_attention(*arguments)
+            torch.set_num_threads(2)
+            torch.testing.assert_close(found, wanted, rtol=2e-6, atol=2e-6)
+    threads = {thread for thread, _ in seen} - {threading.main_thread()}
+    assert len(threads) >= 2
+    assert {number for thread, number in seen if thread in threads} == {1}
+    assert not any(thread.is_alive() for thread in threads)
+
+
+def test_what_a_thread_raises_is_raised_and_the_threads_are_as_before(two_threads):
+    query, key, value, queries, keys, amount = layer(1, 4, 1024, 1100, 3, torch.float32, torch.Generator())
+    with patch.object(torch, "softmax", side_effect=MemoryError("full")), pytest.raises(MemoryError, match="full"):
+        fast_attention(query, key, value, Members(queries, keys), amount)
+    assert torch.get_num_threads() == 2
 
 
 def test_no_row_in_an_object():
