@@ -17,8 +17,12 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import lru_cache
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 from realignkit.errors import OptionError
+
+if TYPE_CHECKING:
+    from torch import nn
 
 logger = logging.getLogger(__name__)
 
@@ -111,22 +115,32 @@ def check_threads(threads: int | None) -> None:
 
 
 def cpu_parameters(holders: Iterable[object]) -> int:
-    """How many parameters of torch networks on the CPU some objects hold, in attributes, tuples and lists."""
+    """How many parameters on the CPU the :func:`networks` of some objects have."""
+    weights = [weight for network in networks(holders) for weight in network.parameters()]
+    return sum(weight.numel() for weight in weights if weight.device.type == "cpu")
+
+
+def networks(holders: Iterable[object]) -> list[nn.Module]:
+    """The torch networks that some objects hold, in attributes, tuples and lists; each once."""
     from torch import nn
 
     seen: set[int] = set()
+    held_networks: list[nn.Module] = []
 
-    def count(held: object, depth: int) -> int:
+    def look(held: object, depth: int) -> None:
         if id(held) in seen or depth > _DEPTH or isinstance(held, type | ModuleType):
-            return 0
+            return
         seen.add(id(held))
         if isinstance(held, nn.Module):
-            return sum(weights.numel() for weights in held.parameters() if weights.device.type == "cpu")
-        if isinstance(held, tuple | list):
-            return sum(count(item, depth) for item in held[:_LONG])
-        return sum(count(item, depth + 1) for item in list(getattr(held, "__dict__", {}).values()))
+            held_networks.append(held)
+            return
+        inside = held[:_LONG] if isinstance(held, tuple | list) else getattr(held, "__dict__", {}).values()
+        for item in list(inside):
+            look(item, depth if isinstance(held, tuple | list) else depth + 1)
 
-    return sum(count(holder, 0) for holder in holders)
+    for holder in holders:
+        look(holder, 0)
+    return held_networks
 
 
 def _chosen_by_user(threads: int) -> bool:

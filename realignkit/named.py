@@ -54,6 +54,10 @@ class Named:
         """Kind and name, as messages have them."""
         return f"{'prompt set' if self.kind == 'prompts' else self.kind} '{self.name}'"
 
+    def has(self, method: str) -> bool:
+        """Whether the plugin has a method that its contract leaves open."""
+        return callable(getattr(self.plugin, method, None))
+
     def blame(self) -> contextlib.AbstractContextManager[None]:
         """See :func:`realignkit.errors.blame`."""
         return blame(self.whose)

@@ -115,6 +115,24 @@ def prompt_set(registry: Registry, spec: str, options: Mapping[str, Any] | None 
     return prompts
 
 
+def labels_of(prompts: Named) -> list[dict[str, str]]:
+    """What a prompt set says of each of its prompts, in their order: ``id``, and by what tables group them.
+
+    Raises:
+        PluginError: it failed, or has not as many labels as prompts, or labels that are no texts.
+    """
+    if not prompts.has("labels"):
+        return [{} for _ in texts_of(prompts)]
+    with prompts.blame():
+        labels = [dict(each) for each in prompts.plugin.labels()]
+        count = len(prompts.plugin)
+    if len(labels) != count:
+        raise prompts.breach(f"{count} prompts have {len(labels)} labels")
+    if not all(isinstance(text, str) for each in labels for pair in each.items() for text in pair):
+        raise prompts.breach("a label is no text")
+    return labels
+
+
 def _has_usual(table: Table) -> bool:
     return any(name.lower() in TEXT_COLUMNS for name in table.columns)
 

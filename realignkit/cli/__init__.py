@@ -14,6 +14,7 @@ from realignkit.cli._progress import Command, Commands, collect_seldom, exit_now
 from realignkit.cli.ablate import ablate_app
 from realignkit.cli.dense import dense
 from realignkit.cli.doctor import doctor
+from realignkit.cli.eval import eval_app
 from realignkit.cli.plugins import plugins_app
 from realignkit.cli.run import run
 from realignkit.cli.show import show
@@ -48,6 +49,7 @@ for command in (run, dense, train, show, doctor):
     app.command(cls=Command)(command)
 app.add_typer(plugins_app, name="plugins")
 app.add_typer(ablate_app, name="ablate")
+app.add_typer(eval_app, name="eval")
 
 
 def main() -> None:

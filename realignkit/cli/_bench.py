@@ -156,9 +156,13 @@ def show(folder: Path, control: str) -> AblationTable:
 
 
 def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A table; in a file or a pipe each row is one line, however long."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in headings:
         table.add_column(escape(heading))
     for row in rows:
         table.add_row(*map(escape, row))
-    out().print(table)
+    console = out()
+    if not console.is_terminal:
+        console.width = 1000
+    console.print(table)

@@ -211,19 +211,27 @@ def _left_behind(folder: Path | None) -> str:
     return f"What is finished is saved in {folder}; resume with the same command."
 
 
-class Command(TyperCommand):
-    """A command whose standard output holds its results alone."""
+class _ResultsAlone:
+    """What standard output holds is the results of the command alone."""
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command; see the class."""
         try:
             with results_only():
-                return super().invoke(ctx)
+                return super().invoke(ctx)  # type: ignore[misc]
         except SystemExit as stop:  # ours are typer's; whoever else ends the program must not look like success
             raise PluginError(
                 f"a plugin or a library ended the program (exit code {stop.code}) before the command was done. "
                 f"'realignkit plugins' lists what is installed; take out what is new, or tell its author."
             ) from stop
+
+
+class Command(_ResultsAlone, TyperCommand):
+    """A command whose standard output holds its results alone."""
+
+
+class CommandGroup(_ResultsAlone, TyperGroup):
+    """A command with others below it, whose standard output holds its results alone."""
 
 
 def exit_now(code: int) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from realignkit import resolve
 from realignkit.arguments import value_of
@@ -12,6 +12,9 @@ from realignkit.attention.config import ModulationConfig
 from realignkit.contracts import Options
 from realignkit.errors import OptionError
 from realignkit.registry import PluginInfo, Registry
+
+if TYPE_CHECKING:
+    from realignkit.realigner import Realigner
 
 PLUGIN_KINDS = ("generator", "tagger", "scorer", "segmenter", "reward", "judge", "metric")
 
@@ -86,6 +89,35 @@ def parse(
         target = settings.options[group] if group in PLUGIN_KINDS else getattr(settings, group)
         target[option] = value_of(text)
     return settings
+
+
+def make_realigner(model: str, specs: Mapping[str, Any], settings: Settings, **arguments: Any) -> Realigner:
+    """:meth:`realignkit.realigner.Realigner.from_pretrained`, with what ``--set`` says.
+
+    Args:
+        model: see there.
+        specs: tagger, scorer and segmenter, see there.
+        settings: those of the metric are left out.
+        arguments: further ones, as they are there.
+
+    Raises:
+        PluginError, OptionError: as there.
+    """
+    from realignkit.contracts import parse_options
+    from realignkit.realigner import Realigner
+    from realignkit.registry import default_registry
+
+    realigner_options: Any = parse_options(resolve.RealignerOptions, settings.realigner, owner="realigner")
+    return Realigner.from_pretrained(
+        model,
+        **specs,
+        modulation=settings.modulation,
+        sampling=settings.sampling,
+        options={kind: options for kind, options in settings.options.items() if kind != "metric"},
+        registry=default_registry(),
+        **arguments,
+        **realigner_options.model_dump(),
+    )
 
 
 def _locate(name: str, known: Mapping[str, Collection[str] | None], prefer: str | None) -> tuple[str, str]:

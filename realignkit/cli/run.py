@@ -206,25 +206,11 @@ def _realigner(
     options: dict[str, Any],
 ) -> Realigner:
     """A realigner of plugins and ``--set``; ``options``: further arguments of ``Realigner.from_pretrained``."""
-    from realignkit.cli._settings import known_options, parse
-    from realignkit.contracts import parse_options
-    from realignkit.realigner import Realigner
+    from realignkit.cli._settings import known_options, make_realigner, parse
     from realignkit.registry import default_registry
-    from realignkit.resolve import RealignerOptions
 
-    registry = default_registry()
-    settings = parse(assignments, known_options(registry, model, {**specs, "reward": options["select_by"]}))
-    realigner_options: Any = parse_options(RealignerOptions, settings.realigner, owner="realigner")
-    return Realigner.from_pretrained(
-        model,
-        **specs,
-        modulation=settings.modulation,
-        sampling=settings.sampling,
-        options=settings.options,
-        registry=registry,
-        **options,
-        **realigner_options.model_dump(),
-    )
+    known = known_options(default_registry(), model, {**specs, "reward": options["select_by"]})
+    return make_realigner(model, specs, parse(assignments, known), **options)
 
 
 def _stem(spec: str) -> str:

@@ -69,7 +69,7 @@ class Judging:
         (self.metric,) = make([registry.info("metric", name)], options or {})
         self.scores = [Named("reward", spec, measuring_reward(registry, spec, None, companions)) for spec in scores]
         self.companions = dict(companions or {})
-        able = [judge for judge in (self.metric, *self.scores) if _has(judge, "features")]
+        able = [judge for judge in (self.metric, *self.scores) if judge.has("features")]
         self._eyes = able[0] if able else None
         if reference is not None and self._eyes is None:
             raise OptionError(
@@ -77,7 +77,7 @@ class Judging:
                 f"Add --score clip."
             )
         self._files = [] if reference is None else _pictures(reference)
-        if self._eyes is not None and not self._files and not _has(self.metric, "reference"):
+        if self._eyes is not None and not self._files and not self.metric.has("reference"):
             self._eyes = None
 
     @property
@@ -97,7 +97,7 @@ class Judging:
             OptionError: it knows none of them.
         """
         with self.metric.blame():
-            choosy = _has(self.metric, "can_judge")
+            choosy = self.metric.has("can_judge")
             judged = [prompt for prompt in prompts if not choosy or self.metric.plugin.can_judge(prompt)]
         if not judged:
             raise OptionError(
@@ -171,11 +171,11 @@ def judge_each(metric: Named, images: Sequence[Image], prompts: Sequence[str]) -
         ModelError: it computed NaN or infinity.
         OptionError: it looks at the set as a whole.
     """
-    if _has(metric, "judge_each"):
+    if metric.has("judge_each"):
         with metric.calling(), full_precision():
             judged = metric.plugin.judge_each([image.copy() for image in images], list(prompts))
             judgements = [dict(values) for values in judged]
-    elif _has(metric, "state"):
+    elif metric.has("state"):
         raise OptionError(f"{metric.whose} says nothing of single pictures, which is what is asked for here.")
     else:
         judgements = [measure(metric, [image], [prompt]) for image, prompt in zip(images, prompts, strict=True)]
@@ -201,10 +201,6 @@ def _features(eyes: Named, images: Sequence[Image]) -> Features:
     if features.ndim != 2 or len(features) != len(images) or not np.isfinite(features).all():
         raise eyes.breach(f"{len(images)} images got features of shape {features.shape}, or no numbers")
     return features
-
-
-def _has(judge: Named, method: str) -> bool:
-    return callable(getattr(judge.plugin, method, None))
 
 
 def _pictures(folder: Path) -> list[Path]:

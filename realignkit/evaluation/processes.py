@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
+import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from realignkit.arguments import whole
-from realignkit.errors import ModelError, OutputError, RealignKitError
+from realignkit.errors import ModelError, OptionError, OutputError, RealignKitError
 from realignkit.machine import share_threads
 
 if TYPE_CHECKING:
@@ -89,3 +90,57 @@ def _work(
     except RealignKitError as error:
         # Not all of them can be pickled. Which of two kinds it is decides whether the other prompts are tried.
         return (OutputError if isinstance(error, OutputError) else ModelError)(str(error)), None
+
+
+@dataclass(frozen=True)
+class Launch:
+    """The processes that ``accelerate launch`` has started, of which this is one; by default there is this one alone.
+
+    Attributes:
+        rank: which one, from 0.
+        count: of how many.
+    """
+
+    rank: int = 0
+    count: int = 1
+
+    @classmethod
+    def of_environment(cls) -> Launch:
+        """As the launcher says; each process takes its own device.
+
+        Raises:
+            OptionError: it has started several where there is no device for them.
+        """
+        if int(os.environ.get("WORLD_SIZE", "1")) < 2:
+            return cls()
+        from datetime import timedelta
+
+        from accelerate import PartialState
+        from accelerate.utils import parse_flag_from_env
+
+        # One may have hours more to do than another.
+        state = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"), timeout=timedelta(days=30))
+        if state.num_processes < 2:
+            raise OptionError(
+                "this was launched as several processes, but there is no GPU for them: add --cpu to 'accelerate "
+                "launch', or start one process."
+            )
+        return cls(int(state.process_index), int(state.num_processes))
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the process that writes what all share."""
+        return self.rank == 0
+
+    def wait(self) -> None:
+        """Until all are here."""
+        if self.count > 1:
+            from accelerate import PartialState
+
+            PartialState().wait_for_everyone()
+
+
+ALONE = Launch()
+
+
+ALONE = Launch()

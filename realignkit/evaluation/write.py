@@ -136,7 +136,7 @@ def markdown(table: AblationTable) -> str:
         lines = [
             f"Prompts: {table.source or 'unknown source'}. {RIGHT}",
             "",
-            *_markdown_table(columns(table), cells(table)),
+            *markdown_table(columns(table), cells(table)),
         ]
         return "\n".join(lines) + "\n"
     seeds = sorted({seed for row in table.rows for seed in row.seeds})
@@ -145,7 +145,7 @@ def markdown(table: AblationTable) -> str:
         f"Prompts: {table.source or 'unknown source'}, {most} different ones; seeds: "
         f"{', '.join(map(str, seeds))}. Metric: {table.metric}, {table.value}.",
         "",
-        *_markdown_table(columns(table), cells(table)),
+        *markdown_table(columns(table), cells(table)),
         "",
         *notes(table),
     ]
@@ -156,7 +156,7 @@ def markdown(table: AblationTable) -> str:
         headings += [f"{table.value.replace('_', ' ')}{percent}", "vs base [95 %]"]
         headings += ["fixed / broken", "sign-flip p"] if table.binary else []
         lines += ["", "Each trained model, and the base, on the seeds that were dealt to it:", ""]
-        lines += _markdown_table(headings, models)
+        lines += markdown_table(headings, models)
     return "\n".join(lines) + "\n"
 
 
@@ -204,7 +204,8 @@ def _model_cells(table: AblationTable, model: Any) -> list[str]:
     ]
 
 
-def _markdown_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+def markdown_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """A table as lines of Markdown."""
     lines = [headings, ["---"] * len(headings), *rows]
     return [f"| {' | '.join(cell.replace('|', '/') for cell in line)} |" for line in lines]
 
@@ -287,7 +288,7 @@ def svg(table: AblationTable) -> str:
         axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
         for number, (axis, (title, points)) in enumerate(zip(axes, panels, strict=True)):
             axis.set_title(title, fontsize=10)
-            _draw_panel(axis, points, f"value-{number}", zero=number > 0)
+            draw_panel(axis, points, f"value-{number}", zero=number > 0)
         axes[0].set_yticks(range(len(table.rows)), [_label(row) for row in table.rows])
         axes[0].set_ylim(len(table.rows) - 0.5, -0.5)
         return svg_document(figure, f"{table.value}: {table.source}")
@@ -315,7 +316,7 @@ def _point(result: RowResult | Difference | None) -> tuple[float, float | None, 
     return None if value is None else (value, result.low, result.high)
 
 
-def _draw_panel(axis: Any, points: Sequence[Any], gid: str, *, zero: bool) -> None:
+def draw_panel(axis: Any, points: Sequence[Any], gid: str, *, zero: bool) -> None:
     """Values with their intervals, one below the other; each value's mark is called ``gid``-place."""
     axis.grid(axis="x", color="#cccccc")
     axis.tick_params(axis="y", length=0)

@@ -39,7 +39,7 @@ def write_report(realignment: Realignment, folder: str | Path) -> Path:
     captions = {caption.tag: caption for caption in realignment.captions}
     rows = [(tag, captions.get(tag.name), segments.get(tag.name)) for tag in realignment.tags]
     page = (
-        _environment()
+        environment()
         .get_template("report.html.jinja")
         .render(
             r=realignment,
@@ -83,7 +83,7 @@ def write_index(folder: str | Path, realignments: Iterable[tuple[str, Realignmen
         }
         for name, r in realignments
     ]
-    page = _environment().get_template("index.html.jinja").render(entries=entries, report=REPORT_NAME)
+    page = environment().get_template("index.html.jinja").render(entries=entries, report=REPORT_NAME)
     path = Path(folder) / "index.html"
     atomic_write(path, page.encode())
     return path
@@ -141,7 +141,8 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, 
 
 
 @functools.cache
-def _environment() -> Environment:
+def environment() -> Environment:
+    """What templates of pages are rendered with: everything is escaped."""
     environment = Environment(
         loader=PackageLoader("realignkit.report"),
         autoescape=True,

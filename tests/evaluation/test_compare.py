@@ -1,0 +1,139 @@
+"""Two evaluations side by side: only what was measured alike is compared, and by prompt."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from realignkit.errors import OptionError
+from realignkit.evaluation.compare import compare_folders
+from realignkit.evaluation.evaluate import Evaluation
+from realignkit.evaluation.pictures import read_pictures
+from realignkit.evaluation.statistics import compare
+from realignkit.evaluation.summary import summarise
+from realignkit.evaluation.write_evaluation import comparison_table, tables_of, write_comparison, write_metrics
+from realignkit.named import Named
+from tests.evaluation.judges import Redness, Spread
+
+PROMPTS = [f"a red book, number {number}" for number in range(12)]
+
+
+def measured(folder: Path, shift: int, seeds=(1, 2), prompts=PROMPTS, metrics=(Redness, Spread), **changes) -> Path:
+    random, rows = np.random.default_rng(5), []
+    (folder / "given").mkdir(parents=True)
+    for prompt in prompts:
+        for seed in seeds:
+            red = int(np.clip(random.integers(60, 200) + shift, 0, 255))
+            name = f"{len(rows)}.png"
+            Image.new("RGB", (4, 4), (red, 30, 40)).save(folder / "given" / name)
+            rows.append({"image_path": name, "prompt": prompt, **({"seed": seed} if seed else {})})
+    rows = changes.get("order", list)(rows)
+    (folder / "given" / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    made = [Named("metric", cls.__name__.lower(), cls()) for cls in metrics]
+    Evaluation(read_pictures(folder / "given"), made, folder / "out", source="made up")()
+    return folder / "out"
+
+
+def test_pictures_are_paired_by_prompt_and_seed_wherever_they_stand(tmp_path: Path):
+    before = measured(tmp_path / "a", 0)
+    after = measured(tmp_path / "b", 20, order=lambda rows: rows[::-1])
+    pair = compare_folders(before, after)
+    red, level = (next(c for c in pair.changes if c.name == name) for name in ("red", "colour/red"))
+    was = [each.before["values"]["redness"]["red"] for each in pair.pairs]
+    now = [each.after["values"]["redness"]["red"] for each in pair.pairs]
+    expected = compare([bool(v) for v in was], [bool(v) for v in now], [p.before["prompt"] for p in pair.pairs])
+    assert (red.fixed, red.broken, red.p) == (expected.fixed, expected.broken, expected.p)
+    assert (red.n, red.prompts) == (24, 12)
+    assert red.low * 100 == pytest.approx(expected.low)
+    assert level.gain == pytest.approx(20 / 255)
+    assert level.fixed is None
+    assert level.p == pytest.approx(2 / 2**12)
+    assert pair.whole["spread"]["spread"] == pytest.approx((pair.whole["spread"]["spread"][0],) * 2)
+    assert pair.notes == ()
+
+
+def test_unknown_seeds_are_paired_in_their_order_and_said(tmp_path: Path):
+    pair = compare_folders(measured(tmp_path / "a", 0), measured(tmp_path / "b", 9, seeds=(None, 0)))
+    assert len(pair.pairs) == 24
+    assert "are paired in their order" in pair.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"prompts": [*PROMPTS[:-1], "another"]},
+            r"other prompts: 1 only in .*a/out \(such as 'a red book, number 11'\) and 1",
+        ),
+        ({"seeds": (1, 3)}, "other seeds: 1, 2 there, 1, 3 now"),
+        ({"metrics": (Spread,), "seeds": (1,)}, "of other seeds: 1, 2 there, 1 now"),
+    ],
+)
+def test_other_prompts_and_seeds_are_refused_with_what_differs(tmp_path: Path, changes, message: str):
+    with pytest.raises(OptionError, match=message):
+        compare_folders(measured(tmp_path / "a", 0), measured(tmp_path / "b", 0, **changes))
+
+
+def test_other_weights_templates_and_options_are_refused_with_what_differs(tmp_path: Path):
+    before, after = measured(tmp_path / "a", 0), measured(tmp_path / "b", 0)
+
+    def changed(**about):
+        record = json.loads((after / "eval.json").read_text())
+        record["metrics"]["redness"] |= about
+        (after / "eval.json").write_text(json.dumps(record))
+
+    changed(identity={"template": "is it blue?"})
+    with pytest.raises(
+        OptionError, match=r'not measured alike: metric \'redness\': identity.template \("is it red\?" there'
+    ):
+        compare_folders(before, after)
+    changed(identity={"template": "is it red?"}, weights="a" * 16)
+    assert compare_folders(before, after).changes  # only one of them knows its weights
+    record = json.loads((before / "eval.json").read_text())
+    record["metrics"]["redness"]["weights"] = "b" * 16
+    (before / "eval.json").write_text(json.dumps(record))
+    with pytest.raises(OptionError, match=r"metric 'redness': the weights \(b{16} there, a{16} now\)"):
+        compare_folders(before, after)
+
+
+def test_what_is_not_finished_or_has_nothing_in_common_is_refused(tmp_path: Path):
+    before, after = measured(tmp_path / "a", 0, metrics=(Redness,)), measured(tmp_path / "b", 0, metrics=(Spread,))
+    with pytest.raises(OptionError, match="no metric in common: redness and spread"):
+        compare_folders(before, after)
+    lines = (before / "pictures.jsonl").read_text().splitlines(keepends=True)
+    (before / "pictures.jsonl").write_text("".join(lines[:-1]))
+    with pytest.raises(OptionError, match="a/out is not finished: 23 of 24 pictures are measured"):
+        compare_folders(before, before)
+
+
+def test_tables_and_files_say_the_same(tmp_path: Path):
+    before, after = measured(tmp_path / "a", 0), measured(tmp_path / "b", 60)
+    pair = compare_folders(before, after)
+    table = comparison_table(pair)
+    (red,) = (row for row in table.rows if row[:2] == ("redness", "red"))
+    change = next(c for c in pair.changes if c.name == "red")
+    assert red[2:4] == ("24", "12")
+    assert red[4] == f"{100 * change.before:.1f} %"
+    assert red[7] == f"{change.fixed} / {change.broken}"
+    files = write_comparison(tmp_path / "both", "One and the other.", pair)
+    assert [path.name for path in files] == ["comparison.md", "comparison.csv", "comparison.json"]
+    assert "| redness | red | 24 | 12 |" in files[0].read_text()
+    record = json.loads(files[2].read_text())
+    assert record["changes"][0]["gain"] == pair.changes[0].gain
+    assert set(record["whole"]) == {"spread"}
+
+    made = [Named("metric", "redness", Redness()), Named("metric", "spread", Spread())]
+    lines = [json.loads(text) for text in (before / "pictures.jsonl").read_text().splitlines()]
+    about = json.loads((before / "eval.json").read_text())
+    values = summarise(lines, made, about["whole"])
+    tables = tables_of(values)
+    assert [table.title for table in tables] == ["", "redness by element"]
+    assert {row[1] for row in tables[0].rows} == {"red", "asked", "spread"}
+    written = write_metrics(tmp_path / "tables", about, values)
+    assert {path.name for path in written} >= {"metrics.md", "metrics.csv", "metrics.json"}
+    assert "redness: template is it red?." in written[0].read_text()
+    assert len(json.loads(written[2].read_text())) == len(values)

@@ -1,0 +1,245 @@
+"""Evaluations of pictures that are there: what is measured once is kept, and what is kept is what was measured."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from realignkit.errors import OptionError, OutputError, PluginError
+from realignkit.evaluation.evaluate import Evaluation
+from realignkit.evaluation.folder import EvaluationFolder
+from realignkit.evaluation.pictures import read_pictures
+from realignkit.evaluation.processes import Launch
+from realignkit.named import Named
+from tests.conftest import HANGS, ROOT
+from tests.evaluation.judges import Redness, Spread, levels
+
+PROMPTS = ["a red book", "a blue pen", "an unknown thing"]
+
+
+def metrics() -> list[Named]:
+    return [Named("metric", "redness", Redness()), Named("metric", "spread", Spread())]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Twelve pictures of three prompts, four each, in a folder with metadata.jsonl."""
+    random, rows = np.random.default_rng(1), []
+    (tmp_path / "given").mkdir()
+    for number in range(12):
+        pixels = random.integers(256, size=(6 + 2 * (number % 2), 8, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "given" / f"{number}.png")
+        rows.append({"file_name": f"{number}.png", "text": PROMPTS[number % 3]})
+    (tmp_path / "given" / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return tmp_path / "given"
+
+
+def results(out: Path) -> dict:
+    record = json.loads((out / "eval.json").read_text())
+    return {"lines": (out / "pictures.jsonl").read_bytes(), "whole": record["whole"]}
+
+
+def test_each_picture_has_a_line_with_what_each_metric_says_of_it(folder: Path, tmp_path: Path):
+    labels = {PROMPTS[0]: {"id": "r", "category": "books"}}
+    pictures = read_pictures(folder)
+    Evaluation(pictures, metrics(), tmp_path / "out", labels=labels, source="made up", batch_size=5)()
+    lines = [json.loads(line) for line in (tmp_path / "out" / "pictures.jsonl").read_text().splitlines()]
+    assert [line["id"] for line in lines] == [picture.id for picture in pictures]
+    red = levels(Image.open(folder / "0.png"))[0]
+    assert lines[0]["values"] == {"redness": {"red": float(red > 0.5), "colour/red": red}}
+    assert lines[0]["details"]["redness"][0]["question"] == "is it red?"
+    assert (lines[0]["image"], lines[0]["labels"]) == (str(folder / "0.png"), labels[PROMPTS[0]])
+    assert set(lines[1]["values"]["redness"]) == {"red", "colour/red", "colour/blue"}
+    assert "labels" not in lines[1]
+    assert lines[2]["values"] == {"redness": {}}  # it does not understand the prompt
+    record = json.loads((tmp_path / "out" / "eval.json").read_text())
+    assert record["pictures"] == {
+        "source": "made up",
+        "count": 12,
+        "prompts": 3,
+        "identity": record["pictures"]["identity"],
+    }
+    assert record["metrics"]["redness"]["identity"] == {"template": "is it red?"}
+    variance = np.var([levels(Image.open(p.path)) for p in pictures], axis=0).sum()
+    assert record["whole"]["spread"]["spread"] == pytest.approx(variance, rel=1e-9)
+
+
+def test_what_is_measured_is_not_measured_again_and_metrics_may_be_added(folder: Path, tmp_path: Path):
+    looked = []
+
+    class Counting(Redness):
+        def judge_each(self, images, prompts):
+            looked.extend(prompts)
+            return super().judge_each(images, prompts)
+
+    pictures, out = read_pictures(folder), tmp_path / "out"
+    Evaluation(pictures, [Named("metric", "redness", Counting())], out)()
+    first = results(out)
+    Evaluation(pictures, [Named("metric", "redness", Counting())], out)()
+    assert results(out) == first
+    assert len(looked) == 8
+    Evaluation(pictures, [*metrics(), Named("metric", "again", Redness())], out)()
+    line = json.loads((out / "pictures.jsonl").read_text().splitlines()[1])
+    assert line["values"]["again"] == line["values"]["redness"]
+    assert len(looked) == 8
+    assert results(out)["whole"]["spread"]["spread"] > 0
+
+
+def test_a_picture_that_has_changed_is_measured_again(folder: Path, tmp_path: Path):
+    out, said = tmp_path / "out", []
+    Evaluation(read_pictures(folder), metrics(), out)()
+    Image.new("RGB", (6, 8), "red").save(folder / "0.png")
+    Evaluation(read_pictures(folder), metrics(), out)(say=said.append)
+    assert said == ["1 pictures have changed, and are measured again"]
+    Evaluation(read_pictures(folder), metrics(), tmp_path / "fresh")()
+    assert results(out) == results(tmp_path / "fresh")
+
+
+def test_results_of_other_pictures_options_or_identities_are_refused_in_words(folder: Path, tmp_path: Path):
+    pictures, out = read_pictures(folder), tmp_path / "out"
+    Evaluation(pictures, metrics(), out)()
+    with pytest.raises(OptionError, match=r"holds an evaluation of others: pictures.count \(12 there, 11 now\)"):
+        Evaluation(pictures[1:], metrics(), out)()
+    other = Redness()
+    other.identity = lambda: {"template": "is it blue?"}  # type: ignore[method-assign]
+    with pytest.raises(
+        OptionError, match=r"metric 'redness': identity.template \(\"is it red\?\" there, \"is it blue\?\""
+    ):
+        Evaluation(pictures, [Named("metric", "redness", other)], out)()
+    with pytest.raises(OutputError, match="holds no evaluation"):
+        EvaluationFolder(tmp_path).existing()
+    with pytest.raises(OptionError, match="there are no metrics"):
+        Evaluation(pictures, [], out)
+
+
+def test_weights_that_are_loaded_on_use_are_part_of_what_was_measured(folder: Path, tmp_path: Path):
+    import torch
+
+    class Loaded(Redness):
+        bias = 0.0
+
+        def judge_each(self, images, prompts):
+            self.network = torch.nn.Linear(1, 1)
+            torch.nn.init.constant_(self.network.weight, 2.0)
+            torch.nn.init.constant_(self.network.bias, self.bias)
+            return super().judge_each(images, prompts)
+
+    pictures, out = read_pictures(folder), tmp_path / "out"
+    Evaluation(pictures, [Named("metric", "redness", Loaded())], out)()
+    weights = json.loads((out / "eval.json").read_text())["metrics"]["redness"]["weights"]
+    assert len(weights) == 16
+    other = Loaded()
+    other.bias = 1.0
+    (out / "pictures.jsonl").unlink()
+    with pytest.raises(OptionError, match=rf"metric 'redness' with other weights \({weights} there, "):
+        Evaluation(pictures, [Named("metric", "redness", other)], out)()
+
+
+def test_a_metric_that_breaks_its_contract_is_named(folder: Path, tmp_path: Path):
+    class Wrong(Spread):
+        def state(self):
+            return {"sums": [1, 2]}
+
+    with pytest.raises(
+        PluginError, match="metric 'wrong' broke its contract: its state is no mapping of names to numpy"
+    ):
+        Evaluation(read_pictures(folder), [Named("metric", "wrong", Wrong())], tmp_path / "out")()
+
+
+def test_cut_off_lines_and_batches_are_measured_again_as_they_were(folder: Path, tmp_path: Path):
+    pictures, whole, cut = read_pictures(folder), tmp_path / "whole", tmp_path / "cut"
+    for out in (whole, cut):
+        Evaluation(pictures, metrics(), out, batch_size=4)()
+    lines = (cut / "pictures.jsonl").read_bytes().splitlines(keepends=True)
+    (cut / "pictures.jsonl").write_bytes(b"".join(lines[:6]) + lines[6][:30])
+    Evaluation(pictures, metrics(), cut, batch_size=4)()
+    assert results(cut) == results(whole)
+
+
+def test_processes_share_batches_and_their_results_are_joined(folder: Path, tmp_path: Path):
+    pictures, out = read_pictures(folder), tmp_path / "out"
+    Evaluation(pictures, metrics(), tmp_path / "one", batch_size=2)()
+
+    class NoWait(Launch):
+        def wait(self) -> None:
+            pass
+
+    first, second = (Evaluation(pictures, metrics(), out, batch_size=2, launch=NoWait(rank, 2)) for rank in (0, 1))
+    first.results.open(first._record)
+    second()
+    assert (out / "pictures-1.jsonl").is_file()
+    first()
+    assert not (out / "pictures-1.jsonl").exists()
+    assert results(out)["lines"] == results(tmp_path / "one")["lines"]
+    assert results(out)["whole"]["spread"] == pytest.approx(results(tmp_path / "one")["whole"]["spread"], rel=1e-12)
+    Evaluation(pictures, metrics(), out, batch_size=2)()  # and one alone has nothing to do
+    assert results(out)["lines"] == results(tmp_path / "one")["lines"]
+
+
+@pytest.fixture(scope="module")
+def thousand(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A thousand pictures of 500 prompts, and how they are measured, as a script."""
+    folder, random, rows = tmp_path_factory.mktemp("thousand"), np.random.default_rng(2), []
+    for number in range(1000):
+        Image.fromarray(random.integers(256, size=(8, 8, 3), dtype=np.uint8)).save(folder / f"{number}.png")
+        rows.append({"file_name": f"{number}.png", "text": f"a book, number {number % 500}", "seed": number // 500})
+    (folder / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "measure.py").write_text(
+        "import os, sys\n"
+        "open(sys.argv[2] + '.pid', 'w').write(str(os.getpid()))\n"
+        "from realignkit.evaluation import evaluate\n"
+        "from realignkit.evaluation.pictures import read_pictures\n"
+        "from realignkit.evaluation.processes import Launch\n"
+        "from tests.evaluation.test_evaluate import metrics\n"
+        "evaluate.KEEP_EVERY = 0.02\n"
+        "pictures = read_pictures(sys.argv[1])\n"
+        "evaluate.Evaluation(pictures, metrics(), sys.argv[2], launch=Launch.of_environment())()\n"
+    )
+    return folder
+
+
+def environment() -> dict[str, str]:
+    paths = os.pathsep.join([str(ROOT), str(ROOT / "plugins")])
+    return {**os.environ, "ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": paths}
+
+
+@pytest.mark.slow
+def test_killed_five_times_it_equals_one_that_was_not(thousand: Path, tmp_path: Path, quick: Path):
+    command = [quick / "python", thousand / "measure.py", thousand]
+    subprocess.run([*command, tmp_path / "whole"], env=environment(), check=True, timeout=HANGS)
+    lines = tmp_path / "killed" / "pictures.jsonl"
+    for kill in range(1, 6):
+        with subprocess.Popen([*command, tmp_path / "killed"], env=environment()) as process:
+            while process.poll() is None and (not lines.exists() or lines.read_bytes().count(b"\n") < 150 * kill):
+                time.sleep(0.002)
+            os.kill(int((tmp_path / "killed.pid").read_text()), signal.SIGKILL)
+        assert process.returncode == -signal.SIGKILL
+    subprocess.run([*command, tmp_path / "killed"], env=environment(), check=True, timeout=HANGS)
+    assert results(tmp_path / "killed") == results(tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_two_launched_processes_give_the_numbers_of_one(thousand: Path, tmp_path: Path, quick: Path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
+    launch += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+    launch += ["--main_process_port", str(port)]
+    for command, out in (([quick / "python"], "one"), (launch, "two")):
+        subprocess.run(
+            [*command, thousand / "measure.py", thousand, tmp_path / out], env=environment(), check=True, timeout=HANGS
+        )
+    one, two = results(tmp_path / "one"), results(tmp_path / "two")
+    assert two["lines"] == one["lines"]
+    assert two["whole"]["spread"] == pytest.approx(one["whole"]["spread"], rel=1e-12)
