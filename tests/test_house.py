@@ -21,7 +21,7 @@ from tests.conftest import HANGS, ROOT
 
 PACKAGES = {"realignkit": ROOT / "realignkit", "realignkit_plugins": ROOT / "plugins" / "realignkit_plugins"}
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
-TOOLS = ("docs", "test", "dev")  # extras for working on realignkit
+TOOLS = ("browser", "docs", "test", "dev")  # extras for working on realignkit
 MISSING = {"llama_cpp": "llama-cpp-python"}  # what has to be compiled may not be here to say whose module it is
 HEAVY = ("torch", "diffusers", "transformers", "scipy", "jinja2", "PIL")
 

@@ -18,6 +18,7 @@ from realignkit.cli.eval import eval_app
 from realignkit.cli.plugins import plugins_app
 from realignkit.cli.run import run
 from realignkit.cli.show import show
+from realignkit.cli.study import study_app
 from realignkit.cli.train import train
 
 app = typer.Typer(
@@ -50,6 +51,7 @@ for command in (run, dense, train, show, doctor):
 app.add_typer(plugins_app, name="plugins")
 app.add_typer(ablate_app, name="ablate")
 app.add_typer(eval_app, name="eval")
+app.add_typer(study_app, name="study")
 
 
 def main() -> None:

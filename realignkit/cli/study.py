@@ -1,0 +1,180 @@
+"""``realignkit study``: people rank pictures of several systems, blinded."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from realignkit.cli._progress import Command, note, out
+from realignkit.errors import OptionError, PluginError
+
+study_app = typer.Typer(no_args_is_help=True, help="Ask people: they rank pictures of several systems, blinded.")
+
+Folder = Annotated[Path, typer.Argument(metavar="DIR", help="A folder that 'realignkit study make' has written.")]
+
+
+@study_app.callback()
+def study() -> None:
+    """Ask people: they rank pictures of several systems, blinded."""
+
+
+@study_app.command(cls=Command)
+def make(
+    pictures: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="[NAME=]RUN …",
+            help="Each system's pictures: a folder of 'run' or 'eval', JSON lines, or JSON prompt -> path.",
+        ),
+    ],
+    prompts: Annotated[int, typer.Option("--prompts", min=1, help="How many, drawn from those that all have.")],
+    folder: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where to write the study.")],
+    seed: Annotated[int, typer.Option(min=0, help="Of the choice of prompts and pictures.")] = 0,
+    checks: Annotated[
+        int | None, typer.Option(min=0, help="Attention checks.", show_default="one for ten prompts")
+    ] = None,
+    consent: Annotated[
+        str | None, typer.Option(help="What people agree to.", show_default="a line that says no names are kept")
+    ] = None,
+    coarse: Annotated[
+        bool, typer.Option("--coarse", help="Take the first pictures of runs, not the final ones.")
+    ] = False,
+    side: Annotated[
+        int | None, typer.Option(min=32, metavar="PIXELS", help="Make pictures smaller whose longer side is more.")
+    ] = None,
+    static: Annotated[
+        bool, typer.Option("--static", help="Write DIR/study.html too: the study in one file, without a server.")
+    ] = False,
+) -> None:
+    """Make a study of pictures that several systems drew for the same prompts.
+
+    realignkit study make base=runs/base ours=runs/ours --prompts 20 --out studies/first
+    """
+    from realignkit.study.make import CONSENT, StudyOptions, make_study, named_systems
+
+    options = StudyOptions(
+        prompts=prompts,
+        seed=seed,
+        checks=checks,
+        consent=consent or CONSENT,
+        stage="coarse" if coarse else "refined",
+        side=side,
+    )
+    made = make_study(named_systems(pictures), folder, options, static)
+    if made.common < prompts:
+        note(f"only {made.common} prompts are common to all systems")
+    checking = sum(bool(item.first) for item in made.study.items)
+    asked = len(made.study.items) - checking
+    out().print(f"{len(made.study.systems)} systems, {asked} prompts, {checking} checks: {folder}", markup=False)
+    if made.page is not None:
+        size = made.page.stat().st_size / 1e6
+        out().print(f"{made.page} ({size:.1f} MB): send it to people, then 'realignkit study import'", markup=False)
+    else:
+        out().print(f"next: realignkit study serve {folder}", markup=False)
+
+
+@study_app.command(cls=Command)
+def serve(
+    folder: Folder,
+    host: Annotated[str, typer.Option(help="Where to listen; 0.0.0.0: for everybody who reaches this machine.")] = (
+        "127.0.0.1"
+    ),
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free.")] = 8000,
+) -> None:
+    """Serve a study until Ctrl-C. Whoever has the address may take part; answers are saved as they come.
+
+    realignkit study serve studies/first
+    """
+    with _extra():
+        from realignkit.study.server import LOOPBACK, serve
+
+    def ready(address: str) -> None:
+        if host not in (LOOPBACK, "localhost", "::1"):
+            note("who has this address may answer, and it travels unencrypted; put a proxy with https in front")
+        out().print(address, markup=False)
+
+    try:
+        serve(folder, host, port, ready)
+    except KeyboardInterrupt:
+        out().print(f"stopped; what was answered is in {folder}", markup=False)
+
+
+@study_app.command("import", cls=Command)
+def import_(
+    folder: Folder,
+    files: Annotated[list[Path], typer.Argument(metavar="FILE …", help="What people downloaded from the page.")],
+) -> None:
+    """Take in answers from the page without a server. What is there already is not counted twice.
+
+    realignkit study import studies/first answers-*.json
+    """
+    from realignkit.study.answers import Answers
+    from realignkit.study.folder import read_study
+
+    answers = Answers(folder, read_study(folder))
+    for path in files:
+        given, new = answers.import_file(path)
+        out().print(f"{path}: {given} answers, {new} new", markup=False)
+
+
+@study_app.command(cls=Command)
+def export(
+    folder: Folder,
+    file: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            metavar="FILE",
+            help=".jsonl: a line per answer; .csv: a line per picture.",
+            show_default="JSON lines, printed",
+        ),
+    ] = None,
+) -> None:
+    """Write all answers, with the systems' names.
+
+    realignkit study export studies/first --out answers.csv
+    """
+    from realignkit.files import atomic_write
+    from realignkit.study.answers import Answers
+    from realignkit.study.folder import read_study
+    from realignkit.study.results import answer_records
+
+    if file is not None and file.suffix not in (".jsonl", ".csv"):
+        raise OptionError(f"answers are written as .jsonl or .csv, not as '{file.name}': choose one of the two.")
+    study = read_study(folder)
+    records = list(answer_records(study, Answers(folder, study).read()))
+    lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+    if file is None:
+        out().print(lines, end="", markup=False)
+    else:
+        atomic_write(file, lines if file.suffix == ".jsonl" else _comma_separated(records))
+        out().print(f"{file}: {len(records)} answers", markup=False)
+
+
+@contextlib.contextmanager
+def _extra() -> Iterator[None]:
+    """Say which extra brings what is not installed."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise PluginError(f"{error.name}, which studies need, is not installed: install realignkit[study].") from error
+
+
+def _comma_separated(records: list[Any]) -> str:
+    """A line for each picture of each answer."""
+    buffer = io.StringIO()
+    names = ("person", "item", "prompt", "question", "check", "seconds", "at")
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow([*names, "system", "rank", "place"])
+    for record in records:
+        for system, rank in record["ranks"].items():
+            place = record["shown"].index(system) + 1
+            writer.writerow([*(record[name] for name in names), system, rank, place])
+    return buffer.getvalue()
