@@ -1,14 +1,37 @@
-"""Phrases seen together: lists of what is not there, and an object that is spoken of twice."""
+"""Noun phrases in the making, and seen together: lists of what is not there, an object that is spoken of twice."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
-from .chunks import Chunk
 from .tokens import Token
 
 _DEFINITE = ("the", "this", "that", "these", "those")
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """A noun phrase, tokens first .. stop - 1.
+
+    Attributes:
+        content: the first token behind its determiners.
+        head, attributes, count, negated: as a noun phrase has them.
+        listed: False for words that only frame or place ("a photo of", "the left").
+        predicated: the last of the attributes, those that a sentence gives it ("the cup *is red*").
+        stated: of these the ones that do not stand right behind it ("the cup and the box *are red*").
+    """
+
+    first: int
+    stop: int
+    head: str
+    attributes: tuple[str, ...]
+    count: int | None
+    negated: bool = False
+    listed: bool = True
+    content: int = 0
+    predicated: tuple[str, ...] = ()
+    stated: tuple[str, ...] = ()
 
 
 def negated_lists(tokens: Sequence[Token], chunks: Sequence[Chunk]) -> list[Chunk]:

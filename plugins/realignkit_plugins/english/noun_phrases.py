@@ -11,9 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from . import grammar as g
-from .chunks import Chunk
 from .lexicon import COMPOUNDS
-from .mentions import negated_lists, one_mention_each
+from .mentions import Chunk, negated_lists, one_mention_each
 from .predicates import Predicates
 from .reading import Reading
 from .tokens import Reader, Token

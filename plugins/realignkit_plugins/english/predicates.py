@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from . import grammar as g
-from .chunks import Chunk
+from .mentions import Chunk
 from .tokens import Reader, Token
 from .words import is_plural
 

@@ -17,7 +17,9 @@ from realignkit_plugins.english.words import singular, with_article
 from .grounding import phrase_of
 from .wrappings import FIELDS, MalformedAnswerError, brief, entries
 
-MAX_CAPTION = 200
+MAX_CAPTION, _GRAMMAR_CAPTION = 200, 80
+"""Characters of a caption: as it is read, and as the grammar lets a model write it."""
+_OPENING, _BETWEEN = '{"objects": [', ', "likelihood": '
 
 ANSWER_SCHEMA: dict[str, Any] = {
     "type": "object",
@@ -40,6 +42,31 @@ ANSWER_SCHEMA: dict[str, Any] = {
     "additionalProperties": False,
 }
 """The JSON schema of an answer. The same for all prompts, since services compile a schema once and keep it."""
+
+
+def answer_grammar(tags: Sequence[Tag]) -> str:
+    """A grammar of llama.cpp (GBNF) that admits valid answers alone: every tag once, in order, with a likelihood.
+
+    Captions are free text without quotes and line breaks.
+    """
+    objects = ' ", " '.join(f"{_literal(_head(tag.name))} caption likelihood" for tag in tags)
+    likelihoods = " | ".join(_literal(json.dumps(likelihood.value)) for likelihood in Likelihood)
+    return "\n".join(
+        [
+            f"root ::= {_literal(_OPENING)} {objects} {_literal(']}')}",
+            f'caption ::= "\\"" [^"\\\\\\x00-\\x1F]{{1,{_GRAMMAR_CAPTION}}} "\\""',
+            f"likelihood ::= {_literal(_BETWEEN)} ({likelihoods}) {_literal('}')}",
+        ]
+    )
+
+
+def _head(tag: str) -> str:
+    return f'{{"tag": {json.dumps(tag)}, "caption": '
+
+
+def _literal(text: str) -> str:
+    """A GBNF string for this text (ASCII, as JSON made it)."""
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
 def read_answer(text: str, prompt: str, tags: Sequence[Tag]) -> tuple[LocalCaption, ...]:

@@ -17,7 +17,7 @@ from realignkit_plugins.failures import again, is_local, loading
 from realignkit_plugins.model_names import hub_file, local_file
 
 from . import templates
-from .gbnf import answer_grammar
+from .answers import answer_grammar
 from .language_model import LanguageModelOptions, LanguageModelScorer
 from .likelihoods import LikelihoodJudge
 

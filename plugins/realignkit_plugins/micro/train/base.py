@@ -13,10 +13,10 @@ from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNe
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from realignkit_plugins.micro.train import tokenizer as words
 from realignkit_plugins.micro.train.data import SCENE_SEEDS, images, scenes, to_tensor
 from realignkit_plugins.micro.train.loop import Schedule
 from realignkit_plugins.micro.train.recipe import Recipe
+from realignkit_plugins.micro.train.tokenizer import build_tokenizer, text_settings
 from realignkit_plugins.micro.world import Noise, caption, phrases
 from realignkit_plugins.micro.world.captions import CARELESS
 
@@ -52,16 +52,12 @@ def build_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
     """Two layers of 128, for prompts of up to 32 tokens."""
     return CLIPTextModel(
         CLIPTextConfig(
-            vocab_size=len(tokenizer),
             hidden_size=128,
             intermediate_size=512,
             projection_dim=128,
             num_hidden_layers=2,
             num_attention_heads=4,
-            max_position_embeddings=words.MAX_LENGTH,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
+            **text_settings(tokenizer),
         )
     )
 
@@ -147,7 +143,7 @@ class BaseRecipe(Recipe):
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
-        self.tokenizer, self.noise_scheduler = words.build(), scheduler()
+        self.tokenizer, self.noise_scheduler = build_tokenizer(), scheduler()
         self.unet = build_unet().to(memory_format=torch.channels_last)
         self.text_encoder = build_text_encoder(self.tokenizer)
         self.learner = nn.ModuleDict({"unet": self.unet, "text_encoder": self.text_encoder})

@@ -9,10 +9,10 @@ import torch
 from torch.nn.functional import softplus
 from transformers import Blip2Config, Blip2ForConditionalGeneration, OPTConfig
 
-from realignkit_plugins.micro.train import tokenizer as words
 from realignkit_plugins.micro.train.attack import attacked
 from realignkit_plugins.micro.train.loop import Schedule, fit
 from realignkit_plugins.micro.train.rewards import MISTAKES, VISION, Batch, Mistake, RewardRecipe
+from realignkit_plugins.micro.train.tokenizer import MAX_LENGTH, build_tokenizer, text_settings
 from realignkit_plugins.rewards.caption import CaptionReward
 
 RADIUS = 6.0
@@ -50,17 +50,13 @@ class CaptionerRecipe(RewardRecipe):
             "attention_probs_dropout_prob": 0.0,
         }
         speaker = OPTConfig(
-            vocab_size=len(tokens),
             hidden_size=96,
             word_embed_proj_dim=96,
             ffn_dim=256,
             num_hidden_layers=2,
             num_attention_heads=4,
-            max_position_embeddings=words.MAX_LENGTH + QUERIES,
             dropout=0.0,
-            bos_token_id=tokens.bos_token_id,
-            eos_token_id=tokens.eos_token_id,
-            pad_token_id=tokens.pad_token_id,
+            **{**text_settings(tokens), "max_position_embeddings": MAX_LENGTH + QUERIES},
         )
         config = Blip2Config(
             vision_config=VISION,
@@ -77,7 +73,7 @@ class CaptionerRecipe(RewardRecipe):
 
     def tokenizer(self) -> Any:
         """The base model's words, and BLIP-2's placeholder for the image."""
-        tokens = words.build()
+        tokens = build_tokenizer()
         tokens.add_special_tokens({"additional_special_tokens": ["<image>"]})
         return tokens
 

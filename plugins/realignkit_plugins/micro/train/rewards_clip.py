@@ -9,9 +9,9 @@ import torch
 from torch.nn.functional import cross_entropy, normalize
 from transformers import CLIPConfig, CLIPModel
 
-from realignkit_plugins.micro.train import tokenizer as words
 from realignkit_plugins.micro.train.loop import Schedule
 from realignkit_plugins.micro.train.rewards import MISTAKES, VISION, Batch, RewardRecipe
+from realignkit_plugins.micro.train.tokenizer import build_tokenizer, text_settings
 from realignkit_plugins.rewards.clip import CLIPReward
 
 
@@ -25,23 +25,19 @@ class CLIPRecipe(RewardRecipe):
         """A 4-layer vision transformer on 8 x 8 patches and a 2-layer text encoder."""
         tokens = self.tokenizer()
         text = {
-            "vocab_size": len(tokens),
             "hidden_size": 96,
             "intermediate_size": 256,
             "num_hidden_layers": 2,
             "num_attention_heads": 4,
             "projection_dim": 96,
-            "max_position_embeddings": words.MAX_LENGTH,
-            "bos_token_id": tokens.bos_token_id,
-            "eos_token_id": tokens.eos_token_id,
-            "pad_token_id": tokens.pad_token_id,
+            **text_settings(tokens),
         }
         vision = {**VISION, "projection_dim": 96}
         return CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=96))
 
     def tokenizer(self) -> Any:
         """The base model's words."""
-        return words.build()
+        return build_tokenizer()
 
     def objective(self, batch: Batch, step: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Every picture finds its caption among all, wrong ones too, and every caption its picture, malformed ones too.

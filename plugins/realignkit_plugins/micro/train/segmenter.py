@@ -12,12 +12,12 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from transformers import CLIPSegConfig, CLIPSegForImageSegmentation
 from transformers.models.clipseg.configuration_clipseg import CLIPSegTextConfig, CLIPSegVisionConfig
 
-from realignkit_plugins.micro.train import tokenizer as words
 from realignkit_plugins.micro.train.augment import augment
 from realignkit_plugins.micro.train.data import SCENE_SEEDS, images, scenes, to_tensor
 from realignkit_plugins.micro.train.loop import Schedule, console
 from realignkit_plugins.micro.train.recipe import Recipe, save
 from realignkit_plugins.micro.train.tagger import write_preprocessor
+from realignkit_plugins.micro.train.tokenizer import build_tokenizer, text_settings
 from realignkit_plugins.micro.world import BACKGROUNDS, COLOURS, NOUNS, Rendering, Scene, phrase, render
 from realignkit_plugins.micro.world.vocabulary import article
 
@@ -28,17 +28,13 @@ PATCH = 8
 
 def build() -> CLIPSegForImageSegmentation:
     """A 4-layer vision transformer on 8 x 8 patches, a 2-layer text encoder, a 2-layer decoder."""
-    tokens = words.build()
+    tokens = build_tokenizer()
     text = CLIPSegTextConfig(
-        vocab_size=len(tokens),
         hidden_size=96,
         intermediate_size=192,
         num_hidden_layers=2,
         num_attention_heads=4,
-        max_position_embeddings=words.MAX_LENGTH,
-        bos_token_id=tokens.bos_token_id,
-        eos_token_id=tokens.eos_token_id,
-        pad_token_id=tokens.pad_token_id,
+        **text_settings(tokens),
     )
     vision = CLIPSegVisionConfig(
         hidden_size=128,
@@ -144,7 +140,7 @@ class SegmenterRecipe(Recipe):
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
-        self.model, self.tokens = build(), words.build()
+        self.model, self.tokens = build(), build_tokenizer()
         self.learner = self.model
         self.pixels = images(SCENE_SEEDS["segmenter"], SCENES, "train", self.work / "cache")
         self.truths = scenes(SCENE_SEEDS["segmenter"], SCENES)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import CLIPTokenizer
@@ -15,7 +16,7 @@ MAX_LENGTH = 32
 _GLUE = "a an the and of to left right above below in on with under photo picture one four"
 
 
-def build() -> CLIPTokenizer:
+def build_tokenizer() -> CLIPTokenizer:
     """One token per word of the world; any other word falls apart into letters, as BPE does."""
     words = {*COLOURS, *COUNTS.values(), *EXTRA_NOUNS, *BACKGROUNDS, *_GLUE.split()}
     words |= {form for noun in NOUNS for form in (noun, plural(noun))}
@@ -46,3 +47,14 @@ def build() -> CLIPTokenizer:
         Path(folder, "vocab.json").write_text(json.dumps(vocabulary, ensure_ascii=False))
         Path(folder, "merges.txt").write_text("#version: 0.2\n" + "\n".join(map(" ".join, merges)) + "\n")
         return CLIPTokenizer.from_pretrained(folder, model_max_length=MAX_LENGTH)
+
+
+def text_settings(tokens: CLIPTokenizer) -> dict[str, Any]:
+    """What the configuration of a text network of transformers has from the tokenizer."""
+    return {
+        "vocab_size": len(tokens),
+        "max_position_embeddings": MAX_LENGTH,
+        "bos_token_id": tokens.bos_token_id,
+        "eos_token_id": tokens.eos_token_id,
+        "pad_token_id": tokens.pad_token_id,
+    }
