@@ -15,8 +15,9 @@ from realignkit.evaluation.runs import run_many
 from realignkit.heatmap import HEAT_MAPS, HeatMap
 from realignkit.realignment import RECORD, Realignment, copied
 from realignkit.types import Layout
-from tests.test_realigner import PROMPT
 from tests.tiny import certain
+
+PROMPT = "a red book and a yellow pen"
 
 
 def heat(seed, size=(3, 4)):

@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from realignkit.draft import best_of_each, candidate_seeds
 from realignkit.evaluation.measure import drawing_settings
 from realignkit.evaluation.pictures import Picture
 from realignkit.evaluation.processes import ALONE, Launch
@@ -17,6 +16,7 @@ from realignkit.images import picture_key, png
 from realignkit.machine import suited_threads
 from realignkit.provenance import digest_of
 from realignkit.realigner import Realigner
+from realignkit.realigner.draft import best_of_each, candidate_seeds
 from realignkit.refl.distributed import Interruption
 
 if TYPE_CHECKING:

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from realignkit.draft import best_of_each, candidate_seeds
 from realignkit.errors import ModelError, OptionError
 from realignkit.evaluation.results import SCORERS
 from realignkit.named import Named
 from realignkit.realigner import Realigner
+from realignkit.realigner.draft import best_of_each, candidate_seeds
 from realignkit.refl.run import read_record
 from realignkit.resolve import rewards_in
 

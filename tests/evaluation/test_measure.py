@@ -7,7 +7,6 @@ import pytest
 from PIL import Image
 
 from realignkit.contracts import Metric
-from realignkit.draft import candidate_seeds
 from realignkit.errors import OptionError, PluginError, PromptError
 from realignkit.evaluation.judging import Judging
 from realignkit.evaluation.measure import Ablation, Pictures
@@ -17,6 +16,7 @@ from realignkit.evaluation.write import write_tables
 from realignkit.frechet import frechet_distance
 from realignkit.hookspecs import hookimpl
 from realignkit.named import Named
+from realignkit.realigner.draft import candidate_seeds
 from tests.refl.rewards import Darkness
 
 PROMPTS = ("a red book and a yellow pen", "something else", "a red book", "a yellow pen")

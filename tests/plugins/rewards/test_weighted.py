@@ -214,7 +214,7 @@ def test_normalised_parts_count_by_their_weights_alone():
 
 
 def test_candidates_are_compared_with_all_of_their_own_prompt():
-    from realignkit.draft import best_of_each
+    from realignkit.realigner.draft import best_of_each
 
     images = to_pil(pictures(6))
     parts = {"s": (Said(ranked=1e-3), 3.0), "r": (Redness(), 1.0)}

@@ -12,9 +12,9 @@ from PIL import Image
 
 from realignkit import contracts
 from realignkit.calls import rate
-from realignkit.draft import Draft, best_of_each, candidate_seeds, generate
 from realignkit.errors import ModelError, OptionError
 from realignkit.named import Named
+from realignkit.realigner.draft import Draft, best_of_each, candidate_seeds, generate
 from realignkit.realignment import Realignment
 from realignkit.types import Likelihood, LocalCaption, Tag
 from tests import tiny

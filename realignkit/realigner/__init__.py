@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, Never, Self
 
-from realignkit import arguments, calls, draft, resolve
+from realignkit import arguments, calls, resolve
 from realignkit.attention.config import ModulationConfig
 from realignkit.contracts import Generator, Reward, Scorer, Segmenter, Tagger, parse_options
 from realignkit.errors import OptionError
@@ -15,12 +15,13 @@ from realignkit.images import given_image
 from realignkit.machine import check_threads, suited_threads
 from realignkit.named import Named, Parts
 from realignkit.provenance import contents, fingerprint_of_image, versions
+from realignkit.realigner import draft
+from realignkit.realigner.steps import STEPS as STEPS
+from realignkit.realigner.steps import Progress as Progress
+from realignkit.realigner.steps import Steps, silent
 from realignkit.realignment import Realignment
 from realignkit.registry import Registry, default_registry
 from realignkit.resolve import SamplingOptions
-from realignkit.steps import STEPS as STEPS
-from realignkit.steps import Progress as Progress
-from realignkit.steps import Steps, silent
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -277,7 +278,7 @@ class Realigner(Steps):
             seed: one for all, or one per prompt; one prompt with many seeds works too.
             coarse: images to refine instead of generating them (per prompt; None generates that one): PIL images,
                 paths of files, or arrays uint8 of (H, W), (H, W, 3) or (H, W, 4).
-            progress: called as the work goes on; see :data:`realignkit.steps.STEPS`.
+            progress: called as the work goes on; see :data:`realignkit.realigner.steps.STEPS`.
 
         Returns:
             One realignment for one prompt and one seed, otherwise a list.

@@ -15,7 +15,7 @@ from realignkit.attention.heatmaps import word_positions
 from realignkit.heatmap import Heat, HeatMap
 from realignkit.images import Given, cropped
 from realignkit.named import Named
-from realignkit.steps import Progress, Steps, as_step, draw, lost
+from realignkit.realigner.steps import Progress, Steps, as_step, draw, lost
 from realignkit.types import Answer, Layout, Likelihood, LocalCaption, Tag
 
 if TYPE_CHECKING:
