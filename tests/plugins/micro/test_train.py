@@ -115,7 +115,7 @@ def test_vectors_and_embeddings_follow_adamw():
 
 
 def test_every_word_of_the_world_is_one_token():
-    tokens = tokenizer.build()
+    tokens = tokenizer.build_tokenizer()
     for word in (*NOUNS, *COLOURS, *BACKGROUNDS, *EXTRA_NOUNS, "benches", "sheep", "and", "two"):
         assert len(tokens.tokenize(word)) == 1, word
     assert len(tokens.tokenize("xylophone")) > 1
@@ -152,7 +152,7 @@ def expected_or_none(part):
 def test_phrase_by_phrase_encoding_is_what_the_sampler_calls_isolation(monkeypatch):
     """The recipe's batched version against the engine's, which works on one span at a time."""
     monkeypatch.setattr(base, "PHRASE_BY_PHRASE", 1.0)
-    words = tokenizer.build()
+    words = tokenizer.build_tokenizer()
     torch.manual_seed(0)
     encoder = base.build_text_encoder(words).eval()
     texts = ["a red book and a yellow pen on a desk", "two red birds and a red cup", ""]
@@ -191,7 +191,8 @@ def test_every_query_of_the_segmenter_has_its_true_mask():
 
 def test_every_process_numbers_the_words_alike():
     """Otherwise a resumed training would read its own embeddings under other names."""
-    code = "from realignkit_plugins.micro.train import tokenizer; print(sorted(tokenizer.build().get_vocab().items()))"
+    words = "sorted(build_tokenizer().get_vocab().items())"
+    code = f"from realignkit_plugins.micro.train.tokenizer import build_tokenizer; print({words})"
     first, second = (subprocess.run([sys.executable, "-c", code], capture_output=True, check=True) for _ in range(2))
     assert first.stdout == second.stdout
     assert b"('red</w>', " in first.stdout
