@@ -26,6 +26,7 @@ SUFFIXES = (
 )
 """How files of pictures end, in lower case."""
 
+_GAP = 8  # pixels between two pictures
 _KEY = "realignkit"  # the name of the text in a picture that says what it was made from
 Given = tuple[PILImage, tuple[str, ...]]
 """An image in RGB, with a note for each change that made it so."""
@@ -203,6 +204,14 @@ def png(image: PILImage, key: str | None = None) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, format="PNG", pnginfo=texts)
     return buffer.getvalue()
+
+
+def side_by_side(left: PILImage, right: PILImage) -> PILImage:
+    """Two images on one, RGB, on white."""
+    both = Image.new("RGB", (left.width + _GAP + right.width, max(left.height, right.height)), "white")
+    both.paste(left.convert("RGB"), (0, 0))
+    both.paste(right.convert("RGB"), (left.width + _GAP, 0))
+    return both
 
 
 def data_uri(image: PILImage) -> str:

@@ -22,7 +22,7 @@ from realignkit.arguments import as_path
 from realignkit.errors import DamagedError, OutputError
 from realignkit.files import atomic_write, make_folder, writing
 from realignkit.heatmap import HEAT_MAPS, HeatMap, read_heat_maps, write_heat_maps
-from realignkit.images import data_uri, png
+from realignkit.images import data_uri, png, side_by_side
 from realignkit.layout import Layout, Likelihood, LocalCaption, Segment, Tag, copied_layout, segment_problem
 from realignkit.records import Share, Text, Written, as_written, read_json
 
@@ -33,7 +33,6 @@ RECORD = "realignment.json"
 FORMAT = "realignkit.realignment"
 VERSION = 1
 
-_GAP = 8  # pixels between two pictures
 _AGAIN = "Make it again with 'realignkit run'."
 
 
@@ -119,12 +118,7 @@ class Realignment:
         )
 
     def _repr_png_(self) -> bytes:
-        coarse, refined = self.coarse.convert("RGB"), self.refined.convert("RGB")
-        size = coarse.width + _GAP + refined.width, max(coarse.height, refined.height)
-        both = Image.new("RGB", size, "white")
-        both.paste(coarse, (0, 0))
-        both.paste(refined, (coarse.width + _GAP, 0))
-        return png(both)
+        return png(side_by_side(self.coarse, self.refined))
 
     def save(self, folder: str | Path) -> Path:
         """Write ``realignment.json``, the images, ``masks/*.png`` and heat maps into ``folder``, each file atomically.

@@ -306,30 +306,10 @@ class Realigner(Steps):
                 batch = drafts[start : start + self.batch_size]
                 for step in (draft.generate, draft.tag, draft.score, draft.segment, draft.refine):
                     step(self, batch, progress)
-                realignments += [self._finished(each) for each in batch]
+                for each in batch:
+                    settings = self.settings_for(None if each.given is None else each.given[0])
+                    realignments.append(draft.finished(self, each, self.names, settings))
         return realignments[0] if one else realignments
-
-    def _finished(self, finished: draft.Draft) -> Realignment:
-        """What came of it, after plugins' ``after_realign`` have seen it."""
-        realignment = Realignment(
-            heat_maps=draft.heat_maps(self, finished),  # which may add to the notes
-            prompt=finished.prompt,
-            seed=finished.seed,
-            coarse=finished.coarse,
-            tags=finished.tags,
-            captions=finished.answer.captions,
-            layout=finished.layout,
-            refined=finished.refined,
-            conditioning=finished.conditioning,
-            plugins={**self.names, "scorer": finished.answer.scorer},
-            notes=tuple(finished.notes),
-            timings=finished.timings,
-            settings=self.settings_for(None if finished.given is None else finished.given[0]),
-            versions=versions(),
-            accepted=finished.accepted,
-        )
-        calls.after_realign(self.registry, realignment)
-        return realignment
 
 
 def _over_defaults(generator: Named, sampling: SamplingOptions | Mapping[str, Any] | None) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from realignkit import calls
 from realignkit.attention import sampler
@@ -15,7 +15,9 @@ from realignkit.attention.heatmaps import word_positions
 from realignkit.heatmap import Heat, HeatMap
 from realignkit.images import Given, cropped
 from realignkit.named import Named
+from realignkit.provenance import versions
 from realignkit.realigner.steps import Progress, Steps, as_step, draw, lost
+from realignkit.realignment import Realignment
 from realignkit.types import Answer, Layout, Likelihood, LocalCaption, Tag
 
 if TYPE_CHECKING:
@@ -176,6 +178,29 @@ def why_unrefined(tags: Sequence[Tag], captions: Sequence[LocalCaption], *, empt
             "try a lower segmenter threshold or another segmenter"
         )
     return f"the coarse image was kept as it is: {reason}"
+
+
+def finished(realigner: Steps, draft: Draft, plugins: Mapping[str, str], settings: Mapping[str, Any]) -> Realignment:
+    """What came of it, after plugins' ``after_realign`` have seen it; ``plugins`` and ``settings`` go on record."""
+    realignment = Realignment(
+        heat_maps=heat_maps(realigner, draft),  # which may add to the notes
+        prompt=draft.prompt,
+        seed=draft.seed,
+        coarse=draft.coarse,
+        tags=draft.tags,
+        captions=draft.answer.captions,
+        layout=draft.layout,
+        refined=draft.refined,
+        conditioning=draft.conditioning,
+        plugins={**plugins, "scorer": draft.answer.scorer},
+        notes=tuple(draft.notes),
+        timings=draft.timings,
+        settings=settings,
+        versions=versions(),
+        accepted=draft.accepted,
+    )
+    calls.after_realign(realigner.registry, realignment)
+    return realignment
 
 
 def heat_maps(realigner: Steps, draft: Draft) -> tuple[HeatMap, ...]:
