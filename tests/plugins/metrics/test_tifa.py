@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from realignkit import OptionError, PluginError
+from realignkit_plugins.metrics.tifa import TIFA
+from tests.conftest import ROOT
+
+FOLDER = ROOT / "tests" / "golden" / "tifa"
+PROMPT = "a red book and a pen"
+
+
+@pytest.fixture
+def tifa(scripted):
+    def make(said=None, **options):
+        return TIFA(vqa=scripted, vqa_options={"said": said or {}}, encoder=None, **options)
+
+    return make
+
+
+def test_each_image_has_its_share_its_types_and_its_questions(tifa, dark, light):
+    metric = tifa({"what color is the book?": "Light red.", "is there a pen?": "no"})
+    right, wrong = metric.judge_each([dark, light], [PROMPT, PROMPT])
+    assert right["tifa"] == pytest.approx(3 / 4)
+    assert right["tifa/color"] == 1
+    assert right["tifa/object"] == 1 / 2
+    assert wrong["tifa"] == 0
+    colour = right["details"][1]
+    assert colour == {
+        "question": "what color is the book?",
+        "type": "color",
+        "answer": "red",
+        "said": "Light red.",
+        "choice": "red",
+        "right": 1,
+    }
+
+
+def test_a_set_is_the_mean_over_prompts_of_their_questions(tifa, dark, light):
+    metric = tifa()
+    metric.update([dark, light, light], ["a pen", "a pen", "a red book"])
+    values = metric.compute()
+    assert values["tifa"] == pytest.approx((0.5 + 0.0) / 2)
+    assert values["tifa/object"] == pytest.approx(1 / 3)
+    assert values["n"] == 3
+    assert values["tifa_stdev"] == pytest.approx(0.5**0.5 / 2)
+
+
+def test_instances_with_equal_options_merge(tifa, dark, light):
+    one, other, both = tifa(), tifa(), tifa()
+    one.update([dark], ["a pen"])
+    other.update([light], ["a book"])
+    both.update([dark, light], ["a pen", "a book"])
+    one.merge(other)
+    assert one.compute() == both.compute()
+    with pytest.raises(PluginError, match="equal options"):
+        one.merge(tifa({"x": "y"}))
+
+
+def test_a_file_of_questions_is_asked_as_it_is_and_agrees_with_the_original(scripted, dark, tmp_path):
+    """With its own answers, and its own nearest choices in place of the encoder's."""
+    answers = json.loads((FOLDER / "answers.json").read_text())
+    expected = json.loads((FOLDER / "expected.json").read_text())
+    entries = json.loads((FOLDER / "questions.json").read_text())
+    captions = {entry["id"]: entry["caption"] for entry in entries}
+    metric = TIFA(vqa=scripted, questions=str(FOLDER / "questions.json"), encoder=None)
+    said = {(captions[each["id"]], each["question"]): each for each in answers}
+
+    def judge(caption):
+        own = {q: each for (c, q), each in said.items() if c == caption}
+        part = TIFA(
+            vqa=scripted,
+            vqa_options={"said": {q: each["free_form_vqa"] for q, each in own.items()}},
+            questions=str(FOLDER / "questions.json"),
+        )
+        part.__dict__["_nearest"] = lambda text, choices: next(
+            each["nearest_choice_if_not_a_choice"]
+            for each in own.values()
+            if each["free_form_vqa"] == text and each["nearest_choice_if_not_a_choice"] in choices
+        )
+        (values,) = part.judge_each([dark], [caption])
+        return {**values, "prompt": caption}
+
+    repeated = "made_6"  # answered differently the second time, which answers by question cannot say
+    records = [judge(caption) for name, caption in captions.items() if name != repeated]
+    for record, name in zip(records, [name for name in captions if name != repeated], strict=True):
+        assert record["tifa"] == pytest.approx(expected["caption_scores"][name])
+    assert metric.can_judge(captions["made_0"])
+    assert not metric.can_judge("a text that nobody asks about")
+
+
+def test_what_cannot_be_asked_about_is_refused(tifa, dark):
+    assert not tifa().can_judge("")
+    with pytest.raises(OptionError, match="there are no questions about ''"):
+        tifa().judge_each([dark], [""])
+    with pytest.raises(OptionError, match="2 images but 1 prompts"):
+        tifa().judge_each([dark, dark], ["a pen"])
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [("{", "no file of questions"), ("[]", "no list of questions"), ('[{"id": 1}]', "entry 1 .* 'id'")],
+)
+def test_damaged_files_are_named(tifa, tmp_path, text, problem):
+    (tmp_path / "questions.json").write_text(text)
+    with pytest.raises(OptionError, match=problem):
+        tifa(questions=str(tmp_path / "questions.json")).can_judge("a pen")
+
+
+def test_a_file_that_is_not_there_says_where_to_get_it(tifa):
+    with pytest.raises(OptionError, match="Yushi-Hu/tifa"):
+        tifa(questions="tifa_v1.0_question_answers.json").can_judge("a pen")
+
+
+def test_what_the_number_depends_on_is_said(tifa, tmp_path):
+    assert tifa().identity() == {"vqa": "scripted", "questions": "rules", "encoder": "words"}
+    own = tifa(questions=str(FOLDER / "questions.json")).identity()
+    assert len(own["questions"]) == 64
