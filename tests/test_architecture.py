@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import graphlib
 import importlib.util
 import re
 
@@ -42,6 +43,13 @@ def test_every_import_goes_down(floors, graph):
         if imported != "realignkit" and floors[importer.split(".")[1]] < floors[imported.split(".")[1]]
     ]
     assert upwards == []
+
+
+def test_no_file_imports_itself_by_way_of_others(graph):
+    """What is imported on use, and what for type checkers alone, counts too; the package's face does not."""
+    files = graph.modules - {"realignkit"}
+    imports = {name: graph.find_modules_directly_imported_by(name) & files for name in files}
+    graphlib.TopologicalSorter(imports).prepare()  # raises CycleError, which names the circle
 
 
 def test_every_file_that_is_named_exists():

@@ -7,11 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.markup import escape
-from rich.table import Table
-
 from realignkit.cli._options import read_prompts
-from realignkit.cli._progress import Bars, note, out
+from realignkit.cli._progress import Bars, note, out, print_table
 from realignkit.errors import OptionError, PluginError
 
 if TYPE_CHECKING:
@@ -153,16 +150,3 @@ def show(folder: Path, control: str) -> AblationTable:
     if not any(path.suffix == ".svg" for path in files):
         note("there is no plot: install realignkit[plots]")
     return table
-
-
-def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A table; in a file or a pipe each row is one line, however long."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in headings:
-        table.add_column(escape(heading))
-    for row in rows:
-        table.add_row(*map(escape, row))
-    console = out()
-    if not console.is_terminal:
-        console.width = 1000
-    console.print(table)

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from realignkit.cli._bench import print_table
-from realignkit.cli._progress import note, out
+from realignkit.cli._progress import note, out, print_table
 
 if TYPE_CHECKING:
     from realignkit.evaluation.compare import EvaluationPair, Pair

@@ -10,7 +10,7 @@ import os
 import re
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
@@ -269,12 +269,26 @@ def set_verbosity(ctx: typer.Context, verbose: bool) -> None:
         os.environ.setdefault(name, "error")
 
 
+def new_table(*headings: str) -> Table:
+    """An empty table, as all commands show theirs."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in headings:
+        table.add_column(escape(heading))
+    return table
+
+
+def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A table of results, as it is written."""
+    table = new_table(*headings)
+    for row in rows:
+        table.add_row(*map(escape, row))
+    out().print(table)
+
+
 def caption_table(realignment: Realignment) -> Table:
     """Tags with likelihoods, local captions and how much of the image each mask covers."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("tag", "confidence", "likelihood", "local caption"):
-        table.add_column(heading)
-    table.add_column("mask", justify="right")
+    table = new_table("tag", "confidence", "likelihood", "local caption", "mask")
+    table.columns[-1].justify = "right"
     areas = {segment.caption.tag: f"{segment.area:.0%}" for segment in realignment.layout}
     captions = {caption.tag: caption for caption in realignment.captions}
     for tag in realignment.tags:

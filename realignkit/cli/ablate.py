@@ -9,9 +9,18 @@ from typing import Annotated, Any
 
 import typer
 
-from realignkit.cli._bench import Bench, make_all, measure, print_table, scorer_settings, show
+from realignkit.cli._bench import Bench, make_all, measure, scorer_settings, show
 from realignkit.cli._options import ModelName, ScorerNames, SegmenterName, SelectBy, TaggerName, Threads, prompt_set
-from realignkit.cli._progress import EXIT_SOME_FAILED, Command, loading, note, out, set_verbosity, writes_into
+from realignkit.cli._progress import (
+    EXIT_SOME_FAILED,
+    Command,
+    loading,
+    note,
+    out,
+    print_table,
+    set_verbosity,
+    writes_into,
+)
 from realignkit.errors import OptionError
 from realignkit.machine import suited_threads
 

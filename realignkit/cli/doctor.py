@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
-from rich.table import Table
 
-from realignkit.cli._progress import out, print_json
+from realignkit.cli._progress import new_table, out, print_json
 from realignkit.errors import FOREIGN, PluginError, RealignKitError
 from realignkit.machine import bf16_speedup
 
@@ -58,9 +57,9 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="For machines.")
     console = out()
     for name, value in machine.items():
         console.print(f"[bold]{name}[/] {escape(str(value))}")
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("kind", "name", "state", "what to do"):
-        table.add_column(heading, no_wrap=heading != "what to do")
+    table = new_table("kind", "name", "state", "what to do")
+    for column in table.columns[:-1]:
+        column.no_wrap = True
     for finding in findings:
         state = f"[{_STYLES[finding.state]}]{finding.state}[/]"
         table.add_row(finding.kind, escape(finding.name), state, escape(finding.remedy))

@@ -7,10 +7,9 @@ from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
-from rich.table import Table
 
 from realignkit import KINDS
-from realignkit.cli._progress import Command, err, out, print_json, results_only
+from realignkit.cli._progress import Command, err, new_table, out, print_json, results_only
 from realignkit.errors import PluginError
 
 if typing.TYPE_CHECKING:
@@ -42,9 +41,9 @@ def _list(kind: str | None, as_json: bool) -> None:
         listing = {"plugins": [_record(info) for info in infos], "broken": registry.broken}
         print_json(listing)
         return
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("kind", "name", "what it does", "available"):
-        table.add_column(heading, no_wrap=heading in ("kind", "name"))
+    table = new_table("kind", "name", "what it does", "available")
+    for column in table.columns[:2]:
+        column.no_wrap = True
     for info in infos:
         status = "[green]yes[/]" if info.available else f"[yellow]{escape(info.remedy)}[/]"
         table.add_row(info.kind, escape(info.name), escape(info.description), status)
@@ -72,9 +71,7 @@ def show_plugin(
     if model is None or not model.model_fields:
         console.print("It declares no options." if model is None else "It has no options.")
         return
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("option", "type", "default", "meaning"):
-        table.add_column(heading)
+    table = new_table("option", "type", "default", "meaning")
     for option, field in model.model_fields.items():
         default = info.options.get(option, "required" if field.is_required() else _default(field))
         table.add_row(option, escape(_type(field.annotation)), escape(str(default)), escape(field.description or ""))

@@ -16,6 +16,7 @@ from realignkit.cli._progress import (
     Bars,
     err,
     loading,
+    new_table,
     note,
     out,
     set_verbosity,
@@ -283,11 +284,10 @@ def _identifying_options(generator: Named) -> dict[str, Any] | None:
 
 def _print(results: Mapping[str, TrainResult], judge: str) -> None:
     from rich.markup import escape
-    from rich.table import Table
 
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("", "iteration", "held-out reward", judge or "judged by itself"):
-        table.add_column(escape(heading), justify="left" if not heading else "right")
+    table = new_table("", "iteration", "held-out reward", judge or "judged by itself")
+    for column in table.columns[1:]:
+        column.justify = "right"
     first = next(iter(results.values()))
     rows = [("base", first.history[0])] if first.history else []
     rows += [(name, result.best) for name, result in results.items() if result.best is not None]
