@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from realignkit.cli._bench import Bench, make_all, measure, scorer_settings, show
+from realignkit.cli._ablations import Bench, make_all, measure, scorer_settings, show
 from realignkit.cli._options import ModelName, ScorerNames, SegmenterName, SelectBy, TaggerName, Threads, prompt_set
 from realignkit.cli._progress import (
     EXIT_SOME_FAILED,
