@@ -9,14 +9,15 @@ import operator
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
-
-from PIL import Image
-from PIL.Image import Image as PILImage
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from realignkit.errors import OptionError, PromptError
-from realignkit.images import Given, given_image
 from realignkit.layout import Layout, LocalCaption, Tag, caption_problem, distinct, layout_problem, tag_problem
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from realignkit.images import Given
 
 T = TypeVar("T")
 Picture = Any
@@ -168,10 +169,8 @@ def pair(
     seeds = [seed] * len(prompts) if is_one(seed) else listed("seeds", seed)
     if isinstance(prompt, str):
         prompts *= len(seeds)
-    if coarse is None or isinstance(coarse, Image.Image | str | Path) or getattr(coarse, "ndim", 4) < 4:
-        images = [coarse] * len(prompts)
-    else:
-        images = listed("coarse images", coarse)
+    one = coarse is None or _is_one_picture(coarse)
+    images = [coarse] * len(prompts) if one else listed("coarse images", coarse)
     if not len(prompts) == len(seeds) == len(images):
         given = "" if coarse is None else f" and {len(images)} coarse images"
         raise OptionError(
@@ -180,7 +179,11 @@ def pair(
     for text in prompts:
         if not isinstance(text, str):
             raise PromptError(f"a prompt is text, not {shown(text)}.")
-    return prompts, [seed_of(value) for value in seeds], [None if i is None else given_image(i) for i in images]
+    return (
+        prompts,
+        [seed_of(value) for value in seeds],
+        [None if image is None else _picture(image) for image in images],
+    )
 
 
 def is_one(seed: Any) -> bool:
@@ -203,15 +206,27 @@ def seed_of(seed: Any) -> int:
     return value
 
 
-def pictures(images: Sequence[Picture]) -> list[PILImage]:
+def pictures(images: Sequence[Picture]) -> list[Image]:
     """Images in RGB, copies of what was given.
 
     Raises:
         OptionError: this is no list, or an image cannot be read.
     """
-    if isinstance(images, Image.Image | str | Path) or getattr(images, "ndim", 4) < 4:
+    if _is_one_picture(images):
         raise OptionError("give a list of images, also of one: [image].")
-    return [given_image(image)[0] for image in listed("images", images)]
+    return [_picture(image)[0] for image in listed("images", images)]
+
+
+def _is_one_picture(value: Any) -> bool:
+    from PIL import Image
+
+    return isinstance(value, Image.Image | str | Path) or getattr(value, "ndim", 4) < 4
+
+
+def _picture(value: Picture) -> Given:
+    from realignkit.images import given_image  # on use: who looks plugins up needs no pictures
+
+    return given_image(value)
 
 
 def tags(values: Sequence[Tag]) -> tuple[Tag, ...]:

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from realignkit import KINDS as KINDS
 from realignkit.arguments import mapping
 from realignkit.errors import OptionError
-from realignkit.types import LocalCaption, Mask, Tag, Truth
+from realignkit.layout import LocalCaption, Mask, Tag, Truth
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import numbers
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
@@ -96,6 +96,48 @@ class Layout:
 
     def __len__(self) -> int:
         return len(self.segments)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A scorer's local captions, who gave them, why scorers before it did not, and what it has to say about them."""
+
+    captions: tuple[LocalCaption, ...]
+    scorer: str
+    failures: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What a right answer says about one tag. Words are in lower case.
+
+    Attributes:
+        named: whether the prompt names the tag.
+        attributes: the attributes of each object of the prompt that the tag may mean; any one of them will do.
+        foreign: attributes that the prompt gives to something.
+        others: names of objects that the tag does not mean.
+    """
+
+    named: bool
+    attributes: tuple[frozenset[str], ...] = ()
+    foreign: frozenset[str] = frozenset()
+    others: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class Truth:
+    """The truth about a prompt and some tags.
+
+    Attributes:
+        expected: by tag, in the order they were asked for.
+        objects: how many objects the prompt names.
+        found: how many of them some tag names.
+    """
+
+    expected: Mapping[str, Expected]
+    objects: int
+    found: int
 
 
 # --- what is wrong, in words ------------------------------------------------------------------------------------------

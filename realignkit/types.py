@@ -10,55 +10,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from realignkit.heatmap import HeatMap as HeatMap
+from realignkit.layout import Answer as Answer
+from realignkit.layout import Expected as Expected
 from realignkit.layout import Layout as Layout
 from realignkit.layout import Likelihood as Likelihood
 from realignkit.layout import LocalCaption as LocalCaption
 from realignkit.layout import Mask as Mask
 from realignkit.layout import Segment as Segment
 from realignkit.layout import Tag as Tag
+from realignkit.layout import Truth as Truth
 from realignkit.realignment import Realignment as Realignment
-
-
-@dataclass(frozen=True)
-class Answer:
-    """A scorer's local captions, who gave them, why scorers before it did not, and what it has to say about them."""
-
-    captions: tuple[LocalCaption, ...]
-    scorer: str
-    failures: Mapping[str, str] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Expected:
-    """What a right answer says about one tag. Words are in lower case.
-
-    Attributes:
-        named: whether the prompt names the tag.
-        attributes: the attributes of each object of the prompt that the tag may mean; any one of them will do.
-        foreign: attributes that the prompt gives to something.
-        others: names of objects that the tag does not mean.
-    """
-
-    named: bool
-    attributes: tuple[frozenset[str], ...] = ()
-    foreign: frozenset[str] = frozenset()
-    others: frozenset[str] = frozenset()
-
-
-@dataclass(frozen=True)
-class Truth:
-    """The truth about a prompt and some tags.
-
-    Attributes:
-        expected: by tag, in the order they were asked for.
-        objects: how many objects the prompt names.
-        found: how many of them some tag names.
-    """
-
-    expected: Mapping[str, Expected]
-    objects: int
-    found: int
 
 
 @dataclass(frozen=True)
