@@ -204,8 +204,8 @@ class TrainingJob:
 
         from realignkit.named import Named
         from realignkit.refl import ReFLTrainer
+        from realignkit.refl.refusals import check_trainable
         from realignkit.refl.run import begun
-        from realignkit.refl.trainability import check_trainable
         from realignkit.resolve import make_reward
 
         if begun(folder) and not resume:  # before minutes of loading

@@ -21,7 +21,7 @@ from realignkit.pipelines.families import check_size, image_size, place
 from realignkit.pipelines.generate import generate
 from realignkit.pipelines.images import Autoencoder, overflows
 from realignkit.refl import losses
-from realignkit.refl.trainability import TEXT_ENCODERS, check_trainable
+from realignkit.refl.refusals import TEXT_ENCODERS, check_trainable
 from realignkit.resolve import SamplingOptions
 
 if TYPE_CHECKING:

@@ -17,8 +17,8 @@ from realignkit.pipelines.families import place
 from realignkit.records import check_manifest, seal, sealed_notes, write_manifest
 from realignkit.refl.model import Networks
 from realignkit.refl.options import TrainingOptions
+from realignkit.refl.refusals import ADAPTER, TEXT_ENCODERS
 from realignkit.refl.seeds import seeded
-from realignkit.refl.trainability import ADAPTER, TEXT_ENCODERS
 
 LORA_FILE = "pytorch_lora_weights.safetensors"
 """Where diffusers looks for adapters in a folder."""

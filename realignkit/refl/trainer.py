@@ -22,9 +22,9 @@ from realignkit.refl.algorithms import Gradients, RolloutOptions
 from realignkit.refl.config import ALGORITHMS, ReFLConfig
 from realignkit.refl.distributed import Interruption, LossScale, Processes, memory_errors, precision_of
 from realignkit.refl.model import Networks, drawing_options
+from realignkit.refl.refusals import check_trainable
 from realignkit.refl.run import LOG, RunFolder, grid, identifying_options, validation_from
 from realignkit.refl.step import Learner
-from realignkit.refl.trainability import check_trainable
 from realignkit.refl.trainable import Trainable
 from realignkit.refl.validation import Judge, Validator, best_of, hacking, without_improvement
 from realignkit.registry import Registry, default_registry

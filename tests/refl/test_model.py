@@ -14,7 +14,7 @@ from realignkit.refl.model import Networks
 from realignkit.refl.rollout import Rollout
 from tests import tiny
 from tests.refl.rewards import Colour
-from tests.refl.test_trainability import xl
+from tests.refl.test_refusals import xl
 
 CPU = torch.device("cpu")
 PROMPTS, SEEDS = ["a red book", "a yellow pen"], [1, 2]

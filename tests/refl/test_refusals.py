@@ -9,8 +9,8 @@ import torch
 from realignkit.errors import ModelError, OptionError
 from realignkit.refl import losses
 from realignkit.refl.model import Networks
+from realignkit.refl.refusals import why_not_trainable
 from realignkit.refl.rollout import Rollout
-from realignkit.refl.trainability import why_not_trainable
 from tests import tiny
 from tests.attention.pixart import pixart_pipeline
 from tests.small_pipelines import small_pipeline

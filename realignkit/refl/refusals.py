@@ -1,4 +1,4 @@
-"""Which pipelines can learn here, and why another one cannot: one place that says so, before any work."""
+"""Why a pipeline cannot learn here: said before any work, with what to do about it."""
 
 from __future__ import annotations
 
