@@ -14,9 +14,10 @@ from realignkit.evaluation.results import SCORERS, AblationFolder
 from realignkit.evaluation.statistics import HOW, shown_gain, shown_p
 from realignkit.evaluation.table import CONTROL, AblationTable, Comparison, Difference, RowResult, tabulate
 from realignkit.files import atomic_write
+from realignkit.plots import STYLE, document
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    pass
 
 PAGE, NUMBERS, RECORDS, PLOT = "table.md", "table.csv", "table.json", "plot.svg"
 ANSWERS = ("tagger", "scorer", "success", "95 %", "answers", "prompts", "objects seen", "why not")
@@ -259,15 +260,6 @@ def comma_separated(table: AblationTable) -> str:
     return buffer.getvalue()
 
 
-STYLE: dict[str, Any] = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "realignkit",
-    "font.sans-serif": ["DejaVu Sans"],
-    "axes.titlesize": 10,
-}
-"""Of matplotlib's figures: text stays text, and nothing depends on the day or on chance."""
-
-
 def svg(table: AblationTable) -> str:
     """The table as a picture, an SVG document: values and differences with their intervals.
 
@@ -291,21 +283,11 @@ def svg(table: AblationTable) -> str:
             draw_panel(axis, points, f"value-{number}", zero=number > 0)
         axes[0].set_yticks(range(len(table.rows)), [_label(row) for row in table.rows])
         axes[0].set_ylim(len(table.rows) - 0.5, -0.5)
-        return svg_document(figure, f"{table.value}: {table.source}")
-
-
-def svg_document(figure: Figure, title: str) -> str:
-    """A figure of matplotlib, made within :data:`STYLE`, as an SVG document: the same figure is the same text."""
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-
-    buffer = io.StringIO()
-    FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None, "Creator": None, "Title": title})
-    return "\n".join(line.rstrip() for line in buffer.getvalue().splitlines()) + "\n"
+        return document(figure, "svg", f"{table.value}: {table.source}").decode()
 
 
 def _label(row: RowResult) -> str:
-    # matplotlib takes what is between two dollars for mathematics
-    return f"{row.name} (n={row.n}, {row.prompts} prompts)".replace("$", r"\$")
+    return f"{row.name} (n={row.n}, {row.prompts} prompts)"
 
 
 def _point(result: RowResult | Difference | None) -> tuple[float, float | None, float | None] | None:

@@ -14,8 +14,9 @@ from typing import Any
 from realignkit.evaluation.compare import Change, EvaluationPair
 from realignkit.evaluation.statistics import HOW, shown_gain, shown_p
 from realignkit.evaluation.summary import EVERYTHING, Value
-from realignkit.evaluation.write import STYLE, draw_panel, markdown_table, svg_document
+from realignkit.evaluation.write import draw_panel, markdown_table
 from realignkit.files import atomic_write
+from realignkit.plots import STYLE, document
 
 METRICS, COMPARISON = "metrics", "comparison"
 """What the files are called, but for their endings."""
@@ -144,9 +145,9 @@ def _plot(values: Sequence[Value]) -> str:
         for number, (axis, some) in enumerate(zip(axes, by_metric, strict=True)):
             axis.set_title(metrics[number], fontsize=10)
             draw_panel(axis, [(v.value, v.low, v.high) for v in some], f"value-{number}", zero=False)
-            axis.set_yticks(range(len(some)), [f"{v.name} (n={v.n})".replace("$", r"\$") for v in some])
+            axis.set_yticks(range(len(some)), [f"{v.name} (n={v.n})" for v in some])
             axis.set_ylim(len(some) - 0.5, -0.5)
-        return svg_document(figure, ", ".join(metrics))
+        return document(figure, "svg", ", ".join(metrics)).decode()
 
 
 def comparison_table(pair: EvaluationPair) -> ShownTable:
