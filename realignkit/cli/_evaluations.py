@@ -35,7 +35,7 @@ def show_metrics(folder: Path, metrics: Sequence[Named]) -> None:
     about = [f"{record['pictures']['source']}: {len(lines)} pictures.", INTERVALS]
     sections = [section for metric in metrics for section in _extremes(folder, lines, metric)]
     files.append(write_gallery(folder / PAGE, "Evaluation", about, tables, sections))
-    _print(tables, [INTERVALS], [*files, folder / "pictures.jsonl"])
+    print_tables(tables, [INTERVALS], [*files, folder / "pictures.jsonl"])
     for metric in metrics:
         if unknown := sum(not line["values"].get(metric.name) for line in lines if metric.name in line["values"]):
             note(f"{metric.whose} knows nothing to say of {unknown} of {len(lines)} pictures")
@@ -53,10 +53,11 @@ def show_comparison(folder: Path, before: Path, after: Path, pair: EvaluationPai
     files.append(write_gallery(folder / PAGE, "Comparison", [about, *pair.notes, PAIRED], [table], sections))
     for text in pair.notes:
         note(text)
-    _print([table], [PAIRED], files)
+    print_tables([table], [PAIRED], files)
 
 
-def _print(tables: Sequence[ShownTable], texts: Sequence[str], files: Sequence[Path]) -> None:
+def print_tables(tables: Sequence[ShownTable], texts: Sequence[str], files: Sequence[Path]) -> None:
+    """Print tables, how to read them, and where they are."""
     for table in tables:
         if table.title:
             out().print(f"\n{table.title}", markup=False)

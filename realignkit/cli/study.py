@@ -43,9 +43,9 @@ def make(
     consent: Annotated[
         str | None, typer.Option(help="What people agree to.", show_default="a line that says no names are kept")
     ] = None,
-    coarse: Annotated[
-        bool, typer.Option("--coarse", help="Take the first pictures of runs, not the final ones.")
-    ] = False,
+    stage: Annotated[
+        str, typer.Option(metavar="refined|coarse", help="Which pictures of a run: after, or before the fine stage.")
+    ] = "refined",
     side: Annotated[
         int | None, typer.Option(min=32, metavar="PIXELS", help="Make pictures smaller whose longer side is more.")
     ] = None,
@@ -59,12 +59,14 @@ def make(
     """
     from realignkit.study.make import CONSENT, StudyOptions, make_study, named_systems
 
+    if stage not in ("refined", "coarse"):
+        raise typer.BadParameter("--stage is refined or coarse.")
     options = StudyOptions(
         prompts=prompts,
         seed=seed,
         checks=checks,
         consent=consent or CONSENT,
-        stage="coarse" if coarse else "refined",
+        stage="coarse" if stage == "coarse" else "refined",
         side=side,
     )
     made = make_study(named_systems(pictures), folder, options, static)
@@ -156,6 +158,33 @@ def export(
     else:
         atomic_write(file, lines if file.suffix == ".jsonl" else _comma_separated(records))
         out().print(f"{file}: {len(records)} answers", markup=False)
+
+
+@study_app.command(cls=Command)
+def report(
+    folder: Folder,
+    everybody: Annotated[bool, typer.Option("--everybody", help="Count those too who failed a check.")] = False,
+    seed: Annotated[int, typer.Option(min=0, help="Of the bootstrap.")] = 0,
+) -> None:
+    """Average ranks, tests, pairs and agreement with metrics: printed, and as DIR/report.md, .csv, .json and .html.
+
+    realignkit study report studies/first
+    """
+    from realignkit.cli._evaluations import print_tables
+    from realignkit.study.answers import Answers
+    from realignkit.study.folder import read_study
+
+    with _extra():
+        import scipy.stats  # noqa: F401 - what the tests are computed with
+    from realignkit.study.results import counted_answers, evaluate
+    from realignkit.study.write import write_results
+
+    study = read_study(folder)
+    answers = Answers(folder, study).read()
+    results = evaluate(study, answers, everybody=everybody, seed=seed)
+    counted = counted_answers(study, answers, everybody=everybody)
+    tables, texts, files = write_results(folder, study, counted, results)
+    print_tables(tables, texts, files)
 
 
 @contextlib.contextmanager

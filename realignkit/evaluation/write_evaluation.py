@@ -106,8 +106,8 @@ def write_metrics(folder: str | Path, record: Mapping[str, Any], values: Sequenc
         facts = {**metric["identity"], **({"weights": metric["weights"]} if "weights" in metric else {})}
         about += [f"{name}: {', '.join(f'{key} {value}' for key, value in facts.items())}."] if facts else []
     texts = {
-        "md": _markdown(about, tables_of(values), INTERVALS),
-        "csv": _csv([value.record() for value in values]),
+        "md": tables_page(about, tables_of(values), INTERVALS),
+        "csv": records_csv([value.record() for value in values]),
         "json": json.dumps([value.record() for value in values], indent=1, ensure_ascii=False) + "\n",
     }
     with contextlib.suppress(ModuleNotFoundError):
@@ -115,7 +115,8 @@ def write_metrics(folder: str | Path, record: Mapping[str, Any], values: Sequenc
     return [atomic_write(Path(folder) / f"{METRICS}.{ending}", text) for ending, text in texts.items()]
 
 
-def _markdown(about: Sequence[str], tables: Sequence[ShownTable], how: str) -> str:
+def tables_page(about: Sequence[str], tables: Sequence[ShownTable], how: str) -> str:
+    """Paragraphs, tables and how to read them, as Markdown."""
     lines = [line for text in about for line in (text, "")]
     for table in tables:
         lines += [f"## {table.title[:1].upper()}{table.title[1:]}", ""] if table.title else []
@@ -123,7 +124,8 @@ def _markdown(about: Sequence[str], tables: Sequence[ShownTable], how: str) -> s
     return "\n".join([*lines, how]) + "\n"
 
 
-def _csv(records: Sequence[Mapping[str, Any]]) -> str:
+def records_csv(records: Sequence[Mapping[str, Any]]) -> str:
+    """Records of the same fields, with a number per cell, for spreadsheets."""
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, list(records[0]) if records else [], lineterminator="\n")
     writer.writeheader()
@@ -187,8 +189,8 @@ def write_comparison(folder: str | Path, about: str, pair: EvaluationPair) -> li
     records = [change.record() for change in pair.changes]
     whole = {metric: {name: list(both) for name, both in values.items()} for metric, values in pair.whole.items()}
     texts = {
-        "md": _markdown([about, *pair.notes], [comparison_table(pair)], PAIRED),
-        "csv": _csv(records),
+        "md": tables_page([about, *pair.notes], [comparison_table(pair)], PAIRED),
+        "csv": records_csv(records),
         "json": json.dumps({"changes": records, "whole": whole}, indent=1, ensure_ascii=False) + "\n",
     }
     return [atomic_write(Path(folder) / f"{COMPARISON}.{ending}", text) for ending, text in texts.items()]

@@ -14,9 +14,9 @@ from PIL import Image, ImageDraw, ImageFont
 from PIL.Image import Image as PILImage
 
 from realignkit.errors import OptionError, PromptError
-from realignkit.evaluation.pictures import PICTURES as LIST
+from realignkit.evaluation.folder import EvaluationFolder
 from realignkit.evaluation.pictures import Picture, Stage, read_pictures
-from realignkit.files import atomic_folder, read_lines
+from realignkit.files import atomic_folder
 from realignkit.images import open_image, png
 from realignkit.study.folder import MOST_SYSTEMS, PAGE, PICTURES, RECORD, STUDY, Item, Question, Study
 from realignkit.study.page import static_page
@@ -205,18 +205,15 @@ def _numbered(number: int) -> PILImage:
 
 def _values(source: Path) -> Mapping[str, Mapping[str, float]]:
     """What an evaluation's folder says of its pictures: id -> ``metric`` or ``metric.value`` -> number."""
-    return {
-        str(row.get("id")): _numbers(row["values"])
-        for row in (read_lines(source / LIST)[0] if source.is_dir() else [])
-        if isinstance(row.get("values"), dict)
-    }
+    if not source.is_dir():
+        return {}
+    return {name: _numbers(line["values"]) for name, line in EvaluationFolder(source).lines().items()}
 
 
 def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
     return {
         metric if name == metric else f"{metric}.{name}": float(value)
         for metric, by_name in values.items()
-        if isinstance(by_name, dict)
         for name, value in by_name.items()
         if isinstance(value, int | float)
     }

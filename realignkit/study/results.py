@@ -141,14 +141,14 @@ def evaluate(study: Study, answers: Sequence[Answer], *, everybody: bool = False
     Raises:
         OptionError: nobody is left to be counted.
     """
-    failed = failed_people(study, answers)
-    counted = [answer for answer in answers if everybody or answer.person not in failed]
-    if not counted:
-        why = "everybody failed a check: count them all with --everybody" if answers else "nobody has answered yet"
-        raise OptionError(f"the study has no results: {why}.")
+    counted = counted_answers(study, answers, everybody=everybody)
     tables = {question.name: rank_table(study, counted, question.name) for question in study.questions}
     judged = [_judged(study, name, ranks, seed) for name, ranks in tables.items() if known(ranks).any()]
-    return Results(tuple(study.systems), _people(study, answers, failed, counted), tuple(judged))
+    if not judged:
+        all_failed = answers and not counted
+        why = "everybody failed a check; --everybody counts them" if all_failed else "nobody has answered yet"
+        raise OptionError(f"the study has no results: {why}.")
+    return Results(tuple(study.systems), _people(study, answers, counted), tuple(judged))
 
 
 def failed_people(study: Study, answers: Sequence[Answer]) -> frozenset[str]:
@@ -157,7 +157,13 @@ def failed_people(study: Study, answers: Sequence[Answer]) -> frozenset[str]:
     return frozenset(a.person for a in answers if a.item in checks and not passed(checks[a.item], a))
 
 
-def _people(study: Study, answers: Sequence[Answer], failed: frozenset[str], counted: Sequence[Answer]) -> People:
+def counted_answers(study: Study, answers: Sequence[Answer], *, everybody: bool = False) -> list[Answer]:
+    """Answers without those of people who have failed a check, unless everybody is to be counted."""
+    failed = frozenset() if everybody else failed_people(study, answers)
+    return [answer for answer in answers if answer.person not in failed]
+
+
+def _people(study: Study, answers: Sequence[Answer], counted: Sequence[Answer]) -> People:
     checks = {item.id for item in study.items if item.first}
     numbers: dict[str, int] = {}
     for answer in answers:
@@ -166,7 +172,7 @@ def _people(study: Study, answers: Sequence[Answer], failed: frozenset[str], cou
         answered=len(numbers),
         finished=sum(count == len(study.items) * len(study.questions) for count in numbers.values()),
         checked=len({answer.person for answer in answers if answer.item in checks}),
-        failed=len(failed),
+        failed=len(failed_people(study, answers)),
         counted=len({answer.person for answer in counted}),
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,9 @@ from PIL import Image
 
 from realignkit.study.answers import Answer, Answers
 from realignkit.study.make import StudyOptions, make_study, named_systems
+from tests.conftest import HANGS
+from tests.study.browser import CHROMIUM
+from tests.study.serving import served
 
 COLOURS = {"base": (170, 40, 40), "ours": (40, 150, 60), "third": (50, 60, 180)}
 PROMPTS = ("a red cow", "two blue clocks", "a cat on a chair", "a bird", "a green train")
@@ -81,3 +85,49 @@ def answered(make):
         for question in study.questions
     )
     return folder, study
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    if CHROMIUM is None:
+        pytest.skip("no Chromium is installed (Debian's package is 'chromium')")
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (realignkit[browser])")
+    with playwright.sync_playwright() as driver:
+        options = ["--no-sandbox"] if os.getuid() == 0 else []  # its sandbox refuses root
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=options)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def visit(chromium):
+    """Open an address as a new person; whatever the page complains of fails the test."""
+    contexts, complaints = [], []
+
+    def opened(address, begin=True, **options):
+        context = chromium.new_context(**options)
+        context.set_default_timeout(1000 * HANGS)
+        contexts.append(context)
+        page = context.new_page()
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on("dialog", lambda dialog: complaints.append(dialog.message))
+        page.on("console", lambda message: complaints.append(message.text) if "Policy" in message.text else None)
+        page.goto(address)
+        if begin:
+            page.click("#begin")
+            page.wait_for_selector(".card")
+        return page
+
+    opened.complaints = complaints
+    yield opened
+    for context in contexts:
+        context.close()
+    assert complaints == []
+
+
+@pytest.fixture
+def running(make):
+    """A study of four prompts and a check, served: its folder, the study and the address."""
+    folder, study = make()
+    with served(folder) as (_, address):
+        yield folder, study, address

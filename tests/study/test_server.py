@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import http.client
 import json
-import os
 import signal
 import socket
-import subprocess
-import sys
 from urllib.parse import urlsplit
 
 import pytest
@@ -18,22 +14,9 @@ from realignkit.errors import OutputError
 from realignkit.study.answers import Answers
 from realignkit.study.folder import RECORD
 from realignkit.study.server import LARGEST, serve
-from tests.conftest import HANGS, ROOT
+from tests.conftest import HANGS
 from tests.study.conftest import answer, person
-
-
-@contextlib.contextmanager
-def served(folder, *options):
-    """A server of its own: the process, and the page's address."""
-    path = os.pathsep.join([str(ROOT), str(ROOT / "plugins")])
-    command = [sys.executable, "-m", "realignkit.cli", "study", "serve", str(folder), "--port", "0", *options]
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": path}
-    ) as process:
-        try:
-            yield process, process.stdout.readline().strip()
-        finally:
-            process.kill()
+from tests.study.serving import served
 
 
 def ask(address, path="", method="GET", body=None, **headers):
@@ -52,13 +35,6 @@ def put(address, given, **changes):
     said = {name: getattr(given, name) for name in ("ranking", "shown", "seconds")} | changes
     path = f"answers/{given.person}/{given.item}/{given.question}"
     return ask(address, path, "PUT", json.dumps(said).encode())[0]
-
-
-@pytest.fixture
-def running(make):
-    folder, study = make()
-    with served(folder) as (_, address):
-        yield folder, study, address
 
 
 def test_the_page_and_its_pictures(running):
