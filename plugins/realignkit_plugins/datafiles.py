@@ -1,4 +1,7 @@
-"""Files of others that plugins need and that are not bundled: found by path, in ``REALIGNKIT_DATA``, or on the hub."""
+"""Files of others that plugins need and that are not bundled: found by path, in ``REALIGNKIT_DATA``, or on the hub.
+
+And where plugins keep what they have made themselves: :func:`cache_folder`.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,18 @@ from realignkit_plugins.failures import explain
 FOLDER = "REALIGNKIT_DATA"
 """The environment variable that names a folder with such files."""
 
+CACHE = "REALIGNKIT_CACHE"
+"""The environment variable that names the folder for what is expensive to make again."""
+
 _HUB_FILE = re.compile(r"(?P<kind>datasets/)?(?P<repository>\w[\w.-]*/[\w.-]+):(?P<file>[^\\:]+)")
+
+
+def cache_folder(name: str) -> Path:
+    """A folder in ``$REALIGNKIT_CACHE``, else in ``realignkit`` in the user's cache folder; perhaps not there yet."""
+    if chosen := os.environ.get(CACHE):
+        return Path(chosen).expanduser() / name
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(base).expanduser() / "realignkit" / name
 
 
 @dataclass(frozen=True)

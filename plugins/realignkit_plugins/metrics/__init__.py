@@ -14,6 +14,33 @@ if TYPE_CHECKING:
 def register_metrics(register: Register) -> None:
     """Of sets of images, and of images with their prompts."""
     register(
+        "fid",
+        "realignkit_plugins.metrics.fid:FID",
+        "Fréchet Inception distance to real pictures (reference=…), resized as clean-fid, pytorch-fid or "
+        "torch-fidelity does",
+    )
+    register(
+        "kid",
+        "realignkit_plugins.metrics.kid:KID",
+        "kernel Inception distance to real pictures (reference=…), which few images do not bias",
+    )
+    register("cmmd", "realignkit_plugins.metrics.kid:CMMD", "CLIP maximum mean discrepancy to real pictures")
+    register(
+        "precision_recall",
+        "realignkit_plugins.metrics.quality:PrecisionRecall",
+        "how many images look real, and how much of what is real they cover",
+    )
+    register(
+        "inception_score",
+        "realignkit_plugins.metrics.quality:InceptionScore",
+        "how sure Inception is of each image, and of how many kinds they are",
+    )
+    register(
+        "clip_score",
+        "realignkit_plugins.metrics.clip_score:CLIPScore",
+        "CLIPScore as it is defined (clip_score), and the plain cosine (clip_cosine), by any CLIP",
+    )
+    register(
         "tifa",
         "realignkit_plugins.metrics.tifa:TIFA",
         "share of questions about the prompt that a question answerer answers right, by type of element",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,14 +11,6 @@ from typing import Any
 from realignkit.files import atomic_write
 
 _FORMAT = "realignkit.answer"
-
-
-def default_folder() -> Path:
-    """``$REALIGNKIT_CACHE``, else ``realignkit`` in the user's cache folder."""
-    if chosen := os.environ.get("REALIGNKIT_CACHE"):
-        return Path(chosen).expanduser() / "scorers"
-    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(base).expanduser() / "realignkit" / "scorers"
 
 
 class AnswerCache:

@@ -14,10 +14,11 @@ from realignkit.contracts import Options as PluginOptions
 from realignkit.contracts import Scorer
 from realignkit.errors import OutputError, ScorerError
 from realignkit.types import LocalCaption, Tag
+from realignkit_plugins.datafiles import cache_folder
 
 from . import templates
 from .answers import read_answer, write_answer
-from .cache import AnswerCache, default_folder
+from .cache import AnswerCache
 from .wrappings import MAX_ANSWER, MalformedAnswerError
 
 
@@ -84,7 +85,7 @@ class LanguageModelScorer(Scorer):
 
     @cached_property
     def _cache(self) -> AnswerCache | None:
-        return AnswerCache(self.options.cache_dir or default_folder()) if self.options.cache else None
+        return AnswerCache(self.options.cache_dir or cache_folder("scorers")) if self.options.cache else None
 
     def _recall(self, asked: Mapping[str, Any], prompt: str, tags: Sequence[Tag]) -> tuple[LocalCaption, ...] | None:
         answer = self._cache.get(asked) if self._cache else None
