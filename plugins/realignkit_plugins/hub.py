@@ -5,27 +5,36 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from realignkit.errors import ModelError
 from realignkit_plugins.failures import is_local, of_the_hub
-from realignkit_plugins.model_names import hub_file
+from realignkit_plugins.model_names import hub_file, resolve_model
 
-_HUB_ID = re.compile(r"\w[\w.-]*/[\w.-]+")
+_HUB_ID = re.compile(r"\w[\w.-]*(?:/[\w.-]+)?")
 _PATIENCE = 5
 """Seconds to wait for an answer."""
 
 
 def out_of_reach(model: str, revision: str | None = None) -> str:
-    """Why a checkpoint that is not on this machine cannot be downloaded either.
+    """Why a checkpoint is neither on this machine nor can be downloaded.
 
     Args:
-        model: as the user gave it. Whatever is no hub id, or no file on the hub, is left to loading.
+        model: as the user gave it.
         revision: branch, tag or commit.
 
     Returns:
         ``"(reason). Advice."``, as of :func:`realignkit_plugins.failures.explain`; "" where it is here, at least in
         part, or where the hub has it.
     """
-    repository = (hub_file(model) or (model,))[0]
-    if is_local(model) or not _HUB_ID.fullmatch(repository) or _is_kept(repository):
+    if is_local(model):
+        return ""
+    if (on_hub := hub_file(model)) is None:
+        try:
+            resolve_model(model)
+        except ModelError as error:
+            reason, _, advice = str(error).partition(". ")
+            return f"({reason}). {advice}"
+    repository = model if on_hub is None else on_hub[0]
+    if not _HUB_ID.fullmatch(repository) or _is_kept(repository):
         return ""
     from huggingface_hub import HfApi
 

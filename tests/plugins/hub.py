@@ -239,6 +239,7 @@ def main(cache: Path, home: Path) -> None:
         "far": reach("ram", model="far/ram"),
         "folder": reach("ram", model=str(FOLDER / "ram")),
         "no folder": reach("ram", model="./no/ram"),
+        "one word": reach("image_classification", model="my-classifier"),
     }
     load = every["lora"][1]
     found["lora"]["kept"] = attempt(lambda: load("good/lora"))

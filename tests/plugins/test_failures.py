@@ -108,7 +108,12 @@ def test_a_pipeline_from_the_hub_goes_by_its_name_there(found):
 
 def test_what_is_out_of_reach_is_known_before_it_is_needed(found):
     answers = found["ram"]["reach"]
-    assert {name for name, said in answers.items() if not said} == {"good", "gated", "kept", "folder", "no folder"}
+    assert {name for name, said in answers.items() if not said} == {"good", "gated", "kept", "folder"}
+    assert answers["no folder"] == (
+        "its checkpoint './no/ram' (option model) cannot be loaded (there is no folder './no/ram'). Check the path, or "
+        "give a hub id (owner/name)."
+    )
+    assert "(it is not on this machine, and the hub cannot be reached)" in answers["one word"]
     assert answers["far"] == (
         "its checkpoint 'far/ram' (option model) cannot be loaded (it is not on this machine, and the hub cannot be "
         "reached). Check the network and run again, or copy the model here and give its folder."

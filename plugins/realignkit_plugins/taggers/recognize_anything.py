@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from realignkit.contracts import Tagger
+from realignkit.errors import ModelError
 from realignkit.images import to_rgb
 from realignkit.types import Tag
 from realignkit_plugins.loading import Checkpoint, CheckpointPlugin, freeze
 from realignkit_plugins.taggers.recognize_anything_config import MEAN, STD, Architecture
+from realignkit_plugins.weight_formats import no_weights
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -124,6 +126,8 @@ class RecognizeAnythingTagger(CheckpointPlugin, Tagger):
 
         chosen = self.options
         source = files.find(chosen.model, chosen.file, chosen.revision)
+        if source.folder is not None and (instead := no_weights(source.weights())):
+            raise ModelError(f"'{chosen.model}' {'. '.join(instead)}")
         config = files.read_config(source, chosen.model, chosen.architecture, chosen.config)
         # The small files first: nobody should wait for gigabytes to hear that a list is missing.
         tags = files.read_tags(source, config, chosen.model, chosen.tag_list)

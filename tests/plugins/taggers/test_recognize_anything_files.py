@@ -101,6 +101,14 @@ def test_a_missing_vocabulary_is_named(tmp_path: Path) -> None:
         tag(config=tmp_path / "nowhere.json")
 
 
+def test_what_is_no_weights_is_said_before_its_tag_list_is_missed(tmp_path: Path) -> None:
+    file = tmp_path / "ram_swin_large_14m.pth"
+    file.write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
+    for model in (file, tmp_path):
+        with pytest.raises(ModelError, match="is a Git LFS pointer"):
+            RecognizeAnythingTagger(model=str(model), device="cpu").loaded  # noqa: B018
+
+
 def test_missing_and_damaged_weights(tmp_path: Path) -> None:
     images = golden.images("ram")
     folder = make_folder(tmp_path / "mine")
