@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from dataclasses import replace
 
 import numpy as np
@@ -10,6 +9,7 @@ import pytest
 import torch
 
 from realignkit_plugins.micro.oracle import expected
+from realignkit_plugins.micro.train.__main__ import RECIPES, load_recipe
 from realignkit_plugins.micro.train.rewards import MISTAKES, Pairs, accuracy, bert_words, malform, mistaken
 from realignkit_plugins.micro.train.rewards_caption_text_encoder import WRONG_COLOUR, similarity
 from realignkit_plugins.micro.world import COLOURS, NOUNS, caption, scene
@@ -96,11 +96,14 @@ def test_accuracy_of_one_who_knows_and_one_who_guesses():
     assert 0 <= min(blur.values()) <= max(blur.values()) <= 1
 
 
+def test_every_recipe_is_found_by_the_name_of_its_checkpoint():
+    assert [load_recipe(name).name for name in RECIPES] == list(RECIPES)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["clip", "blip", "caption_text_encoder", "captioner", "image_reward"])
 def test_a_recipe_saves_what_its_plugin_loads(name, tmp_path, capsys):
-    recipe = importlib.import_module(f"realignkit_plugins.micro.train.rewards_{name}")
-    recipe.train(tmp_path / "out", tmp_path / "work", seed=0, steps=1)
+    load_recipe(name).train(tmp_path / "out", tmp_path / "work", seed=0, steps=1)
     folder = tmp_path / "out" / name
     weights = folder / "model.safetensors"
     assert 0.2e6 < weights.stat().st_size < 6e6

@@ -3,39 +3,45 @@
 from __future__ import annotations
 
 import importlib
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from realignkit_plugins.micro.checkpoints import FOLDER
 
-
-class Model(StrEnum):
-    """The recipes, in the order in which they depend on each other."""
-
-    VAE = "vae"
-    BASE = "base"
-    TAGGER = "tagger"
-    SEGMENTER = "segmenter"
-    ORACLE = "oracle"
-    RAM = "ram"
-    TAG2TEXT = "tag2text"
-    VQA = "vqa"
-    CLIP = "clip"
-    BLIP = "blip"
-    CAPTION_TEXT_ENCODER = "caption_text_encoder"
-    CAPTIONER = "captioner"
-    IMAGE_REWARD = "image_reward"
+if TYPE_CHECKING:
+    from realignkit_plugins.micro.train.recipe import Recipe
 
 
-_REWARDS = (Model.CLIP, Model.BLIP, Model.CAPTION_TEXT_ENCODER, Model.CAPTIONER, Model.IMAGE_REWARD)
+RECIPES = {
+    "vae": "vae:VAERecipe",
+    "base": "base:BaseRecipe",
+    "tagger": "tagger:TaggerRecipe",
+    "segmenter": "segmenter:SegmenterRecipe",
+    "oracle": "oracle:OracleRecipe",
+    "ram": "recognize_anything:RAMRecipe",
+    "tag2text": "recognize_anything:Tag2TextRecipe",
+    "vqa": "vqa:VQARecipe",
+    "clip": "rewards_clip:CLIPRecipe",
+    "blip": "rewards_blip:BLIPRecipe",
+    "caption_text_encoder": "rewards_caption_text_encoder:TextEncoderRecipe",
+    "captioner": "rewards_captioner:CaptionerRecipe",
+    "image_reward": "rewards_image_reward:ImageRewardRecipe",
+}
+"""Module and class of each checkpoint's recipe, in the order in which they depend on each other."""
+
+
+def load_recipe(model: str) -> type[Recipe]:
+    """The recipe of a checkpoint; importing it imports what it trains with."""
+    module, _, name = RECIPES[model].partition(":")
+    recipe: type[Recipe] = getattr(importlib.import_module(f"realignkit_plugins.micro.train.{module}"), name)
+    return recipe
 
 
 def main(
     model: Annotated[
-        Model, typer.Argument(help="Which checkpoint to rebuild; base needs vae, rewards and vqa use base.")
+        str, typer.Argument(help=f"Which to rebuild: {', '.join(RECIPES)}. Base needs vae, rewards and vqa use base.")
     ],
     out: Annotated[Path, typer.Option(help="Folder of the checkpoints.")] = FOLDER,
     work: Annotated[Path, typer.Option(help="Logs and the state to resume from.")] = Path("runs/micro"),
@@ -44,13 +50,13 @@ def main(
     threads: Annotated[int | None, typer.Option(help="CPU threads for torch.")] = None,
 ) -> None:
     """Rebuild one checkpoint of the embedded world. Stop with Ctrl-C; the same command resumes."""
+    if model not in RECIPES:
+        raise typer.BadParameter(f"'{model}' is not one of {', '.join(RECIPES)}.", param_hint="MODEL")
     import torch
 
     if threads:
         torch.set_num_threads(threads)
-    module = f"rewards_{model.value}" if model in _REWARDS else model.value
-    recipe = importlib.import_module(f"realignkit_plugins.micro.train.{module}")
-    recipe.train(out=out, work=work, seed=seed, steps=steps)
+    load_recipe(model).train(out=out, work=work, seed=seed, steps=steps)
 
 
 if __name__ == "__main__":

@@ -192,6 +192,3 @@ class BaseRecipe(Recipe):
             values = json.loads(config.read_text())
             if values.pop("_name_or_path", None) is not None:
                 config.write_text(json.dumps(values, indent=2) + "\n")
-
-
-train = BaseRecipe.train

@@ -119,6 +119,3 @@ def degrade(x: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     x = x + interpolate(low, size=x.shape[-2:], mode="bilinear")
     gain = 1 + 0.16 * (torch.rand(shape, generator=generator) - 0.5)
     return (x * gain + 0.08 * (torch.rand(shape, generator=generator) - 0.5)).clamp(0, 1)
-
-
-train = OracleRecipe.train

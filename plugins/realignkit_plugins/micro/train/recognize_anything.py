@@ -134,3 +134,15 @@ class RecognizeAnythingRecipe(Recipe):
         """Say precision and recall on unseen scenes; save."""
         report_tags(lambda x: self.lesson.network(normalise(x)))
         write(self.lesson.network, folder)
+
+
+class RAMRecipe(RecognizeAnythingRecipe):
+    """RAM's own class at small size."""
+
+    name = architecture = "ram"
+
+
+class Tag2TextRecipe(RecognizeAnythingRecipe):
+    """Tag2Text's own class at small size."""
+
+    name = architecture = "tag2text"

@@ -79,6 +79,3 @@ class BLIPRecipe(RewardRecipe):
     def judges(self, folder: Path) -> dict[str, BLIPReward]:
         """Both heads."""
         return {f"blip, {head}": BLIPReward(model=str(folder), head=head) for head in ("itm", "itc")}
-
-
-train = BLIPRecipe.train

@@ -130,6 +130,3 @@ class TextEncoderRecipe(Recipe):
             wrong = (plain * self.features([caption(mistaken(scene, kind, rng), rng) for scene in check])).sum(-1)
             console.print(f"other words beat '{kind}' on {float((same > wrong).float().mean()):.3f} of unseen captions")
         save(self.model, folder, self.tokens)
-
-
-train = TextEncoderRecipe.train

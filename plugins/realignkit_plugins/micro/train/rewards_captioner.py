@@ -143,6 +143,3 @@ class CaptionerRecipe(RewardRecipe):
         given = {"captioner": str(folder), "text_encoder": str(text_encoder)}
         likelihood = CaptionReward(**given, estimator="likelihood")
         return {"caption, likelihood": likelihood, "caption, eq. 4": CaptionReward(**given).reported}
-
-
-train = CaptionerRecipe.train

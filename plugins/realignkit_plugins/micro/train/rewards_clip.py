@@ -63,6 +63,3 @@ class CLIPRecipe(RewardRecipe):
     def judges(self, folder: Path) -> dict[str, CLIPReward]:
         """The cosine."""
         return {"clip": CLIPReward(model=str(folder))}
-
-
-train = CLIPRecipe.train

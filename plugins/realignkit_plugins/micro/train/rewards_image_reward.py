@@ -106,6 +106,3 @@ class ImageRewardRecipe(RewardRecipe):
     def judges(self, folder: Path) -> dict[str, ImageReward]:
         """The plugin."""
         return {"image_reward": ImageReward(model=str(folder))}
-
-
-train = ImageRewardRecipe.train

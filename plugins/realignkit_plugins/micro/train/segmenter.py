@@ -165,6 +165,3 @@ class SegmenterRecipe(Recipe):
         console.print(f"mean IoU of named objects in unseen scenes: {mean_iou(self.model, self.tokens):.3f}")
         save(self.model, folder, self.tokens)
         write_preprocessor(folder, "ViTImageProcessor")
-
-
-train = SegmenterRecipe.train

@@ -98,6 +98,3 @@ def report_tags(logits: Callable[[torch.Tensor], torch.Tensor], count: int = 100
     right = float((guess & wanted).sum())
     precision, recall = right / max(float(guess.sum()), 1.0), right / float(wanted.sum())
     console.print(f"unseen scenes: precision {precision:.3f}, recall {recall:.3f}")
-
-
-train = TaggerRecipe.train

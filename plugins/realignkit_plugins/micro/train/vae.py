@@ -72,6 +72,3 @@ class VAERecipe(Recipe):
         psnr = float(-10 * torch.log10(error / 4))
         console.print(f"PSNR on unseen images: {psnr:.1f} dB; latents std {float(latents.std()):.3f}")
         self.model.to(memory_format=torch.contiguous_format).save_pretrained(folder)
-
-
-train = VAERecipe.train

@@ -290,6 +290,3 @@ def each(scene: Scene, rng: np.random.Generator) -> list[Question]:
     """A question of every kind that can be asked about a scene."""
     asked = [ask(scene, kind, rng) for kind in KINDS[:-1]]
     return [*(question for question in asked if question), captioned(scene, scene, rng)]
-
-
-train = VQARecipe.train
