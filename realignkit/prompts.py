@@ -75,7 +75,8 @@ def is_file(spec: str) -> bool:
     path = Path(spec).expanduser()
     # A pipe is a file too: --prompts <(command).
     readable = path.exists() and not path.is_dir()
-    return spec == STDIN or readable or path.suffix.lower() in (".txt", *TABLES)
+    named_set = re.match(r"\w{2,}:", spec) is not None  # and no drive, which has one letter
+    return spec == STDIN or readable or (path.suffix.lower() in (".txt", *TABLES) and not named_set)
 
 
 def prompt_set(registry: Registry, spec: str, options: Mapping[str, Any] | None = None) -> Named:

@@ -9,7 +9,8 @@ import pytest
 
 from realignkit.calls import texts_of
 from realignkit.errors import OptionError, PluginError, PromptError
-from realignkit.prompts import is_file, prompt_set, read_texts
+from realignkit.named import Named
+from realignkit.prompts import is_file, labels_of, prompt_set, read_texts
 from realignkit.registry import default_registry
 
 RED, BLUE = "a red cup, and a box", "a blue dog"
@@ -240,3 +241,33 @@ def test_the_first_option_of_a_set_needs_no_name(files):
     short, full = (texts_of(prompt_set(registry, f"micro:{text}")) for text in ("train,size=5", "size=5,purpose=train"))
     assert short == full
     assert len(short) == 5
+
+
+def test_labels_go_with_prompts_one_to_one():
+    class Labelled:
+        given = ({"id": "a"}, {"id": "b", "category": "cups"})
+
+        def __iter__(self):
+            return iter(["a cup", "two cups"])
+
+        def __len__(self):
+            return 2
+
+        def labels(self):
+            return self.given
+
+    named = Named("prompts", "labelled", Labelled())
+    assert labels_of(named) == list(Labelled.given)
+    assert labels_of(Named("prompts", "plain", ["a cup", "two cups"])) == [{}, {}]
+    named.plugin.given = [{"id": "a"}]
+    with pytest.raises(PluginError, match="2 prompts have 1 labels"):
+        labels_of(named)
+    named.plugin.given = [{"id": 1}, {}]
+    with pytest.raises(PluginError, match="a label is no text"):
+        labels_of(named)
+
+
+def test_a_set_whose_option_ends_like_a_file_is_no_file():
+    assert not is_file("tifa:tifa_v1.0_text_inputs.json")
+    assert is_file("none/prompts.txt")
+    assert is_file("C:\\prompts.txt")

@@ -71,9 +71,12 @@ class DataFile:
         raise OptionError(self.missing())
 
     def missing(self) -> str:
-        """What to do about a file that is not on this machine, and not on the hub either; "" where there is nothing."""
-        if self.hub or self._here() is not None:
-            return ""
+        """What to do about a file that is not on this machine, nor to be had from the hub; "" where nothing is."""
+        try:
+            if self._here() is not None or self.hub:
+                return ""
+        except OptionError as error:
+            return str(error)
         return (
             f"{self.what} is not on this machine: get {self.name} from {self.source}, and give its path as "
             f"{self.option}, or put it into the folder that {FOLDER} names."

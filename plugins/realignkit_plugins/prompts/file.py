@@ -12,7 +12,8 @@ from realignkit.contracts import Options as PluginOptions
 from realignkit.contracts import PromptSet
 from realignkit.prompts import TextList, read_texts
 from realignkit.tables import STDIN, named
-from realignkit.types import Expected, Truth
+from realignkit.types import Truth
+from realignkit_plugins.prompts.wording import truth_by_rules
 
 
 class FilePrompts(PromptSet):
@@ -54,27 +55,8 @@ class FilePrompts(PromptSet):
         return len(self._read.texts)
 
     def truth(self, prompt: str, tags: Sequence[str]) -> Truth:
-        """By the rules of the ``lexical`` scorer, which is judged by its own measure here; the others are not."""
-        from realignkit_plugins.english.noun_phrases import noun_phrases
-        from realignkit_plugins.scorers.lexical import naming
-
-        phrases = [phrase for phrase in noun_phrases(prompt) if not phrase.negated]
-        named = {tag: naming(tag, phrases) for tag in tags}
-        foreign = frozenset(attribute for phrase in phrases for attribute in phrase.attributes)
-        expected = {}
-        for tag, mentions in named.items():
-            heads = {phrase.head for phrase in phrases if phrase not in mentions}
-            rivals = {
-                other for other, theirs in named.items() if other != tag and not any(p in mentions for p in theirs)
-            }
-            expected[tag] = Expected(
-                named=bool(mentions),
-                attributes=tuple(frozenset(phrase.attributes) for phrase in mentions),
-                foreign=foreign,
-                others=frozenset(heads | rivals) - {phrase.head for phrase in mentions},
-            )
-        covered = sum(any(phrase in mentions for mentions in named.values()) for phrase in phrases)
-        return Truth(expected, len(phrases), covered)
+        """By rules; see :func:`realignkit_plugins.prompts.wording.truth_by_rules`."""
+        return truth_by_rules(prompt, tags)
 
     @cached_property
     def _read(self) -> TextList:
