@@ -133,17 +133,21 @@ def seed():
     return [torch.Generator().manual_seed(3)]
 
 
+def in_two_stages(first, second, noise):
+    """The second stage's image, in [-1, 1]."""
+    positive, negative = first.encode_prompt([PROMPT])
+    texts = {"prompt_embeds": positive, "negative_prompt_embeds": negative}
+    small = first(**texts, num_inference_steps=2, generator=noise, output_type="pt").images
+    return second(image=small, **texts, num_inference_steps=2, generator=noise, output_type="pt").images
+
+
 def test_the_cascade_is_its_stages_one_after_the_other(stages, folders):
     generator = DeepFloydGenerator(model=folders[0], second=folders[1], third=None, device="cpu", second_steps=2)
     cascade = generator.pipeline()
     assert cascade.second.text_encoder is None, "one copy of the text encoder serves both"
     got = cascade([PROMPT], num_inference_steps=2, generator=seed(), output_type="np").images
-    first, second = stages
     noise = seed()
-    positive, negative = first.encode_prompt([PROMPT])
-    texts = {"prompt_embeds": positive, "negative_prompt_embeds": negative}
-    small = first(**texts, num_inference_steps=2, generator=noise, output_type="pt").images
-    large = second(image=small, **texts, num_inference_steps=2, generator=noise, output_type="pt").images
+    large = in_two_stages(*stages, noise)
     want = (large / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).numpy()
     assert got.shape == (1, 16, 16, 3)
     assert np.allclose(got, want, atol=1e-4)
@@ -155,12 +159,8 @@ def test_the_third_stage_upscales_what_the_second_made(stages, folders, upscaler
     two = {"model": folders[0], "second": folders[1], "device": "cpu", "second_steps": 2}
     cascade = DeepFloydGenerator(**two, third=str(tmp_path), third_steps=2, noise_level=20).pipeline()
     got = cascade([PROMPT], num_inference_steps=2, generator=seed(), output_type="np").images
-    first, second = stages
     noise = seed()
-    positive, negative = first.encode_prompt([PROMPT])
-    texts = {"prompt_embeds": positive, "negative_prompt_embeds": negative}
-    small = first(**texts, num_inference_steps=2, generator=noise, output_type="pt").images
-    large = second(image=small, **texts, num_inference_steps=2, generator=noise, output_type="pt").images
+    large = in_two_stages(*stages, noise)
     want = upscaler(
         prompt=[PROMPT],
         image=(large / 2 + 0.5).clamp(0, 1),

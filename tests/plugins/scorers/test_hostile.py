@@ -122,6 +122,13 @@ def reply(request, number):
 
 
 @functools.cache
+def impatient(service, **options):
+    """A scorer that waits for nothing, asks as long as it may, and asks for no form."""
+    return OpenAIChatScorer(
+        base_url=service.url, backoff=0.0, timeout=0.4, max_total_tokens=None, structured="none", **options
+    )
+
+
 def lexical():
     return LexicalScorer()(PROMPT, TAGS)
 
@@ -130,17 +137,7 @@ def lexical():
 def test_malformed_replies(count, tmp_path):
     questions_each = 20
     with serving(reply) as service:
-        chat = OpenAIChatScorer(
-            base_url=service.url,
-            attempts=4,
-            retries=6,
-            backoff=0.0,
-            timeout=0.4,
-            concurrency=16,
-            cache_dir=tmp_path,
-            max_total_tokens=None,
-            structured="none",
-        )
+        chat = impatient(service, attempts=4, retries=6, concurrency=16, cache_dir=tmp_path)
         scorers = chain([("chat", chat), ("lexical", LexicalScorer())])
         start = time.monotonic()
         while len(service.requests) < count:
@@ -160,16 +157,7 @@ def test_a_right_answer_among_the_rubbish_is_found(tmp_path):
         return say(RIGHT_TEXT) if number % 7 == 6 else reply(request, number)
 
     with serving(mostly) as service:
-        chat = OpenAIChatScorer(
-            base_url=service.url,
-            attempts=8,
-            retries=20,
-            backoff=0.0,
-            timeout=0.4,
-            cache=False,
-            structured="none",
-            max_total_tokens=None,
-        )
+        chat = impatient(service, attempts=8, retries=20, cache=False)
         found = [calls.answer(chain([("chat", chat), ("lexical", LexicalScorer())]), PROMPT, TAGS) for _ in range(10)]
     answered = [answer for answer in found if answer.scorer == "chat"]
     assert answered

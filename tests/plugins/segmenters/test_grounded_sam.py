@@ -18,6 +18,7 @@ from realignkit_plugins.segmenters.sam import BoxMasker
 SIDE = 64
 WORDS = ("a", "red", "book", "and", "yellow", "pen", "desk", "sign")
 MOST_TOKENS = 24
+MASK_DECODER = {"hidden_size": 16, "mlp_dim": 16, "num_attention_heads": 2, "iou_head_hidden_dim": 16}
 
 
 def bert_tokenizer(folder: Path) -> Any:
@@ -90,12 +91,7 @@ def build_sam() -> Any:
                 "mlp_dim": 16,
             },
             prompt_encoder_config={"hidden_size": 16, "image_size": SIDE, "patch_size": 8, "mask_input_channels": 4},
-            mask_decoder_config={
-                "hidden_size": 16,
-                "mlp_dim": 16,
-                "num_attention_heads": 2,
-                "iou_head_hidden_dim": 16,
-            },
+            mask_decoder_config=MASK_DECODER,
         )
     ).eval()
     return loud(network)
@@ -125,12 +121,7 @@ def build_sam2() -> Any:
                 "fpn_hidden_size": 16,
             },
             prompt_encoder_config={"hidden_size": 16, "image_size": SIDE, "patch_size": 16, "mask_input_channels": 4},
-            mask_decoder_config={
-                "hidden_size": 16,
-                "mlp_dim": 16,
-                "num_attention_heads": 2,
-                "iou_head_hidden_dim": 16,
-            },
+            mask_decoder_config=MASK_DECODER,
         )
     ).eval()
     return loud(network)
