@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 @hookimpl
 def register_vqa(register: Register) -> None:
-    """BLIP, as TIFA's authors used it."""
+    """BLIP, as TIFA's authors used it, and vision-language models."""
     register(
         "blip_vqa",
         "realignkit_plugins.vqa.blip:BlipVQA",
@@ -23,4 +23,9 @@ def register_vqa(register: Register) -> None:
         "realignkit_plugins.vqa.blip:BlipVQA",
         "the same by BLIP-VQA's larger checkpoint",
         options={"model": "Salesforce/blip-vqa-capfilt-large"},
+    )
+    register(
+        "vlm",
+        "realignkit_plugins.vqa.vision_language:VisionLanguageVQA",
+        "any vision-language model of transformers (Qwen-VL, LLaVA, SmolVLM, BLIP-2 …), by default Qwen3-VL 8B (18 GB)",
     )

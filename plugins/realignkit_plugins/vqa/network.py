@@ -23,7 +23,7 @@ class NetworkVQA(CheckpointPlugin, VQA):
     """A question answerer whose work is a network's forward pass, so many questions at a time.
 
     A child says how a batch is answered (:meth:`answer`) and what the first token of its answers may be
-    (:meth:`first_tokens`), and has the tokenizer in :attr:`loaded`.
+    (:meth:`first_tokens`).
     """
 
     role = "question answerer"
@@ -77,8 +77,13 @@ class NetworkVQA(CheckpointPlugin, VQA):
 
     def first_token(self, text: str) -> int | None:
         """The id of a text's first token, spelt as it is; None for no text."""
-        tokens = self.loaded.tokenizer(text, add_special_tokens=False)["input_ids"]
+        tokens = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         return int(tokens[0]) if tokens else None
+
+    @property
+    def tokenizer(self) -> Any:
+        """What reads the answers."""
+        return self.loaded.tokenizer
 
     @abstractmethod
     def answer(self, images: Sequence[Image], questions: Sequence[str], choices: Choices) -> list[str]:

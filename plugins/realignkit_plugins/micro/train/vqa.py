@@ -23,7 +23,7 @@ from transformers import BlipConfig, BlipForQuestionAnswering
 
 from realignkit_plugins.micro.train.augment import augment
 from realignkit_plugins.micro.train.data import SCENE_SEEDS, to_tensor
-from realignkit_plugins.micro.train.loop import Schedule, console
+from realignkit_plugins.micro.train.loop import Schedule, console, fit
 from realignkit_plugins.micro.train.patches import Seeing, labels
 from realignkit_plugins.micro.train.recipe import Recipe, save
 from realignkit_plugins.micro.train.rewards import (
@@ -87,9 +87,11 @@ class VQARecipe(Recipe):
 
     name = "vqa"
     schedule = Schedule(steps=900, batch_size=32, learning_rate=3e-3, warmup=100, ema=0.995)
+    further = Schedule(steps=1300, batch_size=32, learning_rate=2.5e-3, warmup=50, ema=0.995)
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
+        self.further = self.shortened(self.further)
         self.tokens = bert_words(words())
         self.model = build(self.tokens)
         heed_padding(self.model)
@@ -101,6 +103,15 @@ class VQARecipe(Recipe):
         cache, base = self.work / "cache", self.out / "base"
         self.redrawn = redrawn(base, self.drawn_over, cache / "redrawn.npy")
         self.unfinished = unfinished(base, self.drawn_over, count // 2, cache / "unfinished-vqa.npy")
+
+    def fit(self) -> None:
+        """Twice: a second, longer training goes on from the average of the first."""
+        super().fit()
+        fit(self.learner, self.further_loss, self.further, self.seed, self.work / "vqa_further")
+
+    def further_loss(self, step: int, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """The same of batches that come after the first training's."""
+        return self.loss(self.schedule.steps + step, generator)
 
     def tower(self, pixels: torch.Tensor) -> torch.Tensor:
         """Hidden states (B, 1 + patches, 128)."""

@@ -71,13 +71,17 @@ def about_caption(scene: Scene, described: Scene, rng: np.random.Generator) -> Q
 
 
 def _there(scene: Scene, rng: np.random.Generator) -> tuple[str, str]:
-    """Is there a bird, a desk, a red bird?"""
+    """Is there a bird, a desk, a red bird? Are there birds?"""
     present = [thing.noun for thing in scene.things]
     if rng.random() < 0.2:
         backdrops = (*BACKGROUNDS, *EXTRA_NOUNS)
         known = [tag for tag in backdrops if (tag in scene.tags) == (rng.random() < 0.5)] or list(backdrops)
         name = _one(known, rng)
         return _shows(_with_article(name), rng), _yes(name in scene.tags)
+    if rng.random() < 0.2:
+        twice = sorted({noun for noun in present if present.count(noun) > 1})
+        noun = _one(twice if twice and rng.random() < 0.7 else [noun for noun in NOUNS if noun not in present], rng)
+        return f"are there {plural(noun)}?", _yes(noun in present)
     if rng.random() < 0.5:
         noun = _one(present if rng.random() < 0.5 else [noun for noun in NOUNS if noun not in present], rng)
         return _shows(_with_article(noun), rng), _yes(noun in present)
@@ -100,7 +104,13 @@ def _coloured(scene: Scene, rng: np.random.Generator) -> tuple[str, str]:
     if rng.random() < 0.5:
         others = sorted({str(other.colour) for other in scene.things} - own)
         colour = _one(others if others and rng.random() < 0.6 else [c for c in COLOURS if c not in own], rng)
+    if len(own) == 1 and _several(scene, thing):
+        return f"are the {plural(thing.noun)} {colour}?", _yes(colour in own)
     return f"is the {thing.noun} {colour}?", _yes(colour in own)
+
+
+def _several(scene: Scene, thing: Thing) -> bool:
+    return sum(other.noun == thing.noun for other in scene.things) > 1
 
 
 def _colour(scene: Scene, rng: np.random.Generator) -> tuple[str, str] | None:
@@ -109,6 +119,8 @@ def _colour(scene: Scene, rng: np.random.Generator) -> tuple[str, str] | None:
     if not alone:
         return None
     thing = _one(alone, rng)
+    if _several(scene, thing):
+        return f"what color are the {plural(thing.noun)}?", str(thing.colour)
     forms = ("what color is the {}?", "what colour is the {}?", "what is the color of the {}?")
     return _one(forms, rng).format(thing.noun), str(thing.colour)
 
