@@ -278,11 +278,14 @@ def new_table(*headings: str) -> Table:
 
 
 def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A table of results, as it is written."""
+    """A table; in a file or a pipe each row is one line, however long."""
     table = new_table(*headings)
     for row in rows:
         table.add_row(*map(escape, row))
-    out().print(table)
+    console = out()
+    if not console.is_terminal:
+        console.width = 1000
+    console.print(table)
 
 
 def caption_table(realignment: Realignment) -> Table:
