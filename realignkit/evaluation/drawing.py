@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -64,7 +65,13 @@ class Drawing:
     @property
     def pictures(self) -> list[Picture]:
         """The pictures, there or not."""
-        return [Picture(job.name, job.prompt, job.seed, self._path(job), job.index) for job in self.jobs]
+        counts: Counter[tuple[str, int]] = Counter()
+        pictures = []
+        for job in self.jobs:
+            number = counts[job.prompt, job.seed]
+            pictures.append(Picture(job.name, job.prompt, job.seed, self._path(job), job.index, number))
+            counts[job.prompt, job.seed] += 1
+        return pictures
 
     def _path(self, job: Job) -> Path:
         return self.folder / IMAGES / f"{job.name}.png"

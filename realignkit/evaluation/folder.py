@@ -17,12 +17,12 @@ import numpy as np
 from pydantic import ConfigDict, Field, JsonValue
 
 from realignkit.errors import DamagedError, OptionError, OutputError
-from realignkit.evaluation.pictures import PICTURES, Picture
+from realignkit.evaluation.pictures import PICTURES, RECORD, Picture
 from realignkit.files import append_lines, atomic_write, read_lines, write_lines
 from realignkit.provenance import differences, digest_of, in_short, versions
 from realignkit.records import Format, Written
 
-RECORD, STATES = "eval.json", "states"
+STATES = "states"
 _ELSEWHERE = "Use another --out."
 _PART = re.compile(r"pictures-\d+\.jsonl")
 

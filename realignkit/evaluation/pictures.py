@@ -16,14 +16,14 @@ from realignkit.files import read_lines
 from realignkit.images import check_image
 from realignkit.realignment import RECORD as REALIGNMENT
 from realignkit.realignment import is_complete, read_record
-from realignkit.records import parse_json
+from realignkit.records import parse_json, read_json
 from realignkit.tables import TEXT_COLUMNS, Table, decoded, one_line, read_table
 
-PICTURES = "pictures.jsonl"
-"""The list of pictures in the folder of an evaluation."""
+RECORD, PICTURES = "eval.json", "pictures.jsonl"
+"""What an evaluation is of, and the list of its pictures, in its folder."""
 
 Stage = Literal["refined", "coarse"]
-_LISTS = ("metadata.jsonl", "metadata.csv", "metadata.tsv")
+_LISTS = (PICTURES, "metadata.jsonl", "metadata.csv", "metadata.tsv")
 _FILE_COLUMNS = ("image_path", "file_name", "filename", "image", "file", "path")
 _RUN = re.compile(r"\d{4,}-.+-s\d+")
 _FORMS = (
@@ -146,7 +146,7 @@ def _of_folder(folder: Path, stage: Stage) -> Iterator[_Entry]:
                     f"remove it."
                 )
             yield _of_realignment(path, stage, int(path.name.partition("-")[0]))
-    elif (folder / PICTURES).is_file():
+    elif (folder / RECORD).is_file():
         yield from _of_evaluation(folder)
     elif any((folder / name).is_file() for name in _LISTS):
         yield from _of_table(next(folder / name for name in _LISTS if (folder / name).is_file()), {})
@@ -168,12 +168,22 @@ def _of_realignment(folder: Path, stage: Stage, index: int) -> _Entry:
 
 def _of_evaluation(folder: Path) -> Iterator[_Entry]:
     path = folder / PICTURES
-    for number, row in enumerate(read_lines(path)[0], start=1):
-        where = f"line {number} of '{path}'"
-        try:
-            yield _Entry(where, row["prompt"], folder / row["image"], row["id"], row["seed"], row["index"])
-        except (KeyError, TypeError) as error:
-            raise OutputError(f"{where} is damaged ({error}). Make it again with 'realignkit eval'.") from None
+    rows = read_lines(path)[0]
+    try:
+        count = read_json(folder / RECORD)["pictures"]["count"]
+        entries = [
+            _Entry(
+                f"line {number} of '{path}'", row["prompt"], folder / row["image"], row["id"], row["seed"], row["index"]
+            )
+            for number, row in enumerate(rows, start=1)
+        ]
+    except (KeyError, TypeError) as error:
+        raise OutputError(f"{folder} is damaged ({error}). Make it again with 'realignkit eval'.") from None
+    if len(entries) != count:
+        raise OutputError(
+            f"{folder} is not finished: {len(entries)} of {count} pictures are measured. Run the same command again."
+        )
+    yield from entries
 
 
 def _of_file(path: Path, prompts: Mapping[str, str]) -> Iterator[_Entry]:

@@ -166,6 +166,27 @@ def test_cut_off_lines_and_batches_are_measured_again_as_they_were(folder: Path,
     assert results(cut) == results(whole)
 
 
+def test_ctrl_c_waits_for_the_batch_in_hand_and_keeps_it(folder: Path, tmp_path: Path):
+    class Interrupting(Redness):
+        def judge_each(self, images, prompts):
+            if "a blue pen" in prompts and not (tmp_path / "once").exists():
+                (tmp_path / "once").touch()
+                signal.raise_signal(signal.SIGINT)
+            return super().judge_each(images, prompts)
+
+    def made():
+        return [Named("metric", "redness", Interrupting()), Named("metric", "spread", Spread())]
+
+    pictures, out = read_pictures(folder), tmp_path / "out"
+    with pytest.raises(KeyboardInterrupt):
+        Evaluation(pictures, made(), out, batch_size=4)()
+    assert len((out / "pictures.jsonl").read_text().splitlines()) == 4
+    assert len(EvaluationFolder(out).states("spread")[0][1]) == 4
+    Evaluation(pictures, made(), out, batch_size=4)()
+    Evaluation(pictures, made(), tmp_path / "whole", batch_size=4)()
+    assert results(out) == results(tmp_path / "whole")
+
+
 def test_processes_share_batches_and_their_results_are_joined(folder: Path, tmp_path: Path):
     pictures, out = read_pictures(folder), tmp_path / "out"
     Evaluation(pictures, metrics(), tmp_path / "one", batch_size=2)()

@@ -8,7 +8,10 @@ from PIL import Image
 
 from realignkit.errors import OptionError, OutputError
 from realignkit.evaluation import run_many
+from realignkit.evaluation.evaluate import Evaluation
 from realignkit.evaluation.pictures import read_pictures
+from realignkit.named import Named
+from tests.evaluation.judges import Redness
 
 ROW = '{"prompt": "a", "image_path": "0.png"}'
 PROMPTS = ["a red book", "a yellow pen"]
@@ -47,6 +50,21 @@ def test_a_runs_final_pictures_and_its_coarse_ones(tmp_path: Path, realigner):
     record.unlink()
     with pytest.raises(OutputError, match=r"0001-a-red-book-s1 is not finished .* again, or remove it"):
         read_pictures(tmp_path / "run")
+
+
+def test_an_evaluations_pictures_which_must_all_be_there(folder: Path, tmp_path: Path):
+    rows = [{"prompt": prompt, "image_path": f"{i}.png", "seed": 3} for i, prompt in enumerate(PROMPTS)]
+    listed = written(folder, "list.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    out = tmp_path / "out"
+    Evaluation(read_pictures(listed), [Named("metric", "redness", Redness())], out)()
+    assert brief(read_pictures(out)) == brief(read_pictures(listed))
+    lines = (out / "pictures.jsonl").read_text().splitlines(keepends=True)
+    (out / "pictures.jsonl").write_text(lines[0])
+    with pytest.raises(OutputError, match="is not finished: 1 of 2 pictures are measured"):
+        read_pictures(out)
+    (out / "pictures.jsonl").write_text('{"id": 1}\n')
+    with pytest.raises(OutputError, match=r"is damaged \('prompt'\)"):
+        read_pictures(out)
 
 
 def test_json_lines_say_prompt_and_path_and_perhaps_id_and_seed(folder: Path):
