@@ -104,7 +104,7 @@ def words(name: str, values: Any) -> tuple[str, ...]:
     """
     given = listed(name, values)
     if bad := [value for value in given if not isinstance(value, str) or not value.strip()]:
-        raise OptionError(f"{name} takes a list of words, none of them {shown(bad[0])}.")
+        raise OptionError(f"{name} takes a list of words, and {shown(bad[0])} is none.")
     return tuple(dict.fromkeys(value.strip() for value in given))
 
 
