@@ -175,7 +175,7 @@ def test_the_wheel_carries_both_packages_and_their_data(tmp_path):
     subprocess.run([sys.executable, "-m", "pip", "wheel", *options, source], check=True, timeout=HANGS)
     (wheel,) = tmp_path.glob("*.whl")
     names = set(zipfile.ZipFile(wheel).namelist())
-    data = re.compile(r".*\.(py|jinja|typed|safetensors|json|txt)$")
+    data = re.compile(r".*\.(py|jinja|typed|safetensors|json|txt|css|html|js)$")
     expected = {
         f"{package}/{path.relative_to(folder).as_posix()}"
         for package, folder in PACKAGES.items()

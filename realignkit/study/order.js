@@ -91,8 +91,8 @@ function target({ clientX, clientY }) {  // where a picture would go: before, af
   if (clientY < box.top || clientY > box.bottom) return null;
   const filled = [...document.querySelectorAll("#places li.filled")];
   for (const [index, element] of filled.entries()) {
-    const { left, width, right } = element.getBoundingClientRect();
-    if (clientX > right) continue;
+    const { left, width, right, bottom } = element.getBoundingClientRect();
+    if (clientX > right || clientY > bottom + 4) continue;  // there may be several rows
     const share = (clientX - left) / width;
     if (share < 0.3) return { index, element, how: "before" };
     return share > 0.7 ? { index, element, how: "after" } : { index, element, how: "level" };

@@ -57,7 +57,8 @@ def make_app(folder: str | Path) -> tuple[FastAPI, str]:
     @app.middleware("http")
     async def with_headers(request: Request, respond: Callable[[Request], Any]) -> Response:
         response: Response = await respond(request)
-        response.headers.update(headers)
+        for name, value in headers.items():
+            response.headers.setdefault(name, value)
         return response
 
     @app.get("/{given}/", dependencies=[Depends(known)])
@@ -69,7 +70,8 @@ def make_app(folder: str | Path) -> tuple[FastAPI, str]:
         if name not in pictures:
             raise HTTPException(404)
         # Not as a file: its date, which would go with it, tells the order in which pictures were written.
-        return Response(pictures[name].read_bytes(), media_type="image/png")
+        keep = {"Cache-Control": "private, max-age=604800, immutable"}
+        return Response(pictures[name].read_bytes(), media_type="image/png", headers=keep)
 
     @app.put("/{given}/answers/{person}/{item}/{question}", dependencies=[Depends(known)], status_code=204)
     async def save(person: str, item: str, question: str, request: Request) -> None:

@@ -45,7 +45,9 @@ def test_the_page_and_its_pictures(running):
     assert headers["content-security-policy"].endswith("frame-ancestors 'none'")
     assert (headers["x-content-type-options"], headers["referrer-policy"]) == ("nosniff", "no-referrer")
     name = study.items[0].pictures[0]
+    assert headers["cache-control"] == "no-store"
     status, headers, picture = ask(address, f"pictures/{name}.png")
+    assert "immutable" in headers["cache-control"]  # seen again and again, and fetched once
     assert (status, headers["content-type"]) == (200, "image/png")
     assert picture == (folder / "pictures" / f"{name}.png").read_bytes()
     # Times of writing would tell the order in which the systems' pictures were written.
