@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from realignkit.types import Likelihood, LocalCaption, Tag
@@ -42,6 +43,26 @@ ANSWER_SCHEMA: dict[str, Any] = {
     "additionalProperties": False,
 }
 """The JSON schema of an answer. The same for all prompts, since services compile a schema once and keep it."""
+
+
+@dataclass(frozen=True)
+class AnswerForm:
+    """The form that a language model's answer must have, for those that can be held to it.
+
+    Attributes:
+        name: what a service calls it.
+        schema: a JSON schema.
+        grammar: of llama.cpp, stricter than the schema; "": the schema's.
+    """
+
+    name: str
+    schema: Mapping[str, Any]
+    grammar: str = ""
+
+
+def objects_form(tags: Sequence[Tag]) -> AnswerForm:
+    """The form of an answer about tags."""
+    return AnswerForm("objects", ANSWER_SCHEMA, answer_grammar(tags))
 
 
 def answer_grammar(tags: Sequence[Tag]) -> str:

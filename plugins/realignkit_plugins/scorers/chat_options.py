@@ -1,4 +1,4 @@
-"""Options of the chat scorer: which service, how it is asked, and the bounds on time, tokens and money."""
+"""Options of chat services: which one, how it is asked, and the bounds on time, tokens and money."""
 
 from __future__ import annotations
 
@@ -9,17 +9,18 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
+from realignkit.contracts import Options as PluginOptions
 from realignkit.errors import url_secrets
 
-from .dialects import FORMATS, LENGTHS, Dialect
+from .dialects import FORMS, LENGTHS, Dialect
 from .language_model import LanguageModelOptions
 
 OPENAI_URL = "https://api.openai.com/v1"
 _OPENAI_VARIABLE = "OPENAI_API_KEY"
 
 
-class OpenAIChatOptions(LanguageModelOptions):
-    """Options of :class:`~realignkit_plugins.scorers.openai_chat.OpenAIChatScorer`."""
+class ServiceOptions(PluginOptions):
+    """Options of every plugin that asks a chat service."""
 
     model: str = Field("gpt-4o", min_length=1, description="the model's name at the service")
     base_url: str = Field(OPENAI_URL, description="the service; anything that speaks the protocol")
@@ -33,9 +34,6 @@ class OpenAIChatOptions(LanguageModelOptions):
     retries: int = Field(4, ge=0, le=20, description="repeated requests per question after 429, 5xx or no connection")
     backoff: float = Field(1.0, ge=0, le=60, description="seconds before the first of them; doubles each time")
     concurrency: int = Field(8, ge=1, le=256, description="requests at once")
-    structured: Literal["auto", "json_schema", "json_object", "none"] = Field(
-        "auto", description="how the form of the answer is enforced; auto: the strictest that the service takes"
-    )
     length_parameter: Literal["auto", "max_tokens", "max_completion_tokens"] = Field(
         "auto", description="what bounds the length of an answer is called; auto: as the service takes it"
     )
@@ -77,7 +75,7 @@ class OpenAIChatOptions(LanguageModelOptions):
         return name
 
     @model_validator(mode="after")
-    def _consistent(self) -> OpenAIChatOptions:
+    def _consistent(self) -> ServiceOptions:
         if self.max_cost is not None and (self.input_price is None or self.output_price is None):
             raise ValueError("max_cost needs input_price and output_price")
         if self.key and self.key in self.base_url:
@@ -107,14 +105,32 @@ class OpenAIChatOptions(LanguageModelOptions):
             return f"what {self.variable} has is no key: set it to plain ASCII, on one line"
         return ""
 
+    @property
+    def forms(self) -> tuple[str, ...]:
+        """How the form of an answer may be enforced, the preferred way first; a text in words has none."""
+        return ("none",)
+
     def dialect(self) -> Dialect:
         """The ways of asking that these options leave open."""
         # OpenAI's newer models know only the new name, other services mostly the old one.
         lengths = LENGTHS[::-1] if self.is_openai else LENGTHS
-        forms = {"auto": tuple(FORMATS), "json_object": ("json_object", "plain_json_object")}
         return Dialect(
             length=lengths if self.length_parameter == "auto" else (self.length_parameter,),
             system=("system", "user") if self.system_role == "auto" else (self.system_role,),
             temperature=(0.0, None) if self.temperature == 0 else (self.temperature,),
-            form=forms.get(self.structured, (self.structured,)),
+            form=self.forms,
         )
+
+
+class OpenAIChatOptions(ServiceOptions, LanguageModelOptions):
+    """Options of :class:`~realignkit_plugins.scorers.openai_chat.OpenAIChatScorer`."""
+
+    structured: Literal["auto", "json_schema", "json_object", "none"] = Field(
+        "auto", description="how the form of the answer is enforced; auto: the strictest that the service takes"
+    )
+
+    @property
+    def forms(self) -> tuple[str, ...]:
+        """How the form of an answer may be enforced, the preferred way first."""
+        every = {"auto": FORMS, "json_object": ("json_object", "plain_json_object")}
+        return every.get(self.structured, (self.structured,))

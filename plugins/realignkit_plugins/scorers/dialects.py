@@ -7,19 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from .answers import ANSWER_SCHEMA
+from .answers import AnswerForm
 from .templates import Messages
 
-FORMATS: dict[str, dict[str, Any] | None] = {
-    "json_schema": {
-        "type": "json_schema",
-        "json_schema": {"name": "objects", "schema": ANSWER_SCHEMA, "strict": True},
-    },
-    # The schema beside the type is an extension of llama.cpp's server; others ignore or refuse it.
-    "json_object": {"type": "json_object", "schema": ANSWER_SCHEMA},
-    "plain_json_object": {"type": "json_object"},
-    "none": None,
-}
+FORMS = ("json_schema", "json_object", "plain_json_object", "none")
 """Kinds of ``response_format``, the strictest first."""
 LENGTHS = ("max_tokens", "max_completion_tokens")
 
@@ -66,7 +57,7 @@ class Dialect:
         length: the parameter that bounds the answer's length.
         system: the role of the instructions; "user": they stand before the question.
         temperature: None: not sent.
-        form: keys of :data:`FORMATS`.
+        form: some of :data:`FORMS`.
     """
 
     length: tuple[str, ...]
@@ -74,19 +65,28 @@ class Dialect:
     temperature: tuple[float | None, ...]
     form: tuple[str, ...]
 
-    def request(self, messages: Messages, max_tokens: int) -> dict[str, Any]:
-        """The parameters of a request, the model's name excepted."""
+    def request(self, messages: Messages, max_tokens: int, form: AnswerForm | None = None) -> dict[str, Any]:
+        """The parameters of a request, the model's name excepted; ``form``: of its answer, None for plain words."""
         asked: dict[str, Any] = {"messages": self._messages(messages), self.length[0]: max_tokens}
         if self.temperature[0] is not None:
             asked["temperature"] = self.temperature[0]
-        if (form := FORMATS[self.form[0]]) is not None:
-            asked["response_format"] = form
+        if form is not None and self.form[0] != "none":
+            asked["response_format"] = self._format(form)
         return asked
 
+    def _format(self, form: AnswerForm) -> dict[str, Any]:
+        if self.form[0] == "json_schema":
+            schema = {"name": form.name, "schema": form.schema, "strict": True}
+            return {"type": "json_schema", "json_schema": schema}
+        if self.form[0] == "json_object":
+            # The schema beside the type is an extension of llama.cpp's server; others ignore or refuse it.
+            return {"type": "json_object", "schema": form.schema}
+        return {"type": "json_object"}
+
     def _messages(self, messages: Messages) -> Messages:
-        first, second, *rest = messages
-        if self.system[0] == "system":
+        if self.system[0] == "system" or messages[0]["role"] != "system":
             return messages
+        first, second, *rest = messages
         return [{"role": "user", "content": f"{first['content']}\n\n{second['content']}"}, *rest]
 
     def after(self, refusal: str) -> Dialect | None:

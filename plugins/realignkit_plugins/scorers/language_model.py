@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from pydantic import Field
 
@@ -17,18 +18,44 @@ from realignkit.types import LocalCaption, Tag
 from realignkit_plugins.datafiles import cache_folder
 
 from . import templates
-from .answers import read_answer, write_answer
+from .answers import AnswerForm, objects_form, read_answer, write_answer
 from .cache import AnswerCache
 from .wrappings import MAX_ANSWER, MalformedAnswerError
 
+T = TypeVar("T")
 
-class LanguageModelOptions(PluginOptions):
-    """Options of every scorer that asks a language model."""
+
+class AnswersOptions(PluginOptions):
+    """Options of whoever asks a model and keeps its answers."""
 
     attempts: int = Field(2, ge=1, le=10, description="times a model is asked when its answers cannot be used")
     cache: bool = Field(True, description="keep answers on disk and never ask the same twice")
     cache_dir: Path | None = Field(None, description="where; None: $REALIGNKIT_CACHE or the user's cache folder")
+
+
+class LanguageModelOptions(AnswersOptions):
+    """Options of every scorer that asks a language model."""
+
     template: str = Field(templates.NEWEST, description="version of the prompt templates")
+
+
+@dataclass(frozen=True)
+class Task(Generic[T]):
+    """Something that a language model is asked for, and how its answer is read.
+
+    Attributes:
+        messages: the question.
+        form: of its answer.
+        read: from the model's text, or from what ``write`` made; raises :class:`MalformedAnswerError`.
+        write: what was understood, as it is kept.
+        repair: what to say about an answer and what is wrong with it, behind the question.
+    """
+
+    messages: templates.Messages
+    form: AnswerForm
+    read: Callable[[str], T]
+    write: Callable[[T], str]
+    repair: Callable[[str, str], templates.Messages]
 
 
 class LanguageModelScorer(Scorer):
@@ -37,10 +64,11 @@ class LanguageModelScorer(Scorer):
     options: LanguageModelOptions  # type: ignore[assignment]
 
     @abstractmethod
-    def complete(self, messages: templates.Messages, tags: Sequence[Tag], state: dict[str, Any]) -> str:
+    def complete(self, messages: templates.Messages, form: AnswerForm, state: dict[str, Any]) -> str:
         """The model's answer to chat messages.
 
-        ``state`` is empty for a new question and the same for all attempts at it.
+        ``form`` is what the answer should be held to, where that can be done; ``state`` is empty for a new question and
+        the same for all attempts at it.
 
         Raises:
             MalformedAnswerError: it gave none that is text; asking again may help.
@@ -59,9 +87,24 @@ class LanguageModelScorer(Scorer):
         """
         if not tags:
             return ()
-        messages = templates.question(prompt, tags, self.options.template)
-        asked = {**self.identity(), "messages": messages}
-        known = self._recall(asked, prompt, tags)
+        version = self.options.template
+        task = Task(
+            templates.question(prompt, tags, version),
+            objects_form(tags),
+            lambda answer: read_answer(answer, prompt, tags),
+            write_answer,
+            lambda answer, problem: templates.repair(answer, problem, version),
+        )
+        return self.ask(task)
+
+    def ask(self, task: Task[T]) -> T:
+        """What the model answers, read; from the disk where it has been asked the same before.
+
+        Raises:
+            ScorerError: no usable answer within the attempts, or the model cannot be asked.
+        """
+        asked = {**self.identity(), "messages": task.messages}
+        known = self._recall(asked, task)
         if known is not None:
             return known
         problems: list[MalformedAnswerError] = []
@@ -70,16 +113,16 @@ class LanguageModelScorer(Scorer):
         for _ in range(self.options.attempts):
             answer = ""
             try:
-                answer = self.complete([*messages, *follow_up], tags, state)
-                captions = read_answer(answer, prompt, tags)
+                answer = self.complete([*task.messages, *follow_up], task.form, state)
+                result = task.read(answer)
             except MalformedAnswerError as problem:
                 problems.append(problem)
                 # A short answer is worth showing; the reason alone says enough about a huge or an empty one.
                 shown = bool(answer.strip()) and len(answer) <= MAX_ANSWER
-                follow_up = templates.repair(answer, str(problem), self.options.template) if shown else []
+                follow_up = task.repair(answer, str(problem)) if shown else []
                 continue
-            self._remember(asked, captions)
-            return captions
+            self._remember(asked, task.write(result))
+            return result
         reasons = "; ".join(dict.fromkeys(str(problem) for problem in problems))
         raise ScorerError(f"no usable answer in {len(problems)} attempt(s): {reasons}", problems[-1].reason, final=True)
 
@@ -87,20 +130,20 @@ class LanguageModelScorer(Scorer):
     def _cache(self) -> AnswerCache | None:
         return AnswerCache(self.options.cache_dir or cache_folder("scorers")) if self.options.cache else None
 
-    def _recall(self, asked: Mapping[str, Any], prompt: str, tags: Sequence[Tag]) -> tuple[LocalCaption, ...] | None:
+    def _recall(self, asked: Mapping[str, Any], task: Task[T]) -> T | None:
         answer = self._cache.get(asked) if self._cache else None
         if answer is None:
             return None
         try:
-            return read_answer(answer, prompt, tags)
+            return task.read(answer)
         except MalformedAnswerError:  # kept by a version with other rules
             return None
 
-    def _remember(self, asked: Mapping[str, Any], captions: Sequence[LocalCaption]) -> None:
+    def _remember(self, asked: Mapping[str, Any], understood: str) -> None:
         if self._cache is None:
             return
         try:
             # What was understood, not what was sent: a model's text may hold anything, the user's key included.
-            self._cache.put(asked, write_answer(captions))
+            self._cache.put(asked, understood)
         except OutputError:  # a full disk must not cost an answer that was paid for
             return

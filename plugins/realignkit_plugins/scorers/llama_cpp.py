@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import threading
 from collections.abc import Mapping, Sequence
@@ -17,8 +18,8 @@ from realignkit_plugins.failures import again, is_local, loading
 from realignkit_plugins.model_names import hub_file, local_file
 
 from . import templates
-from .answers import answer_grammar
-from .language_model import LanguageModelOptions, LanguageModelScorer
+from .answers import AnswerForm
+from .language_model import LanguageModelOptions, LanguageModelScorer, T, Task
 from .likelihoods import LikelihoodJudge
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ class LlamaCppScorer(LanguageModelScorer):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        self._lock = threading.Lock()  # a llama.cpp context is no place for two
+        self._lock = threading.RLock()  # a llama.cpp context is no place for two
 
     def check(self) -> str:
         """What is missing; loads nothing."""
@@ -78,6 +79,11 @@ class LlamaCppScorer(LanguageModelScorer):
                 return self._judge(prompt, tags)
             return super().__call__(prompt, tags)
 
+    def ask(self, task: Task[T]) -> T:
+        """What the model writes, read; one question after the other."""
+        with self._lock:
+            return super().ask(task)
+
     def identity(self) -> Mapping[str, Any]:
         """The file and how it is asked."""
         path = self._path
@@ -89,8 +95,8 @@ class LlamaCppScorer(LanguageModelScorer):
             **{name: getattr(o, name) for name in ("chat_template", "n_ctx", "max_output_tokens", "template")},
         }
 
-    def complete(self, messages: templates.Messages, tags: Sequence[Tag], state: dict[str, Any]) -> str:
-        """One answer, written under :func:`answer_grammar`.
+    def complete(self, messages: templates.Messages, form: AnswerForm, state: dict[str, Any]) -> str:
+        """One answer, written under the form's grammar.
 
         Raises:
             ScorerError: the prompt is longer than the context, or the answer was cut off.
@@ -101,6 +107,10 @@ class LlamaCppScorer(LanguageModelScorer):
         text = templates.render_chat(self._chat_template, messages, **self._special_tokens)
         begins = str(self._special_tokens["bos_token"])
         tokens = llama.tokenize(text.encode(), add_bos=not (begins and text.startswith(begins)), special=True)
+        if form.grammar:
+            grammar = LlamaGrammar.from_string(form.grammar, verbose=False)
+        else:
+            grammar = LlamaGrammar.from_json_schema(json.dumps(form.schema), verbose=False)
         room = o.n_ctx - len(tokens)
         if room < 64:
             raise ScorerError(f"the prompt fills the context of {o.n_ctx} tokens. Raise n_ctx.", "too long", final=True)
@@ -109,7 +119,7 @@ class LlamaCppScorer(LanguageModelScorer):
             max_tokens=min(o.max_output_tokens, room),
             temperature=0.0,
             repeat_penalty=1.0,
-            grammar=LlamaGrammar.from_string(answer_grammar(tags), verbose=False),
+            grammar=grammar,
         )
         choice = result["choices"][0]
         if choice["finish_reason"] == "length":

@@ -15,8 +15,8 @@ from realignkit.types import Tag
 FOLDER = Path(__file__).with_name("prompt_templates")
 NEWEST = "v1"
 
-Messages = list[dict[str, str]]
-"""Chat messages: ``role`` is "system", "user" or "assistant", ``content`` is text."""
+Messages = list[dict[str, Any]]
+"""Chat messages: ``role`` is "system", "user" or "assistant", ``content`` is text, or a list of texts and images."""
 
 _SHOWN = 4000  # characters of a bad answer that are quoted when asking again
 

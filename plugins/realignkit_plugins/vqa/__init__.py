@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 @hookimpl
 def register_vqa(register: Register) -> None:
-    """BLIP, as TIFA's authors used it, and vision-language models."""
+    """BLIP, as TIFA's authors used it, vision-language models, and chat services that take images."""
     register(
         "blip_vqa",
         "realignkit_plugins.vqa.blip:BlipVQA",
@@ -24,6 +24,12 @@ def register_vqa(register: Register) -> None:
         "the same by BLIP-VQA's larger checkpoint",
         options={"model": "Salesforce/blip-vqa-capfilt-large"},
     )
+    for name, description, options in (
+        ("openai_chat", "any service with OpenAI's chat protocol that takes images, local servers included", {}),
+        ("gpt4", "OpenAI's GPT-4 class, by default gpt-4o; key from OPENAI_API_KEY", {"model": "gpt-4o"}),
+    ):
+        service = "realignkit_plugins.vqa.openai_chat:OpenAIChatVQA"
+        register(name, service, description, requires=("openai", "httpx2"), extra="gpt4", options=options)
     register(
         "vlm",
         "realignkit_plugins.vqa.vision_language:VisionLanguageVQA",

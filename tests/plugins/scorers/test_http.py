@@ -59,10 +59,10 @@ def test_what_will_not_pass_is_not_repeated(scorer, status):
 def test_the_wait_doubles_and_heeds_the_service(scorer):
     chat = OpenAIChatScorer(backoff=2.0)
     for failures, longest in ((1, 2), (2, 4), (3, 8), (10, 60)):
-        waits = [chat._wait(failures, None) for _ in range(50)]
+        waits = [chat.service._wait(failures, None) for _ in range(50)]
         assert longest / 2 <= min(waits) <= max(waits) <= longest
-    assert chat._wait(1, 7.5) == 7.5
-    assert chat._wait(1, 9999.0) == 60.0
+    assert chat.service._wait(1, 7.5) == 7.5
+    assert chat.service._wait(1, 9999.0) == 60.0
     with serving(script(Reply(b"", 429, {"Retry-After": "0.4"}), say(right_answer()))) as service:
         start = time.monotonic()
         assert scorer(service, backoff=60.0)(PROMPT, TAGS) == RIGHT

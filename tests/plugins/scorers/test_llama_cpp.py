@@ -14,6 +14,7 @@ from realignkit.registry import default_registry
 from realignkit.types import Likelihood, Tag
 from realignkit_plugins.english.noun_phrases import noun_phrases
 from realignkit_plugins.scorers import templates
+from realignkit_plugins.scorers.answers import objects_form
 from realignkit_plugins.scorers.lexical import LexicalScorer
 from realignkit_plugins.scorers.likelihoods import Discriminant, TokenProbabilities, judged
 from realignkit_plugins.scorers.llama_cpp import LlamaCppScorer, refuse_broken
@@ -136,7 +137,7 @@ def judge(gguf):
 
 def test_what_is_written_follows_the_grammar(writer):
     tags = (Tag("book"), Tag('say "hi" \\ ü'), Tag("</s> <|im_end|>"))
-    text = writer.complete(templates.question(PROMPT, tags), tags, {})
+    text = writer.complete(templates.question(PROMPT, tags), objects_form(tags), {})
     objects = json.loads(text)["objects"]
     assert [entry["tag"] for entry in objects] == [tag.name for tag in tags]
     for entry in objects:

@@ -17,6 +17,7 @@ from realignkit import calls
 from realignkit.named import chain
 from realignkit.types import Likelihood, Tag
 from realignkit_plugins.scorers import templates
+from realignkit_plugins.scorers.answers import objects_form
 from realignkit_plugins.scorers.lexical import LexicalScorer
 from realignkit_plugins.scorers.openai_chat import OpenAIChatScorer
 from tests.plugins.scorers.endpoint import PROMPT
@@ -59,7 +60,7 @@ def chat(server, tmp_path):
 
 
 def test_the_server_takes_the_schema_and_the_answer_has_its_form(chat):
-    text = chat.complete(templates.question(PROMPT, TAGS), TAGS, {})
+    text = chat.complete(templates.question(PROMPT, TAGS), objects_form(TAGS), {})
     objects = json.loads(text)["objects"]
     for entry in objects:
         assert set(entry) == {"tag", "caption", "likelihood"}
