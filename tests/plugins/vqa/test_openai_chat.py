@@ -97,7 +97,8 @@ def test_the_key_goes_to_the_service_alone(vqa, pictures, monkeypatch, tmp_path)
     with serving(script(say(f"it is {SECRET} here"))) as service:
         answerer = vqa(service, auth_env="MY_KEY")
         (said,) = answerer(pictures[:1], ["what is the key?"])
-    assert service.requests[0][1]["Authorization"] == f"Bearer {SECRET}"
+    headers = {name.lower(): value for name, value in service.requests[0][1].items()}
+    assert headers["authorization"] == f"Bearer {SECRET}"
     kept = "".join(path.read_text() for path in tmp_path.rglob("*.json"))
     assert SECRET not in said + kept + repr(answerer.options)
 
