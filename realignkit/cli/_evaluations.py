@@ -1,18 +1,23 @@
-"""How evaluations are shown: their tables on the terminal and as files, and the page of pictures."""
+"""What the commands that evaluate share: what options name, measuring it, and how results are shown."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from realignkit.cli._progress import note, out, print_table
+from realignkit.cli._progress import Bars, note, out, print_table
+from realignkit.errors import OptionError
 
 if TYPE_CHECKING:
     from realignkit.evaluation.compare import EvaluationPair, Pair
+    from realignkit.evaluation.drawing import Drawing
     from realignkit.evaluation.folder import Line
+    from realignkit.evaluation.pictures import Picture
+    from realignkit.evaluation.processes import Launch
     from realignkit.evaluation.write_evaluation import ShownTable
     from realignkit.named import Named
+    from realignkit.registry import PluginInfo, Registry
     from realignkit.report.gallery import Card, Section
 
 PAGE = "report.html"
@@ -20,8 +25,170 @@ SHOWN = 8
 """Pictures of each kind on a page."""
 
 
+class EvaluationBench:
+    """What is looked up from the options.
+
+    Args:
+        model: a generator's name; None where the pictures exist.
+        prompts: a file or a prompt set; None: the pictures say what they are of.
+        metrics: by name; none: the model's companion.
+        steps: tagger, scorer and segmenter, and the ``reward`` that candidates are chosen by; what is left out is the
+            model's companion.
+        launch: the processes.
+        companions: what names of metrics mean; None: with this model.
+    """
+
+    def __init__(
+        self,
+        model: str | None,
+        prompts: str | None,
+        metrics: Sequence[str],
+        steps: Mapping[str, str | None],
+        launch: Launch,
+        companions: Mapping[str, str] | None = None,
+    ) -> None:
+        from realignkit import resolve
+        from realignkit.registry import default_registry
+
+        self.registry: Registry = default_registry()
+        self.model, self.launch = model, launch
+        self.steps = {"tagger": None, "scorer": None, "segmenter": None, "reward": None, **steps}
+        generator = None if model is None else resolve.choose_generator(self.registry, model)
+        if companions is None:
+            companions = {} if generator is None else resolve.companions_of(generator)
+        self.companions: Mapping[str, str] = companions
+        names = list(metrics) or [name for kind, name in self.companions.items() if kind == "metric"]
+        if not names:
+            known = ", ".join(info.name for info in self.registry.infos("metric"))
+            raise OptionError(f"give --metric: what is the score? Known: {known}.")
+        self.infos = [metric_info(self.registry, name, self.companions) for name in dict.fromkeys(names)]
+        self.prompts: Named | None = None
+        self.texts: list[str] = []
+        self.labels: list[dict[str, str]] = []
+        self.source = prompts or ""
+        if prompts is not None:
+            self._read(prompts)
+
+    def _read(self, spec: str) -> None:
+        from realignkit.calls import texts_of
+        from realignkit.prompts import labels_of, prompt_set
+
+        self.prompts = prompt_set(self.registry, spec)
+        self.texts, self.labels = texts_of(self.prompts), labels_of(self.prompts)
+        if (summary := getattr(self.prompts.plugin, "summary", "")) and self.launch.first:
+            note(summary)
+
+    @property
+    def by_id(self) -> dict[str, str]:
+        """Id -> prompt."""
+        return {label["id"]: text for text, label in zip(self.texts, self.labels, strict=True) if "id" in label}
+
+    @property
+    def by_prompt(self) -> dict[str, dict[str, str]]:
+        """Prompt -> what the set says of it."""
+        return {text: label for text, label in zip(self.texts, self.labels, strict=True) if label}
+
+    def settings(self, assignments: Sequence[str]) -> Any:
+        """What ``--set`` says."""
+        from realignkit.cli._settings import known_options, options_of, parse
+
+        known = {} if self.model is None else known_options(self.registry, self.model, self.steps)
+        return parse(assignments, {**known, "metric": options_of(self.infos)})
+
+    def metrics(self, settings: Any) -> tuple[Named, ...]:
+        """Made from their names; nothing is loaded."""
+        from realignkit.errors import PluginError
+        from realignkit.resolve import make
+
+        if unusable := [info.remedy for info in self.infos if not info.available]:
+            raise PluginError(f"not installed: {', '.join(unusable)}.")
+        return make(self.infos, settings.options["metric"])
+
+    def existing(self, source: Path, stage: Any) -> list[Picture]:
+        """Pictures that exist; says where they and the prompt set do not cover each other."""
+        from realignkit.evaluation.pictures import read_pictures
+
+        pictures = read_pictures(source, self.by_id, stage)
+        if self.texts and self.launch.first:
+            prompts, known = {picture.prompt for picture in pictures}, set(self.texts)
+            if without := len(known - prompts):
+                note(f"{without} of {len(known)} prompts of '{self.source}' have no picture")
+            if others := len(prompts - known):
+                note(f"{others} prompts of the pictures are none of '{self.source}': they are in no group")
+        return pictures
+
+    def drawing(
+        self, settings: Any, chosen: Mapping[str, Any], folder: Path, *, seeds: list[int], fine: bool, limit: int | None
+    ) -> Drawing:
+        """What draws the prompts."""
+        from realignkit.cli._settings import make_realigner
+        from realignkit.evaluation.drawing import Drawing
+
+        assert self.model is not None
+        steps = {kind: spec for kind, spec in self.steps.items() if kind != "reward"}
+        realigner = make_realigner(self.model, steps, settings, **chosen)
+        seeds = list(dict.fromkeys(seeds))
+        return Drawing(realigner, self.texts[:limit], seeds, folder, fine=fine, launch=self.launch)
+
+
+def metric_info(registry: Registry, spec: str, companions: Mapping[str, str]) -> PluginInfo:
+    """A metric by name; a weighted sum of rewards, such as ``caption:1,clip:0.5``, is a metric too."""
+    from dataclasses import replace
+
+    from realignkit.resolve import parse_weights, rewards_in
+
+    if ":" not in spec and "," not in spec:
+        return registry.info("metric", companions.get(f"reward:{spec}", spec))
+    names, weights = rewards_in(spec, companions), parse_weights(spec)
+    info = registry.info("metric", "reward")
+    reward = ",".join(f"{names[name]}:{weight:g}" for name, weight in weights.items())
+    return replace(info, name=spec, options={**info.options, "reward": reward})
+
+
+def stem_of(source: str, prompts: str | None) -> str:
+    """What the folder is called by default."""
+    from realignkit.evaluation.runs import slug
+
+    stem = slug(Path(source).stem)
+    return stem if prompts is None else f"{stem}-{slug(Path(prompts).stem)}"
+
+
+def measure(
+    bench: EvaluationBench,
+    metrics: Sequence[Named],
+    pictures: Sequence[Picture] | Drawing,
+    source: str,
+    folder: Path,
+    batch_size: int,
+) -> None:
+    """Measure what is missing in a folder, with a bar for each step."""
+    from realignkit.evaluation.evaluate import Evaluation
+
+    with Bars(shown=bench.launch.first) as bars:
+        evaluation = Evaluation(
+            pictures,
+            metrics,
+            folder,
+            labels=bench.by_prompt,
+            source=source,
+            batch_size=batch_size,
+            launch=bench.launch,
+        )
+        evaluation(bars.step, note)
+
+
 def show_metrics(folder: Path, metrics: Sequence[Named]) -> None:
     """Sum up a folder, write its tables and its page, and print what is over all pictures."""
+    from realignkit.evaluation.write_evaluation import INTERVALS
+
+    tables, files, silent = write_results(folder, metrics)
+    print_tables(tables, [INTERVALS], [*files, folder / "pictures.jsonl"])
+    for text in silent:
+        note(text)
+
+
+def write_results(folder: Path, metrics: Sequence[Named]) -> tuple[list[ShownTable], list[Path], list[str]]:
+    """The tables of a folder, the files that they and its page are written to, and what metrics are silent about."""
     from realignkit.evaluation.folder import EvaluationFolder
     from realignkit.evaluation.summary import summarise
     from realignkit.evaluation.write_evaluation import INTERVALS, tables_of, write_metrics
@@ -35,10 +202,11 @@ def show_metrics(folder: Path, metrics: Sequence[Named]) -> None:
     about = [f"{record['pictures']['source']}: {len(lines)} pictures.", INTERVALS]
     sections = [section for metric in metrics for section in _extremes(folder, lines, metric)]
     files.append(write_gallery(folder / PAGE, "Evaluation", about, tables, sections))
-    print_tables(tables, [INTERVALS], [*files, folder / "pictures.jsonl"])
+    silent = []
     for metric in metrics:
         if unknown := sum(not line["values"].get(metric.name) for line in lines if metric.name in line["values"]):
-            note(f"{metric.whose} knows nothing to say of {unknown} of {len(lines)} pictures")
+            silent.append(f"{metric.whose} knows nothing to say of {unknown} of {len(lines)} pictures")
+    return tables, files, silent
 
 
 def show_comparison(folder: Path, before: Path, after: Path, pair: EvaluationPair) -> None:

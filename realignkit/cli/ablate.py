@@ -21,6 +21,7 @@ from realignkit.cli._progress import (
     set_verbosity,
     writes_into,
 )
+from realignkit.cli.methods import methods
 from realignkit.errors import OptionError
 from realignkit.machine import suited_threads
 
@@ -283,6 +284,9 @@ def stages(
         prompts=prompts, limit=limit, seeds=seed, keep_images=keep_images,
     )  # fmt: skip
     measure(ablation, folder, control="")
+
+
+ablate_app.command(cls=Command)(methods)
 
 
 @ablate_app.command(cls=Command)

@@ -155,14 +155,15 @@ def _plot(values: Sequence[Value]) -> str:
 def comparison_table(pair: EvaluationPair) -> ShownTable:
     """What differs between two evaluations."""
     headings = ("metric", "value", "pairs", "prompts", "before", "after", "difference [95 %]", "fixed / broken")
-    rows = [(*_change_cells(change), shown_p(change.p)) for change in pair.changes]
+    rows = [(*change_cells(change), shown_p(change.p)) for change in pair.changes]
     for metric, values in pair.whole.items():
         for name, (before, after) in values.items():
             rows.append((metric, name, "-", "-", f"{before:.4g}", f"{after:.4g}", f"{after - before:+.4g}", "-", "-"))
     return ShownTable("", (*headings, "sign-flip p"), tuple(rows))
 
 
-def _change_cells(change: Change) -> tuple[str, ...]:
+def change_cells(change: Change) -> tuple[str, ...]:
+    """A change as cells: metric, value, pairs, prompts, before, after, difference, fixed / broken."""
     binary = change.fixed is not None
     scale, digits = (100.0, 1) if binary else (1.0, 4)
     low, high = (None if each is None else scale * each for each in (change.low, change.high))

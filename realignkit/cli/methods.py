@@ -1,0 +1,193 @@
+"""``realignkit ablate methods``: Table I, systems side by side."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from realignkit.cli._evaluations import EvaluationBench, measure, print_tables, write_results
+from realignkit.cli._options import Threads
+from realignkit.cli._progress import loading, note, set_verbosity, writes_into
+from realignkit.errors import ModelError, OptionError
+from realignkit.machine import suited_threads
+
+if TYPE_CHECKING:
+    from realignkit.cli._settings import Settings
+    from realignkit.evaluation.drawing import Drawing
+    from realignkit.evaluation.methods import Method
+    from realignkit.evaluation.processes import Launch
+    from realignkit.named import Named
+
+
+def methods(
+    ctx: typer.Context,
+    rows: Annotated[
+        str, typer.Option(metavar="FILE|NAME", help="The systems: a YAML file, or 'micro' or 'published'.")
+    ] = "micro",
+    without: Annotated[list[str] | None, typer.Option(metavar="ROW", help="A row to leave out; repeatable.")] = None,
+    prompts: Annotated[
+        str, typer.Option(metavar="FILE|NAME", help="What to draw: a file, - or a prompt set.")
+    ] = "micro",
+    metric: Annotated[
+        list[str] | None,
+        typer.Option(help="A metric or a reward; repeatable. Default: the first model's companion."),
+    ] = None,
+    seed: Annotated[list[int] | None, typer.Option(min=0, help="Start noise; repeatable.", show_default="42")] = None,
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Only the first so many prompts.")] = None,
+    folder: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where to write; resumes what is there.")] = Path(
+        "ablations/methods"
+    ),
+    assignments: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="An option of every row, below the row's own; repeatable."),
+    ] = None,
+    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Pictures per forward pass.")] = 8,
+    check: Annotated[bool, typer.Option("--check", help="Only say what each row needs, and what is missing.")] = False,
+    threads: Threads = None,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Tracebacks and the libraries' messages.")] = False,
+) -> None:
+    """Table I: several systems on the same prompts and seeds, by the same metrics, every one paired with every other.
+
+    Each row is an evaluation of its own, in a folder below DIR, as 'realignkit eval' makes it: killed, the same command
+    goes on. What a row lacks on this machine is said before any work.
+
+    realignkit ablate methods --without ImageReward --without RealignDiff --limit 20
+
+    realignkit ablate methods --rows published --prompts CC-500.txt --metric clip_score --check
+    """
+    set_verbosity(ctx, verbose)
+    ctx.with_resource(suited_threads(threads=threads))
+    from realignkit.evaluation.methods import chosen_methods, methods_table, read_methods
+    from realignkit.evaluation.processes import Launch
+    from realignkit.evaluation.runs import slug
+
+    chosen = chosen_methods(read_methods(rows), without or [])
+    launch = Launch.of_environment()
+    with loading():
+        systems = _systems(chosen, prompts, metric or [], assignments or [], launch)
+    if not _all_here(systems, strict=not check) or check:
+        return
+    folders = {name: folder / slug(name) for name in systems}
+    metrics: tuple[Named, ...] = ()
+    with writes_into(ctx, folder) if launch.first else contextlib.nullcontext():
+        for name, system in systems.items():
+            if launch.first:
+                note(f"{name} ({list(systems).index(name) + 1} of {len(systems)})")
+            with loading():
+                metrics = system.bench.metrics(system.settings)
+                drawing = system.drawing(
+                    folders[name], seeds=seed or [42], limit=limit, batch_size=batch_size, threads=threads
+                )
+            measure(system.bench, metrics, drawing, f"{name} of {prompts}", folders[name], batch_size)
+            if launch.first:
+                write_results(folders[name], metrics)
+        if launch.first:
+            show_methods(folder, methods_table(folders, chosen, metrics))
+
+
+class _System:
+    """A row, with what its options name."""
+
+    def __init__(self, method: Method, bench: EvaluationBench, settings: Settings) -> None:
+        self.method, self.bench, self.settings = method, bench, settings
+
+    def drawing(self, folder: Path, *, seeds: list[int], limit: int | None, **chosen: Any) -> Drawing:
+        """What draws the row's pictures."""
+        method, settings = self.method, self.settings
+        if method.lora is not None:
+            from realignkit.evaluation.plan import trained_model
+
+            trained = {**settings.options["generator"], **trained_model(method.lora).options}
+            settings = replace(settings, options={**settings.options, "generator": trained})
+        if method.fine == "dense":
+            from realignkit.attention.dense import DENSE_DIFFUSION
+
+            settings = replace(settings, modulation={**DENSE_DIFFUSION.model_dump(), **settings.modulation})
+        chosen |= {"candidates": method.candidates, "select_by": method.select_by}
+        return self.bench.drawing(settings, chosen, folder, seeds=seeds, fine=bool(method.fine), limit=limit)
+
+    def missing(self) -> str:
+        """Why the row cannot be drawn here, in a sentence; "" where nothing is known to be missing."""
+        from realignkit.evaluation.plan import trained_model
+        from realignkit.resolve import choose, choose_generator, make
+
+        method, registry = self.method, self.bench.registry
+        if method.lora is not None:
+            try:
+                trained_model(method.lora)
+            except ModelError as error:
+                return f"{error}" + (f" This one: {method.made_by}" if method.made_by else "")
+        infos = [choose_generator(registry, method.model)]
+        steps = ("tagger", "scorer", "segmenter") if method.fine else ()
+        for kind in steps:
+            infos += choose(registry, kind, self.bench.steps[kind], self.bench.companions)
+        for info in infos:
+            if not info.available:
+                return f"{info.kind} '{info.name}' is not installed: {info.remedy}."
+            for part in make([info], self.settings.options.get(info.kind, {})):
+                with part.blame():
+                    why = part.plugin.check() if part.has("check") else ""
+                    why = why or (part.plugin.out_of_reach() if part.has("out_of_reach") else "")
+                if why:
+                    return f"{part.whose} cannot work: {why}"
+        return ""
+
+
+def _systems(
+    methods: Mapping[str, Method], prompts: str, metrics: list[str], assignments: list[str], launch: Launch
+) -> dict[str, _System]:
+    """The rows with what their options name; metrics mean in all of them what they mean with the first model."""
+    import json
+
+    systems: dict[str, _System] = {}
+    companions: Mapping[str, str] | None = None
+    for name, method in methods.items():
+        steps = {"reward": method.select_by}
+        steps |= {"tagger": method.tagger, "scorer": method.scorer, "segmenter": method.segmenter}
+        bench = EvaluationBench(method.model, prompts, metrics, steps, launch, companions)
+        if companions is None:
+            companions, metrics = bench.companions, [info.name for info in bench.infos]
+        rows_own = [f"{option}={json.dumps(value)}" for option, value in method.settings.items()]
+        try:
+            settings = bench.settings([*assignments, *rows_own])
+        except OptionError as error:
+            raise OptionError(f"row '{name}': {error}") from None
+        systems[name] = _System(method, bench, settings)
+    return systems
+
+
+def _all_here(systems: Mapping[str, _System], *, strict: bool) -> bool:
+    """Say what each row needs; whether all of it is here, or can be fetched.
+
+    Raises:
+        OptionError: a row lacks something, and ``strict``.
+    """
+    missing = {name: system.missing() for name, system in systems.items()}
+    for name, system in systems.items():
+        if missing[name]:
+            note(f"{name}: {missing[name]}")
+        elif system.method.download:
+            note(f"{name}: downloads {system.method.download}, unless that is here already")
+    lacking = [name for name, why in missing.items() if why]
+    if lacking and strict:
+        left_out = " ".join(f"--without '{name}'" if " " in name else f"--without {name}" for name in lacking)
+        raise OptionError(
+            f"{len(lacking)} of {len(systems)} rows cannot be drawn here: {', '.join(lacking)}; the reasons are above. "
+            f"Mend them, or leave the rows out: {left_out}."
+        )
+    if not lacking:
+        note("every row has what it needs, or can fetch it")
+    return not lacking
+
+
+def show_methods(folder: Path, table: Any) -> None:
+    """Write Table I, and print it."""
+    from realignkit.evaluation.write_methods import notes_of, pairs_tables, systems_table, write_methods
+
+    files = write_methods(folder, table)
+    print_tables([systems_table(table), *pairs_tables(table)], notes_of(table), files)

@@ -1,0 +1,84 @@
+"""Table I as Markdown, CSV and JSON: a row per system, and every system paired with every other."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from realignkit.evaluation.methods import MethodsTable
+from realignkit.evaluation.statistics import shown_p
+from realignkit.evaluation.summary import Value
+from realignkit.evaluation.write import markdown_table
+from realignkit.evaluation.write_evaluation import INTERVALS, PAIRED, ShownTable, change_cells, records_csv, shown
+from realignkit.files import atomic_write
+
+METHODS = "methods"
+"""What the files are called, but for their endings."""
+
+
+def systems_table(table: MethodsTable) -> ShownTable:
+    """A row per system, a column per number; those of one kind of element are left to each row's own folder."""
+    columns = list(
+        dict.fromkeys((v.metric, v.name) for values in table.values.values() for v in values if "/" not in v.name)
+    )
+    rows = []
+    for name, values in table.values.items():
+        by_name = {(value.metric, value.name): value for value in values}
+        rows.append((name, *(shown(by_name[column]) if column in by_name else "-" for column in columns)))
+    headings = (name if name == metric else f"{metric} {name}" for metric, name in columns)
+    return ShownTable("", ("system", *headings), tuple(rows))
+
+
+def pairs_tables(table: MethodsTable) -> list[ShownTable]:
+    """For each metric's first number, every system against every later one."""
+    first: dict[str, str] = {}
+    for changes in table.pairs.values():
+        for change in changes:
+            first.setdefault(change.metric, change.name)
+    tables = []
+    for metric, name in first.items():
+        rows = tuple(
+            (before, after, *change_cells(change)[4:], shown_p(change.p))
+            for (before, after), changes in table.pairs.items()
+            for change in changes
+            if (change.metric, change.name) == (metric, name)
+        )
+        headings = ("system", "against", "first", "second", "difference [95 %]", "fixed / broken", "sign-flip p")
+        tables.append(ShownTable(name if name == metric else f"{metric} {name}", headings, rows))
+    return tables
+
+
+def notes_of(table: MethodsTable) -> list[str]:
+    """What to know about the rows, and how to read them."""
+    notes = [table.about, *(f"{name}: {note}" for name, note in table.notes.items())]
+    return [*notes, INTERVALS, PAIRED]
+
+
+def write_methods(folder: str | Path, table: MethodsTable) -> list[Path]:
+    """Write ``methods.md``, ``.csv`` and ``.json``.
+
+    Raises:
+        OutputError: they cannot be written.
+    """
+    systems, pairs = systems_table(table), pairs_tables(table)
+    lines = [*markdown_table(systems.headings, systems.rows), ""]
+    for each in pairs:
+        lines += [f"## {each.title}: every system with every other", "", *markdown_table(each.headings, each.rows), ""]
+    lines += [line for note in notes_of(table) for line in (note, "")]
+    records = [_record(name, value) for name, values in table.values.items() for value in values]
+    compared: list[dict[str, Any]] = [
+        {"system": before, "against": after, **change.record()}
+        for (before, after), changes in table.pairs.items()
+        for change in changes
+    ]
+    texts = {
+        "md": "\n".join(lines),
+        "csv": records_csv(records),
+        "json": json.dumps({"systems": records, "pairs": compared}, indent=1, ensure_ascii=False) + "\n",
+    }
+    return [atomic_write(Path(folder) / f"{METHODS}.{ending}", text) for ending, text in texts.items()]
+
+
+def _record(name: str, value: Value) -> dict[str, Any]:
+    return {"system": name, **value.record()}
