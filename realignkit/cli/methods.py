@@ -121,7 +121,7 @@ class _System:
             try:
                 trained_model(method.lora)
             except ModelError as error:
-                return f"{error}" + (f" This one: {method.made_by}" if method.made_by else "")
+                return f"{error}" + (f" Make it so: {method.made_by}" if method.made_by else "")
         infos = [choose_generator(registry, method.model)]
         steps = ("tagger", "scorer", "segmenter") if method.fine else ()
         for kind in steps:

@@ -1,0 +1,92 @@
+"""``realignkit ablate methods`` on the embedded model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from realignkit.attention.dense import DENSE_DIFFUSION
+from realignkit.cli import app
+
+ROWS = """
+rows:
+  base: {model: micro}
+  both: {model: micro, fine: true, set: {modulation.share: 0.5}}
+  dense: {model: micro, fine: dense, note: Its layout is found.}
+  structured:
+    model: structure_diffusion
+    set: {generator.model: micro:base}
+"""
+PROMPTS = "a red book and a yellow pen\na green bench and a brown dog\n"
+
+
+def call(*arguments):
+    return CliRunner().invoke(app, ["ablate", "methods", *map(str, arguments)])
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory) -> tuple[Path, str]:
+    root = tmp_path_factory.mktemp("methods")
+    (root / "rows.yaml").write_text(ROWS)
+    (root / "prompts.txt").write_text(PROMPTS)
+    done = call(
+        "--rows", root / "rows.yaml", "--prompts", root / "prompts.txt", "--out", root / "out",
+        "--metric", "micro_oracle", "--metric", "clip", "--set", "sampling.num_inference_steps=2", "--seed", 3,
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    return root, done.output
+
+
+def drawn(root: Path, row: str) -> dict:
+    return json.loads((root / "out" / row / "eval.json").read_text())["drawn"]
+
+
+def test_each_row_is_an_evaluation_with_settings_of_its_own(measured):
+    root, _ = measured
+    assert drawn(root, "base")["fine"] is False
+    modulation = drawn(root, "dense")["realigner"]["modulation"] if "realigner" in drawn(root, "dense") else None
+    found = json.dumps(drawn(root, "dense"))
+    assert f'"isolate_phrases": {json.dumps(DENSE_DIFFUSION.isolate_phrases)}' in found, modulation
+    assert '"overlap": "union"' in found
+    assert '"share": 0.5' in json.dumps(drawn(root, "both"))
+    assert all((root / "out" / row / "report.html").is_file() for row in ("base", "both", "dense", "structured"))
+
+
+def test_the_table_has_every_row_and_pairs_every_one_with_every_other(measured):
+    root, output = measured
+    table = json.loads((root / "out" / "methods.json").read_text())
+    assert list(dict.fromkeys(each["system"] for each in table["systems"])) == ["base", "both", "dense", "structured"]
+    assert {(each["system"], each["against"]) for each in table["pairs"]} == {
+        ("base", "both"), ("base", "dense"), ("base", "structured"),
+        ("both", "dense"), ("both", "structured"), ("dense", "structured"),
+    }  # fmt: skip
+    # 'clip' means with each row what it means with the first.
+    assert {each["metric"] for each in table["systems"]} == {"micro_oracle", "micro_clip"}
+    assert "dense: Its layout is found." in output
+    own = json.loads((root / "out" / "structured" / "metrics.json").read_text())
+    assert [each["value"] for each in table["systems"] if each["system"] == "structured"] == [e["value"] for e in own]
+
+
+def test_what_a_row_lacks_is_said_before_any_work(measured, tmp_path):
+    root, _ = measured
+    (tmp_path / "rows.yaml").write_text(
+        "rows:\n  base: {model: micro}\n  tuned: {model: micro, lora: nowhere, made_by: realignkit train --out nowhere}"
+    )
+    asked = ("--rows", tmp_path / "rows.yaml", "--prompts", root / "prompts.txt", "--out", tmp_path / "out")
+    done = call(*asked)
+    assert done.exit_code != 0
+    assert "tuned: nowhere holds no trained weights" in done.output
+    assert "Make it so: realignkit train --out nowhere" in done.output
+    assert "--without tuned" in done.output.replace("\n", " ")
+    assert not (tmp_path / "out").exists()
+    assert call(*asked, "--check").exit_code == 0
+
+
+def test_an_option_that_a_row_does_not_have_is_told_with_its_name(tmp_path):
+    (tmp_path / "rows.yaml").write_text("rows: {mine: {model: micro, set: {modulation.shares: 1}}}")
+    done = call("--rows", tmp_path / "rows.yaml", "--out", tmp_path / "out")
+    assert done.exit_code != 0
+    assert "row 'mine'" in done.output
