@@ -117,9 +117,10 @@ def evaluate(
                     "threads": threads,
                 }
                 drawing = bench.drawing(settings, chosen, folder, seeds=seed or [42], fine=fine, limit=limit)
-        chosen_pictures = drawing or bench.existing(pictures, stage)
-        source = f"{model} of {prompts}" if pictures is None else pictures.name
-        measure(bench, metrics, chosen_pictures, source, folder, batch_size)
+        if drawing is not None:
+            measure(bench, metrics, drawing, f"{model} of {prompts}", folder, batch_size)
+        elif pictures is not None:
+            measure(bench, metrics, bench.existing(pictures, stage), pictures.name, folder, batch_size)
         if launch.first:
             show_metrics(folder, metrics)
 

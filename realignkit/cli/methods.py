@@ -187,7 +187,8 @@ def _all_here(systems: Mapping[str, _System], *, strict: bool) -> bool:
 
 def show_methods(folder: Path, table: Any) -> None:
     """Write Table I, and print it."""
+    from realignkit.evaluation.write_evaluation import INTERVALS, PAIRED
     from realignkit.evaluation.write_methods import notes_of, pairs_tables, systems_table, write_methods
 
     files = write_methods(folder, table)
-    print_tables([systems_table(table), *pairs_tables(table)], notes_of(table), files)
+    print_tables([systems_table(table), *pairs_tables(table)], [*notes_of(table), INTERVALS, PAIRED], files)

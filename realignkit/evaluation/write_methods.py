@@ -9,8 +9,15 @@ from typing import Any
 from realignkit.evaluation.methods import MethodsTable
 from realignkit.evaluation.statistics import shown_p
 from realignkit.evaluation.summary import Value
-from realignkit.evaluation.write import markdown_table
-from realignkit.evaluation.write_evaluation import INTERVALS, PAIRED, ShownTable, change_cells, records_csv, shown
+from realignkit.evaluation.write_evaluation import (
+    INTERVALS,
+    PAIRED,
+    ShownTable,
+    change_cells,
+    records_csv,
+    shown,
+    tables_page,
+)
 from realignkit.files import atomic_write
 
 METHODS = "methods"
@@ -45,14 +52,14 @@ def pairs_tables(table: MethodsTable) -> list[ShownTable]:
             if (change.metric, change.name) == (metric, name)
         )
         headings = ("system", "against", "first", "second", "difference [95 %]", "fixed / broken", "sign-flip p")
-        tables.append(ShownTable(name if name == metric else f"{metric} {name}", headings, rows))
+        title = name if name == metric else f"{metric} {name}"
+        tables.append(ShownTable(f"{title}: every system with every other", headings, rows))
     return tables
 
 
 def notes_of(table: MethodsTable) -> list[str]:
-    """What to know about the rows, and how to read them."""
-    notes = [table.about, *(f"{name}: {note}" for name, note in table.notes.items())]
-    return [*notes, INTERVALS, PAIRED]
+    """What to know about the rows."""
+    return [table.about, *(f"{name}: {note}" for name, note in table.notes.items())]
 
 
 def write_methods(folder: str | Path, table: MethodsTable) -> list[Path]:
@@ -61,11 +68,6 @@ def write_methods(folder: str | Path, table: MethodsTable) -> list[Path]:
     Raises:
         OutputError: they cannot be written.
     """
-    systems, pairs = systems_table(table), pairs_tables(table)
-    lines = [*markdown_table(systems.headings, systems.rows), ""]
-    for each in pairs:
-        lines += [f"## {each.title}: every system with every other", "", *markdown_table(each.headings, each.rows), ""]
-    lines += [line for note in notes_of(table) for line in (note, "")]
     records = [_record(name, value) for name, values in table.values.items() for value in values]
     compared: list[dict[str, Any]] = [
         {"system": before, "against": after, **change.record()}
@@ -73,7 +75,7 @@ def write_methods(folder: str | Path, table: MethodsTable) -> list[Path]:
         for change in changes
     ]
     texts = {
-        "md": "\n".join(lines),
+        "md": tables_page(notes_of(table), [systems_table(table), *pairs_tables(table)], f"{INTERVALS} {PAIRED}"),
         "csv": records_csv(records),
         "json": json.dumps({"systems": records, "pairs": compared}, indent=1, ensure_ascii=False) + "\n",
     }
