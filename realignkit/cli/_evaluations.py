@@ -248,13 +248,19 @@ def _extremes(folder: Path, lines: Sequence[Line], metric: Named) -> list[Sectio
     higher = bool(getattr(metric.plugin, "higher_is_better", True))
     # Of equals, such as yes and no, the metric's other values say more.
     ranked = sorted(judged, key=lambda line: list(line["values"][metric.name].values()), reverse=higher)
-    count = min(SHOWN, len(ranked) // 2 or 1)
+    if ranked[0]["values"][metric.name] == ranked[-1]["values"][metric.name]:
+        return []  # all are alike
+    count = min(SHOWN, len(ranked) // 2)
     kinds = {"Best": ranked[:count], "Worst": ranked[::-1][:count]}
-    heading = metric.name if name == metric.name else f"{metric.name} ({name})"
+    heading = _heading(metric.name, name)
     return [
         Section(f"{kind} by {heading}", tuple(_card(folder, line, metric.name) for line in some))
         for kind, some in kinds.items()
     ]
+
+
+def _heading(metric: str, name: str) -> str:
+    return metric if name == metric else f"{metric} ({name})"
 
 
 def _card(folder: Path, line: Line, metric: str) -> Card:
@@ -299,5 +305,5 @@ def _moved(before: Path, after: Path, pair: EvaluationPair, metric: str, name: s
 
     up = [card(*item) for item in moved[::-1][:SHOWN] if item[0] > 0]
     down = [card(*item) for item in moved[:SHOWN] if item[0] < 0]
-    headings = {f"{metric}: {name} rose most": up, f"{metric}: {name} fell most": down}
+    headings = {f"{_heading(metric, name)} rose most": up, f"{_heading(metric, name)} fell most": down}
     return [Section(heading, tuple(cards)) for heading, cards in headings.items() if cards]

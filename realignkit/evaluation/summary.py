@@ -125,11 +125,12 @@ def _mean(metric: str, name: str, lines: Sequence[Line], group: str, label: str)
     values, prompts = [line["values"][metric][name] for line in lines], [line["prompt"] for line in lines]
     sums, sizes = by_prompt(values, prompts)
     binary = set(values) <= {0.0, 1.0}
-    interval: Interval
-    if binary and len(set(sizes.tolist())) == 1:
+    if not binary:
+        interval: Interval = mean_interval(sums / sizes, range(len(sums)))
+    elif len(set(sizes.tolist())) == 1:
         interval = share_interval(values, prompts)
-    else:
-        interval = mean_interval(sums / sizes, range(len(sums)))
+    else:  # as if a prompt's pictures were one: at least as wide as it should be
+        interval = share_interval(sums / sizes, range(len(sums)))
     low, high = interval or (None, None)
     mean = float(np.mean(sums / sizes))
     return Value(metric, name, group, label, mean, low, high, len(lines), len(sums), binary)

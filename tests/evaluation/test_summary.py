@@ -34,6 +34,12 @@ def test_shares_have_wilsons_interval():
     assert (value.low, value.high) == pytest.approx(wilson(30, 40))
 
 
+def test_shares_of_prompts_with_unequal_numbers_of_pictures_are_never_too_sure():
+    lines = [line(f"prompt {i}", right=1.0) for i in range(40)] + [line("prompt 0", right=1.0)]
+    (value,) = summarise(lines, plain())
+    assert (value.low, value.high) == pytest.approx(wilson(40, 40))
+
+
 def test_elements_are_over_the_pictures_that_have_them_and_groups_over_theirs():
     lines = [
         line("a", {"id": "1", "atoms": "3"}, **{"score": 0.5, "score/colour": 0.25}),
