@@ -248,14 +248,14 @@ def joined_values(metric: Named, fresh: Any, states: Sequence[tuple[State, Seque
     """The numbers of a metric of whole sets from what it has seen in several processes or folders.
 
     Args:
-        metric: by whose name failures are told.
-        fresh: one that has seen nothing, which is copied.
+        metric: takes it all in.
+        fresh: the same metric, which has seen nothing; it is copied.
         states: what each has seen, in the order that they are merged in.
 
     Raises:
         PluginError: it failed.
     """
-    parts = [copy.deepcopy(fresh) for _ in states]
+    parts = [metric.plugin, *(copy.deepcopy(fresh) for _ in states[1:])]  # what one has loaded serves for all
     with metric.calling(), full_precision():
         for part, (state, _) in zip(parts, states, strict=True):
             part.restore(state)
@@ -267,7 +267,7 @@ def joined_values(metric: Named, fresh: Any, states: Sequence[tuple[State, Seque
 def _state(metric: Named) -> State:
     with metric.blame():
         state = dict(metric.plugin.state())
-    if not all(isinstance(name, str) and isinstance(values, np.ndarray) for name, values in state.items()):
+    if not all(isinstance(name, str) and isinstance(values, np.ndarray | np.number) for name, values in state.items()):
         raise metric.breach("its state is no mapping of names to numpy arrays")
     return state
 

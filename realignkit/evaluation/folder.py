@@ -199,7 +199,7 @@ class EvaluationFolder:
         """
         from safetensors.numpy import save
 
-        arrays = {name: np.ascontiguousarray(values) for name, values in state.items()}
+        arrays = {name: np.asarray(values, order="C") for name, values in state.items()}
         atomic_write(self._state(metric), save(arrays, {"seen": json.dumps(list(seen))}))
 
     def own_state(self, metric: str) -> tuple[dict[str, Any], list[str]] | None:

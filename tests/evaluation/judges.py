@@ -53,7 +53,7 @@ class Spread(Metric):
 
     def __init__(self) -> None:
         super().__init__()
-        self.restore({"sums": np.zeros(3), "squares": np.zeros(3), "count": np.zeros(1)})
+        self.restore({"sums": np.zeros(3), "squares": np.zeros(3), "count": np.array(0)})
 
     def update(self, images, prompts):
         for image in images:
@@ -62,7 +62,7 @@ class Spread(Metric):
 
     def compute(self):
         mean = self.sums / self.count
-        return {"spread": float((self.squares / self.count - mean**2).sum()), "n": float(self.count[0])}
+        return {"spread": float((self.squares / self.count - mean**2).sum()), "n": float(self.count)}
 
     def merge(self, other):
         self.sums, self.squares = self.sums + other.sums, self.squares + other.squares
