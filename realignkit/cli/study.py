@@ -17,6 +17,7 @@ from realignkit.errors import OptionError, PluginError
 
 study_app = typer.Typer(no_args_is_help=True, help="Ask people: they rank pictures of several systems, blinded.")
 
+DEFAULT_FOLDER = Path("study")
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="A folder that 'realignkit study make' has written.")]
 
 
@@ -35,7 +36,7 @@ def make(
         ),
     ],
     prompts: Annotated[int, typer.Option("--prompts", min=1, help="How many, drawn from those that all have.")],
-    folder: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where to write the study.")],
+    folder: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where to write the study.")] = DEFAULT_FOLDER,
     seed: Annotated[int, typer.Option(min=0, help="Of the choice of prompts and pictures.")] = 0,
     checks: Annotated[
         int | None, typer.Option(min=0, help="Attention checks.", show_default="one for ten prompts")
@@ -84,7 +85,7 @@ def make(
 
 @study_app.command(cls=Command)
 def serve(
-    folder: Folder,
+    folder: Folder = DEFAULT_FOLDER,
     host: Annotated[str, typer.Option(help="Where to listen; 0.0.0.0: for everybody who reaches this machine.")] = (
         "127.0.0.1"
     ),
@@ -128,7 +129,7 @@ def import_(
 
 @study_app.command(cls=Command)
 def export(
-    folder: Folder,
+    folder: Folder = DEFAULT_FOLDER,
     file: Annotated[
         Path | None,
         typer.Option(
@@ -162,7 +163,7 @@ def export(
 
 @study_app.command(cls=Command)
 def report(
-    folder: Folder,
+    folder: Folder = DEFAULT_FOLDER,
     everybody: Annotated[bool, typer.Option("--everybody", help="Count those too who failed a check.")] = False,
     seed: Annotated[int, typer.Option(min=0, help="Of the bootstrap.")] = 0,
 ) -> None:

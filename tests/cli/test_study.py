@@ -5,8 +5,10 @@ from __future__ import annotations
 import csv
 import json
 import sys
+from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from realignkit.study.answers import ANSWERS, FILE, Answers
 from realignkit.study.folder import PAGE, read_study
@@ -145,3 +147,28 @@ def test_a_database_of_others_is_left_alone(cli, made):
     result = cli("study", "report", made)
     assert (result.exit_code, "cannot be read" in result.stderr) == (2, True)
     assert (made / FILE).read_text().startswith("not a database")
+
+
+def pixels(path):
+    with Image.open(path) as image:
+        return image.convert("RGB").tobytes()
+
+
+def test_runs_are_compared_in_the_folder_that_nobody_names(cli, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("prompts.txt").write_text("a red book\na blue pen\n")
+    for name, seed in {"one": 1, "two": 2}.items():
+        made = cli("run", "--model", "tiny", "--prompts", "prompts.txt", "--seed", seed, "--out", f"runs/{name}")
+        assert made.exit_code == 0, made.output
+    for stage, folder in (("refined", "study"), ("coarse", "of-coarse")):
+        where = [] if folder == "study" else ["--out", folder, "--stage", stage]
+        result = cli("study", "make", "runs/one", "runs/two", "--prompts", 2, *where)
+        assert result.exit_code == 0, result.output
+        study = read_study(folder)
+        assert study.systems == ["one", "two"]
+        for item in (item for item in study.items if not item.first):
+            for run, name in zip(study.systems, item.pictures, strict=True):
+                (drawn,) = Path("runs", run).glob(f"*{item.prompt.replace(' ', '-')}*/{stage}.png")
+                assert pixels(drawn) == pixels(Path(folder, "pictures", f"{name}.png"))
+    assert cli("study", "export").stdout == ""
+    assert "nobody has answered yet" in cli("study", "report").stderr
