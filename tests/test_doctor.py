@@ -215,6 +215,9 @@ def test_what_run_refuses_is_not_recommended():
         ("segmenter", "grounded_sam", ["IDEA-Research/grounding-dino-tiny", "facebook/sam-vit-huge"]),
         ("generator", "structure_diffusion", ["stable-diffusion-v1-5/stable-diffusion-v1-5"]),
         ("scorer", "gpt4", []),
+        ("metric", "fid", []),
+        ("metric", "clip_score", ["openai/clip-vit-base-patch32"]),
+        ("metric", "cmmd", ["openai/clip-vit-large-patch14-336", "openai/clip-vit-large-patch14"]),
     ],
 )
 def test_every_checkpoint_that_a_plugin_downloads_is_named(kind, name, repositories):

@@ -107,6 +107,8 @@ def hub_repositories(plugin: Any) -> list[str]:
     for part in ("reward", "vqa"):
         if part in values:
             repositories += hub_repositories(getattr(plugin, part))  # what a metric measures with
+    if (borrowed := getattr(plugin, "borrowed", None)) is not None:
+        repositories += hub_repositories(borrowed)  # whose features it compares
     return [repository for repository in dict.fromkeys(repositories) if repository is not None]
 
 

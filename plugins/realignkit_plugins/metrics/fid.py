@@ -64,7 +64,7 @@ class FID(SetMetric):
         return len(self.moments.sum)
 
     def state(self) -> dict[str, Array]:
-        """``n``, ``sum`` (D,) and ``outer`` (D, D), float64."""
+        """``n`` (1,), ``sum`` (D,) and ``outer`` (D, D), float64."""
         return self.moments.state()
 
     def restore(self, state: Mapping[str, Array]) -> None:

@@ -49,12 +49,12 @@ class Moments:
 
     def state(self) -> dict[str, Array]:
         """All of it, by name."""
-        return {"n": np.array(self.n), "sum": self.sum, "outer": self.outer}
+        return {"n": np.array([self.n]), "sum": self.sum, "outer": self.outer}
 
     @classmethod
     def of(cls, state: Mapping[str, Array]) -> Moments:
         """What :meth:`state` gave."""
         moments = cls()
-        moments.n = int(state["n"])
+        moments.n = int(np.asarray(state["n"]).item())
         moments.sum, moments.outer = (np.array(state[name], np.float64) for name in ("sum", "outer"))
         return moments

@@ -93,8 +93,12 @@ class SetMetric(Metric):
 
     def out_of_reach(self) -> str:
         """What is missing and cannot be downloaded, see :class:`realignkit.contracts.Plugin`."""
-        borrowed = getattr(self.observer, "plugin", None)
-        return self.check() or getattr(borrowed, "out_of_reach", str)()
+        return self.check() or getattr(self.borrowed, "out_of_reach", str)()
+
+    @property
+    def borrowed(self) -> Any:
+        """The reward or metric whose features are compared; None where they are Inception's."""
+        return getattr(self.observer, "plugin", None)
 
     @property
     def _by_inception(self) -> bool:
