@@ -43,7 +43,7 @@ class CocoCaptions(PublishedPrompts):
         year = self.options.year
         return DataFile(
             f"captions_val{year}.json",
-            f"COCO's captions of {year}",
+            f"COCO's list of captions of {year}",
             f"https://cocodataset.org (annotations_trainval{year}.zip)",
         )
 
