@@ -116,7 +116,9 @@ class Answers:
             finally:
                 connection.close()
         except sqlite3.OperationalError as error:
-            raise OutputError(f"cannot use {self.path}: {error}. Free some space, or give the folder back.") from error
+            raise OutputError(
+                f"cannot use {self.path}: {error}. See that the folder can be written and has space."
+            ) from error
         except sqlite3.DatabaseError as error:
             raise DamagedError(f"{self.path} cannot be read ({error})", "Move it out of the folder.") from error
 

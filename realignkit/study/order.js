@@ -126,7 +126,7 @@ document.addEventListener("keydown", event => {
   else if (/^[1-9]$/.test(key) && active && key <= groups.length) {
     const at = place(active), alone = groups[at].length === 1;
     insert(active, alone && key - 1 > at ? Number(key) : key - 1);
-  } else if (key === "Enter" && !event.target.closest("button")) next();
+  } else if (key === "Enter" && complete() && !event.target.closest("button:not(.card, .thumb)")) next();
   else return;
   event.preventDefault();
 });

@@ -109,7 +109,7 @@ function draw() {
     badge.textContent = isRanked ? rank(name) : "";
     card.setAttribute("aria-label", `Picture ${letter(name)}${isRanked ? `, place ${rank(name)}` : ", not placed yet"}`);
   }
-  const focused = document.activeElement.closest(".thumb")?.dataset.name;
+  const focused = document.activeElement?.closest(".thumb")?.dataset.name;
   const filled = groups.map(group => {
     const thumbs = group.map(name => {
       const thumb = make("button", { className: `thumb${name === active ? " active" : ""}` }, picture(name),

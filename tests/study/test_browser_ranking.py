@@ -117,11 +117,13 @@ def test_a_phone_of_390_pixels(visit, running):
         assert box["x"] >= 0 and box["x"] + box["width"] <= 390
     touch_drag(page, thumb("B"), thumb("C"), 0.02)
     assert order(page) == ["B", "C", "A"]
+    touch_drag(page, thumb("A"), thumb("C"), 0.02)  # one that is not picked
+    assert order(page) == ["B", "A", "C"]
     while count(page) == "1 of 10":  # a tap at the very moment that a drag ends is taken for a part of it
         page.tap("#next")
     saved(page)
     (answer,) = Answers(folder, study).read()
-    assert answer.ranking == [[names["B"]], [names["C"]], [names["A"]]]
+    assert answer.ranking == [[names["B"]], [names["A"]], [names["C"]]]
 
 
 def test_pictures_can_be_seen_large(visit, running):
@@ -134,6 +136,16 @@ def test_pictures_can_be_seen_large(visit, running):
     page.keyboard.press("Escape")
     assert not page.is_visible("#large")
     assert order(page) == []
+
+
+def test_clicks_and_then_enter(visit, running):
+    _, _, address = running
+    page = visit(address)
+    for letter in "ACB":
+        page.click(card(letter))
+    assert page.evaluate("document.activeElement.className").startswith("card")
+    page.keyboard.press("Enter")
+    assert count(page) == "2 of 10"
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

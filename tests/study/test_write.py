@@ -67,8 +67,8 @@ def test_agreement_is_shown_where_there_are_metrics(written, answered):
 def test_that_rankings_are_no_independent_blocks_is_said(written):
     _, _, (tables, notes, _) = written
     blocks = {row[1] for row in tables[1].rows}
-    assert blocks == {"people", "prompts", "rankings (p too small)", "people on a prompt"}
-    assert any("Rankings are not, and its p over them is too small" in note for note in notes)
+    assert blocks == {"people", "prompts", "rankings (not independent)", "people on a prompt"}
+    assert any("p over them is as a rule too small" in note for note in notes)
 
 
 def test_hostile_texts_are_escaped(answered):
