@@ -27,10 +27,10 @@ HOW = (
     "Rank 1 is the best, and ties share the mean of their ranks. Intervals are 95 %, by a bootstrap that draws both "
     "people and prompts anew: as each comes back, rankings are no observations of their own. Of a difference below 0, "
     "the first system is ranked better; with many pairs, some intervals miss the truth.",
-    "Friedman's test takes its blocks for independent. Rankings are not, and its p over them is as a rule too small. Over people "
-    "(their ranks averaged over prompts and ranked again) it is about other people and these prompts; over prompts, "
-    "about these people and other prompts. W is Kendall's, from 0 (no agreement) to 1; of people on a prompt it is the "
-    "mean over prompts.",
+    "Friedman's test takes its blocks for independent. Rankings are not, and its p over them is as a rule too small. "
+    "Over people (their ranks averaged over prompts and ranked again) it is about other people and these prompts; over "
+    "prompts, about these people and other prompts. W is Kendall's, from 0 (no agreement) to 1; of people on a prompt "
+    "it is the mean over prompts.",
 )
 PER_PROMPT = "people on a prompt"
 AGREEING = (
