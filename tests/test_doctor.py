@@ -213,6 +213,7 @@ def test_what_run_refuses_is_not_recommended():
         ("reward", "clip", ["openai/clip-vit-large-patch14"]),
         ("metric", "caption", ["Salesforce/blip2-opt-2.7b", "Salesforce/blip2-itm-vit-g"]),
         ("segmenter", "grounded_sam", ["IDEA-Research/grounding-dino-tiny", "facebook/sam-vit-huge"]),
+        ("metric", "tifa", ["sentence-transformers/all-mpnet-base-v2", "Salesforce/blip-vqa-base"]),
         ("generator", "structure_diffusion", ["stable-diffusion-v1-5/stable-diffusion-v1-5"]),
         ("scorer", "gpt4", []),
         ("metric", "fid", []),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from collections.abc import Sequence
 from functools import cached_property
@@ -11,21 +12,25 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from realignkit.errors import OptionError
+from realignkit.named import Named
 from realignkit.questions import answers
 from realignkit.records import checksum
+from realignkit.registry import default_registry
+from realignkit.resolve import make
 from realignkit_plugins.datafiles import DataFile
 from realignkit_plugins.metrics.choices import ENCODER, SentenceEncoder, nearest_by_words
 from realignkit_plugins.metrics.english_questions import questions_about
 from realignkit_plugins.metrics.questioning import QuestionMetric, Record, check_pairs
 from realignkit_plugins.metrics.tifa_questions import Question, by_caption, read_questions
 from realignkit_plugins.metrics.tifa_scores import TIFAScores, choose, question_score, tifa_scores
+from realignkit_plugins.metrics.written_questions import write_questions
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from PIL.Image import Image
 
-RULES = "rules"
+RULES, WRITTEN = "rules", "language_model"
 PUBLISHED = DataFile(
     "tifa_v1.0_question_answers.json",
     "TIFA's file of questions",
@@ -48,9 +53,13 @@ class TIFA(QuestionMetric):
         questions: str = Field(
             RULES,
             min_length=1,
-            description="rules: made from the prompt's noun phrases; or a file in TIFA's form, such as "
-            "tifa_v1.0_question_answers.json (path, or in REALIGNKIT_DATA)",
+            description="rules: made from the prompt's noun phrases; language_model: written by one; or a file in "
+            "TIFA's form, such as tifa_v1.0_question_answers.json (path, or in REALIGNKIT_DATA)",
         )
+        language_model: str = Field(
+            "gpt4", min_length=1, description="language_model: who writes, a scorer such as gpt4 or llama_cpp"
+        )
+        language_model_options: dict[str, Any] = Field({}, description="its options")
         encoder: str | None = Field(
             ENCODER, description="sentence encoder that finds the nearest choice; None: by words in common"
         )
@@ -62,10 +71,13 @@ class TIFA(QuestionMetric):
         """What is asked about the images of a prompt; empty where nothing can be.
 
         Raises:
-            OptionError: the file of questions cannot be read.
+            OptionError: the file of questions cannot be read, or who should write them is no language model.
+            ScorerError: the language model gives no usable answer, or cannot be asked.
         """
         if self.options.questions == RULES:
             return questions_about(prompt)
+        if self.options.questions == WRITTEN:
+            return write_questions(self._writer.plugin, prompt) if prompt.strip() else []
         return self._from_file.get(prompt, [])
 
     def can_judge(self, prompt: str) -> bool:
@@ -108,8 +120,18 @@ class TIFA(QuestionMetric):
     def identity(self) -> dict[str, Any]:
         """Who answers which questions, and how the nearest choice is found."""
         own = self.options.questions
-        questions = own if own == RULES else checksum(self._file)
+        questions: Any = own
+        if own == WRITTEN:
+            questions = json.dumps(dict(self._writer.plugin.identity()), sort_keys=True)
+        elif own != RULES:
+            questions = checksum(self._file)
         return {**super().identity(), "questions": questions, "encoder": self.options.encoder or "words"}
+
+    @cached_property
+    def _writer(self) -> Named:
+        registry = default_registry()
+        (named,) = make([registry.info("scorer", self.options.language_model)], self.options.language_model_options)
+        return named
 
     @cached_property
     def _file(self) -> Path:

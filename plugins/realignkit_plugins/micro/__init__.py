@@ -36,9 +36,21 @@ RECOGNIZE_ANYTHING = {
 }
 """The paper's taggers at small size -> what they are called, of those that have been trained."""
 
+QUESTION_METRICS = {
+    name: metric
+    for name, metric in {
+        "tifa": ("tifa:TIFA", {"encoder": None}, "TIFA"),
+        "vqascore": ("vqascore:VQAScore", {}, "VQAScore"),
+        "soft_tifa": ("soft_tifa:SoftTIFA", {}, "Soft-TIFA"),
+    }.items()
+    if (FOLDER / "vqa").is_dir()
+}
+"""Metric -> (class, options, what it is), of those that the embedded question answerer answers, once it is trained."""
+
 COMPANIONS = {
     **{"tagger": "micro", "scorer": "lexical", "segmenter": "micro", "metric": "micro_oracle"},
-    **{f"reward:{name}": f"micro_{name}" for name in REWARDS},
+    **{f"reward:{name}": f"micro_{name}" for name in (*REWARDS, *QUESTION_METRICS)},
+    **({"vqa": "micro"} if QUESTION_METRICS else {}),
 }
 
 REFINE_DEFAULTS = {"isolate_phrases": False, "append_missing": False, "verify": True}
@@ -106,6 +118,25 @@ def register_rewards(register: Register) -> None:
         register(
             f"micro_{name}", f"realignkit_plugins.rewards.{factory}", f"{what}, for the embedded world", options=options
         )
+    for name, (_, _, what) in QUESTION_METRICS.items():
+        register(
+            f"micro_{name}",
+            "realignkit_plugins.rewards.judged:MetricReward",
+            f"{what} by the embedded question answerer, without a gradient",
+            options={"metric": f"micro_{name}"},
+        )
+
+
+@hookimpl
+def register_vqa(register: Register) -> None:
+    """The embedded question answerer."""
+    if QUESTION_METRICS:
+        register(
+            "micro",
+            "realignkit_plugins.vqa.blip:BlipVQA",
+            "answers questions about pictures of the embedded world; a BLIP, embedded",
+            options={"model": "micro:vqa"},
+        )
 
 
 @hookimpl
@@ -122,6 +153,13 @@ def register_metrics(register: Register) -> None:
             "realignkit_plugins.rewards.metric:RewardMetric",
             f"mean reward of {what}, for the embedded world",
             options={"reward": f"micro_{name}"},
+        )
+    for name, (factory, options, what) in QUESTION_METRICS.items():
+        register(
+            f"micro_{name}",
+            f"realignkit_plugins.metrics.{factory}",
+            f"{what} by the embedded question answerer, for the embedded world",
+            options={**options, "vqa": "micro"},
         )
 
 

@@ -40,6 +40,14 @@ def register_rewards(register: Register) -> None:
         "realignkit_plugins.rewards.weighted:WeightedReward",
         "a weighted sum of other rewards",
     )
+    for name, what in {
+        "metric": "any metric that judges each image (metric=…), without a gradient",
+        "tifa": "share of questions about the prompt that are answered right, without a gradient",
+        "vqascore": "probability of yes, asked whether the image shows its prompt, without a gradient",
+        "soft_tifa": "mean probability of right answers to questions about the prompt, without a gradient",
+    }.items():
+        options = {} if name == "metric" else {"metric": name}
+        register(name, "realignkit_plugins.rewards.judged:MetricReward", what, options=options)
 
 
 @hookimpl

@@ -51,10 +51,10 @@ def question(prompt: str, tags: Sequence[Tag], version: str = NEWEST) -> Message
     ]
 
 
-def repair(answer: str, problem: str, version: str = NEWEST) -> Messages:
-    """Show a bad answer again and say what is wrong with it; goes behind :func:`question`."""
+def repair(answer: str, problem: str, version: str = NEWEST, name: str = "score") -> Messages:
+    """Show a bad answer again and say what is wrong with it; goes behind the question of template ``name``."""
     shown = _encodable(answer if len(answer) <= _SHOWN else answer[:_SHOWN] + " …")
-    text = template("score", version, "repair").substitute(problem=_encodable(problem))
+    text = template(name, version, "repair").substitute(problem=_encodable(problem))
     return [{"role": "assistant", "content": shown}, {"role": "user", "content": text}]
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import io
 import json
 import math
 from collections.abc import Callable, Sequence
@@ -16,7 +15,7 @@ from pydantic import Field
 from realignkit.calls import spread
 from realignkit.contracts import VQA
 from realignkit.errors import OutputError, ScorerError
-from realignkit.images import to_rgb
+from realignkit.images import png, to_rgb
 from realignkit_plugins.datafiles import cache_folder
 from realignkit_plugins.scorers.cache import AnswerCache
 from realignkit_plugins.scorers.chat_options import ServiceOptions
@@ -91,22 +90,22 @@ class OpenAIChatVQA(VQA):
     def _each(
         self, images: Sequence[Image], texts: Sequence[str], ask: Callable[[list[dict[str, Any]], dict[str, Any]], str]
     ) -> list[str]:
-        pictures = {id(image): _png(image) for image in images}
+        pictures = {id(image): png(to_rgb(image)) for image in images}
         pairs = [(pictures[id(image)], text) for image, text in zip(images, texts, strict=True)]
         return spread(lambda pair: self._known(*pair, ask), pairs, self.options.concurrency)
 
-    def _known(self, png: bytes, text: str, ask: Callable[[list[dict[str, Any]], dict[str, Any]], str]) -> str:
+    def _known(self, picture: bytes, text: str, ask: Callable[[list[dict[str, Any]], dict[str, Any]], str]) -> str:
         """What ``ask`` makes of the service's answer; from the disk where it has been asked the same before."""
         o = self.options
         asked = {
             "vqa": ask.__name__,
             **{name: getattr(o, name) for name in ("model", "base_url", "temperature", "max_output_tokens")},
-            "image": hashlib.sha256(png).hexdigest(),
+            "image": hashlib.sha256(picture).hexdigest(),
             "text": text,
         }
         if self._cache is not None and (known := self._cache.get(asked)) is not None:
             return known
-        data = f"data:image/png;base64,{base64.b64encode(png).decode()}"
+        data = f"data:image/png;base64,{base64.b64encode(picture).decode()}"
         image = {"type": "image_url", "image_url": {"url": data}}
         messages = [{"role": "user", "content": [image, {"type": "text", "text": text}]}]
         answer = self._usable(messages, ask)
@@ -155,9 +154,3 @@ class OpenAIChatVQA(VQA):
     @cached_property
     def _cache(self) -> AnswerCache | None:
         return AnswerCache(self.options.cache_dir or cache_folder("vqa")) if self.options.cache else None
-
-
-def _png(image: Image) -> bytes:
-    file = io.BytesIO()
-    to_rgb(image).save(file, "png")
-    return file.getvalue()
