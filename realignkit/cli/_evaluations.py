@@ -80,8 +80,9 @@ class EvaluationBench:
 
     @property
     def by_id(self) -> dict[str, str]:
-        """Id -> prompt."""
-        return {label["id"]: text for text, label in zip(self.texts, self.labels, strict=True) if "id" in label}
+        """Id -> prompt, in their order; a set without ids has none that a list could name."""
+        numbered = enumerate(zip(self.texts, self.labels, strict=True), start=1)
+        return {label.get("id", f"#{number}"): text for number, (text, label) in numbered}
 
     @property
     def by_prompt(self) -> dict[str, dict[str, str]]:

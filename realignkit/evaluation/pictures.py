@@ -13,7 +13,7 @@ from typing import Any, Literal
 from realignkit.arguments import check_text
 from realignkit.errors import OptionError, OutputError, PromptError, refuse_address
 from realignkit.files import read_lines
-from realignkit.images import check_image
+from realignkit.images import check_image, image_files
 from realignkit.realignment import RECORD as REALIGNMENT
 from realignkit.realignment import is_complete, read_record
 from realignkit.records import parse_json, read_json
@@ -25,10 +25,11 @@ RECORD, PICTURES = "eval.json", "pictures.jsonl"
 Stage = Literal["refined", "coarse"]
 _LISTS = (PICTURES, "metadata.jsonl", "metadata.csv", "metadata.tsv")
 _FILE_COLUMNS = ("image_path", "file_name", "filename", "image", "file", "path")
+_SEVERAL = re.compile(r"[-_]\d{1,3}$")
 _RUN = re.compile(r"\d{4,}-.+-s\d+")
 _FORMS = (
     "Give a folder of 'realignkit run' or 'realignkit eval', a folder with metadata.jsonl, JSON lines or CSV with "
-    "prompt and image_path, or a JSON object prompt -> path."
+    "prompt and image_path, a JSON object prompt -> path, or --prompts, by whose ids or numbers the files are called."
 )
 
 
@@ -76,12 +77,13 @@ def read_pictures(
             - a folder that ``realignkit run`` wrote: its final pictures, or the coarse ones;
             - a folder that ``realignkit eval`` wrote;
             - a folder with ``metadata.jsonl`` (or ``.csv``, ``.tsv``) or with a ``.txt`` file beside each picture;
+            - a folder whose pictures are called by the ids in ``prompts``, or by all their numbers from 0 or 1;
             - JSON lines, CSV or a JSON list of objects: ``prompt``, ``image_path`` and, where known, ``id`` and
               ``seed``;
             - a JSON object: ``{prompt: path}`` or ``{id: path}``; instead of a path a list of them.
 
             Relative paths are relative to the file.
-        prompts: id -> prompt, for lists that call prompts by their ids.
+        prompts: id -> prompt, in their order, for lists that call prompts by their ids.
         stage: of a run's pictures: ``refined``, the final ones, or ``coarse``.
 
     Raises:
@@ -91,7 +93,7 @@ def read_pictures(
     """
     refuse_address(source)
     path = Path(source).expanduser()
-    entries = list(_of_folder(path, stage) if path.is_dir() else _of_file(path, prompts or {}))
+    entries = list(_of_folder(path, prompts or {}, stage) if path.is_dir() else _of_file(path, prompts or {}))
     if not entries:
         raise OptionError(f"'{source}' lists no pictures. {_FORMS}")
     return _numbered(entries)
@@ -134,7 +136,7 @@ def _numbered(entries: Sequence[_Entry]) -> list[Picture]:
     return pictures
 
 
-def _of_folder(folder: Path, stage: Stage) -> Iterator[_Entry]:
+def _of_folder(folder: Path, prompts: Mapping[str, str], stage: Stage) -> Iterator[_Entry]:
     runs = [path for path in sorted(folder.iterdir()) if path.is_dir() and _RUN.fullmatch(path.name)]
     if is_complete(folder):
         yield _of_realignment(folder, stage, 1)
@@ -149,12 +151,35 @@ def _of_folder(folder: Path, stage: Stage) -> Iterator[_Entry]:
     elif (folder / RECORD).is_file():
         yield from _of_evaluation(folder)
     elif any((folder / name).is_file() for name in _LISTS):
-        yield from _of_table(next(folder / name for name in _LISTS if (folder / name).is_file()), {})
+        yield from _of_table(next(folder / name for name in _LISTS if (folder / name).is_file()), prompts)
     elif any(folder.rglob("*.txt")):
         from realignkit.refl.data import read_pairs  # which imports torch
 
         for name, text in read_pairs(folder).pairs:
             yield _Entry(f"'{folder / name}'", text, folder / name)
+    elif prompts:
+        yield from _of_names(folder, prompts)
+
+
+def _of_names(folder: Path, prompts: Mapping[str, str]) -> Iterator[_Entry]:
+    """Pictures that are called by their prompts' ids, or by numbers; ``-2`` or ``_2`` may follow, of several."""
+    files = image_files(folder)
+    names = [path.stem if path.stem in prompts else _SEVERAL.sub("", path.stem) for path in files]
+    texts = {name: prompts[name] for name in names if name in prompts}
+    if not texts and all(name.isdecimal() for name in names):
+        numbers = {int(name) for name in names}
+        first = min(numbers, default=0)
+        # One that is missing could shift all others by one, and nobody would see it.
+        if first in (0, 1) and numbers == set(range(first, first + len(prompts))):
+            in_order = list(prompts.values())
+            texts = {name: in_order[int(name) - first] for name in names}
+    for path, name in zip(files, names, strict=True):
+        if name not in texts:
+            raise OptionError(
+                f"'{path}' is not called by the id of a prompt, nor are the pictures numbered like all {len(prompts)} "
+                f"prompts, from 0 or from 1. Add a metadata.jsonl with file_name and text."
+            )
+        yield _Entry(f"'{path}'", texts[name], path, name)
 
 
 def _of_realignment(folder: Path, stage: Stage, index: int) -> _Entry:

@@ -108,6 +108,40 @@ def test_a_json_object_goes_by_prompt_or_by_id_to_one_path_or_several(folder: Pa
     assert brief(read_pictures(rows, ids)) == [("first", PROMPTS[0], None, "3.png", 1, 0)]
 
 
+def test_pictures_are_called_by_the_numbers_of_all_prompts(folder: Path):
+    prompts = {f"#{number}": f"thing {number}" for number in range(1, 5)}
+    expected = [(f"{number}.png", f"thing {number + 1}", str(number)) for number in range(4)]  # from 0
+    assert [(p.path.name, p.prompt, p.id) for p in read_pictures(folder, prompts)] == expected
+    (folder / "0.png").rename(folder / "0004.png")
+    (folder / "1.png").rename(folder / "1-1.png")
+    Image.new("RGB", (8, 8)).save(folder / "1-2.png")
+    assert [(p.path.name, p.prompt, p.number) for p in read_pictures(folder, prompts)][:3] == [
+        ("0004.png", "thing 4", 0),
+        ("1-1.png", "thing 1", 0),
+        ("1-2.png", "thing 1", 1),
+    ]
+
+
+def test_pictures_are_called_by_the_ids_of_their_prompts(folder: Path):
+    ids = {"coco_2": "a", "1": "b", "2": "c", "3": "d"}
+    (folder / "0.png").rename(folder / "coco_2.png")
+    assert [(p.id, p.prompt) for p in read_pictures(folder, ids)] == [
+        ("1", "b"),
+        ("2", "c"),
+        ("3", "d"),
+        ("coco_2", "a"),
+    ]
+    (folder / "2.png").rename(folder / "7.png")
+    with pytest.raises(OptionError, match=r"7.png' is not called by the id of a prompt"):
+        read_pictures(folder, ids)
+
+
+def test_numbers_that_might_be_shifted_are_refused(folder: Path):
+    (folder / "0.png").unlink()  # 1, 2 and 3 of four prompts: the second to fourth, or the first to third?
+    with pytest.raises(OptionError, match="numbered like all 4 prompts, from 0 or from 1"):
+        read_pictures(folder, {name: name for name in "abcd"})
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
