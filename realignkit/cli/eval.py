@@ -104,7 +104,8 @@ def evaluate(
     launch = Launch.of_environment()
     bench = EvaluationBench(model, prompts, metric or [], {"reward": select_by}, launch)
     settings = bench.settings([*([] if lora is None else [f"generator.lora={json.dumps(lora)}"]), *(assignments or [])])
-    folder = folder or DEFAULT_ROOT / stem_of(str(pictures or model), prompts)
+    before = "-coarse" if stage == "coarse" else ""
+    folder = folder or DEFAULT_ROOT / f"{stem_of(str(pictures or model), prompts)}{before}"
     with writes_into(ctx, folder) if launch.first else contextlib.nullcontext():
         with loading():
             metrics = bench.metrics(settings)
@@ -120,7 +121,8 @@ def evaluate(
         if drawing is not None:
             measure(bench, metrics, drawing, f"{model} of {prompts}", folder, batch_size)
         elif pictures is not None:
-            measure(bench, metrics, bench.existing(pictures, stage), pictures.name, folder, batch_size)
+            source = f"{pictures.name}, coarse" if before else pictures.name
+            measure(bench, metrics, bench.existing(pictures, stage), source, folder, batch_size)
         if launch.first:
             show_metrics(folder, metrics)
 

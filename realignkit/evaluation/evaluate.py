@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from realignkit.errors import OptionError
+from realignkit.errors import ModelError, OptionError
 from realignkit.evaluation.drawing import Drawing
 from realignkit.evaluation.folder import EvaluationFolder, Line, State, identity_of
 from realignkit.evaluation.identity import DIGITS, settings_of, weights_digest
@@ -78,6 +79,13 @@ class Evaluation:
         if not self.pictures or not metrics:
             raise OptionError(f"there are no {'metrics' if self.pictures else 'pictures'} to evaluate with: give some.")
         self.metrics, self.labels = list(metrics), labels or {}
+        prompts = list(dict.fromkeys(picture.prompt for picture in self.pictures))
+        for metric in metrics:
+            if not any(_knows(metric, prompt) for prompt in prompts):
+                raise OptionError(
+                    f"{metric.whose} can judge none of {len(prompts)} prompts. Give pictures of prompts that it knows, "
+                    f"or another --metric."
+                )
         self.batch_size, self.launch = batch_size, launch
         self.results = EvaluationFolder(out, launch.rank)
         self._each = [metric for metric in metrics if metric.has("judge_each") or not metric.has("state")]
@@ -87,7 +95,7 @@ class Evaluation:
             "pictures": {
                 "source": source,
                 "count": len(self.pictures),
-                "prompts": len({picture.prompt for picture in self.pictures}),
+                "prompts": len(prompts),
                 "identity": identity_of(self.pictures),
             },
             "drawn": {} if self._drawing is None else self._drawing.settings,
@@ -254,6 +262,7 @@ def joined_values(metric: Named, fresh: Any, states: Sequence[tuple[State, Seque
 
     Raises:
         PluginError: it failed.
+        ModelError: it computed NaN or infinity.
     """
     parts = [metric.plugin, *(copy.deepcopy(fresh) for _ in states[1:])]  # what one has loaded serves for all
     with metric.calling(), full_precision():
@@ -261,7 +270,10 @@ def joined_values(metric: Named, fresh: Any, states: Sequence[tuple[State, Seque
             part.restore(state)
         for part in parts[1:]:
             parts[0].merge(part)
-        return {name: float(value) for name, value in parts[0].compute().items()}
+        values = {name: float(value) for name, value in parts[0].compute().items()}
+    if not all(math.isfinite(value) for value in values.values()):
+        raise ModelError(f"{metric.whose} computed NaN or infinity. Choose another one.")
+    return values
 
 
 def _state(metric: Named) -> State:

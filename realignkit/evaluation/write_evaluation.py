@@ -110,8 +110,9 @@ def write_metrics(folder: str | Path, record: Mapping[str, Any], values: Sequenc
         "csv": records_csv([value.record() for value in values]),
         "json": json.dumps([value.record() for value in values], indent=1, ensure_ascii=False) + "\n",
     }
-    with contextlib.suppress(ModuleNotFoundError):
-        texts["svg"] = _plot([value for value in values if value.group == EVERYTHING])
+    if whole := [value for value in values if value.group == EVERYTHING]:
+        with contextlib.suppress(ModuleNotFoundError):
+            texts["svg"] = _plot(whole)
     return [atomic_write(Path(folder) / f"{METRICS}.{ending}", text) for ending, text in texts.items()]
 
 

@@ -177,6 +177,18 @@ def test_what_is_missing_or_wrong_is_said(arguments, message, tmp_path, monkeypa
     assert done.exit_code == 2 or not arguments
 
 
+def test_a_runs_coarse_and_final_pictures_are_told_apart(tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert call("run", PROMPTS[0], "--out", "mine/0001-a-s1", "--seed", 1, *FAST).exit_code == 0
+    for stage in ("refined", "coarse"):
+        done = call("eval", "--pictures", "mine", "--metric", "micro_clip", "--stage", stage)
+        assert done.exit_code == 0, done.output
+    (refined,), (coarse,) = lines(tmp_path / "evaluations" / "mine"), lines(tmp_path / "evaluations" / "mine-coarse")
+    assert (Path(refined["image"]).name, Path(coarse["image"]).name) == ("refined.png", "coarse.png")
+    done = call("eval", "--pictures", "mine", "--metric", "micro_clip", "--out", "evaluations/mine-coarse")
+    assert '("mine, coarse" there, "mine" now)' in " ".join(done.output.split())
+
+
 def test_pictures_of_several_sizes_are_judged_in_groups(tmp_path: Path):
     for number, size in enumerate([(64, 64), (32, 48), (64, 64)]):
         Image.new("RGB", size, "red").save(tmp_path / f"{number}.png")

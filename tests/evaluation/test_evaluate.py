@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from realignkit.errors import OptionError, OutputError, PluginError
+from realignkit.errors import ModelError, OptionError, OutputError, PluginError
 from realignkit.evaluation.evaluate import Evaluation
 from realignkit.evaluation.folder import EvaluationFolder
 from realignkit.evaluation.pictures import read_pictures
@@ -154,6 +154,19 @@ def test_a_metric_that_breaks_its_contract_is_named(folder: Path, tmp_path: Path
         PluginError, match="metric 'wrong' broke its contract: its state is no mapping of names to numpy"
     ):
         Evaluation(read_pictures(folder), [Named("metric", "wrong", Wrong())], tmp_path / "out")()
+
+
+def test_metrics_that_know_no_prompt_or_compute_no_number_are_refused(folder: Path, tmp_path: Path):
+    pictures = [picture for picture in read_pictures(folder) if "unknown" in picture.prompt]
+    with pytest.raises(OptionError, match="metric 'redness' can judge none of 1 prompts"):
+        Evaluation(pictures, metrics(), tmp_path / "out")
+
+    class Nothing(Spread):
+        def compute(self):
+            return {"spread": float("nan")}
+
+    with pytest.raises(ModelError, match="metric 'nothing' computed NaN or infinity"):
+        Evaluation(pictures, [Named("metric", "nothing", Nothing())], tmp_path / "nothing")()
 
 
 def test_cut_off_lines_and_batches_are_measured_again_as_they_were(folder: Path, tmp_path: Path):
