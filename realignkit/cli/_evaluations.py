@@ -274,7 +274,7 @@ def _said(line: Line, metric: str) -> str:
     """What a metric says of a picture, in short."""
     numbers = [f"{name} {value:.4g}" for name, value in line["values"][metric].items() if "/" not in name]
     wrong = [
-        f"{detail.get('question')} {detail.get('answer')}"
+        f"{detail.get('question')} {detail.get('said', detail.get('answer'))}"
         for detail in line.get("details", {}).get(metric, [])
         if detail.get("right") in (False, 0)
     ]
