@@ -121,6 +121,7 @@ class Evaluation:
         with only_writer(self.results.folder) if first else contextlib.nullcontext():
             if first:
                 self.results.open(self._record)
+                self._check_reach()
             self.launch.wait()
             if self._drawing is not None:
                 self._drawing(report)
@@ -134,6 +135,25 @@ class Evaluation:
                 self.results.gather([picture.id for picture in self.pictures])
                 record = self.results.existing()
                 self.results.write_record({**record, "whole": {**record.get("whole", {}), **self._whole_values()}})
+
+    def _check_reach(self) -> None:
+        """Refuse to begin, to draw above all, what a metric could not go on with.
+
+        Raises:
+            ModelError: one that is not done has weights that are neither on this machine nor to be had.
+        """
+        lines = self.results.lines()
+        for metric in self.metrics:
+            if metric.name in self._whole:
+                done = {each for _, ids in self.results.states(metric.name) for each in ids}
+            else:
+                done = {name for name, line in lines.items() if metric.name in line["values"]}
+            if all(picture.id in done for picture in self.pictures) or not metric.has("out_of_reach"):
+                continue
+            with metric.blame():
+                why = metric.plugin.out_of_reach()
+            if why:
+                raise ModelError(f"{metric.whose} cannot work: {why} Or leave it out.")
 
     def _forget_changed(self, say: Callable[[str], None]) -> None:
         """Leave out the lines of pictures that are no longer what was measured."""

@@ -169,6 +169,23 @@ def test_metrics_that_know_no_prompt_or_compute_no_number_are_refused(folder: Pa
         Evaluation(pictures, [Named("metric", "nothing", Nothing())], tmp_path / "nothing")()
 
 
+def test_a_metric_whose_weights_cannot_be_had_is_refused_before_any_work(folder: Path, tmp_path: Path):
+    class Away(Redness):
+        def out_of_reach(self):
+            return "its weights are away. Fetch them."
+
+    pictures, away = read_pictures(folder), Named("metric", "away", Away())
+    with pytest.raises(
+        ModelError, match=r"metric 'away' cannot work: its weights are away. Fetch them. Or leave it out"
+    ):
+        Evaluation(pictures, [*metrics(), away], tmp_path / "out")()
+    assert not (tmp_path / "out" / "pictures.jsonl").exists()
+    Away.out_of_reach = lambda self: ""
+    Evaluation(pictures, [away], tmp_path / "done")()
+    Away.out_of_reach = lambda self: pytest.fail("it is done")
+    Evaluation(pictures, [away], tmp_path / "done")()
+
+
 def test_cut_off_lines_and_batches_are_measured_again_as_they_were(folder: Path, tmp_path: Path):
     pictures, whole, cut = read_pictures(folder), tmp_path / "whole", tmp_path / "cut"
     for out in (whole, cut):

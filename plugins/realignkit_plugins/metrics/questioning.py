@@ -62,6 +62,10 @@ class QuestionMetric(Metric):
         """What keeps the question answerer from working here."""
         return str(self.vqa.check()) if hasattr(self.vqa, "check") else ""
 
+    def out_of_reach(self) -> str:
+        """What the question answerer cannot get, see :class:`realignkit.contracts.Plugin`."""
+        return str(getattr(self.vqa, "out_of_reach", str)())
+
     def identity(self) -> dict[str, Any]:
         """Who answers, with its options, and what it says of itself."""
         own = self.vqa.identity() if hasattr(self.vqa, "identity") else {}
