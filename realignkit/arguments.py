@@ -80,19 +80,23 @@ def mapping(name: str, value: Any) -> dict[str, Any]:
     """
     if value is None:
         return {}
-    if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
+    if not isinstance(value, Mapping):
         raise OptionError(f"{name} takes a dict, names and their values, not {shown(value)}.")
+    if odd := [key for key in value if not isinstance(key, str)]:
+        raise OptionError(f"{name} takes a dict of names and their values, and its key {shown(odd[0])} is no name.")
     return dict(value)
 
 
-def listed(name: str, values: Any) -> list[Any]:
+def listed(name: str, values: Any, one: str = "also one: [one]") -> list[Any]:
     """Several values, from anything that can be gone through but a text.
+
+    ``one``: how the message says that a single value is given.
 
     Raises:
         OptionError: it is no such thing.
     """
     if not isinstance(values, Iterable) or isinstance(values, str | bytes):
-        raise OptionError(f"{name} come in a list, also one: [one]. This is {_kind(values)}.")
+        raise OptionError(f"{name} come in a list, {one}. This is {_kind(values)}.")
     return list(values)
 
 
@@ -165,12 +169,13 @@ def pair(
         OptionError: the numbers do not match, a seed is no whole number in [0, 2**63), or an image cannot be read.
         PromptError: a prompt is no text.
     """
-    prompts = [prompt] if isinstance(prompt, str) else listed("prompts", prompt)
+    prompts = [prompt] if isinstance(prompt, str) else listed("prompts", prompt, "or alone: a text")
     seeds = [seed] * len(prompts) if is_one(seed) else listed("seeds", seed)
     if isinstance(prompt, str):
         prompts *= len(seeds)
     one = coarse is None or _is_one_picture(coarse)
-    images = [coarse] * len(prompts) if one else listed("coarse images", coarse)
+    kinds = "or alone: a picture, a path or an array"
+    images = [coarse] * len(prompts) if one else listed("coarse images", coarse, kinds)
     if not len(prompts) == len(seeds) == len(images):
         given = "" if coarse is None else f" and {len(images)} coarse images"
         raise OptionError(

@@ -104,14 +104,15 @@ def share_threads(processes: int) -> None:
     _rule.set(_Rule(threads if chosen else max(1, threads // processes), chosen))
 
 
-def check_threads(threads: int | None) -> None:
-    """Refuse what is no number of threads.
+def check_threads(threads: int | None) -> int | None:
+    """A number of threads, or None.
 
     Raises:
         OptionError: it is neither None nor a whole number from 1 to :data:`MOST`.
     """
     if threads is not None and (type(threads) is not int or not 1 <= threads <= MOST):
         raise OptionError(f"threads must be a whole number from 1 to {MOST}, not {threads!r}.")
+    return threads
 
 
 def cpu_parameters(holders: Iterable[object]) -> int:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic import BaseModel, SecretStr
 
-from realignkit.arguments import shown
+from realignkit.arguments import mapping, shown
 from realignkit.contracts import Options
 from realignkit.errors import REDACTED, OptionError, PluginError, blame, breach, redacted_urls, url_secrets
 from realignkit.machine import suited_threads
@@ -107,8 +107,30 @@ class Named:
         return options.model_dump(mode=mode) if isinstance(options, BaseModel) else dict(self.given)
 
 
-def chain(scorers: Any) -> tuple[Named, ...]:
+def checked_names(names: Mapping[str, str] | None, **plugins: Any) -> dict[str, str]:
+    """Names for plugins that are handed in without one, by kind.
+
+    Raises:
+        OptionError: a name is no text, or of a kind that there is not, or that is not handed in or has a name.
+    """
+    called = mapping("names", names)
+    for kind, name in called.items():
+        if kind not in plugins:
+            raise OptionError(f"names go by kind ({', '.join(plugins)}), and '{kind}' is none.")
+        if not isinstance(name, str) or not name.strip():
+            raise OptionError(f"names takes texts, and {shown(name)} for the {kind} is none.")
+        if plugins[kind] is None or isinstance(plugins[kind], Named | Sequence):
+            raise OptionError(
+                f"names has '{name[:60]}' for a {kind}, but none is handed in that has no name yet. Give it together "
+                f"with the {kind}."
+            )
+    return called
+
+
+def chain(scorers: Any, name: str | None = None) -> tuple[Named, ...]:
     """One scorer, or several as ``(name, scorer)``, each under its name; named ones are taken as they are.
+
+    ``name``: of one scorer; None: its class's.
 
     Raises:
         OptionError: it is neither, or empty.
@@ -118,7 +140,7 @@ def chain(scorers: Any) -> tuple[Named, ...]:
     if isinstance(scorers, tuple) and scorers and all(isinstance(scorer, Named) for scorer in scorers):
         return scorers
     if callable(scorers):
-        return (Named.of("scorer", scorers, "scorers"),)
+        return (Named.of("scorer", scorers, "scorers", name),)
     pairs = tuple(scorers) if isinstance(scorers, Iterable) and not isinstance(scorers, str | bytes) else (scorers,)
     if not pairs:
         raise OptionError("a realigner needs at least one scorer; 'lexical' always answers.")
@@ -170,7 +192,7 @@ class Parts:
         return cls(
             generator,
             part("tagger", "tagger"),
-            () if scorers is None else chain(scorers),
+            () if scorers is None else chain(scorers, names.get("scorer")),
             part("segmenter", "segmenter"),
             part("reward", "select_by"),
         )
@@ -183,7 +205,7 @@ class Parts:
         """
         part: Named | None = getattr(self, kind)
         if part is None:
-            raise _missing(kind, kind)
+            raise _missing(kind, "select_by" if kind == "reward" else kind)
         return part
 
     @property
@@ -212,10 +234,8 @@ class Parts:
 
 
 def _missing(kind: str, argument: str) -> OptionError:
-    return OptionError(
-        f"this realigner was made without a {kind}, so all that it can do is draw coarse images. Give {argument}=… "
-        f"when making it."
-    )
+    lacks = "cannot choose among candidates" if kind == "reward" else "all that it can do is draw coarse images"
+    return OptionError(f"this realigner was made without a {kind}, so {lacks}. Give {argument}=… when making it.")
 
 
 def _secret(name: str) -> bool:

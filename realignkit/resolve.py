@@ -83,7 +83,7 @@ def choose_generator(registry: Registry, model: Any) -> PluginInfo:
     if not isinstance(model, str):
         return generator_info(model)
     known = {info.name for info in registry.infos("generator")}
-    path = "/" in model or Path(model).exists() or Path(model).suffix.lower() in _FILES
+    path = "/" in model or bool(model and Path(model).exists()) or Path(model).suffix.lower() in _FILES
     if model not in known and path and "stable_diffusion" in known:
         info = registry.info("generator", "stable_diffusion")
         return replace(info, name=model, options={**info.options, "model": model})
@@ -109,9 +109,9 @@ def choose(registry: Registry, kind: str, spec: str | None, companions: Mapping[
     Raises:
         PluginError: an unknown name, or no default to fall back on.
     """
-    spec = spec or companions.get(kind) or _default(registry, kind)
-    names = [name.strip() for name in spec.split(",") if name.strip()] if kind == "scorer" else [spec]
-    infos = [registry.info(kind, name) for name in dict.fromkeys(names)]
+    spec = companions.get(kind) or _default(registry, kind) if spec is None else spec
+    names = [name.strip() for name in spec.split(",") if name.strip()] if kind == "scorer" else []
+    infos = [registry.info(kind, name) for name in dict.fromkeys(names or [spec])]
     if kind == "scorer":
         chosen = {info.name for info in infos}
         infos += [i for i in registry.infos(kind) if i.name == LAST_SCORER and i.name not in chosen and i.available]
@@ -305,6 +305,22 @@ def measuring_reward(
 # --- models that are made already -------------------------------------------------------------------------------------
 
 
+def made_generator(model: Any) -> Any:
+    """A generator that is already made as it is, a pipeline as one; None for anything else.
+
+    Raises:
+        ModelError: the pipeline cannot draw from prompts alone.
+    """
+    if not isinstance(model, type):
+        if callable(getattr(model, "pipeline", None)):
+            return model
+        if families.is_a(model, "DiffusionPipeline") or families.is_text_to_image(model):
+            from realignkit.pipelines.generate import GivenPipeline
+
+            return GivenPipeline(model)
+    return None
+
+
 def generator_info(model: Any) -> PluginInfo:
     """A generator that is already made, or a pipeline, like a registered one.
 
@@ -312,14 +328,7 @@ def generator_info(model: Any) -> PluginInfo:
         OptionError: it is neither.
         ModelError: the pipeline cannot draw from prompts alone.
     """
-    made: Any = None
-    if not isinstance(model, type):
-        if callable(getattr(model, "pipeline", None)):
-            made = model
-        elif families.is_a(model, "DiffusionPipeline") or families.is_text_to_image(model):
-            from realignkit.pipelines.generate import GivenPipeline
-
-            made = GivenPipeline(model)
+    made = made_generator(model)
     if made is None:
         raise OptionError(
             f"a model is the name of a generator, a folder or hub id, a pipeline of diffusers, or a generator that is "

@@ -62,7 +62,7 @@ PARTS = {
     "batch_size": ("a", 0),
     "candidates": ("2",),
     "select_by": (3,),
-    "names": (3, "x", ["a"]),
+    "names": (3, "x", ["a"], {"tagger": 3}, {"tagger": " "}, {"taggers": "x"}, {"reward": "x"}),
 }
 
 
@@ -77,6 +77,17 @@ def test_making_a_realigner_of_parts(name, value):
     with pytest.raises(OptionError) as caught:
         Realigner(**{**parts, name: value})
     one_sentence(caught.value)
+
+
+def test_what_a_message_says_is_true_of_what_was_asked(realigner):
+    with pytest.raises(OptionError, match=r"^generator takes a plugin, or a pipeline of diffusers, not 3\.$"):
+        Realigner(3)
+    with pytest.raises(OptionError, match=r"^prompts come in a list, or alone: a text\. This is None\.$"):
+        realigner(None)
+    with pytest.raises(OptionError, match=r"^coarse images come in a list, or alone: a picture, a path or an array\."):
+        realigner(PROMPT, coarse=3)
+    with pytest.raises(OptionError, match=r"^modulation takes a dict of names .* and its key 1 is no name\.$"):
+        realigner.with_(modulation={1: 2})
 
 
 def test_numbers_of_numpy_and_mappings_are_welcome(make_realigner):

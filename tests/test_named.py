@@ -49,3 +49,4 @@ def test_a_chain_is_made_once():
     assert [scorer.name for scorer in made] == ["first", "second"]
     assert chain(made) is made and chain(made[0]) == (made[0],)
     assert chain(print)[0].name == "builtin_function_or_method"
+    assert chain(print, "mine")[0].name == "mine"

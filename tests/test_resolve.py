@@ -186,3 +186,17 @@ def test_chain_from_names_ends_with_the_scorer_that_always_answers(registry, mak
     assert [scorer.options.api_key for _, scorer in explicit.scorers] == ["k", "k", "k"]
     one = make_realigner(scorer="raising", options={"scorer": {"raising.api_key": "k"}})
     assert [scorer.options.api_key for _, scorer in one.scorers] == ["k", ""]
+
+
+@pytest.mark.parametrize(
+    ("wishes", "problem"),
+    [
+        ({"model": ""}, "no generator is called ''"),
+        ({"segmenter": ""}, "no segmenter is called ''"),
+        ({"tagger": ""}, "no tagger is called ''"),
+        ({"scorer": " , "}, "no scorer is called ' , '"),
+    ],
+)
+def test_an_empty_name_is_no_default(make_realigner, wishes, problem):
+    with pytest.raises(PluginError, match=problem):
+        make_realigner(**wishes)

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from difflib import get_close_matches
+from functools import partial
 from typing import TYPE_CHECKING, Any, Never, Self
 
 from realignkit import arguments, calls, resolve
+from realignkit.arguments import shown
 from realignkit.attention.config import ModulationConfig
 from realignkit.contracts import Generator, Reward, Scorer, Segmenter, Tagger, parse_options
 from realignkit.errors import OptionError
 from realignkit.images import given_image
 from realignkit.machine import check_threads, suited_threads
-from realignkit.named import Named, Parts
+from realignkit.named import Named, Parts, checked_names
 from realignkit.provenance import contents, fingerprint_of_image, versions
 from realignkit.realigner import draft
+from realignkit.realigner.misplaced import refuse_misplaced
 from realignkit.realigner.steps import STEPS as STEPS
 from realignkit.realigner.steps import Progress as Progress
 from realignkit.realigner.steps import Steps, silent
@@ -51,7 +53,8 @@ class Realigner(Steps):
             (figure 10): :attr:`realignkit.realignment.Realignment.heat_maps`. Images stay the same to the bit.
         threads: CPU threads of torch; None: one for tiny networks, the machine's for real ones, unless the user has
             chosen (:func:`realignkit.machine.suited_threads`). Results do not depend on it (up to rounding).
-        names: what to call the plugins on record (kind -> name); their class names by default.
+        names: what to call the plugins on record (kind -> name); their class names by default. Those of a fallback
+            chain have theirs in it.
     """
 
     def __init__(
@@ -72,27 +75,23 @@ class Realigner(Steps):
         threads: int | None = None,
         names: Mapping[str, str] | None = None,
     ) -> None:
-        self.batch_size = arguments.whole("batch_size", batch_size)
-        self.candidates = arguments.whole("candidates", candidates)
-        self.heat_maps = arguments.words("heat_maps", heat_maps)
-        check_threads(threads)
-        if self.candidates > 1 and select_by is None:
-            raise OptionError(f"{candidates} candidates need a reward that chooses among them: give select_by.")
-        called = arguments.mapping("names", names)
         if isinstance(generator, str):
             raise OptionError(f"generator takes a plugin; its name goes to from_pretrained: '{generator[:60]}'.")
+        called = checked_names(
+            names, generator=generator, tagger=tagger, scorer=scorers, segmenter=segmenter, reward=select_by
+        )
         if not isinstance(generator, Named):
-            name = called.get("generator", type(generator).__name__)
-            generator = Named("generator", name, resolve.generator_info(generator).create())
+            if (made := resolve.made_generator(generator)) is None:
+                raise OptionError(f"generator takes a plugin, or a pipeline of diffusers, not {shown(generator)}.")
+            generator = Named("generator", called.get("generator", type(generator).__name__), made)
         self.parts = Parts.of(
             generator, called, tagger=tagger, scorers=scorers, segmenter=segmenter, select_by=select_by
         )
-        self.modulation = parse_options(ModulationConfig, modulation, owner="modulation")
-        self.sampling = parse_options(SamplingOptions, sampling, owner="sampling")
-        self.registry = arguments.instance("registry", registry, Registry) or default_registry()
-        self.threads = threads
-        self.segment_unlikely = arguments.truth("segment_unlikely", segment_unlikely)
-        self.segment_unlikely |= self.modulation.suppress_unlikely
+        checked: dict[str, Any] = {"batch_size": batch_size, "candidates": candidates, "heat_maps": heat_maps}
+        checked |= {"threads": threads, "segment_unlikely": segment_unlikely, "registry": registry}
+        checked |= {"modulation": modulation, "sampling": sampling}
+        for name, value in checked.items():
+            setattr(self, name, value)
         self._known: dict[str, str] = {}  # what is in local files and folders, which is read once
 
     @classmethod
@@ -134,7 +133,7 @@ class Realigner(Steps):
             PluginError: an unknown or unavailable plugin.
             OptionError: an unknown option or a bad value.
         """
-        _refuse_misplaced(_misplaced, cls.from_pretrained)
+        refuse_misplaced(_misplaced, cls.from_pretrained, Realigner)
         registry = arguments.instance("registry", registry, Registry) or default_registry()
         candidates = arguments.whole("candidates", candidates)
         specs = {"tagger": tagger, "scorer": scorer, "segmenter": segmenter}
@@ -143,7 +142,7 @@ class Realigner(Steps):
         parts = resolve.assemble(registry, model, specs, options)
         (generator,), (named_tagger,), (named_segmenter,) = (parts[k] for k in ("generator", "tagger", "segmenter"))
         if not isinstance(modulation, ModulationConfig):
-            merged = {**getattr(generator.plugin, "refine_defaults", {}), **arguments.mapping("modulation", modulation)}
+            merged = {**_defaults(generator, "refine_defaults"), **arguments.mapping("modulation", modulation)}
             modulation = parse_options(ModulationConfig, merged, owner="modulation")
         if isinstance(select_by, str):
             companions = resolve.companions_of(resolve.choose_generator(registry, model))
@@ -197,8 +196,11 @@ class Realigner(Steps):
         Mappings for ``modulation`` and ``sampling`` are laid over what this one has.
 
         Raises:
-            OptionError: an unknown option or a bad value.
+            OptionError: an unknown option or a bad value, or a name for a plugin that is not changed.
+            TypeError: there is no such argument.
         """
+        known = inspect.signature(Realigner).parameters
+        refuse_misplaced([name for name in changes if name not in known], Realigner, Realigner)
         for group in ("modulation", "sampling"):
             if isinstance(changes.get(group), Mapping):
                 changes[group] = {**getattr(self, group).model_dump(), **changes[group]}
@@ -220,11 +222,17 @@ class Realigner(Steps):
         if isinstance(attribute, property) and attribute.fset is None:
             change = f"{name}=…" if name in inspect.signature(Realigner).parameters else "…"
             raise AttributeError(f"a realigner's {name} cannot be set: realigner.with_({change}) makes a changed copy.")
+        if name in _FORMS:
+            value = _FORMS[name](value)
+        if name == "candidates" and value > 1 and self.select_by is None:
+            raise OptionError(f"{value} candidates need a reward that chooses among them: give select_by.")
         super().__setattr__(name, value)
+        if name == "modulation" and self.modulation.suppress_unlikely:
+            self.segment_unlikely = True
 
     @property
     def names(self) -> dict[str, str]:
-        """What the plugins are called on record, by kind; of the scorers it is the one that answers."""
+        """What the plugins are called on record, by kind; the scorers' names are in :attr:`scorers`."""
         return {part.kind: part.name for part in self._recorded}
 
     @property
@@ -289,7 +297,7 @@ class Realigner(Steps):
             PluginError: a plugin failed.
             OptionError: the numbers of prompts, seeds and coarse images do not match, or an image cannot be read.
         """
-        _refuse_misplaced(_misplaced, self.__call__)
+        refuse_misplaced(_misplaced, self.__call__, Realigner)
         progress = arguments.function("progress", progress) or silent
         one = isinstance(prompt, str) and arguments.is_one(seed)
         drafts = [draft.Draft(*asked) for asked in zip(*arguments.pair(prompt, seed, coarse), strict=True)]
@@ -314,18 +322,25 @@ class Realigner(Steps):
 
 def _over_defaults(generator: Named, sampling: SamplingOptions | Mapping[str, Any] | None) -> dict[str, Any]:
     explicit = sampling.model_dump(exclude_unset=True) if isinstance(sampling, SamplingOptions) else sampling
-    return {**getattr(generator.plugin, "sampling_defaults", {}), **arguments.mapping("sampling", explicit)}
+    return {**_defaults(generator, "sampling_defaults"), **arguments.mapping("sampling", explicit)}
 
 
-def _refuse_misplaced(given: Mapping[str, Any], function: Callable[..., Any]) -> None:
-    """Refuse an argument that belongs elsewhere, or nowhere."""
-    for name in given:
-        if name in inspect.signature(Realigner.from_pretrained).parameters:
-            raise TypeError(
-                f"'{name}' is an option of the realigner, not of a call: Realigner.from_pretrained({name}=…)."
-            )
-        for group, options in (("sampling", SamplingOptions), ("modulation", ModulationConfig)):
-            if name in options.model_fields:
-                raise TypeError(f"'{name}' is a {group} option: Realigner.from_pretrained({group}={{'{name}': …}}).")
-        near = get_close_matches(name, inspect.signature(function).parameters, n=1)
-        raise TypeError(f"there is no argument '{name}'{f'; did you mean {near[0]}' if near else ''}.")
+def _defaults(generator: Named, name: str) -> Mapping[str, Any]:
+    """What a generator says suits it; nothing where it says nothing."""
+    values = getattr(generator.plugin, name, None) or {}
+    if not isinstance(values, Mapping):
+        raise generator.breach(f"its {name} is no mapping but {shown(values)}")
+    return values
+
+
+_FORMS: Mapping[str, Callable[[Any], Any]] = {
+    "batch_size": partial(arguments.whole, "batch_size"),
+    "candidates": partial(arguments.whole, "candidates"),
+    "heat_maps": partial(arguments.words, "heat_maps"),
+    "threads": check_threads,
+    "segment_unlikely": partial(arguments.truth, "segment_unlikely"),
+    "modulation": partial(parse_options, ModulationConfig, owner="modulation"),
+    "sampling": partial(parse_options, SamplingOptions, owner="sampling"),
+    "registry": lambda registry: arguments.instance("registry", registry, Registry) or default_registry(),
+}
+"""By name, what checks a realigner's option and brings it into form."""

@@ -374,10 +374,62 @@ def test_a_changed_copy_leaves_the_realigner_as_it_is(realigner):
     assert (other.names["generator"], realigner.names["generator"]) == ("TinyGenerator", "tiny")
     with pytest.raises(OptionError, match="share"):
         realigner.with_(modulation={"share": 2})
-    with pytest.raises(TypeError, match="nonsense"):
-        realigner.with_(nonsense=1)
+    mistakes = {
+        "nonsense": "no argument 'nonsense'",
+        "model": r"'model' is called generator here: realigner\.with_\(generator=…\)",
+        "scorer": r"'scorer' is called scorers here: realigner\.with_\(scorers=…\)",
+        "share": r"a modulation option: realigner\.with_\(modulation=\{'share': …\}\)",
+    }
+    for name, problem in mistakes.items():
+        with pytest.raises(TypeError, match=problem):
+            realigner.with_(**{name: 1})
     for name in ("generator", "tagger", "segmenter", "scorers", "select_by", "names"):
         with pytest.raises(AttributeError, match=rf"'s {name} cannot be set: realigner\.with_\({name}=…\) "):
             setattr(realigner, name, None)
     with pytest.raises(AttributeError, match=r"settings cannot be set: realigner\.with_\(…\) makes a changed copy\.$"):
         realigner.settings = {}
+
+
+def test_a_name_is_for_a_plugin_that_is_handed_in_without_one(realigner):
+    with pytest.raises(OptionError, match="names has 'x' for a tagger, but none is handed in that has no name yet"):
+        realigner.with_(names={"tagger": "x"})
+    renamed = realigner.with_(tagger=realigner.tagger, scorers=tiny.WordyScorer(), names={"tagger": "x", "scorer": "y"})
+    assert renamed.names == {**realigner.names, "tagger": "x"}
+    assert [name for name, _ in renamed.scorers] == ["y"]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "problem"),
+    [
+        ("batch_size", 0, "batch_size must be at least 1"),
+        ("candidates", 3, "3 candidates need a reward that chooses among them: give select_by"),
+        ("heat_maps", "book", "heat_maps come in a list"),
+        ("threads", 0, "threads must be"),
+        ("segment_unlikely", "x", "segment_unlikely must be"),
+        ("modulation", {"share": 2}, "share"),
+        ("sampling", 3, "sampling takes a dict"),
+        ("registry", 3, "registry takes a Registry"),
+    ],
+)
+def test_an_option_that_is_set_is_checked(realigner, name, value, problem):
+    before = getattr(realigner, name)
+    with pytest.raises(OptionError, match=problem):
+        setattr(realigner, name, value)
+    assert getattr(realigner, name) == before
+
+
+def test_an_option_that_is_set_is_brought_into_form(realigner):
+    realigner.modulation = {"suppress_unlikely": True}
+    assert realigner.modulation == ModulationConfig(suppress_unlikely=True) and realigner.segment_unlikely
+    realigner.heat_maps, realigner.threads = [" book "], 1
+    assert (realigner.heat_maps, realigner.threads) == (("book",), 1)
+
+
+@pytest.mark.parametrize("name", ["refine_defaults", "sampling_defaults"])
+def test_what_a_generator_says_suits_it_is_a_mapping(registry, name):
+    generator = tiny.TinyGenerator()
+    setattr(generator, name, None)
+    assert Realigner.from_pretrained(generator, registry=registry).modulation is not None
+    setattr(generator, name, 3)
+    with pytest.raises(PluginError, match=f"'TinyGenerator' broke its contract: its {name} is no mapping but 3"):
+        Realigner.from_pretrained(generator, registry=registry)
