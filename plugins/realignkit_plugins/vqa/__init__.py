@@ -21,7 +21,7 @@ def register_vqa(register: Register) -> None:
     register(
         "blip_vqa_large",
         "realignkit_plugins.vqa.blip:BlipVQA",
-        "the same by BLIP-VQA's larger checkpoint",
+        "the same by BLIP-VQA CapFilt-L, which TIFA calls blip-large",
         options={"model": "Salesforce/blip-vqa-capfilt-large"},
     )
     for name, description, options in (

@@ -14,7 +14,9 @@ from realignkit_plugins.micro import RECOGNIZE_ANYTHING, REWARDS, checkpoints
 from realignkit_plugins.micro.metrics import FullyRight
 from realignkit_plugins.micro.prompts import WorldPrompts
 from realignkit_plugins.micro.train.rewards import accuracy
+from realignkit_plugins.micro.train.vqa import accuracy as vqa_accuracy
 from realignkit_plugins.micro.world import TAGS, held_out, phrase, render, scene
+from realignkit_plugins.micro.world.scenes import compose
 
 
 @pytest.fixture(scope="module")
@@ -27,8 +29,9 @@ def test_small_safe_and_half_precision():
     assert sum(file.stat().st_size for file in files) < 60e6
     assert {file.suffix for file in files} <= {".safetensors", ".json", ".txt"}
     weights = [file for file in files if file.suffix == ".safetensors"]
-    # VAE, text encoder, U-Net; tagger, RAM, Tag2Text, segmenter, oracle; captioner and its text encoder; other rewards.
-    assert len(weights) == 8 + len({model for _, models, _ in REWARDS.values() for model in models.values()})
+    # VAE, text encoder, U-Net; tagger, RAM, Tag2Text, segmenter, oracle, question answerer; captioner and its text
+    # encoder; other rewards.
+    assert len(weights) == 9 + len({model for _, models, _ in REWARDS.values() for model in models.values()})
     from safetensors import safe_open
 
     for file in weights:
@@ -114,3 +117,29 @@ def test_rewards_tell_true_captions_from_wrong_ones_and_pictures_from_malformed_
     # On 60 unseen scenes; docs/micro.md has the numbers of 500.
     found = accuracy(default_registry().create("reward", name, **options), count=60)
     assert min(found.values()) > 0.8, found
+
+
+def test_the_question_answerer_knows_the_world():
+    found = vqa_accuracy(str(checkpoints.path("vqa")), 60)
+    for kind in ("there", "coloured", "colour", "caption"):
+        right, count = found[kind]
+        assert right / count > 0.8, kind
+
+
+@pytest.mark.parametrize("metric", ["tifa", "vqascore", "soft_tifa"])
+def test_metrics_by_the_question_answerer_prefer_the_right_picture(metric):
+    registry = default_registry()
+    judge = registry.create("metric", f"micro_{metric}")
+    rng = np.random.default_rng(5)
+    pairs = [[("bird", "red"), ("car", "blue")], [("bird", "blue"), ("car", "red")]]
+    pictures = [Image.fromarray(render(compose(rng, each)).image) for each in pairs]
+    right, wrong = judge.judge_each(pictures, ["a red bird and a blue car"] * 2)
+    value = next(iter(right))
+    assert right[value] > wrong[value] + 0.2
+    reward = registry.create("reward", f"micro_{metric}")
+    torch.testing.assert_close(reward.reported(pictures[:1], ["a red bird and a blue car"]).item(), right[value])
+
+
+def test_what_goes_with_the_model_answers_questions_too():
+    companions = default_registry().info("generator", "micro").options["companions"]
+    assert (companions["vqa"], companions["reward:tifa"]) == ("micro", "micro_tifa")

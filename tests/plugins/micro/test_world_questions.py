@@ -14,7 +14,7 @@ from realignkit_plugins.micro.world.questions import KINDS, NUMBERS, PLACES, YES
 from realignkit_plugins.micro.world.vocabulary import plural
 
 RNG = np.random.default_rng(7)
-SCENES = [question_scene(RNG) for _ in range(150)]
+SCENES = [question_scene(RNG) for _ in range(90)]
 SINGULAR = {plural(noun): noun for noun in NOUNS}
 
 
