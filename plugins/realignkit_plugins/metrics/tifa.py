@@ -127,6 +127,11 @@ class TIFA(QuestionMetric):
             questions = checksum(self._file)
         return {**super().identity(), "questions": questions, "encoder": self.options.encoder or "words"}
 
+    def out_of_reach(self) -> str:
+        """What the question answerer or the encoder cannot get, see :class:`realignkit.contracts.Plugin`."""
+        encoder = getattr(self._nearest, "out_of_reach", str)
+        return super().out_of_reach() or str(encoder())
+
     @cached_property
     def _writer(self) -> Named:
         registry = default_registry()

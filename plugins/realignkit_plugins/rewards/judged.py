@@ -47,6 +47,10 @@ class MetricReward(Reward):
             )
         return made
 
+    def out_of_reach(self) -> str:
+        """What the metric cannot get, see :class:`realignkit.contracts.Plugin`."""
+        return str(getattr(self.metric, "out_of_reach", str)())
+
     def __call__(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
         """Values float32 (B,) of images (B, 3, H, W) in [0, 1], on their device."""
         from PIL import Image

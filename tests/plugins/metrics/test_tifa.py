@@ -118,3 +118,9 @@ def test_what_the_number_depends_on_is_said(tifa, tmp_path):
     assert tifa().identity() == {"vqa": "scripted", "questions": "rules", "encoder": "words"}
     own = tifa(questions=str(FOLDER / "questions.json")).identity()
     assert len(own["questions"]) == 64
+
+
+def test_weights_that_cannot_be_had_are_told_before_any_work(scripted, tmp_path):
+    assert TIFA(vqa=scripted, encoder=None).out_of_reach() == ""
+    missing = TIFA(vqa=scripted, encoder=str(tmp_path / "nowhere")).out_of_reach()
+    assert "nowhere" in missing
