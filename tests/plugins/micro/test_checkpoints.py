@@ -13,6 +13,7 @@ from realignkit.registry import default_registry
 from realignkit_plugins.micro import RECOGNIZE_ANYTHING, REWARDS, checkpoints
 from realignkit_plugins.micro.metrics import FullyRight
 from realignkit_plugins.micro.prompts import WorldPrompts
+from realignkit_plugins.micro.train.promptist import departure
 from realignkit_plugins.micro.train.rewards import accuracy
 from realignkit_plugins.micro.train.vqa import accuracy as vqa_accuracy
 from realignkit_plugins.micro.world import TAGS, held_out, phrase, render, scene
@@ -29,9 +30,9 @@ def test_small_safe_and_half_precision():
     assert sum(file.stat().st_size for file in files) < 60e6
     assert {file.suffix for file in files} <= {".safetensors", ".json", ".txt"}
     weights = [file for file in files if file.suffix == ".safetensors"]
-    # VAE, text encoder, U-Net; tagger, RAM, Tag2Text, segmenter, oracle, question answerer; captioner and its text
-    # encoder; other rewards.
-    assert len(weights) == 9 + len({model for _, models, _ in REWARDS.values() for model in models.values()})
+    # VAE, text encoder, U-Net; tagger, RAM, Tag2Text, segmenter, oracle, question answerer, Promptist's adapter;
+    # captioner and its text encoder; other rewards.
+    assert len(weights) == 10 + len({model for _, models, _ in REWARDS.values() for model in models.values()})
     from safetensors import safe_open
 
     for file in weights:
@@ -143,3 +144,13 @@ def test_metrics_by_the_question_answerer_prefer_the_right_picture(metric):
 def test_what_goes_with_the_model_answers_questions_too():
     companions = default_registry().info("generator", "micro").options["companions"]
     assert (companions["vqa"], companions["reward:tifa"]) == ("micro", "micro_tifa")
+
+
+def test_the_prompt_adapter_keeps_the_things_of_prompts_that_it_never_saw():
+    adapter = checkpoints.path("promptist")
+    assert sum(file.stat().st_size for file in adapter.iterdir()) < 2e6
+    generator = default_registry().create("generator", "promptist", model="micro:base", adapter="micro:promptist")
+    prompts = [prompt for objects in (2, 3) for prompt in WorldPrompts(objects=objects, size=20)]
+    rewritten = [generator.adapt(prompt) for prompt in prompts]
+    assert sum(departure(*pair) == 0 for pair in zip(prompts, rewritten, strict=True)) >= 34
+    assert rewritten != prompts

@@ -28,6 +28,7 @@ RECIPES = {
     "caption_text_encoder": "rewards_caption_text_encoder:TextEncoderRecipe",
     "captioner": "rewards_captioner:CaptionerRecipe",
     "image_reward": "rewards_image_reward:ImageRewardRecipe",
+    "promptist": "promptist:PromptistRecipe",
 }
 """Module and class of each checkpoint's recipe, in the order in which they depend on each other."""
 
@@ -41,7 +42,11 @@ def load_recipe(model: str) -> type[Recipe]:
 
 def main(
     model: Annotated[
-        str, typer.Argument(help=f"Which to rebuild: {', '.join(RECIPES)}. Base needs vae, rewards and vqa use base.")
+        str,
+        typer.Argument(
+            help=f"Which to rebuild: {', '.join(RECIPES)}. Base needs vae, rewards and vqa use base, "
+            "promptist base and image_reward."
+        ),
     ],
     out: Annotated[Path, typer.Option(help="Folder of the checkpoints.")] = FOLDER,
     work: Annotated[Path, typer.Option(help="Logs and the state to resume from.")] = Path("runs/micro"),

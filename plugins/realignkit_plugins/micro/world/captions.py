@@ -53,12 +53,17 @@ def caption(scene: Scene, rng: np.random.Generator, noise: Noise = CAREFUL) -> s
         noise: how careless the writer is.
     """
     things = _careless(scene.things, rng, noise)
-    text = _relation(things, rng) or _counted(things) or _list([phrase(thing) for thing in things])
+    text = _relation(things, rng) or plain(things)
     if scene.background and rng.random() < 0.3:
         # The second form is what a missing local caption looks like when it is appended to a prompt.
         named = f" {BACKGROUNDS[scene.background]}" if rng.random() < 0.75 else f", a {scene.background}"
         text += named
     return text
+
+
+def plain(things: tuple[Thing, ...]) -> str:
+    """Name things and no more: a count where some are alike ("two red birds"), else a list, in their order."""
+    return _counted(things) or _list([phrase(thing) for thing in things])
 
 
 def _list(phrases: list[str]) -> str:
