@@ -1,4 +1,7 @@
-"""Every call of a plugin or hook: with copies, its result held against :mod:`realignkit.contracts`."""
+"""Every call of a plugin or hook: its result is held against :mod:`realignkit.contracts`.
+
+They get copies of pictures and lists, and of tensors that no gradient leads back to.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from realignkit import layout as layouts
+from realignkit.arguments import shown
 from realignkit.errors import FOREIGN, ModelError, PluginError, ScorerError, breach, redacted
 from realignkit.images import to_tensor
 from realignkit.machine import full_precision, suited_threads
@@ -80,7 +84,8 @@ def attempt(scorer: Named, prompt: str, tags: Sequence[Tag]) -> Attempt:
             captions = tuple(scorer.plugin(prompt, tuple(tags)))
         problem = layouts.answer_problem(captions, tags)
         say = getattr(scorer.plugin, "notes", None)
-        notes = () if problem or say is None else tuple(str(note) for note in say(prompt, captions))
+        said = () if problem or say is None else say(prompt, captions)
+        notes = (said,) if isinstance(said, str) else tuple(map(str, said))
     except FOREIGN as error:  # a contract of the chain: any failure hands over to the next one
         # Services like to quote the key that they refuse; the message ends up in files that people share.
         message = redacted(f"{type(error).__name__}: {error}", scorer.secrets)
@@ -136,8 +141,16 @@ def answers(
 
 
 def concurrency(scorer: Named) -> int:
-    """How many calls, each in a thread of its own, a scorer can take at once."""
-    return max(1, int(getattr(scorer.plugin, "concurrency", 1)))
+    """How many calls, each in a thread of its own, a scorer can take at once.
+
+    Raises:
+        PluginError: it says something else than a number.
+    """
+    said = getattr(scorer.plugin, "concurrency", 1)
+    try:
+        return max(1, int(said))
+    except (TypeError, ValueError, OverflowError) as error:
+        raise scorer.breach(f"its concurrency is {shown(said)}, no whole number") from error
 
 
 def spread(
@@ -217,7 +230,7 @@ def rewards_of(reward: Named, images: Tensor, prompts: Sequence[str], *, gradien
         ModelError: a reward is NaN or infinite.
     """
     with reward.calling():
-        values = reward.plugin(images, list(prompts))
+        values = reward.plugin(images if images.requires_grad else images.clone(), list(prompts))
     rewards = _finite(reward, values, prompts)
     if gradient and not rewards.requires_grad:
         raise reward.breach("it says that it is differentiable, but its rewards have no gradient")

@@ -201,6 +201,16 @@ class VQA(Plugin):
 class Reward(Plugin):
     """Judges how well images follow their prompts.
 
+    It may have more, of which evaluation and choosing among candidates make use where it is there, without gradients:
+
+    - ``reported(images, prompts)``: the rewards of PIL images (RGB), float (B,), as they are reported, where that is
+      not what calling it with tensors gives: eq. 4's greedy caption, say, where an estimator is what it trains with;
+    - ``ranked(images, prompts)``: numbers of the same kind by which to choose among images of the same prompt, where
+      ``reported`` has ties: a number made of words, say, is the same for many images;
+    - ``compares``: True where what ``ranked`` says of an image depends on the prompt's other images: it is then asked
+      about all candidates of one prompt at a time;
+    - ``features(images)``: float (B, D), for a Fréchet distance.
+
     Attributes:
         differentiable: whether gradients flow from the rewards back to ``images``.
         margin: ``phi(R) = relu(margin - R)`` in eq. 5; 1 for cosines, 2 for standardised ImageReward.

@@ -32,8 +32,9 @@ from typing import TYPE_CHECKING, Any
 
 import pluggy
 
+from realignkit.arguments import mapping, words
 from realignkit.contracts import Options
-from realignkit.errors import FOREIGN, PluginError, RealignKitError
+from realignkit.errors import FOREIGN, OptionError, PluginError, RealignKitError
 
 if TYPE_CHECKING:
     from realignkit.realignment import Realignment
@@ -216,11 +217,21 @@ class Register:
         extra: str | None = None,
         options: Mapping[str, Any] | None = None,
     ) -> None:
-        """Register one plugin; the arguments are as above."""
-        if not name or not name.replace("_", "").replace("-", "").replace(".", "").isalnum():
+        """Register one plugin; the arguments are as above.
+
+        Raises:
+            PluginError: one of them is not as above.
+        """
+        if not isinstance(name, str) or not name.replace("_", "").replace("-", "").replace(".", "").isalnum():
             raise PluginError(f"'{name}' is no plugin name: use letters, digits, '_', '-' and '.'.")
-        if not callable(factory) and ":" not in factory:
-            raise PluginError(f"{self.kind} '{name}': factory must be callable or 'module:attribute', got {factory!r}.")
-        presets = dict(options or {})
-        info = PluginInfo(self.kind, name, description, factory, tuple(requires), extra, presets, self.source)
-        self.infos.append(info)
+        whose = f"{self.kind} '{name}'"
+        if not callable(factory) and not (isinstance(factory, str) and ":" in factory):
+            raise PluginError(f"{whose}: factory must be callable or 'module:attribute', got {factory!r}.")
+        for argument, text in {"description": description, "extra": extra or ""}.items():
+            if not isinstance(text, str):
+                raise PluginError(f"{whose}: {argument} must be text, got {text!r}.")
+        try:
+            needed, presets = words("requires", requires), mapping("options", options)
+        except OptionError as error:
+            raise PluginError(f"{whose}: {error}") from None
+        self.infos.append(PluginInfo(self.kind, name, description, factory, needed, extra, presets, self.source))

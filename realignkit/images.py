@@ -196,13 +196,13 @@ def _opened(path: Path) -> PILImage:
         return Image.open(path)
 
 
-def png(image: PILImage, key: str | None = None) -> bytes:
-    """An image as PNG bytes; with a ``key``, which :func:`picture_key` reads back."""
+def png(image: PILImage, key: str | None = None, *, optimize: bool = False) -> bytes:
+    """An image as PNG bytes, on request as few as can be; with a ``key``, which :func:`picture_key` reads back."""
     texts = PngInfo()
     if key is not None:
         texts.add_text(_KEY, key)
     buffer = io.BytesIO()
-    image.save(buffer, format="PNG", pnginfo=texts)
+    image.save(buffer, format="PNG", pnginfo=texts, optimize=optimize)
     return buffer.getvalue()
 
 
@@ -216,9 +216,7 @@ def side_by_side(left: PILImage, right: PILImage) -> PILImage:
 
 def data_uri(image: PILImage) -> str:
     """An image as a ``data:`` URI: PNG, lossless."""
-    buffer = io.BytesIO()
-    image.convert("RGB").save(buffer, "PNG", optimize=True)
-    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    return f"data:image/png;base64,{base64.b64encode(png(image.convert('RGB'), optimize=True)).decode()}"
 
 
 def picture_key(path: Path) -> str | None:

@@ -71,6 +71,8 @@ class Registry:
         Raises:
             PluginError: a name is taken, or the hooks do not fit their specifications. Nothing of the plugin stays.
         """
+        if plugin is None:
+            raise PluginError("a plugin is a module or an object with hooks, not None.")
         try:
             source = self.manager.register(plugin, name) or name or repr(plugin)
         except (ValueError, pluggy.PluginValidationError) as error:
@@ -103,8 +105,14 @@ class Registry:
         return collected
 
     def unregister(self, plugin: object) -> None:
-        """Remove a plugin and everything it registered."""
+        """Remove a plugin and everything it registered.
+
+        Raises:
+            PluginError: it is not registered.
+        """
         source = self.manager.get_name(plugin)
+        if source is None or plugin is None:
+            raise PluginError(f"{shown(plugin)} is not registered here: give the very plugin that was.")
         self.manager.unregister(plugin)
         self._infos = {key: info for key, info in self._infos.items() if info.source != source}
 

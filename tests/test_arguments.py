@@ -120,6 +120,10 @@ CALLS = {
     "captions of segment": lambda r: r.segment(np.zeros((32, 32, 3), np.uint8), 3),
     "layouts of refine": lambda r: r.refine([PROMPT], 3, [1]),
     "prompt of check_prompt": lambda r: r.check_prompt(3),
+    "prompts of check_heat_maps": lambda r: r.check_heat_maps(3),
+    "a prompt of check_heat_maps": lambda r: r.check_heat_maps([3]),
+    "captions of wanted": lambda r: r.wanted(3),
+    "a caption of wanted": lambda r: r.wanted(["book"]),
 }
 
 

@@ -7,11 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import realignkit
-from realignkit import contracts
+from realignkit import Realigner, calls, contracts
 from realignkit.errors import PluginError
+from realignkit.named import Named
 from realignkit.types import Layout, Likelihood, LocalCaption, Tag
 from tests import tiny
 
@@ -134,6 +136,47 @@ class Talking(contracts.Scorer):
 
     def notes(self, prompt, captions):
         return (f"{len(captions)} judged for '{prompt}'",)
+
+
+def test_a_note_that_is_a_text_is_one_note(realigner):
+    class Brief(Talking):
+        def notes(self, prompt, captions):
+            return "all of it"
+
+    assert realigner.with_(scorers=Brief()).score(PROMPT, [Tag("book")]).notes == ("all of it",)
+
+
+@pytest.mark.parametrize("concurrency", ["x", None, float("inf")])
+def test_a_scorer_says_in_numbers_how_much_it_takes_at_once(realigner, concurrency):
+    scorer = Talking()
+    scorer.concurrency = concurrency
+    with pytest.raises(PluginError, match=r"^scorer 'Talking' broke its contract: its concurrency is .*, no whole"):
+        realigner.with_(scorers=scorer)(PROMPT, 7)
+
+
+@pytest.mark.parametrize("family", ["unet", None])
+def test_a_generator_without_a_pipeline_is_named(family):
+    class Empty:
+        attention_family = family
+
+        def pipeline(self):
+            return None
+
+    with pytest.raises(PluginError, match="generator 'Empty' broke its contract: its pipeline cannot be called"):
+        Realigner(Empty()).generate([PROMPT], [7])
+
+
+def test_a_reward_that_works_in_place_changes_its_copy_only():
+    class Eraser(contracts.Reward):
+        def __call__(self, images, prompts):
+            return images.mul_(0).sum((1, 2, 3))
+
+    images = torch.ones(2, 3, 4, 4)
+    calls.rewards_of(Named("reward", "eraser", Eraser()), images, [PROMPT, PROMPT])
+    assert (images == 1).all()
+    seen = images.clone().requires_grad_()
+    same = Named("reward", "same", lambda tensor, prompts: tensor.sum((1, 2, 3)) * (tensor is seen))
+    assert calls.rewards_of(same, seen, [PROMPT, PROMPT], gradient=True).tolist() == [48, 48]
 
 
 def test_what_a_scorer_says_reaches_the_notes(realigner):

@@ -1,5 +1,6 @@
 """Pictures as people have them: each is opened as its viewer shows it, or refused in a sentence."""
 
+import base64
 import io
 import warnings
 
@@ -8,7 +9,7 @@ import pytest
 from PIL import Image
 
 from realignkit.errors import OptionError
-from realignkit.images import check_image, given_image, image_files, open_image, to_rgb
+from realignkit.images import check_image, data_uri, given_image, image_files, open_image, png, to_rgb
 
 RAMP = np.tile(np.linspace(0, 1, 16), (4, 1))
 GREY = (RAMP * 255).round().astype(np.uint8)
@@ -174,3 +175,11 @@ def test_a_folder_with_a_format_that_is_not_read_is_refused(tmp_path):
     (tmp_path / "c.heic").write_bytes(b"?")
     with pytest.raises(OptionError, match=r"c\.heic.*Convert it to PNG"):
         image_files(tmp_path)
+
+
+def test_a_picture_in_a_page_is_the_smallest_png_without_loss():
+    image = Image.fromarray(np.tile(GREY, (8, 1)))
+    head, _, data = data_uri(image).partition(",")
+    inside = base64.b64decode(data)
+    assert head == "data:image/png;base64" and len(inside) <= len(png(image.convert("RGB")))
+    assert Image.open(io.BytesIO(inside)).tobytes() == image.convert("RGB").tobytes()

@@ -162,10 +162,36 @@ def test_a_constructor_that_fails_is_named(registry):
         registry.create("scorer", "refuses")
 
 
-@pytest.mark.parametrize("name", ["", "two words", "semi;colon", "../up"])
+@pytest.mark.parametrize("name", ["", "two words", "semi;colon", "../up", 3, None])
 def test_odd_names_are_refused(registry, name):
     with pytest.raises(PluginError, match="no plugin name"):
         registry.register(plugin(name=name), "odd")
+
+
+@pytest.mark.parametrize(
+    ("details", "problem"),
+    [
+        ({"requires": "torch"}, r"requires come in a list, also one: \[one\]"),
+        ({"requires": 3}, "requires come in a list"),
+        ({"requires": [3]}, "requires takes a list of words, and 3 is none"),
+        ({"options": 3}, "options takes a dict"),
+        ({"factory": 3}, "factory must be callable or 'module:attribute', got 3"),
+        ({"description": 3}, "description must be text, got 3"),
+        ({"extra": 3}, "extra must be text, got 3"),
+    ],
+)
+def test_what_is_registered_is_checked(registry, details, problem):
+    with pytest.raises(PluginError, match=f"^scorer 'parrot': {problem}"):
+        registry.register(plugin(**details))
+    assert registry.infos() == []
+
+
+def test_only_what_can_be_a_plugin_comes_and_goes(registry):
+    with pytest.raises(PluginError, match="a module or an object with hooks, not None"):
+        registry.register(None)
+    for stranger in (None, plugin()):
+        with pytest.raises(PluginError, match="is not registered here"):
+            registry.unregister(stranger)
 
 
 def test_a_factory_must_be_callable_or_a_path(registry):

@@ -23,8 +23,8 @@ from realignkit.attention.config import ModulationConfig
 HIDDEN = -1e3
 """Additive attention-mask entries at or below this hide a key: it takes no part in a row's minimum and maximum."""
 
-PRINTED = ModulationConfig()
-"""The equations as printed."""
+DEFAULTS = ModulationConfig()
+"""How is modulated where nothing is said: eqs. 7-10 with ``B`` the area of the region."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,7 +125,7 @@ def modulated_similarity(
     *,
     score: Tensor | float = 1.0,
     area: Tensor | float = 0.0,
-    config: ModulationConfig = PRINTED,
+    config: ModulationConfig = DEFAULTS,
     hidden: Tensor | None = None,
 ) -> Tensor:
     """``sim + S * M``, word for word (eqs. 7, 8 and 10).

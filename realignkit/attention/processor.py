@@ -106,7 +106,7 @@ class ModulatedAttention:
     """What the processors of one network share: the regions, and where in the sampling it is.
 
     Attributes:
-        schedule: the calls that run; None counts them instead.
+        schedule: the calls that run (their timesteps will do to make one); None counts them instead.
         steps: how many sampling steps they make.
         timestep_at: place of the timestep among the network's positional arguments.
         step: index of the current sampling step; -1 before the first call.

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from realignkit import calls
-from realignkit.errors import DamagedError, OutputError, RealignKitError
+from realignkit.errors import DamagedError, OptionError, OutputError, RealignKitError
 from realignkit.evaluation.measure import Measurer, Report, drawing_settings
 from realignkit.evaluation.plan import Part, Plan, asked
 from realignkit.evaluation.results import (
@@ -38,7 +38,7 @@ from realignkit.evaluation.results import (
 )
 from realignkit.evaluation.runs import Job
 from realignkit.files import atomic_write
-from realignkit.images import as_seen, picture_key, png
+from realignkit.images import open_image, picture_key, png
 from realignkit.named import Named
 from realignkit.provenance import contents, digest_of, placeless
 from realignkit.realigner import Realigner
@@ -322,13 +322,10 @@ def _is_answer(record: Mapping[str, Any], question: Mapping[str, Any]) -> bool:
 
 
 def _open(path: Path) -> PILImage:
-    from PIL import Image
-
     try:
-        with Image.open(path) as image:
-            return as_seen(image)[0]
-    except Exception as error:  # Pillow raises many kinds for damaged files
-        raise DamagedError(f"{path} is damaged ({error})", "Run the same command again.") from error
+        return open_image(path)[0]
+    except OptionError as error:  # whose advice is for pictures that are the user's
+        raise DamagedError(f"{path} is damaged ({error.__cause__ or error})", "Run the same command again.") from error
 
 
 def _read(path: Path) -> dict[str, Any] | None:

@@ -182,8 +182,8 @@ def why_unrefined(tags: Sequence[Tag], captions: Sequence[LocalCaption], *, empt
 
 def finished(realigner: Steps, draft: Draft, plugins: Mapping[str, str], settings: Mapping[str, Any]) -> Realignment:
     """What came of it, after plugins' ``after_realign`` have seen it; ``plugins`` and ``settings`` go on record."""
+    maps = heat_maps(realigner, draft)  # adds to the notes
     realignment = Realignment(
-        heat_maps=heat_maps(realigner, draft),  # which may add to the notes
         prompt=draft.prompt,
         seed=draft.seed,
         coarse=draft.coarse,
@@ -193,6 +193,7 @@ def finished(realigner: Steps, draft: Draft, plugins: Mapping[str, str], setting
         refined=draft.refined,
         conditioning=draft.conditioning,
         plugins={**plugins, "scorer": draft.answer.scorer},
+        heat_maps=maps,
         notes=tuple(draft.notes),
         timings=draft.timings,
         settings=settings,

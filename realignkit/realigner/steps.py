@@ -1,4 +1,4 @@
-"""The steps of figure 2, each alone, on what users hand in; the realigner takes them all."""
+"""The steps of figure 2, each alone, on what users hand in. Calling a realigner takes those of :mod:`.draft`."""
 
 from __future__ import annotations
 
@@ -129,13 +129,19 @@ class Steps:
             PluginError: the segmenter failed or broke its contract.
             OptionError: the image cannot be read, or a caption is none.
         """
-        captions, (picture, _) = arguments.captions(captions), given_image(image)
+        wanted, (picture, _) = self.wanted(captions), given_image(image)
         with suited_threads(threads=self.threads):
-            return calls.segment_image(self.parts.needed("segmenter"), picture, self.wanted(captions))
+            return calls.segment_image(self.parts.needed("segmenter"), picture, wanted)
 
     def wanted(self, captions: Sequence[LocalCaption]) -> list[LocalCaption]:
-        """Those of some captions whose objects are segmented."""
-        return [c for c in captions if self.segment_unlikely or c.likelihood is not Likelihood.UNLIKELY]
+        """Those of some captions whose objects are segmented.
+
+        Raises:
+            OptionError: a caption is none.
+        """
+        return [
+            c for c in arguments.captions(captions) if self.segment_unlikely or c.likelihood is not Likelihood.UNLIKELY
+        ]
 
     def refine(
         self,
@@ -204,10 +210,12 @@ class Steps:
         """Refuse words for heat maps that none of some prompts contains. Loads the pipeline.
 
         Raises:
-            PromptError: there is such a word.
+            PromptError: there is such a word, or a prompt is no text.
+            OptionError: this is no list of prompts.
         """
-        missing = list(self.heat_maps)
+        missing, prompts = list(self.heat_maps), arguments.listed("prompts", prompts)
         for prompt in prompts:
+            arguments.check_text(prompt)
             found = word_positions(self.pipeline(), prompt, missing) if missing else {}
             missing = [word for word in missing if word not in found]
         if missing:
@@ -260,10 +268,13 @@ class Steps:
 
         Raises:
             ModelError: it cannot be loaded.
-            PluginError: the generator failed.
+            PluginError: the generator failed or broke its contract.
         """
         with self.parts.generator.blame():
-            return self.generator.pipeline()
+            pipeline = self.generator.pipeline()
+        if not callable(pipeline):
+            raise self.parts.generator.breach(f"its pipeline cannot be called, being {arguments.shown(pipeline)}")
+        return pipeline
 
 
 def draw(

@@ -96,8 +96,12 @@ class RewardMetric(Metric):
         return {self.options.reward: mean, "std": math.sqrt(variance), "n": self.count}
 
     def merge(self, other: Metric) -> None:
-        """Add another instance's sums."""
-        if not isinstance(other, RewardMetric) or other.options.reward != self.options.reward:
+        """Add another instance's sums.
+
+        Raises:
+            PluginError: it is another metric, or has other options.
+        """
+        if not isinstance(other, RewardMetric) or other.options != self.options:
             raise PluginError(f"cannot merge another metric into that of '{self.options.reward}'. Use equal options.")
         self.count += other.count
         self.total += other.total

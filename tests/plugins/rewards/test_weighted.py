@@ -116,6 +116,22 @@ def test_as_a_metric_in_parts_and_merged(checkpoint):
     assert [value["clip"] for value in each] == pytest.approx(values.tolist(), abs=1e-5)
 
 
+def test_sums_of_other_options_are_not_merged():
+    full, half = (RewardMetric(reward="clip", options={"dtype": dtype}) for dtype in ("fp32", "bf16"))
+    with pytest.raises(PluginError, match="Use equal options"):
+        full.merge(half)
+
+
+def test_a_part_that_works_in_place_changes_nothing_for_the_next():
+    class Eraser(contracts.Reward):
+        def __call__(self, images, prompts):
+            return images.mul_(0).sum((1, 2, 3))
+
+    images = pictures(2)
+    each = WeightedReward.of({"eraser": (Eraser(), 1.0), "bright": (Brightness(), 1.0)}).each(images, PROMPTS)
+    assert (each["bright"] > 0).all() and (images > 0).any()
+
+
 def test_a_metric_of_nothing_and_of_something_else():
     metric = default_registry().create("metric", "clip")
     with pytest.raises(PluginError, match="nothing to compute"):
