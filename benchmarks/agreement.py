@@ -36,10 +36,10 @@ EACH = 4
 """Pictures per prompt."""
 METRICS = {
     "CLIPScore": ("clip_score", {"model": "micro:clip"}),
-    "TIFA": ("tifa", {"vqa": "micro_vqa", "questions": "rules", "encoder": None}),
-    "Soft-TIFA, arithmetic": ("soft_tifa", {"vqa": "micro_vqa", "questions": "rules"}),
-    "Soft-TIFA, geometric": ("soft_tifa", {"vqa": "micro_vqa", "questions": "rules"}),
-    "VQAScore": ("vqascore", {"vqa": "micro_vqa"}),
+    "TIFA": ("tifa", {"vqa": "micro", "questions": "rules", "encoder": None}),
+    "Soft-TIFA, arithmetic": ("soft_tifa", {"vqa": "micro", "questions": "rules"}),
+    "Soft-TIFA, geometric": ("soft_tifa", {"vqa": "micro", "questions": "rules"}),
+    "VQAScore": ("vqascore", {"vqa": "micro"}),
 }
 VALUES = {"CLIPScore": "clip_score", "Soft-TIFA, geometric": "soft_tifa_gm", "Soft-TIFA, arithmetic": "soft_tifa_am"}
 """Which of a metric's values is meant, where it is not the one of its own name."""
