@@ -1,4 +1,4 @@
-"""The originals' numbers (tests/golden/ram, tests/golden/tag2text), and checkpoints made from them."""
+"""The originals' numbers (tests/golden/ram, ram_plus and tag2text), and checkpoints made from them."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def write_vocabulary(folder: Path, name: str) -> dict[str, Path]:
     files = {"config": folder / "shape.json", "tag_list": folder / "tags.txt"}
     files["config"].write_text(json.dumps(config(name)))
     files["tag_list"].write_text("\n".join(about["tag_list"]))
-    if name == "ram":
+    if name != "tag2text":
         files["thresholds"] = folder / "thresholds.txt"
         files["thresholds"].write_text("\n".join(map(str, about["class_threshold"])))
     return files

@@ -1,4 +1,4 @@
-"""RAM and Tag2Text give what the original code gives; RAM++ is what its paper says; published files fit."""
+"""RAM, RAM++ and Tag2Text give what the original code gives; published files fit."""
 
 from __future__ import annotations
 
@@ -22,8 +22,13 @@ from tests.plugins.taggers import recognize_anything as golden
 NAMES = ("ram", "tag2text")
 
 
-@pytest.mark.parametrize("file", ["checkpoint.pth", "checkpoint_legacy_names.pth"])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        *((name, file) for name in NAMES for file in ("checkpoint.pth", "checkpoint_legacy_names.pth")),
+        ("ram_plus", "checkpoint.pth"),
+    ],
+)
 def test_equals_the_original(name: str, file: str, tmp_path: Path) -> None:
     about, io = golden.meta(name), golden.numbers(name)
     tagger = RecognizeAnythingTagger(
@@ -44,6 +49,8 @@ def test_equals_the_original(name: str, file: str, tmp_path: Path) -> None:
         }
         if name == "ram":
             ours |= {"image_embeds": embeds, "label_embed_projected": network.queries(embeds)[0]}
+        if name == "ram_plus":
+            ours |= {"image_embeds": embeds, "label_embed_queries": network.queries(embeds)}
     for key, tensor in ours.items():
         atol = about["tolerance"]["atol_per_tensor"].get(key, 1e-6)
         assert torch.allclose(tensor, io[key], rtol=about["tolerance"]["rtol"], atol=atol), key
@@ -59,8 +66,23 @@ def test_equals_the_original(name: str, file: str, tmp_path: Path) -> None:
     assert tagger.labels == tuple(about["tag_list"])
 
 
-@pytest.mark.parametrize("legacy", [False, True])
-@pytest.mark.parametrize("name", NAMES)
+def test_other_classes_replace_the_descriptions_of_ram_plus() -> None:
+    """As the original does for classes of one's own: other rows, another number of descriptions for each."""
+    about, io = golden.meta("ram_plus"), golden.numbers("ram_plus")
+    other = about["expected"]["openset"]
+    weights = {**golden.weights("ram_plus"), "label_embed": io["openset_label_embed"]}
+    changed = {"num_tags": other["classes"], "descriptions_per_tag": other["descriptions_per_class"]}
+    network = build_network(NetworkConfig(**golden.config("ram_plus", **changed)))
+    load_weights(network, weights, "mine.pth")
+    with torch.no_grad():
+        logits = network.eval()(io["pixel_values"])
+    atol = about["tolerance"]["atol_per_tensor"]["openset_logits"]
+    torch.testing.assert_close(logits, io["openset_logits"], rtol=about["tolerance"]["rtol"], atol=atol)
+
+
+@pytest.mark.parametrize(
+    ("name", "legacy"), [*((n, legacy) for n in NAMES for legacy in (False, True)), ("ram_plus", False)]
+)
 def test_published_names_and_shapes_fit(name: str, legacy: bool) -> None:
     """On the meta device, where tensors have shapes but no memory."""
     published = json.loads((golden.GOLDEN / name / "published_key_shapes.json").read_text())["keys"]
