@@ -87,6 +87,19 @@ def mapping(name: str, value: Any) -> dict[str, Any]:
     return dict(value)
 
 
+def json_values(name: str, value: Any) -> dict[str, Any]:
+    """A mapping of JSON values, a copy, paths as text; None is none of them.
+
+    Raises:
+        OptionError: it is none.
+    """
+    try:
+        values: dict[str, Any] = json.loads(json.dumps(mapping(name, value), default=os.fspath))
+    except (TypeError, ValueError, RecursionError):
+        raise OptionError(f"{name} takes JSON values: texts, numbers, and lists and dicts of them.") from None
+    return values
+
+
 def listed(name: str, values: Any, one: str = "also one: [one]") -> list[Any]:
     """Several values, from anything that can be gone through but a text.
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from realignkit import layout as layouts
 from realignkit.arguments import shown
-from realignkit.errors import FOREIGN, ModelError, PluginError, ScorerError, breach, redacted
+from realignkit.errors import FOREIGN, ModelError, PluginError, ScorerError, breach, redacted, with_article
 from realignkit.images import to_tensor
 from realignkit.machine import full_precision, suited_threads
 from realignkit.named import Named
@@ -223,7 +223,7 @@ def rewards_of(reward: Named, images: Tensor, prompts: Sequence[str], *, gradien
         reward: whom to ask.
         images: on any device.
         prompts: one per image.
-        gradient: whether the rewards must lead back to the images.
+        gradient: whether the rewards must have one.
 
     Raises:
         PluginError: the reward failed, or did not give one number per image, or no gradient where one is needed.
@@ -282,7 +282,7 @@ def _finite(reward: Named, values: Any, prompts: Sequence[str]) -> Tensor:
     import torch
 
     if not isinstance(values, torch.Tensor):
-        raise reward.breach(f"it gave a {type(values).__name__}, not a tensor")
+        raise reward.breach(f"it gave {with_article(type(values).__name__)}, not a tensor")
     if values.shape != (len(prompts),):
         raise reward.breach(f"{len(prompts)} images got rewards of shape {tuple(values.shape)}")
     rewards = values.float()
@@ -345,6 +345,11 @@ def after_train_step(registry: Registry, state: TrainState) -> bool:
     """Show a finished training step to every plugin's ``after_train_step``; whether one of them wants to stop.
 
     Raises:
-        PluginError: a plugin failed.
+        PluginError: a plugin failed, or returned something else than True, False or None.
     """
-    return any([result for _, result in registry.call_each("after_train_step", lambda: {"state": state})])
+    stops = False
+    for whose, result in registry.call_each("after_train_step", lambda: {"state": state}):
+        if not (result is None or isinstance(result, bool | np.bool_)):
+            raise breach(whose, f"it must return True to end the run, or None, not {shown(result)}")
+        stops = stops or bool(result)
+    return stops

@@ -91,9 +91,27 @@ def parse_options(model: type[T], values: T | Mapping[str, Any] | None, owner: s
     try:
         return model.model_validate(mapping(owner, values))
     except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'options'}: {e['msg']}" for e in error.errors())
-        known = ", ".join(model.model_fields) or "none"
-        raise OptionError(f"{owner}: {problems}. Its options: {known}.") from None
+        problems = "; ".join(_problem(each) for each in error.errors())
+        groups = dict(_group(model, each["loc"]) for each in error.errors())
+        known = " ".join(f"{whose} options: {', '.join(fields) or 'none'}." for whose, fields in groups.items())
+        raise OptionError(f"{owner}: {problems}. {known}") from None
+
+
+def _problem(error: Mapping[str, Any]) -> str:
+    where, text = ".".join(map(str, error["loc"])), error["msg"].removeprefix("Value error, ")
+    return f"{where}: {text}" if where else text
+
+
+def _group(model: type[BaseModel], location: Sequence[int | str]) -> tuple[str, list[str]]:
+    """Whose options a bad one is among, as messages begin with it, and what they are called."""
+    whose = []
+    for name in location:
+        field = model.model_fields.get(str(name))
+        if field is None or not (isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)):
+            break
+        model = field.annotation
+        whose.append(str(name))
+    return f"{'.'.join(whose)}'s" if whose else "Its", list(model.model_fields)
 
 
 class Generator(Plugin):

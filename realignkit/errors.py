@@ -142,6 +142,11 @@ def in_one_line(error: BaseException, longest: int = 300) -> str:
     return text.rstrip(".;")
 
 
+def with_article(name: str) -> str:
+    """The name of a class as a sentence has it: "an int", "a UNet2DModel"."""
+    return f"{'an' if name[:1] in 'aeioAEIO' else 'a'} {name}"
+
+
 def memory_error(what: str, error: BaseException) -> ModelError:
     """What :func:`enough_memory` raises."""
     return ModelError(

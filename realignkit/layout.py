@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from realignkit.errors import with_article
+
 Mask = npt.NDArray[np.bool_]
 
 
@@ -86,7 +88,7 @@ class Layout:
     def __post_init__(self) -> None:
         object.__setattr__(self, "segments", tuple(self.segments))
         if strangers := [segment for segment in self.segments if not isinstance(segment, Segment)]:
-            raise ValueError(f"a layout is made of Segments, not of a {type(strangers[0]).__name__}")
+            raise ValueError(f"a layout is made of Segments, not of {with_article(type(strangers[0]).__name__)}")
         shapes = {np.shape(segment.mask) for segment in self.segments}
         if len(shapes) > 1 or any(len(shape) != 2 for shape in shapes):
             raise ValueError(f"a layout needs masks of one shape (H, W), got {sorted(shapes)}")
@@ -164,7 +166,7 @@ def caption_problem(caption: Any) -> str:
 def segment_problem(segment: Any, size: tuple[int, int]) -> str:
     """What is wrong with a :class:`~realignkit.types.Segment` of an image of ``size`` (width, height)."""
     if not isinstance(segment, Segment):
-        return f"a {type(segment).__name__} is no Segment"
+        return f"{with_article(type(segment).__name__)} is no Segment"
     return (
         caption_problem(segment.caption)
         or mask_problem(segment.mask, size)
@@ -177,7 +179,7 @@ def mask_problem(mask: Any, size: tuple[int, int]) -> str:
     shape = size[::-1]
     if isinstance(mask, np.ndarray) and mask.dtype == np.bool_ and mask.shape == shape:
         return ""
-    got = f"{mask.dtype} {mask.shape}" if isinstance(mask, np.ndarray) else f"a {type(mask).__name__}"
+    got = f"{mask.dtype} {mask.shape}" if isinstance(mask, np.ndarray) else with_article(type(mask).__name__)
     return f"masks must be bool {shape}, got {got}"
 
 
@@ -206,7 +208,7 @@ def answer_problem(captions: Sequence[Any], tags: Sequence[Tag]) -> str:
 def layout_problem(layout: Any, size: tuple[int, int]) -> str:
     """What is wrong with a :class:`~realignkit.types.Layout` of an image of ``size`` (width, height)."""
     if not isinstance(layout, Layout):
-        return f"a {type(layout).__name__} is no Layout"
+        return f"{with_article(type(layout).__name__)} is no Layout"
     return next(filter(None, (segment_problem(segment, size) for segment in layout)), "")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,8 +12,9 @@ from pydantic import BaseModel, SecretStr
 
 from realignkit.arguments import mapping, shown
 from realignkit.contracts import Options
-from realignkit.errors import REDACTED, OptionError, PluginError, blame, breach, redacted_urls, url_secrets
+from realignkit.errors import REDACTED, ModelError, OptionError, PluginError, blame, breach, redacted_urls, url_secrets
 from realignkit.machine import suited_threads
+from realignkit.provenance import MACHINE, without
 
 _SECRET_WORDS = ("key", "token", "secret", "password", "credential")
 
@@ -72,6 +74,44 @@ class Named:
         with self.blame(), suited_threads(self.plugin):
             yield
 
+    def out_of_reach(self) -> str:
+        """See :meth:`realignkit.contracts.Plugin.out_of_reach`; empty for one that does not say.
+
+        Raises:
+            PluginError: it failed.
+        """
+        with self.blame():
+            return str(self.plugin.out_of_reach()) if self.has("out_of_reach") else ""
+
+    def check_reach(self, remedy: str) -> None:
+        """Refuse to begin what it could not go on with. May ask the network.
+
+        Args:
+            remedy: how another one is chosen, a sentence.
+
+        Raises:
+            ModelError: its weights are neither on this machine nor to be had.
+            PluginError: it failed.
+        """
+        if why := self.out_of_reach():
+            raise ModelError(f"{self.whose} cannot work: {why} {remedy}")
+
+    @property
+    def margin(self) -> float:
+        """The margin of ``phi(R)`` (eq. 5) that a reward states; 1 where it states none.
+
+        Raises:
+            PluginError: it is no finite number.
+        """
+        stated = getattr(self.plugin, "margin", 1.0)
+        try:
+            margin = float(stated)
+        except (TypeError, ValueError):
+            margin = math.nan
+        if not math.isfinite(margin):
+            raise self.breach(f"its margin must be a finite number, not {shown(stated)}")
+        return margin
+
     @property
     def options(self) -> dict[str, Any]:
         """All its options as JSON values, defaults included, secrets redacted."""
@@ -80,12 +120,8 @@ class Named:
     @property
     def settings(self) -> dict[str, Any] | None:
         """What beside its name decides what it says: its options as JSON, but for where it runs; None without any."""
-
-        def kept(values: Mapping[str, Any]) -> dict[str, Any]:
-            chosen = {name: value for name, value in values.items() if name not in ("device", "dtype")}
-            return {name: kept(value) if isinstance(value, dict) else value for name, value in chosen.items()}
-
-        return kept(self._values("json")) if isinstance(getattr(self.plugin, "options", None), Options) else None
+        made = isinstance(getattr(self.plugin, "options", None), Options)
+        return without(self._values("json"), MACHINE) if made else None
 
     @property
     def secrets(self) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ import json
 import os
 import platform
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,8 +20,23 @@ if TYPE_CHECKING:
 READ_UP_TO = 2**30
 """Bytes: of more than that in all, sizes and dates stand for the contents, as reading would take minutes."""
 
-_PLACES = frozenset({"cache_dir", "companions", "refine_defaults", "device"})
+MACHINE = frozenset({"device", "dtype"})
+"""Options that say where networks run, and how exactly they compute: that is not what they are."""
+COMPANY = frozenset({"companions", "refine_defaults"})
+"""A generator's options that only say what goes with it."""
+HANDLING = COMPANY | {"offload"}
+"""A generator's options that have no part in what is learnt."""
+_PLACES = COMPANY | {"cache_dir", "device"}
 """Options that name a place to write to, or other plugins: what is there makes no difference."""
+
+
+def without(options: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
+    """Options but for those of some names, at any depth."""
+    return {
+        name: without(value, names) if isinstance(value, Mapping) else value
+        for name, value in options.items()
+        if name not in names
+    }
 
 
 def digest_of(texts: Iterable[str]) -> str:

@@ -15,7 +15,7 @@ from typing import Annotated, Any, NoReturn, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from realignkit.errors import DamagedError, OutputError
+from realignkit.errors import DamagedError, OutputError, with_article
 
 MAX_DIGITS = 100
 MAX_VALUES = 1_000_000
@@ -61,7 +61,7 @@ def read_json(path: Path, advice: str = "Make it again.") -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise DamagedError(f"{path} cannot be read: {error}", advice) from error
     if not isinstance(record, dict):
-        raise DamagedError(f"{path} holds a {type(record).__name__}, no JSON object", advice)
+        raise DamagedError(f"{path} holds {with_article(type(record).__name__)}, no JSON object", advice)
     return record
 
 

@@ -104,7 +104,7 @@ class TrainResult:
 
     Attributes:
         folder: where everything is.
-        status: ``finished``, ``stopped early`` (patience), ``stopped by a plugin`` or ``interrupted``.
+        status: ``finished``, ``stopped early`` (patience) or ``stopped by a plugin``.
         iterations: optimizer steps done.
         history: all validations, the first being the model as it came.
         best: the best one after training began; None without validation.

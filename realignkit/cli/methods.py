@@ -132,8 +132,7 @@ class _System:
             for part in make([info], self.settings.options.get(info.kind, {})):
                 with part.blame():
                     why = part.plugin.check() if part.has("check") else ""
-                    why = why or (part.plugin.out_of_reach() if part.has("out_of_reach") else "")
-                if why:
+                if why := why or part.out_of_reach():
                     return f"{part.whose} cannot work: {why}"
         return ""
 

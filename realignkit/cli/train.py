@@ -22,11 +22,10 @@ from realignkit.cli._progress import (
     set_verbosity,
     writes_into,
 )
-from realignkit.errors import OptionError
+from realignkit.errors import OptionError, in_one_line
 from realignkit.machine import suited_threads
 
 if TYPE_CHECKING:
-    from realignkit.named import Named
     from realignkit.types import TrainResult, TrainState
 
 DEFAULT_MODEL = "micro"
@@ -109,7 +108,9 @@ def _merge(flags: Mapping[str, Any], path: Path | None) -> tuple[dict[str, Any],
 
     import yaml
 
+    from realignkit.arguments import shown
     from realignkit.records import check_depth
+    from realignkit.refl.config import refuse_former
 
     if path is None:
         return dict(flags), []
@@ -117,14 +118,18 @@ def _merge(flags: Mapping[str, Any], path: Path | None) -> tuple[dict[str, Any],
         job = yaml.safe_load(path.read_text(encoding="utf-8-sig")) or {}
         check_depth(job)
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        raise OptionError(f"cannot read {path}: {error}. --config takes a YAML file.") from None
-    known = {*flags, "set"}
-    if not isinstance(job, dict) or not isinstance(job.get("set", {}), dict) or job.keys() - known:
-        raise OptionError(
-            f"{path} must map names to values: {', '.join(sorted(known))}, where 'set' maps option names to values."
-        )
+        raise OptionError(f"cannot read {path}: {in_one_line(error)}. --config takes a YAML file.") from None
+    known = ", ".join(sorted({*flags, "set"}))
+    if not isinstance(job, dict):
+        raise OptionError(f"{path} must map names to values: {known}.")
+    chosen = job.pop("set", None) or {}
+    if not isinstance(chosen, dict):
+        raise OptionError(f"{path}: 'set' maps option names to values, and {shown(chosen)} does not.")
+    for stranger in (name for name in job if name not in flags):
+        refuse_former(str(stranger))
+        raise OptionError(f"{path}: {stranger} is none of {known}; options such as training.lora.rank go below 'set'.")
     flat: dict[str, Any] = {}
-    for name, value in job.pop("set", {}).items():
+    for name, value in chosen.items():
         group = name in GROUPS and isinstance(value, dict)
         flat |= {f"{name}.{option}": below for option, below in value.items()} if group else {name: value}
     settings = [f"{name}={json.dumps(value, default=str)}" for name, value in flat.items()]
@@ -203,6 +208,7 @@ class TrainingJob:
         from accelerate import PartialState
 
         from realignkit.named import Named
+        from realignkit.provenance import HANDLING, without
         from realignkit.refl import ReFLTrainer
         from realignkit.refl.refusals import check_trainable
         from realignkit.refl.run import begun
@@ -236,7 +242,7 @@ class TrainingJob:
                     **({"judge": judge.name} if judge else {}),
                 },
                 sampling=getattr(generator.plugin, "sampling_defaults", {}),
-                generator_options=_identifying_options(generator),
+                generator_options=without(generator.settings or {}, HANDLING),
                 prior=Path(self.wanted["out"]) / "prior",
                 registry=self.registry,
                 on_step=on_step,
@@ -273,13 +279,6 @@ class TrainingJob:
             return Judge(measuring_reward(self.registry, spec, options, self.companions), spec)
         made = self.registry.info("metric", self.judge_name).create(**options)
         return Judge(made, self.judge_name, self._judge_value or None)
-
-
-def _identifying_options(generator: Named) -> dict[str, Any] | None:
-    """What a generator was made with, but for what has no part in what is learnt."""
-    settings = generator.settings
-    irrelevant = ("offload", "companions", "refine_defaults")
-    return settings and {name: value for name, value in settings.items() if name not in irrelevant}
 
 
 def _print(results: Mapping[str, TrainResult], judge: str) -> None:

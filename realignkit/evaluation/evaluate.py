@@ -148,12 +148,8 @@ class Evaluation:
                 done = {each for _, ids in self.results.states(metric.name) for each in ids}
             else:
                 done = {name for name, line in lines.items() if metric.name in line["values"]}
-            if all(picture.id in done for picture in self.pictures) or not metric.has("out_of_reach"):
-                continue
-            with metric.blame():
-                why = metric.plugin.out_of_reach()
-            if why:
-                raise ModelError(f"{metric.whose} cannot work: {why} Or leave it out.")
+            if not all(picture.id in done for picture in self.pictures):
+                metric.check_reach("Or leave it out.")
 
     def _forget_changed(self, say: Callable[[str], None]) -> None:
         """Leave out the lines of pictures that are no longer what was measured."""

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
 from typing import Any
 
 from realignkit.machine import networks
 from realignkit.named import Named
-from realignkit.provenance import contents
+from realignkit.provenance import MACHINE, contents, without
 
 DIGITS = 16
 """Of a SHA-256 that are kept."""
@@ -20,16 +19,10 @@ def settings_of(metric: Named) -> dict[str, Any]:
     Raises:
         PluginError: it failed to say.
     """
-    options = _lasting(metric.options)
+    options = without(metric.options, MACHINE)
     with metric.blame():
         identity = dict(metric.plugin.identity()) if metric.has("identity") else {}
     return {"options": options, "contents": contents(options), "identity": identity}
-
-
-def _lasting(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Options without where networks run: that is not what they are."""
-    kept = {name: value for name, value in options.items() if name not in ("device", "dtype")}
-    return {name: _lasting(value) if isinstance(value, Mapping) else value for name, value in kept.items()}
 
 
 def weights_digest(plugin: Any) -> str:

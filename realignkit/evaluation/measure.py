@@ -17,7 +17,6 @@ from realignkit.evaluation.results import (
     Measurement,
     different_plugins,
     digest,
-    generator_settings,
     with_plugins,
 )
 from realignkit.evaluation.runs import Job, slug
@@ -25,7 +24,7 @@ from realignkit.files import atomic_write, only_writer
 from realignkit.images import png
 from realignkit.machine import suited_threads
 from realignkit.named import Named
-from realignkit.provenance import differences
+from realignkit.provenance import COMPANY, differences, without
 from realignkit.realigner import Realigner
 
 Report = Callable[[str, int, int], None]
@@ -254,7 +253,7 @@ def drawing_settings(realigner: Realigner, *, whole: bool = False) -> dict[str, 
         whole: those of the fine stage, too.
     """
     settings = dict(realigner.settings)
-    settings["generator"] = generator_settings(settings["generator"])
+    settings["generator"] = without(settings["generator"], COMPANY)
     if whole:
         return settings
     return {

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from realignkit.contracts import Config, parse_options
-from realignkit.errors import OptionError
+from realignkit.errors import OptionError, in_one_line
 from realignkit.evaluation.compare import Change, compare_folders
 from realignkit.evaluation.folder import EvaluationFolder
 from realignkit.evaluation.runs import slug
@@ -57,7 +57,9 @@ def read_methods(rows: str | Path) -> dict[str, Method]:
         check_depth(content)
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         known = ", ".join(sorted(file.stem for file in SHIPPED.glob("*.yaml")))
-        raise OptionError(f"cannot read the rows of {path}: {error}. Give a YAML file, or one of {known}.") from None
+        raise OptionError(
+            f"cannot read the rows of {path}: {in_one_line(error)}. Give a YAML file, or one of {known}."
+        ) from None
     if not isinstance(content, dict) or not isinstance(content.get("rows"), dict) or set(content) != {"rows"}:
         raise OptionError(f"{path} must hold 'rows:' alone, and below it a name and its options for each system.")
     methods = {}

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
     from realignkit.realignment import Realignment
 
-LORA, WHOLE = "pytorch_lora_weights.safetensors", "model"
+WHOLE = "model"
+"""Where a training of the whole U-Net keeps its pipeline."""
 
 Drawer = Callable[[Realigner, Sequence[str], Sequence[int], Collection[str]], Mapping[str, Sequence["Image"]]]
 """``draw(realigner, prompts, noise seeds, wanted rows)`` -> at least those rows' pictures."""

@@ -24,7 +24,7 @@ from pydantic import ConfigDict, Field, JsonValue
 
 from realignkit.errors import DamagedError, OptionError, OutputError
 from realignkit.files import append_lines, atomic_write, keep_lines, read_lines, write_lines
-from realignkit.provenance import differences, in_short, versions
+from realignkit.provenance import MACHINE, differences, in_short, versions, without
 from realignkit.records import Format, Written, parse_json
 
 logger = logging.getLogger(__name__)
@@ -333,14 +333,5 @@ def with_plugins(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str,
 
 def _lasting(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Settings without where its rewards run, and in which precision: that is not what they are."""
-    scores = settings.get("scores", {})
-    kept = {
-        spec: {name: value for name, value in options.items() if name not in ("device", "dtype")}
-        for spec, options in scores.items()
-    }
-    return {**settings, **({"scores": kept} if scores else {})}
-
-
-def generator_settings(options: Mapping[str, Any]) -> dict[str, Any]:
-    """A generator's options without those that only say what goes with it."""
-    return {name: value for name, value in options.items() if name not in ("companions", "refine_defaults")}
+    scores = settings.get("scores")
+    return {**settings, "scores": without(scores, MACHINE)} if scores else dict(settings)

@@ -34,13 +34,12 @@ from realignkit.evaluation.results import (
     Key,
     Measurement,
     digest,
-    generator_settings,
 )
 from realignkit.evaluation.runs import Job
 from realignkit.files import atomic_write
 from realignkit.images import open_image, picture_key, png
 from realignkit.named import Named
-from realignkit.provenance import contents, digest_of, placeless
+from realignkit.provenance import COMPANY, contents, digest_of, placeless, without
 from realignkit.realigner import Realigner
 from realignkit.records import checksum, read_json
 from realignkit.types import Expected, Likelihood, LocalCaption, Tag, Truth
@@ -118,7 +117,7 @@ class Answers(Measurer):
             return
         images = record["images"]
         inside = {f"generator.{name}": what for name, what in images.get("contents", {}).items()}
-        settings = {**images, "generator": generator_settings(images["generator"]), "contents": inside}
+        settings = {**images, "generator": without(images["generator"], COMPANY), "contents": inside}
         converted = {
             "kind": SCORERS,
             "settings": {**settings, "metric": {"name": SUCCESS}},

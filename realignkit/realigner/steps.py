@@ -234,14 +234,11 @@ class Steps:
         for part in self.parts.single:
             if part.kind == "generator":  # is loaded first, and tells
                 continue
-            with part.blame():
-                why = getattr(part.plugin, "out_of_reach", str)()
-            if why:
-                argument = "select_by" if part.kind == "reward" else part.kind
-                raise ModelError(
-                    f"{part.whose} cannot work: {why} Another {part.kind} is chosen with {argument}= "
-                    f"(--{argument.replace('_', '-')}); 'realignkit plugins --kind {part.kind}'."
-                )
+            argument = "select_by" if part.kind == "reward" else part.kind
+            part.check_reach(
+                f"Another {part.kind} is chosen with {argument}= (--{argument.replace('_', '-')}); 'realignkit plugins "
+                f"--kind {part.kind}'."
+            )
 
     def check_model(self) -> None:
         """Refuse a model that cannot be loaded or whose attention cannot be modulated. Loads the pipeline.

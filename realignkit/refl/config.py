@@ -26,7 +26,7 @@ class ReFLConfig(TrainingOptions):
     Frozen; unknown names are errors. :func:`preset` has named settings, published and our own.
     """
 
-    # A training algorithm is a file in algorithms/ and a line here, whose name is the algorithm's.
+    # A training algorithm is a file in algorithms/ and a field here, whose name is the algorithm's.
     refl: Annotated[ReFLOptions, ReFL] = Field(ReFLOptions(), description="options of algorithm=refl")
     raft: Annotated[RAFTOptions, RAFT] = Field(RAFTOptions(), description="options of algorithm=raft")
     reward_weighted: Annotated[RewardWeightedOptions, RewardWeighted] = Field(
@@ -59,6 +59,10 @@ class ReFLConfig(TrainingOptions):
             raise ValueError("reward_weight must be finite and not negative")
         if self.reward_weight == 0 and not self.denoising_weight:
             raise ValueError("with reward_weight=0 and denoising_weight=0 there is nothing to learn")
+        if self.reward_weight == 0 and self.refl.kl_weight:
+            raise ValueError(
+                "with reward_weight=0 nothing is rolled out, and refl.kl_weight is measured on rollouts: leave it out"
+            )
         if self.reward_weight == "auto" and not self.denoising_weight:
             # The KL-style term alone will not do: without a gradient until the model has moved, it would never move.
             raise ValueError("reward_weight=auto compares with the denoising term: raise denoising_weight above 0")

@@ -121,7 +121,7 @@ class Networks:
         return self.alphas_cumprod[timesteps.long()].view(-1, 1, 1, 1)
 
     def text(self, prompts: Sequence[str]) -> Text:
-        """Embeddings of prompts; the empty prompt is what guidance steers away from.
+        """Embeddings of prompts, the empty one and the negative one included.
 
         Each is computed once and kept; where the text encoder learns, anew, with a gradient.
         """
@@ -228,13 +228,12 @@ def check_full_precision(pipeline: Any, text_encoder: bool) -> None:
             )
 
 
-def drawing_options(pipeline: Any, given: Mapping[str, Any], steps: int | None) -> dict[str, Any]:
+def drawing_options(pipeline: Any, given: Mapping[str, Any]) -> dict[str, Any]:
     """How the model is used, for :meth:`Networks.draw`: as given, else by the pipeline's defaults.
 
     Args:
         pipeline: whose defaults.
         given: see :class:`realignkit.resolve.SamplingOptions`.
-        steps: to take in place of ``num_inference_steps``; None: as given.
 
     Raises:
         OptionError: an unknown name or a bad value.
@@ -242,6 +241,4 @@ def drawing_options(pipeline: Any, given: Mapping[str, Any], steps: int | None) 
     defaults = inspect.signature(type(pipeline).__call__).parameters
     names = ("num_inference_steps", "guidance_scale")
     chosen = parse_options(SamplingOptions, given, owner="sampling").model_dump(exclude_none=True)
-    if steps is not None:
-        chosen["num_inference_steps"] = steps
     return {**{name: defaults[name].default for name in names}, **chosen}

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
@@ -47,14 +48,18 @@ class ValidationOptions(Options):
     patience: int = Field(4, ge=0, description="validations without a better judgement before stopping; 0: never stop")
     samples: int = Field(8, ge=0, description="held-out images in each sample grid; 0: none")
 
+    def sampling(self, used: Mapping[str, Any]) -> dict[str, Any]:
+        """How the held-out prompts are drawn, of a model that is ``used`` with these sampling options."""
+        return dict(used) if self.steps is None else {**used, "num_inference_steps": self.steps}
+
 
 class TrainingOptions(Config):
     """The part of :class:`~realignkit.refl.config.ReFLConfig` that all algorithms read."""
 
     algorithm: str = Field(
         "auto",
-        description="refl: gradient of the reward; raft: best of N; reward_weighted: denoising loss on L_pre's pairs, "
-        "each weighed by its own reward; auto: refl where the reward has a gradient, else raft",
+        description="called as its group of options, which says what it is; auto: refl where the reward has a gradient, "
+        "else raft",
     )
 
     iterations: int = Field(500, ge=1, description="optimizer steps")
@@ -68,7 +73,8 @@ class TrainingOptions(Config):
     # How the terms weigh.
     reward_weight: float | Literal["auto"] | None = Field(
         None,
-        description="lambda; none: 0.001 for refl, else 1; 0: a control run; auto: holds gradient_ratio",
+        description="lambda; none: the algorithm's own, 1 unless it says (refl: 0.001); 0: a control run; auto: holds "
+        "gradient_ratio",
     )
     gradient_ratio: float = Field(
         10.0, gt=0, allow_inf_nan=False, description="with reward_weight=auto: reward to denoising gradient norm"

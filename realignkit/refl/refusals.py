@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from realignkit.errors import ModelError
+from realignkit.errors import ModelError, with_article
 from realignkit.pipelines import families
 
 ADAPTER = "realignkit"
@@ -29,7 +29,7 @@ def check_trainable(pipeline: Any) -> None:
     """
     reason = why_not_trainable(pipeline)
     if reason is not None:
-        raise ModelError(f"a {type(pipeline).__name__} {reason}")
+        raise ModelError(f"{with_article(type(pipeline).__name__)} {reason}")
 
 
 def why_not_trainable(pipeline: Any) -> str | None:
@@ -63,7 +63,7 @@ def _kind(pipeline: Any) -> str | None:
         "LatentConsistency": "it is distilled for a few steps",
         "IF": "it works on pixels, not on latents",
     }
-    why = next((text for part, text in kinds.items() if part in name), "it is no U-Net of that kind")
+    why = next((text for part, text in kinds.items() if part in name), "it has no U-Net of the Stable Diffusion kind")
     return f"cannot be fine-tuned here: {why}. {_USE}"
 
 

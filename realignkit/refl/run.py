@@ -24,10 +24,13 @@ from realignkit.records import Format, Written
 from realignkit.refl import checkpoints
 from realignkit.refl.checkpoints import WrittenValidation
 from realignkit.refl.config import ALGORITHMS, REMOVED, ReFLConfig, translated
+from realignkit.refl.options import ValidationOptions
 from realignkit.types import TrainState, Validation
 
 RECORD = "training.json"
 LOG = "log.jsonl"
+PRIOR_SAMPLING = "prior_sampling"
+"""In the identity, where L_pre's images are not drawn as the held-out prompts are: with ``validation.steps``."""
 
 CHANGEABLE = frozenset(
     {
@@ -93,6 +96,18 @@ def identifying_options(plugin: Named) -> dict[str, Any] | None:
     return None if settings is None else placeless(settings)
 
 
+def sampling_identity(used: Mapping[str, Any], validation: ValidationOptions, draws_pairs: bool) -> dict[str, Any]:
+    """How images are drawn, as a part of the identity.
+
+    Args:
+        used: how the model is used.
+        validation: which may have another number of steps.
+        draws_pairs: whether the frozen model draws L_pre's images.
+    """
+    held_out = validation.sampling(used)
+    return {"sampling": held_out, **({PRIOR_SAMPLING: dict(used)} if draws_pairs and held_out != used else {})}
+
+
 class RunFolder:
     """Writes a run's files (in the main process only), and decides whether a run can go on.
 
@@ -147,6 +162,8 @@ class RunFolder:
                 )
         if now["identity"].get("training_guidance_scale") is None:  # version 0.1 had one for what draws nothing, too
             identity["training_guidance_scale"] = None
+        if PRIOR_SAMPLING in now["identity"]:  # earlier versions drew the images with validation.steps, too
+            identity.setdefault(PRIOR_SAMPLING, now["identity"][PRIOR_SAMPLING])
         new = flat(now["config"])
         old = translated(flat(recorded), str(identity.get("algorithm"))) or new
         unknown, gone = sorted(new.keys() - old.keys() - CHANGEABLE), sorted(old.keys() - new.keys() - CHANGEABLE)
@@ -161,6 +178,17 @@ class RunFolder:
                 f"{self.folder} holds another training; different: {in_short(different)}. "
                 f"Use the same options and inputs to resume, or another folder."
             )
+
+    def take_over(self, newest: tuple[Path, Mapping[str, Any]] | None) -> None:
+        """Go on with L_pre's images as an earlier version had them drawn, if it was one: see :meth:`open`."""
+        if newest is not None and PRIOR_SAMPLING not in newest[1].get("run", {}).get("identity", {}):
+            self.identity.pop(PRIOR_SAMPLING, None)
+
+    @property
+    def prior_sampling(self) -> dict[str, Any]:
+        """How L_pre's images are drawn, where the frozen model draws them."""
+        sampling: dict[str, Any] = self.identity.get(PRIOR_SAMPLING, self.identity["sampling"])
+        return sampling
 
     @property
     def what(self) -> dict[str, Any]:

@@ -23,10 +23,10 @@ from realignkit.refl.config import ALGORITHMS, ReFLConfig
 from realignkit.refl.distributed import Interruption, LossScale, Processes, memory_errors, precision_of
 from realignkit.refl.model import Networks, drawing_options
 from realignkit.refl.refusals import check_trainable
-from realignkit.refl.run import LOG, RunFolder, grid, identifying_options, validation_from
+from realignkit.refl.run import LOG, RunFolder, grid, identifying_options, sampling_identity, validation_from
 from realignkit.refl.step import Learner
 from realignkit.refl.trainable import Trainable
-from realignkit.refl.validation import Judge, Validator, best_of, hacking, without_improvement
+from realignkit.refl.validation import Judge, Validator, best_of, check_reach, hacking, without_improvement
 from realignkit.registry import Registry, default_registry
 from realignkit.types import TrainResult, TrainState, Validation
 
@@ -37,8 +37,8 @@ INTERRUPTED, RUNNING = "interrupted", "running"
 class ReFLTrainer:
     """Fine-tunes a text-to-image pipeline so that a reward rises (eq. 5), while something else watches.
 
-    The pipeline is used as it is: frozen, moved, and its U-Net gets adapters (or thaws). After :meth:`train` it
-    carries the best weights.
+    The pipeline itself is trained, and no copy: it is moved, cast and frozen, and its U-Net gets adapters (or thaws).
+    After :meth:`train` it carries the best weights.
 
     Args:
         pipeline: SD-1.x, SD-2.x or SDXL, text to image.
@@ -61,7 +61,8 @@ class ReFLTrainer:
         on_message: called with each warning and validation, in words.
 
     Raises:
-        OptionError: an option is unknown or bad, or the judge is the training reward.
+        OptionError: an option or argument is unknown or bad, or the judge is the training reward.
+        PluginError: the reward's margin is no number.
         PromptError: there are no prompts, or one is too long for the model.
         ModelError: the pipeline is of a kind that cannot learn here.
     """
@@ -79,7 +80,7 @@ class ReFLTrainer:
         names: Mapping[str, str] | None = None,
         sampling: Mapping[str, Any] | None = None,
         generator_options: Mapping[str, Any] | None = None,
-        prior: Path | None = None,
+        prior: str | Path | None = None,
         registry: Registry | None = None,
         threads: int | None = None,
         on_step: Callable[[TrainState], None] | None = None,
@@ -93,12 +94,16 @@ class ReFLTrainer:
         self.reward = Named.of("reward", reward, name=self.names.get("reward"))
         self.registry = arguments.instance("registry", registry, Registry) or default_registry()
         self.threads = threads
-        self._on_step, self._say = on_step or (lambda _: None), on_message or (lambda _: None)
+        self._on_step = arguments.function("on_step", on_step) or (lambda _: None)
+        self._say = arguments.function("on_message", on_message) or (lambda _: None)
+        self._prior = self.folder / "prior" if prior is None else arguments.as_path("prior", prior)
         self.algorithm = config.algorithm_for(self.reward)
         self.judge = Judge.of(judge, self.names.get("judge"), self.reward)
         self.prompts, self.held_out = data.split(prompts, held_out, config.validation.prompts, config.seed)
-        self.sampling = drawing_options(pipeline, sampling or {}, config.validation.steps)
+        self.sampling = drawing_options(pipeline, sampling or {})
         self.options = config.options_of(self.algorithm)
+        if getattr(self.options, "margin", 0) is None:
+            _ = self.reward.margin
         if isinstance(self.options, RolloutOptions) and self.options.guidance_scale is None:
             self.options = self.options.model_copy(update={"guidance_scale": float(self.sampling["guidance_scale"])})
         for prompt in (*self.prompts, *self.held_out):
@@ -126,10 +131,10 @@ class ReFLTrainer:
         self._needs_pairs = bool(config.denoising_weight) or ALGORITHMS[self.algorithm].needs_pairs
         given = config.pairs if self._needs_pairs else None
         self._pairs = None if given is None else data.Pairs(given, self.networks)
-        options = generator_options or {"loaded_from": getattr(pipeline, "name_or_path", None)}
+        options = arguments.json_values("generator_options", generator_options)
+        options = options or {"loaded_from": getattr(pipeline, "name_or_path", None)}
         self._model = placeless({"model": self.names["generator"], "model_options": options})
         self.run = RunFolder(self.folder, config, self._identity(), self.processes.main)
-        self._prior = prior or self.folder / "prior"
         self._learner: Learner | None = None
         self._interruption = Interruption()
         self.history: list[Validation] = []
@@ -137,6 +142,7 @@ class ReFLTrainer:
 
     def _identity(self) -> dict[str, Any]:
         total = self.config.batch_size * self.config.accumulation(self.processes.count) * self.processes.count
+        draws_pairs = self._needs_pairs and self._pairs is None
         return {
             **self._model,
             "reward": self.reward.name,
@@ -148,7 +154,7 @@ class ReFLTrainer:
             "training_prompts": [len(self.prompts), data.digest(self.prompts)],
             "held_out_prompts": [len(self.held_out), data.digest(self.held_out)],
             "training_pairs": None if self._pairs is None else self._pairs.identity(self.config.compare_content),
-            "sampling": dict(self.sampling),
+            **sampling_identity(self.sampling, self.config.validation, draws_pairs),
             "training_guidance_scale": getattr(self.options, "guidance_scale", None),
         }
 
@@ -156,6 +162,7 @@ class ReFLTrainer:
     def learner(self) -> Learner:
         """What does the steps; made at first use, which has the frozen model draw images for L_pre."""
         if self._learner is None:
+            check_reach(self.config, self.reward, self.judge, self._validates)
             pairs = self._pairs
             if self._needs_pairs and pairs is None:
                 pairs = data.Pairs(self._draw_prior(), self.networks)
@@ -172,7 +179,9 @@ class ReFLTrainer:
         return self.learner.trainable
 
     def gradients(self, iteration: int) -> Gradients:
-        """The gradients of an iteration (from 0): means over all its prompts, in all processes. Changes nothing.
+        """The gradients of an iteration (from 0): means over all its prompts, in all processes; no weight changes.
+
+        The first call draws L_pre's images and installs the adapters (or thaws the U-Net), as :meth:`train` does.
 
         Raises:
             ModelError, PluginError: as :meth:`train`.
@@ -184,14 +193,14 @@ class ReFLTrainer:
         def draw(prompts: list[str], seeds: list[int]) -> list[Any]:
             if self._interruption.wanted:  # what has been drawn is kept
                 raise KeyboardInterrupt
-            return self.networks.draw(prompts, seeds, self.sampling)
+            return self.networks.draw(prompts, seeds, self.run.prior_sampling)
 
         self.processes.wait()
         share = slice(self.processes.rank, None, self.processes.count)
         # Before the U-Net gets adapters or moves: these images are the frozen model's.
         data.draw_prior(
             self._prior, self.prompts, self.config.prior_images, self.config.seed,
-            {"sampling": self.sampling, **self._model, "dtype": str(self.networks.dtype)}, draw, share,
+            {"sampling": self.run.prior_sampling, **self._model, "dtype": str(self.networks.dtype)}, draw, share,
         )  # fmt: skip
         self.processes.wait()
         return self._prior
@@ -214,6 +223,7 @@ class ReFLTrainer:
         threads = suited_threads(self.networks.pipeline, threads=self.threads)
         with alone, memory_errors(), threads, self._interruption.watching() as interruption:
             newest = self.processes.share(self.run.open(resume, self._say) if self.processes.main else None)
+            self.run.take_over(newest)
             _ = self.learner
             done, status = (0, RUNNING) if newest is None else self._load(*newest)
             if status in (EARLY, BY_PLUGIN) or done >= self.config.iterations:

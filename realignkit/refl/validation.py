@@ -78,7 +78,7 @@ class Judge:
         """A metric's values over all images.
 
         Raises:
-            PluginError: it failed.
+            PluginError: it failed, or computed nothing.
             ModelError: what it computed is no number.
             OptionError: it has no value of that name.
         """
@@ -90,8 +90,10 @@ class Judge:
         """The value of a metric that decides.
 
         Raises:
-            OptionError, ModelError: as for :meth:`judge_all`.
+            PluginError, OptionError, ModelError: as for :meth:`judge_all`.
         """
+        if not values:
+            raise self.named.breach("it computed no value at all")
         names = [name for name in values if name != "n"] or list(values)
         name = self.value or names[0]
         if name not in values:
@@ -99,6 +101,19 @@ class Judge:
         if not math.isfinite(values[name]):
             raise ModelError(f"metric '{self.name}' computed {values[name]} for {name}. Choose another one.")
         return values[name]
+
+
+def check_reach(config: TrainingOptions, reward: Named, judge: Judge | None, validates: bool) -> None:
+    """Refuse to begin what those that will be asked could not go on with. May ask the network.
+
+    Raises:
+        ModelError: one has weights that are neither on this machine nor to be had.
+    """
+    asked = [reward] if validates or config.reward_weight != 0 else []
+    if judge is not None and validates:
+        asked.append(judge.named)
+    for each in asked:
+        each.check_reach(f"Take another {each.kind}; 'realignkit plugins --kind {each.kind}' shows them.")
 
 
 def validation(
@@ -205,7 +220,7 @@ class Validator:
             ModelError, PluginError: model, reward or judge failed.
         """
         mine = list(range(len(prompts)))[self.processes.rank :: self.processes.count]
-        images = self._draw([prompts[i] for i in mine], mine, sampling)
+        images = self._draw([prompts[i] for i in mine], mine, self.config.validation.sampling(sampling))
         rewards = self._rate(reward, images, [prompts[i] for i in mine])
         judged: list[Any] = [None] * len(mine)
         if judge is not None and judge.is_reward:

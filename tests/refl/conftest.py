@@ -62,6 +62,7 @@ def trainer(reward: Any = None, **given: Any) -> Any:
     arguments.setdefault("registry", Registry(discover=False))
     arguments.setdefault("prompts", PROMPTS)
     arguments.setdefault("held_out", ("a red desk", "a yellow book"))
+    arguments.setdefault("sampling", {"num_inference_steps": 2})
     chosen = arguments.pop("pipeline", None) or tiny.build_pipeline()
     return ReFLTrainer(chosen, reward or Colour(), options_over_quick(**given), **arguments)
 

@@ -130,7 +130,7 @@ REFUSED = {
     "no text encoder": (lambda: without("text_encoder"), "without its text_encoder"),
     "no decoder": (lambda: without("vae"), "no image decoder"),
     "another decoder": (another_decoder, "ConsistencyDecoderVAE"),
-    "compiled": (compiled, "unet is compiled|no U-Net of that kind"),
+    "compiled": (compiled, "unet is compiled|no U-Net of the Stable Diffusion kind"),
     "flow": (
         lambda: with_scheduler("UniPCMultistepScheduler", use_flow_sigmas=True, prediction_type="flow_prediction"),
         "flow matching",

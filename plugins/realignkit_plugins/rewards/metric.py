@@ -57,8 +57,7 @@ class RewardMetric(Metric):
 
     def out_of_reach(self) -> str:
         """What the reward cannot get, see :class:`realignkit.contracts.Plugin`."""
-        parts = [part.plugin for part, _ in getattr(self.reward, "parts", ())] or [self.reward]
-        return next(filter(None, (str(getattr(part, "out_of_reach", str)()) for part in parts)), "")
+        return str(getattr(self.reward, "out_of_reach", str)())
 
     def update(self, images: Sequence[Image], prompts: Sequence[str]) -> None:
         """Judge images (RGB) by the prompts that they were made for.

@@ -28,7 +28,7 @@ class WeightedReward(Reward):
 
     Raises:
         OptionError: there is no part, or a weight is not positive.
-        PluginError: a name is unknown.
+        PluginError: a name is unknown, or a part's margin is no number.
     """
 
     class Options(PluginOptions):
@@ -76,7 +76,12 @@ class WeightedReward(Reward):
             (Named("reward", name, reward), weight) for name, (reward, weight) in parts.items()
         )
         self.differentiable = all(getattr(part.plugin, "differentiable", True) for part, _ in self.parts)
-        self.margin = float(sum(weight * getattr(part.plugin, "margin", 1.0) for part, weight in self.parts))
+        self.margin = sum(weight * part.margin for part, weight in self.parts)
+
+    def out_of_reach(self) -> str:
+        """Of all parts, the first whose weights are neither here nor to be had."""
+        reasons = ((part.whose, part.out_of_reach()) for part, _ in self.parts)
+        return next((f"{whose}: {why}" for whose, why in reasons if why), "")
 
     @property
     def compares(self) -> bool:

@@ -1,6 +1,6 @@
 """What the training algorithms share: gradients of two terms, kept apart (eq. 5), and the denoising loss (eq. 3).
 
-A new algorithm is a file beside this one and a line in :class:`~realignkit.refl.config.ReFLConfig`. The configuration
+A new algorithm is a file beside this one and a field of :class:`~realignkit.refl.config.ReFLConfig`. The configuration
 has its options and is read without torch, which nothing in here imports before it computes, therefore.
 """
 
@@ -44,11 +44,7 @@ class RolloutOptions(Options):
         allow_inf_nan=False,
         description="in rollout and gradient; none: as the model is sampled; at most 1: off",
     )
-    gradients_per_rollout: int = Field(
-        1,
-        ge=1,
-        description="refl: steps of one rollout that carry a gradient; raft: noise levels to learn each best image at",
-    )
+    gradients_per_rollout: int = Field(1, ge=1, description="how often what was drawn is learnt from")
 
 
 @dataclass
@@ -167,12 +163,6 @@ class Algorithm(ABC):
         weight = self.config.reward_weight
         return self.default_reward_weight if weight is None else weight
 
-    @property
-    def margin(self) -> float:
-        """Of phi: the option's, else the reward's."""
-        given: float | None = self.options.margin
-        return float(getattr(self.reward.plugin, "margin", 1.0)) if given is None else given
-
     @cached_property
     def rollout(self) -> Rollout:
         """How images are drawn, by :class:`RolloutOptions`."""
@@ -240,11 +230,33 @@ class Algorithm(ABC):
         return each
 
     def accumulate(self, total: list[Tensor], loss: Tensor, *, keep: bool = False) -> None:
-        """Add a loss's gradient to a term's; ``keep``: the graph, for another loss on it."""
+        """Add a loss's gradient to a term's; ``keep``: the graph, for another loss on it.
+
+        Raises:
+            PluginError: no weight has a part in the loss, because the reward did not look at the images.
+        """
         import torch
 
         parameters = list(self.trainable.parameters.values())
         gradients = torch.autograd.grad(loss, parameters, allow_unused=True, retain_graph=keep)
+        if all(gradient is None for gradient in gradients):  # the model's own losses always lead there
+            raise self.reward.breach(
+                "it says that it is differentiable, but its rewards do not lead back to the images"
+            )
         for sum_, gradient in zip(total, gradients, strict=True):
             if gradient is not None:
                 sum_ += gradient
+
+
+class MarginAlgorithm(Algorithm):
+    """One whose options have the ``margin`` of phi."""
+
+    @property
+    def margin(self) -> float:
+        """Of phi: the option's, else the reward's.
+
+        Raises:
+            PluginError: the reward's is no number.
+        """
+        given: float | None = self.options.margin
+        return self.reward.margin if given is None else given

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 class RAFTOptions(RolloutOptions):
     """Of ``algorithm=raft``: the denoising loss on the best of several images per prompt."""
 
+    gradients_per_rollout: int = Field(1, ge=1, description="noise levels to learn each best image at")
     candidates: int = Field(4, ge=2, description="images per prompt, of which the best is learnt from")
 
 

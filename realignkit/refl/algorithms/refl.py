@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from realignkit.calls import rewards_of
 from realignkit.refl import losses, seeds
-from realignkit.refl.algorithms import Algorithm, Gradients, MicroBatch, RolloutOptions
+from realignkit.refl.algorithms import Gradients, MarginAlgorithm, MicroBatch, RolloutOptions
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,6 +25,7 @@ LATE_SHARE = 0.6
 class ReFLOptions(RolloutOptions):
     """Of ``algorithm=refl``: the gradient of ``relu(margin - R)`` of images that the model draws."""
 
+    gradients_per_rollout: int = Field(1, ge=1, description="steps of one rollout that carry a gradient")
     margin: float | None = Field(None, allow_inf_nan=False, description="of phi; none: as the reward states")
     rated_image: Literal["jump", "final"] = Field(
         "jump",
@@ -65,7 +66,7 @@ def draw_steps(first: int, last: int, count: int, rng: np.random.Generator) -> l
     return sorted(int(i) for i in rng.choice(range(first, last + 1), size=count, replace=False))
 
 
-class ReFL(Algorithm):
+class ReFL(MarginAlgorithm):
     """See :class:`ReFLOptions`."""
 
     Options = ReFLOptions
@@ -80,8 +81,8 @@ class ReFL(Algorithm):
 
     @property
     def has_denoising_term(self) -> bool:
-        """L_pre, or the KL-style term."""
-        return super().has_denoising_term or self.options.kl_weight > 0
+        """L_pre, or the KL-style term, which is measured where the reward's rollout has been."""
+        return super().has_denoising_term or (self.has_reward_term and self.options.kl_weight > 0)
 
     def add(self, gradients: Gradients, batch: MicroBatch) -> None:
         """Roll out, and add the gradients of the reward at the drawn steps, of the KL-style term, and of L_pre."""

@@ -18,7 +18,7 @@ from realignkit.errors import ModelError
 from realignkit.files import read_lines, write_lines
 from realignkit.provenance import placeless
 from realignkit.refl import losses, seeds
-from realignkit.refl.algorithms import Algorithm, Gradients, MicroBatch
+from realignkit.refl.algorithms import Gradients, MarginAlgorithm, MicroBatch
 from realignkit.refl.data import Order, digest
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class RewardWeightedOptions(Options):
     )
 
 
-class RewardWeighted(Algorithm):
+class RewardWeighted(MarginAlgorithm):
     """See :class:`RewardWeightedOptions`."""
 
     Options = RewardWeightedOptions
