@@ -43,9 +43,8 @@ def texts_of(prompts: Named) -> list[str]:
     """
     with prompts.blame():
         texts = list(prompts.plugin)
-    for text in texts:
-        if not isinstance(text, str):
-            raise prompts.breach(f"{text!r} is no text")
+    if strangers := [text for text in texts if not isinstance(text, str)]:
+        raise prompts.breach(f"{strangers[0]!r} is no text")
     return texts
 
 
@@ -286,8 +285,7 @@ def _finite(reward: Named, values: Any, prompts: Sequence[str]) -> Tensor:
     if values.shape != (len(prompts),):
         raise reward.breach(f"{len(prompts)} images got rewards of shape {tuple(values.shape)}")
     rewards = values.float()
-    bad = ~torch.isfinite(rewards)
-    if bad.any():
+    if (bad := ~torch.isfinite(rewards)).any():
         raise ModelError(
             f"{reward.whose} computed NaN or infinity for {int(bad.sum())} of {len(prompts)} images, the first for "
             f"'{prompts[int(bad.nonzero()[0])]}'. Run the reward in float32, or take another."
@@ -318,11 +316,9 @@ def before_refine(registry: Registry, prompt: str, layout: Layout, size: tuple[i
     Raises:
         PluginError: a plugin failed or returned something else than a layout of the image's size.
     """
-
-    def arguments() -> dict[str, Any]:
-        return {"prompt": prompt, "layout": layouts.copied_layout(layout)}
-
-    for whose, result in registry.call_each("before_refine", arguments):
+    for whose, result in registry.call_each(
+        "before_refine", lambda: {"prompt": prompt, "layout": layouts.copied_layout(layout)}
+    ):
         if result is None:
             continue
         if problem := layouts.layout_problem(result, size):
@@ -347,9 +343,8 @@ def after_train_step(registry: Registry, state: TrainState) -> bool:
     Raises:
         PluginError: a plugin failed, or returned something else than True, False or None.
     """
-    stops = False
-    for whose, result in registry.call_each("after_train_step", lambda: {"state": state}):
-        if not (result is None or isinstance(result, bool | np.bool_)):
+    results = list(registry.call_each("after_train_step", lambda: {"state": state}))
+    for whose, result in results:
+        if not isinstance(result, bool | np.bool_ | None):
             raise breach(whose, f"it must return True to end the run, or None, not {shown(result)}")
-        stops = stops or bool(result)
-    return stops
+    return any(result for _, result in results)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -14,6 +14,7 @@ import realignkit
 from realignkit import Realigner, calls, contracts
 from realignkit.errors import PluginError
 from realignkit.named import Named
+from realignkit.registry import Registry
 from realignkit.types import Layout, Likelihood, LocalCaption, Tag
 from tests import tiny
 
@@ -260,6 +261,27 @@ def test_empty_mask_counts_as_not_found(realigner):
     layout, notes = blind.segment(Image.new("RGB", (32, 32)), [tiny.certain("book")])
     assert len(layout) == 0
     assert "no mask for 'book'" in notes[0]
+
+
+@pytest.mark.parametrize(
+    ("returned", "stops"),
+    [(None, False), (False, False), (True, True), (np.True_, True), ("no", None), (np.ones(2), None)],
+)
+def test_a_hook_ends_a_run_with_a_truth_value(returned: Any, stops: bool | None):
+    class Plugin:
+        @realignkit.hookimpl
+        def after_train_step(self, state: Any) -> Any:
+            return returned
+
+    registry, state = Registry(discover=False), cast(Any, None)
+    registry.register(Plugin(), "odd")
+    if stops is None:
+        with pytest.raises(
+            PluginError, match=r"after_train_step of plugin 'odd' broke .*must return True to end the run"
+        ):
+            calls.after_train_step(registry, state)
+    else:
+        assert calls.after_train_step(registry, state) is stops
 
 
 def test_tagger_failures_are_named(realigner):

@@ -21,6 +21,7 @@ from realignkit.errors import (
     redacted_urls,
     refuse_address,
     url_secrets,
+    with_article,
 )
 from realignkit.named import Named
 
@@ -141,3 +142,8 @@ def test_keys_in_addresses_stay_secret():
 def test_paths_are_no_addresses(path):
     refuse_address(path)
     refuse_address(Path(path))
+
+
+@pytest.mark.parametrize(("name", "said"), [("int", "an int"), ("UNet2DModel", "a UNet2DModel"), ("list", "a list")])
+def test_classes_have_their_article(name, said):
+    assert with_article(name) == said

@@ -8,7 +8,7 @@ import pytest
 from pydantic import Field
 
 from realignkit.contracts import Options, Reward
-from realignkit.errors import OptionError, PluginError
+from realignkit.errors import ModelError, OptionError, PluginError
 from realignkit.named import Named, chain
 
 
@@ -50,3 +50,22 @@ def test_a_chain_is_made_once():
     assert chain(made) is made and chain(made[0]) == (made[0],)
     assert chain(print)[0].name == "builtin_function_or_method"
     assert chain(print, "mine")[0].name == "mine"
+
+
+@pytest.mark.parametrize("margin", [float("nan"), float("inf"), None, "x"])
+def test_a_margin_is_a_finite_number(margin: Any):
+    reward = Named("reward", "odd", lambda images, prompts: images)
+    assert reward.margin == 1
+    reward.plugin.margin = margin
+    with pytest.raises(PluginError, match="reward 'odd' broke its contract: its margin must be a finite number, not"):
+        _ = reward.margin
+
+
+def test_weights_that_cannot_be_had_are_told_with_a_remedy():
+    class Far:
+        def out_of_reach(self):
+            return "its weights are on the moon."
+
+    with pytest.raises(ModelError, match=r"^tagger 'far' cannot work: its weights are on the moon\. Take another\.$"):
+        Named("tagger", "far", Far()).check_reach("Take another.")
+    Named("tagger", "silent", print).check_reach("")

@@ -125,3 +125,14 @@ def test_images_are_known_by_their_pixels():
     assert fingerprint_of_image(red) == fingerprint_of_image(red.copy())
     assert fingerprint_of_image(red) != fingerprint_of_image(blue)
     assert fingerprint_of_image(red) != fingerprint_of_image(Image.new("RGB", (3, 4), "red"))
+
+
+def test_options_are_left_out_at_any_depth():
+    options = {
+        "device": "cpu",
+        "options": {"clip": {"dtype": "bf16", "margin": 0.5}},
+        "companions": {"tagger": "micro"},
+    }
+    assert provenance.without(options, provenance.MACHINE | provenance.COMPANY) == {
+        "options": {"clip": {"margin": 0.5}}
+    }

@@ -58,7 +58,7 @@ class TrainingOptions(Config):
 
     algorithm: str = Field(
         "auto",
-        description="called as its group of options, which says what it is; auto: refl where the reward has a gradient, "
+        description="named as its group of options, which says what it is; auto: refl where the reward has a gradient, "
         "else raft",
     )
 

@@ -89,11 +89,10 @@ class ReFLTrainer:
         config = parse_options(ReFLConfig, config, owner="training")
         check_trainable(pipeline)
         check_threads(threads)
-        self.config, self.folder = config, arguments.as_path("out", out)
+        self.config, self.folder, self.threads = config, arguments.as_path("out", out), threads
         self.names = {"generator": type(pipeline).__name__} | arguments.mapping("names", names)
         self.reward = Named.of("reward", reward, name=self.names.get("reward"))
         self.registry = arguments.instance("registry", registry, Registry) or default_registry()
-        self.threads = threads
         self._on_step = arguments.function("on_step", on_step) or (lambda _: None)
         self._say = arguments.function("on_message", on_message) or (lambda _: None)
         self._prior = self.folder / "prior" if prior is None else arguments.as_path("prior", prior)
@@ -142,7 +141,6 @@ class ReFLTrainer:
 
     def _identity(self) -> dict[str, Any]:
         total = self.config.batch_size * self.config.accumulation(self.processes.count) * self.processes.count
-        draws_pairs = self._needs_pairs and self._pairs is None
         return {
             **self._model,
             "reward": self.reward.name,
@@ -154,7 +152,7 @@ class ReFLTrainer:
             "training_prompts": [len(self.prompts), data.digest(self.prompts)],
             "held_out_prompts": [len(self.held_out), data.digest(self.held_out)],
             "training_pairs": None if self._pairs is None else self._pairs.identity(self.config.compare_content),
-            **sampling_identity(self.sampling, self.config.validation, draws_pairs),
+            **sampling_identity(self.sampling, self.config.validation, self._needs_pairs and self._pairs is None),
             "training_guidance_scale": getattr(self.options, "guidance_scale", None),
         }
 

@@ -67,7 +67,8 @@ def test_each_algorithm_has_its_group_of_options():
         ({"reward_weight": 0, "denoising_weight": 0}, "nothing to learn"),
         ({"reward_weight": "auto", "denoising_weight": 0}, "compares"),
         ({"reward_weight": "auto", "denoising_weight": 0, "refl": {"kl_weight": 1.0}}, "compares"),
-        ({"algorithm": "dpo"}, "must be auto, refl, raft, reward_weighted, not 'dpo'"),
+        ({"algorithm": "dpo"}, f"must be auto, {', '.join(ALGORITHMS)}, not 'dpo'"),
+        ({"reward_weight": 0, "refl": {"kl_weight": 0.1}}, "kl_weight is measured on rollouts: leave it out"),
         ({"algorithm": "raft", "refl": {"kl_weight": 1}}, "refl has options, but algorithm=raft is trained"),
         ({"reward_weighted": {"margin": 0.5}}, "set algorithm=reward_weighted, or leave them out"),
         ({"raft": {"margin": 0.5}}, "raft.margin"),
@@ -86,6 +87,30 @@ def test_contradictions_are_refused(options, message):
 def test_a_config_made_by_hand_is_refused_in_words(options):
     with pytest.raises(OptionError, match=r"iterations|rank|nonsense|margin"):
         ReFLConfig(**options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"lora": {"ranks": 3}},
+            "training: lora.ranks: Extra inputs are not permitted. lora's options: rank, alpha, targets.",
+        ),
+        (
+            {"reward_weight": 0, "denoising_weight": 0},
+            "training: with reward_weight=0 and denoising_weight=0 there is nothing to learn. Its options: algorithm, ",
+        ),
+        (
+            {"refl": {"gradient_steps": (9, 5)}},
+            "training: refl: gradient_steps 9, 5 must be two rising step indices below num_inference_steps=40. "
+            "refl's options: solver, ",
+        ),
+    ],
+)
+def test_a_bad_option_is_told_with_those_of_its_group(options, message):
+    with pytest.raises(OptionError) as caught:
+        make(**options)
+    assert str(caught.value).startswith(message)
 
 
 def test_total_batch_is_split_over_processes_and_accumulation():

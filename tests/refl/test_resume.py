@@ -224,3 +224,26 @@ def test_a_damaged_image_of_the_frozen_model_is_drawn_again(make_trainer, tmp_pa
         image.write_bytes(damaged)
         _ = make_trainer(prior=tmp_path / "prior", **ONE).learner
         assert image.read_bytes() == whole
+
+
+def test_validation_steps_are_validations_alone(make_trainer, tmp_path):
+    """L_pre's images are drawn as the model is used; a run whose images an earlier version drew goes on with them."""
+    quick = {"iterations": 1, "sampling": {"num_inference_steps": 3}, "validation.steps": 2, "out": tmp_path / "run"}
+    trainer = make_trainer(**quick)
+    assert trainer.run.identity["sampling"]["num_inference_steps"] == 2
+    assert trainer.run.prior_sampling["num_inference_steps"] == 3
+    trainer.train()
+    drawn = {path.name for path in (tmp_path / "run" / "prior").glob("*.png")}
+    with pytest.raises(OutputError, match=r"different: prior_sampling num_inference_steps \(3 there, 4 now\)"):
+        make_trainer(**{**quick, "sampling": {"num_inference_steps": 4}}).train(resume=True)
+    last = checkpoints.listed(tmp_path / "run")[-1]
+    state = json.loads((last / "state.json").read_text())
+    del state["run"]["identity"]["prior_sampling"]
+    (last / "state.json").write_text(json.dumps(state))
+    (last / "manifest.json").unlink()
+    write_manifest(last)
+    for iterations in (2, 3):
+        again = make_trainer(**{**quick, "iterations": iterations})
+        again.train(resume=True)
+        assert again.run.prior_sampling["num_inference_steps"] == 2
+    assert len({path.name for path in (tmp_path / "run" / "prior").glob("*.png")} - drawn) == len(drawn)

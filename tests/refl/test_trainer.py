@@ -14,6 +14,7 @@ import realignkit
 from realignkit.errors import ModelError, OptionError, OutputError, PluginError, PromptError
 from realignkit.refl import checkpoints, losses
 from realignkit.registry import Registry
+from realignkit_plugins.rewards.weighted import WeightedReward
 from tests import tiny
 from tests.refl.rewards import Blind, Colour, Darkness
 
@@ -203,6 +204,7 @@ def broken(how):
                 "shape": rewards[:, None],
                 "a float, not": float(rewards.mean()),
                 "no gradient": rewards.detach(),
+                "lead back to the images": torch.ones(len(prompts), requires_grad=True),
             }[how]
 
     return Broken()
@@ -210,11 +212,49 @@ def broken(how):
 
 @pytest.mark.parametrize(
     ("how", "error"),
-    [("NaN", ModelError), ("shape", PluginError), ("a float, not", PluginError), ("no gradient", PluginError)],
+    [
+        ("NaN", ModelError),
+        ("shape", PluginError),
+        ("a float, not", PluginError),
+        ("no gradient", PluginError),
+        ("lead back to the images", PluginError),
+    ],
 )
 def test_bad_rewards_are_named(make_trainer, how, error):
     with pytest.raises(error, match=how):
         make_trainer(broken(how), validation={"every": 0}, denoising_weight=0).train()
+
+
+@pytest.mark.parametrize("margin", [float("nan"), None, "x"])
+def test_a_margin_that_is_no_number_is_refused_where_it_counts(make_trainer, margin):
+    reward = Colour()
+    reward.margin = margin
+    with pytest.raises(PluginError, match="its margin must be a finite number"):
+        make_trainer(reward)
+    make_trainer(reward, refl={"margin": 0.5})
+    make_trainer(reward, algorithm="raft")
+
+
+class Far(Blind):
+    def out_of_reach(self):
+        return "its weights are on the moon."
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"reward": Far()},
+        {"judge": Far()},
+        {"reward": WeightedReward.of({"near": (Blind(), 1.0), "far": (Far(), 0.5)}), "algorithm": "raft"},
+    ],
+)
+def test_what_is_out_of_reach_is_refused_before_anything_is_drawn(make_trainer, tmp_path, given):
+    given = dict(given)
+    trainer = make_trainer(given.pop("reward", Colour()), out=tmp_path / "run", prior=str(tmp_path / "prior"), **given)
+    with pytest.raises(ModelError, match=r"cannot work: .*its weights are on the moon. Take another reward"):
+        trainer.train()
+    assert not (tmp_path / "prior").exists()
+    assert make_trainer(Far(), reward_weight=0, validation={"every": 0}, iterations=1).train().iterations == 1
 
 
 def test_full_disk_leaves_the_last_good_checkpoint(make_trainer):
@@ -259,6 +299,11 @@ def test_damaged_checkpoint_is_named(make_trainer):
         ({"total_batch_size": 3}, OptionError, "no multiple"),
         ({"reward": Blind(), "algorithm": "refl"}, OptionError, "algorithm=raft"),
         ({"learning_rat": 1}, OptionError, "learning_rat"),
+        ({"on_step": 3}, OptionError, "on_step takes a function, not 3"),
+        ({"on_message": 3}, OptionError, "on_message takes a function, not 3"),
+        ({"prior": 3}, OptionError, "prior takes a path, not 3"),
+        ({"generator_options": 3}, OptionError, "generator_options takes a dict"),
+        ({"generator_options": {"a": object()}}, OptionError, "generator_options takes JSON values"),
     ],
 )
 def test_mistakes_are_refused(make_trainer, given, error, message):

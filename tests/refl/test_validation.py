@@ -4,7 +4,7 @@ import pytest
 from PIL import Image
 
 from realignkit.contracts import Metric
-from realignkit.errors import ModelError, OptionError
+from realignkit.errors import ModelError, OptionError, PluginError
 from realignkit.refl.validation import Judge, best_of, hacking, moved, validation, without_improvement
 from realignkit.types import Validation
 
@@ -99,3 +99,9 @@ def test_deciding_value_of_a_metric_may_be_named():
 def test_without_a_judge_the_reward_decides():
     found = validation(5, [0.2, 0.4], None, [])
     assert found.judgement == found.reward == pytest.approx(0.3)
+
+
+def test_a_judge_that_computes_nothing_is_named():
+    judge = Judge(Count(), "silent")
+    with pytest.raises(PluginError, match="metric 'silent' broke its contract: it computed no value at all"):
+        judge.deciding({})
