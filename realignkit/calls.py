@@ -317,7 +317,8 @@ def before_refine(registry: Registry, prompt: str, layout: Layout, size: tuple[i
         PluginError: a plugin failed or returned something else than a layout of the image's size.
     """
     for whose, result in registry.call_each(
-        "before_refine", lambda: {"prompt": prompt, "layout": layouts.copied_layout(layout)}
+        "before_refine",
+        lambda: {"prompt": prompt, "layout": layouts.copied_layout(layout)},  # noqa: B023 - of the one before
     ):
         if result is None:
             continue
@@ -333,8 +334,7 @@ def after_realign(registry: Registry, realignment: Realignment) -> None:
     Raises:
         PluginError: a plugin failed.
     """
-    for _ in registry.call_each("after_realign", lambda: {"realignment": copied(realignment)}):
-        pass
+    list(registry.call_each("after_realign", lambda: {"realignment": copied(realignment)}))
 
 
 def after_train_step(registry: Registry, state: TrainState) -> bool:
