@@ -433,3 +433,9 @@ def test_what_a_generator_says_suits_it_is_a_mapping(registry, name):
     setattr(generator, name, 3)
     with pytest.raises(PluginError, match=f"'TinyGenerator' broke its contract: its {name} is no mapping but 3"):
         Realigner.from_pretrained(generator, registry=registry)
+
+
+def test_what_the_tagger_misses_is_lost(realigner):
+    seeing = realigner.with_(tagger=lambda images: [(Tag("book"),) for _ in images])
+    captions = [tiny.certain("book"), tiny.certain("pen")]
+    assert seeing.lost([captions, captions[:1]], [Image.new("RGB", (32, 32))] * 2) == [("pen",), ()]
