@@ -9,7 +9,7 @@ import torch
 from realignkit.errors import ModelError, OptionError
 from realignkit.refl import losses
 from realignkit.refl.model import Networks
-from realignkit.refl.refusals import why_not_trainable
+from realignkit.refl.refusals import check_trainable, why_not_trainable
 from realignkit.refl.rollout import Rollout
 from tests import tiny
 from tests.attention.pixart import pixart_pipeline
@@ -234,3 +234,8 @@ def test_more_steps_than_timesteps_are_refused(make_trainer):
     pipeline = with_scheduler("DDIMScheduler", num_train_timesteps=3)
     with pytest.raises(OptionError, match="4 steps; the model has 3 timesteps"):
         make_trainer(pipeline=pipeline)
+
+
+def test_what_is_no_pipeline_is_called_by_its_kind():
+    with pytest.raises(ModelError, match="^an int cannot be fine-tuned here: it has no U-Net of the Stable Diffusion"):
+        check_trainable(3)
