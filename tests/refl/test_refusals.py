@@ -237,5 +237,5 @@ def test_more_steps_than_timesteps_are_refused(make_trainer):
 
 
 def test_what_is_no_pipeline_is_called_by_its_kind():
-    with pytest.raises(ModelError, match="^an int cannot be fine-tuned here: it has no U-Net of the Stable Diffusion"):
+    with pytest.raises(ModelError, match=r"^an int cannot be fine-tuned here: it has no U-Net of the Stable Diffusion"):
         check_trainable(3)
