@@ -24,6 +24,7 @@ _NO_NETWORK = re.compile(r"couldn't connect to|cannot find the requested files i
 _CUT_SHORT = re.compile(r"consistency check failed|peer closed connection|connection reset", re.IGNORECASE)
 _DAMAGED = re.compile(
     r"not a valid json|deserializing header|incompletemetadata|metadataincompletebuffer|headertoolarge|invalidheader|"
+    r"error while initializing|expected value at line|"
     r"pytorchstreamreader failed (?!locating)|unexpected eof|file might be corrupted",
     re.IGNORECASE,
 )
@@ -43,6 +44,11 @@ _UNKNOWN_KIND = re.compile(r"model type `([^`]+)` but Transformers does not reco
 _NEEDS = re.compile(
     r"(?:requires|need to install|install)\s+(?:the\s+)?`?([A-Za-z][\w-]*)`?(?=\s+(?:library|package|to be|but))"
 )
+_NO_TASK = re.compile(r"AutoPipeline can't find a pipeline linked to (\w+)")
+_LACKS_PARTS = re.compile(
+    r"Pipeline <class '[\w.]*?(?P<kind>\w+)'> expected (?P<needed>\[.*?\]), but only (?P<given>\{.*?\})"
+)
+_HALF_A_TOKENIZER = "`vocab` and `merges` must be both"
 _FORBIDDEN = re.compile(r"permission denied|os error 13\b", re.IGNORECASE)
 _NO_VARIANT = re.compile(r"variant=(\w+)`, but no such modeling files")
 _NO_WEIGHTS = re.compile(
@@ -257,6 +263,12 @@ def _of_another_kind(chain: Sequence[BaseException], text: str, logged: Sequence
             f"(it is of a kind that the installed transformers does not know: '{match[1]}'). Check that it is the "
             f"right model, or install a newer transformers."
         )
+    if match := _NO_TASK.search(text):
+        return f"({_other_pipeline(match[1])}). Use a text-to-image checkpoint."
+    if match := _LACKS_PARTS.search(text):
+        return f"({_missing_parts(**match.groupdict())}). Use a complete checkpoint of this kind."
+    if _HALF_A_TOKENIZER in text:
+        return "(its tokenizer has one of vocab.json and merges.txt without the other). Copy or download both again."
     if "meta tensor" in text:
         return "(some of its weights are missing). Use a complete checkpoint of this kind."
     for one in chain:
@@ -277,6 +289,22 @@ def _of_the_weights(model: str, local: bool, chain: Sequence[BaseException], tex
     if _NO_WEIGHTS.search(text) or "EntryNotFoundError" in _names(chain):
         return unusable_weights(model, local)
     return None
+
+
+def _other_pipeline(kind: str) -> str:
+    import diffusers
+
+    if hasattr(diffusers, kind):
+        return f"it is a {kind}, which diffusers does not list among those that draw from text alone"
+    return f"its model_index.json names a {kind}, which the installed diffusers does not know"
+
+
+def _missing_parts(kind: str, needed: str, given: str) -> str:
+    import diffusers
+
+    optional = getattr(getattr(diffusers, kind, None), "_optional_components", ())
+    missing = sorted(set(re.findall(r"'(\w+)'", needed)) - set(re.findall(r"'(\w+)'", given)) - set(optional))
+    return f"its model_index.json gives no {' and no '.join(missing)}, which a {kind} needs"
 
 
 def _some_missing(names: Sequence[str]) -> str:

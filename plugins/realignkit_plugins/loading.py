@@ -261,10 +261,34 @@ def model_config(folder: str, **kwargs: Any) -> Any:
 
 
 def text_tokenizer(folder: str, **kwargs: Any) -> Any:
-    """The checkpoint's tokenizer."""
+    """The checkpoint's tokenizer.
+
+    Raises:
+        ModelError: its vocabulary is missing.
+    """
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, **kwargs)
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, **kwargs)
+    check_tokenizer(tokenizer, f"the tokenizer of '{folder}'", "its files")
+    return tokenizer
+
+
+def check_tokenizer(tokenizer: Any, name: str, files: str) -> None:
+    """Refuse a tokenizer without vocabulary, which the library makes where the files with the words are missing.
+
+    Args:
+        tokenizer: of transformers.
+        name: what it is called in messages.
+        files: what to copy again.
+
+    Raises:
+        ModelError: it knows no more than special tokens, and at most the sign for a space.
+    """
+    if len(tokenizer) - len(tokenizer.all_special_ids) < 2:
+        raise ModelError(
+            f"{name} has no vocabulary: it knows {len(tokenizer)} tokens, none of them a word. Copy or download "
+            f"{files} again."
+        )
 
 
 def hub_options(revision: str | None) -> dict[str, Any]:

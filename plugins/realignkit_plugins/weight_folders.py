@@ -7,7 +7,15 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
 from realignkit.errors import ModelError
-from realignkit_plugins.weight_formats import SCALES, SUFFIXES, header, is_weight_file, no_weights
+from realignkit_plugins.weight_formats import (
+    SCALES,
+    SUFFIXES,
+    first_bytes,
+    header,
+    is_lfs_pointer,
+    is_weight_file,
+    no_weights,
+)
 
 _PLAIN = re.compile(r"[^.]+\.safetensors")
 _VARIANT = re.compile(r"[^.]+\.(?P<variant>[a-z]\w*?)(?:-\d+-of-\d+)?\.safetensors")
@@ -45,6 +53,11 @@ def placeholder(model: str) -> str | None:
         file = folder / name
         if file.suffix.lower() in SUFFIXES and (instead := no_weights(file)):
             return f"({name} {instead[0]}). {instead[1]}"
+        if file.suffix in (".json", ".txt") and is_lfs_pointer(first_bytes(file)):
+            return (
+                f"({name} is a Git LFS pointer of a few lines, not the file that it stands for). Run 'git lfs pull' in "
+                f"its folder, or download the file itself."
+            )
     return None
 
 
@@ -79,18 +92,19 @@ def refuse_quantised(folder: Path, parts: Iterable[str], variant: str | None, mo
 
 
 def refuse_lone_file(folder: Path, model: str) -> None:
-    """Refuse a folder that is no pipeline but holds one file of weights, which may be a model by itself.
+    """Refuse a folder that is no pipeline but holds files of weights, each of which may be a model by itself.
 
     Raises:
         ModelError: it is.
     """
     if any((folder / name).exists() for name in ("model_index.json", "config.json", "adapter_config.json")):
         return
-    weights = [file for file in folder.glob("*") if is_weight_file(str(file))]
-    if len(weights) == 1:
-        raise ModelError(
-            f"'{model}' is no folder of diffusers: it has no model_index.json. Give the file: {weights[0]}"
-        )
+    weights = sorted(file for file in folder.glob("*") if is_weight_file(str(file)))
+    if weights:
+        which = f"the file: {weights[0]}"
+        if len(weights) > 1:
+            which = f"one of its files: {_some([file.name for file in weights])}"
+        raise ModelError(f"'{model}' is no folder of diffusers: it has no model_index.json. Give {which}")
 
 
 def reason(names: Iterable[str], asked: str | None = None) -> str | None:

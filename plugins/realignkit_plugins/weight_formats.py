@@ -44,6 +44,11 @@ def is_safetensors(begin: bytes) -> bool:
     return begin[8:9] == b"{"
 
 
+def is_lfs_pointer(begin: bytes) -> bool:
+    """Whether a file begins as what stands for a large one in Git."""
+    return begin.startswith(_LFS)
+
+
 def is_of_torch(begin: bytes) -> bool:
     """Whether a file begins as what ``torch.save`` writes: a zip archive, or a pickle."""
     return begin.startswith((_ZIP, b"\x80"))
@@ -64,7 +69,7 @@ def no_weights(path: Path, begin: bytes | None = None) -> tuple[str, str] | None
         )
     if not begin:
         return "cannot be read as weights: it is an empty file", "Copy or download it again."
-    if begin.startswith(_LFS):
+    if is_lfs_pointer(begin):
         return (
             "is a Git LFS pointer of a few lines, not the weights that it stands for",
             "Run 'git lfs pull' in its folder, or download the file itself.",

@@ -39,7 +39,9 @@ def why_not_modulated(pipeline: Any) -> str:
 
 
 def why_not_replaced(network: Any) -> str:
-    """What would be lost if a network's attention were replaced by modulated attention."""
+    """What would be lost if a network's attention were replaced by modulated attention, or that it has none."""
+    if not network.attn_processors:
+        return f"its {type(network).__name__} has no attention to modulate. Use a model whose network attends to text."
     for name, processor in network.attn_processors.items():
         computes = next((kind for kind in type(processor).__mro__ if "__call__" in vars(kind)), None)
         if computes not in _PLAIN:

@@ -80,6 +80,16 @@ def test_an_ip_adapter(make_pipeline, family):
     assert distance(refine(pipeline, PROMPT, FOUND, [0], STRONG, **FAST).images[0], plain) == 0
 
 
+def test_a_network_without_attention(make_pipeline):
+    pipeline = make_pipeline("sd")
+    known = {name: value for name, value in pipeline.unet.config.items() if not name.startswith("_")}
+    plain = {"down_block_types": ["DownBlock2D"] * 2, "up_block_types": ["UpBlock2D"] * 2, "mid_block_type": None}
+    pipeline.unet = diffusers.UNet2DConditionModel(**{**known, **plain})
+    generate(pipeline, PROMPT, [0], **FAST)
+    with pytest.raises(ModelError, match="its UNet2DConditionModel has no attention to modulate"):
+        refine(pipeline, PROMPT, FOUND, [0], STRONG, progress=pytest.fail, **FAST)
+
+
 class Own:
     """A user's own attention, which gives something else."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from realignkit_plugins.loading import (
     CheckpointPlugin,
     DTypeName,
     image_processor,
+    load_tokenizer,
     resolve_device,
     resolve_dtype,
 )
@@ -80,6 +82,14 @@ def test_a_plugin_is_its_checkpoint_its_options_and_its_forward_pass() -> None:
         ModelError, match=r"^the classifier 'micro:tagger' computed NaN or infinity\. Download or train"
     ):
         plugin(torch.full((1, 3, 64, 64), torch.nan))
+
+
+@pytest.mark.parametrize("kind", ["CLIPTokenizer", "BertTokenizer", "T5Tokenizer", "GPT2Tokenizer", "RobertaTokenizer"])
+def test_a_tokenizer_without_its_words(kind: str, tmp_path: Path) -> None:
+    """The library makes one of special tokens alone, without a word."""
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": kind}))
+    with pytest.raises(ModelError, match=r"has no vocabulary: it knows .* none of them a word. Copy or download"):
+        load_tokenizer("tokenizer", str(tmp_path))
 
 
 def test_a_network_that_gradients_pass_through_is_frozen() -> None:

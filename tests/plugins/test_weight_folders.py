@@ -140,6 +140,12 @@ def test_weights_with_scales_beside_them(tmp_path: Path) -> None:
     assert f"vae/{file.name} are quantised (it has encoder.conv_in.scale_weight)" in refused(lambda: load(tmp_path))
 
 
+def test_a_folder_of_several_models_lists_them(tmp_path: Path) -> None:
+    for name in ("b", "a"):
+        save_file({"a": torch.ones(2)}, tmp_path / f"{name}.safetensors")
+    assert refused(lambda: load(tmp_path)).endswith("Give one of its files: a.safetensors, b.safetensors")
+
+
 def test_a_folder_of_one_file_names_it(tmp_path: Path) -> None:
     save_file({"a": torch.ones(2)}, tmp_path / "model.safetensors")
     assert refused(lambda: load(tmp_path)).endswith(

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from realignkit.errors import ModelError
 from realignkit.machine import say_once
 from realignkit_plugins.failures import loading
-from realignkit_plugins.generators.single_file_config import UNET, VAE, Prediction, unlike, write_config
+from realignkit_plugins.generators.single_file_config import UNET, VAE, Prediction, incomplete, unlike, write_config
 from realignkit_plugins.generators.single_file_kinds import FIRST, family_of
 from realignkit_plugins.model_names import resolve_model
 from realignkit_plugins.weight_files import metadata, read_weights
@@ -69,6 +69,8 @@ def single_file(
         try:
             networks = _networks(weights, folder, dtype, model)
         except (KeyError, IndexError) as error:  # of diffusers' renaming: the settings speak of weights that it lacks
+            if config is None and isinstance(error, KeyError):
+                raise incomplete(model, error.args) from error
             raise unlike(model, f"{error} does not go with its settings") from error
         yield folder, networks
 
@@ -149,10 +151,12 @@ def _networks(weights: Mapping[str, Tensor], folder: str, dtype: torch.dtype, mo
     for name, prefix in (("unet", UNET), ("vae", VAE)):
         cls = getattr(diffusers, {"unet": "UNet2DConditionModel", "vae": "AutoencoderKL"}[name])
         theirs = {key: weight for key, weight in weights.items() if key.startswith(prefix)}
-        networks[name] = cls.from_single_file(theirs, config=folder, subfolder=name, dtype=dtype)
-        unused = len(theirs) - len(networks[name].state_dict())
-        if unused > 0:
-            raise unlike(model, f"{unused} of the {len(theirs)} weights of its {cls.__name__} have no place")
+        try:
+            networks[name] = cls.from_single_file(theirs, config=folder, subfolder=name, dtype=dtype)
+        except NotImplementedError as error:  # a weight that is missing can be moved nowhere
+            raise _other_weights(cls, theirs, folder, name, model) from error
+        if len(theirs) > len(networks[name].state_dict()):
+            raise _other_weights(cls, theirs, folder, name, model)
     for name, other in (("text_encoder", "conditioner.embedders.1."), ("text_encoder_2", "conditioner.embedders.0.")):
         if index.get(name, [None, None])[1] is not None:
             cls = getattr(transformers, index[name][1])
@@ -162,5 +166,30 @@ def _networks(weights: Mapping[str, Tensor], folder: str, dtype: torch.dtype, mo
             )
     for name, network in networks.items():
         if lacking := [key for key, weight in network.state_dict().items() if weight.is_meta]:
-            raise unlike(model, f"it holds no weights for {len(lacking)} parts of the {name} ({lacking[0]} …)")
+            raise incomplete(model, [f"{name}.{key}" for key in lacking])
     return networks
+
+
+def _other_weights(cls: Any, weights: Mapping[str, Tensor], folder: str, name: str, model: str) -> ModelError:
+    """The error for a network whose weights are not those that its settings speak of: which ones."""
+    import torch
+    from diffusers.loaders.single_file_model import SINGLE_FILE_LOADABLE_CLASSES
+
+    config = cls.load_config(folder, subfolder=name)
+    with torch.device("meta"):
+        wanted = cls.from_config(config).state_dict().keys()
+    renamed = SINGLE_FILE_LOADABLE_CLASSES[cls.__name__]["checkpoint_mapping_fn"](config=config, checkpoint={**weights})
+    placed = {weight.data_ptr() for key, weight in renamed.items() if key in wanted}
+    missing = [f"{name}.{key}" for key in sorted(wanted - renamed.keys())]
+    stray = [key for key, weight in weights.items() if weight.data_ptr() not in placed]
+    if missing and not stray:
+        return incomplete(model, missing)
+    if not stray:  # two names of one weight
+        return unlike(model, f"it has more weights than its {cls.__name__}")
+    more = f" and {len(stray) - 1} more of its weights" if len(stray) > 1 else ""
+    if missing:
+        return unlike(model, f"its {cls.__name__} has no place for {stray[0]}{more}, and lacks {missing[0]}")
+    return ModelError(
+        f"'{model}' holds what its {cls.__name__} has no place for: {stray[0]}{more}. Use a complete checkpoint of "
+        f"Stable Diffusion 1.x, 2.x or XL, without additions."
+    )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +18,8 @@ from realignkit_plugins.generators import clip_bpe
 UNET, VAE = "model.diffusion_model.", "first_stage_model."
 CLIP, OPEN_CLIP = "cond_stage_model.transformer.text_model.", "cond_stage_model.model."
 XL_CLIP, XL_OPEN_CLIP = "conditioner.embedders.0.transformer.text_model.", "conditioner.embedders.1.model."
+READS_TEXT = "transformer_blocks.0.attn2.to_k.weight"
+"""How the name of a U-Net's weight ends that reads the text."""
 Family = Literal["sd1", "sd2", "sdxl"]
 Prediction = Literal["epsilon", "v_prediction"]
 Shapes = Mapping[str, tuple[int, ...]]
@@ -47,7 +49,9 @@ def write_config(
     try:
         parts = _parts(shapes, family, prediction)
         parts["scheduler"] |= _ZERO_SNR if zero_snr else {}
-    except (KeyError, IndexError, ValueError) as error:
+    except KeyError as error:
+        raise incomplete(model, error.args) from error
+    except (IndexError, ValueError) as error:
         raise unlike(model, f"{error} does not go with it") from error
     index: dict[str, Any] = {"_class_name": _PIPELINES[family], "_diffusers_version": "0.40.0"}
     texts = {"text_encoder": ("tokenizer", "!" if family == "sd2" else "<|endoftext|>")}
@@ -68,6 +72,15 @@ def write_config(
     (folder / "model_index.json").write_text(json.dumps(index, indent=2), encoding="utf-8")
 
 
+def incomplete(model: str, names: Sequence[str]) -> ModelError:
+    """The error for a file that lacks weights which every model of its family has."""
+    more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+    return ModelError(
+        f"'{model}' is not complete: it holds no weights for {names[0]}{more}. Use a complete checkpoint, or download "
+        f"it again."
+    )
+
+
 def unlike(model: str, why: str) -> ModelError:
     """The error for a file whose networks are not those of a published family."""
     return ModelError(
@@ -79,22 +92,29 @@ def unlike(model: str, why: str) -> ModelError:
 def _parts(shapes: Shapes, family: Family, prediction: Prediction) -> dict[str, dict[str, Any]]:
     side = 1024 if family == "sdxl" else 768 if prediction == "v_prediction" and family == "sd2" else 512
     parts = {
-        "unet": _unet(_within(shapes, UNET), side, shapes.get(f"{XL_OPEN_CLIP}text_projection")),
-        "vae": _vae(_within(shapes, VAE), side, xl=family == "sdxl"),
+        "unet": _unet(_Within(shapes, UNET), side, shapes.get(f"{XL_OPEN_CLIP}text_projection")),
+        "vae": _vae(_Within(shapes, VAE), side, xl=family == "sdxl"),
         "scheduler": _scheduler(family, prediction),
     }
     if family == "sd1":
-        parts["text_encoder"] = _clip(_within(shapes, CLIP))
+        parts["text_encoder"] = _clip(_Within(shapes, CLIP))
     elif family == "sd2":
-        parts["text_encoder"] = _open_clip(_within(shapes, OPEN_CLIP), whole=False)
+        parts["text_encoder"] = _open_clip(_Within(shapes, OPEN_CLIP), whole=False)
     else:
-        parts["text_encoder"] = _clip(_within(shapes, XL_CLIP))
-        parts["text_encoder_2"] = _open_clip(_within(shapes, XL_OPEN_CLIP), whole=True)
+        parts["text_encoder"] = _clip(_Within(shapes, XL_CLIP))
+        parts["text_encoder_2"] = _open_clip(_Within(shapes, XL_OPEN_CLIP), whole=True)
     return parts
 
 
-def _within(shapes: Shapes, prefix: str) -> Shapes:
-    return {name.removeprefix(prefix): shape for name, shape in shapes.items() if name.startswith(prefix)}
+class _Within(dict[str, tuple[int, ...]]):
+    """The shapes of one network, without its prefix, which an error for a missing one has."""
+
+    def __init__(self, shapes: Shapes, prefix: str) -> None:
+        super().__init__({name.removeprefix(prefix): shapes[name] for name in shapes if name.startswith(prefix)})
+        self.prefix = prefix
+
+    def __missing__(self, name: str) -> tuple[int, ...]:
+        raise KeyError(self.prefix + name)
 
 
 def _count(shapes: Shapes, pattern: str) -> int:
@@ -114,7 +134,7 @@ def _unet(shapes: Shapes, side: int, pooled: tuple[int, ...] | None) -> dict[str
     channels = [blocks[0][0] for blocks in levels]
     if any(width % _GROUPS for width in channels):
         raise ValueError(f"a width of {channels}")
-    transformer = next(name for name in shapes if name.endswith("transformer_blocks.0.attn2.to_k.weight"))
+    transformer = next(name for name in shapes if name.endswith(READS_TEXT))
     linear = len(shapes[transformer.partition("transformer_blocks")[0] + "proj_in.weight"]) == 2
     middle = _count(shapes, r"middle_block\.1\.transformer_blocks\.(\d+)\.")
     config: dict[str, Any] = {

@@ -11,6 +11,7 @@ from realignkit.errors import ModelError
 from realignkit_plugins.generators.single_file_config import (
     CLIP,
     OPEN_CLIP,
+    READS_TEXT,
     UNET,
     VAE,
     XL_CLIP,
@@ -54,6 +55,8 @@ _MARKED: tuple[tuple[tuple[str, ...], str, str], ...] = (
     (("joint_blocks.",), f"a Stable Diffusion 3 model (or one built like it), {_NONE}", "{folder}"),
     (("double_layers.",), f"an AuraFlow model (or one built like it), {_NONE}", "{folder}"),
 )
+_ADDITIONS = 3
+"""How many of these, from the first, tools put into one file with a whole model."""
 # Beginnings of which a name has one, and those that all other names may have -> the same.
 _ALONE: tuple[tuple[str, str, str, str], ...] = (
     (
@@ -130,6 +133,7 @@ def family_of(shapes: Shapes, model: str) -> Family:
     if inputs != 4:
         does = _OTHER_INPUTS.get(inputs, f"reads {inputs} channels instead of 4")
         raise ModelError(f"'{model}' is a model that {does}, not one that draws from text alone. {_ADVICE}")
+    _refuse_additions(shapes, model)
     if "edm_mean" in shapes:
         raise ModelError(f"'{model}' is Playground 2.5, whose noise has a schedule of its own. {_FOLDER}")
     if any(name.startswith("embedder.model.visual.") for name in shapes):
@@ -154,7 +158,19 @@ def _complete(shapes: Shapes, model: str, family: Family, encoders: tuple[str, .
         lacking.append("VAE")
     if lacking:
         raise ModelError(f"'{model}' holds a U-Net without {' and '.join(lacking)}. {_ADVICE}")
+    if not any(name.startswith(UNET) and name.endswith(READS_TEXT) for name in shapes):
+        raise ModelError(f"'{model}' holds a U-Net that reads no text (it has no weights of attn2). {_ADVICE}")
     return family
+
+
+def _refuse_additions(shapes: Shapes, model: str) -> None:
+    """What guides or changes a model, in one file with it, and would be left out without a word."""
+    for parts, kind, _ in _MARKED[:_ADDITIONS]:
+        if name := next((name for name in shapes if any(part in name for part in parts)), None):
+            raise ModelError(
+                f"'{model}' holds {kind.partition(',')[0]} beside the model ({name} …), which would have no part in "
+                f"the picture. Give a file of the model alone."
+            )
 
 
 def _has(shapes: Mapping[str, object], prefix: str) -> bool:

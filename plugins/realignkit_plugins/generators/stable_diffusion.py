@@ -16,6 +16,7 @@ from realignkit.contracts import Generator
 from realignkit.contracts import Options as PluginOptions
 from realignkit.errors import ModelError
 from realignkit_plugins.failures import KNOWN_CLASSES, OWN_CODE, loading
+from realignkit_plugins.generators.pipeline_parts import check_fit, check_folders, check_index, check_tokenizers
 from realignkit_plugins.generators.single_file import single_file
 from realignkit_plugins.generators.single_file_config import Prediction
 from realignkit_plugins.loading import (
@@ -234,6 +235,7 @@ def load_pipeline(
             elif text_to_image and Path(folder).is_dir():
                 refuse_lone_file(Path(folder), model)
             index = DiffusionPipeline.load_config(folder, **hub)
+            check_index(index, model)
             _refuse_code(index, model)
             extras: dict[str, Any] = {**hub, **parts}
             if variant is not None:
@@ -252,7 +254,9 @@ def load_pipeline(
             if not Path(folder).is_dir():
                 files = DiffusionPipeline.download(folder, use_safetensors=True, trust_remote_code=False, **extras)
             if not one_file:
-                refuse_quantised(Path(files), index.keys() - extras.keys(), variant, model)
+                used = {name: entry for name, entry in index.items() if name not in extras}
+                check_folders(Path(files), used, model)
+                refuse_quantised(Path(files), used, variant, model)
             pipeline = loader.from_pretrained(
                 files, dtype=dtype, use_safetensors=True, trust_remote_code=False, **extras
             )
@@ -262,6 +266,9 @@ def load_pipeline(
                 pipeline.scheduler = pipeline.scheduler.from_config(
                     pipeline.scheduler.config, prediction_type=prediction
                 )
+            check_tokenizers(pipeline, model)
+            if (family := _FAMILIES.get(type(pipeline).__name__)) is not None:
+                check_fit(pipeline, _NETWORKS[family][0], model)
             if prepare is not None:
                 prepare(pipeline)
             # Moved, never cast: some networks keep modules in float32 (T5's overflow in half precision).

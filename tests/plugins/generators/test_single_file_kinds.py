@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import save_file
 
 from realignkit.errors import ModelError
+from realignkit_plugins.generators.single_file_config import CLIP, VAE
 from tests.plugins.generators.original import UNET, load, original
 
 pytestmark = pytest.mark.usefixtures("no_network")
@@ -94,10 +95,13 @@ def test_what_is_no_whole_model_is_named(kind, tmp_path):
 @pytest.mark.parametrize(
     ("gone", "told"),
     [
-        ("model.diffusion_model.middle_block.1.proj_out.weight", "some of its weights are missing"),
-        ("first_stage_model.decoder.mid.attn_1.q.weight", "some of its weights are missing"),
-        ("cond_stage_model.transformer.text_model.final_layer_norm.bias", "no weights for 1 parts of the text_encoder"),
-        ("model.diffusion_model.input_blocks.1.", "is not built as Stable Diffusion"),
+        (f"{UNET}middle_block.1.proj_out.weight", r"no weights for unet\.mid_block\.attentions\.0\.proj_out"),
+        (f"{VAE}decoder.mid.attn_1.q.weight", r"no weights for vae\.decoder\.mid_block\.attentions\.0\.to_q"),
+        (f"{CLIP}final_layer_norm.bias", r"no weights for text_encoder\.final_layer_norm\.bias\."),
+        (f"{CLIP}final_layer_norm.", r"no weights for text_encoder\.final_layer_norm\.\w+ and 1 more"),
+        (f"{UNET}input_blocks.1.", r"no weights for model\.diffusion_model\.input_blocks\.1\."),
+        (f"{VAE}encoder.", r"no weights for first_stage_model\.encoder\.conv_in\.weight"),
+        (f"{VAE}decoder.", r"no weights for first_stage_model\.decoder\.conv_out\.weight"),
         ("first_stage_model.", "holds a U-Net without VAE"),
         ("cond_stage_model.", "holds a U-Net without text encoder"),
     ],
@@ -108,12 +112,42 @@ def test_a_file_that_lacks_something(gone, told, models, tmp_path):
     with pytest.raises(ModelError, match=told) as caught:
         load(tmp_path / "model.safetensors")
     assert "\n" not in str(caught.value)
+    assert "config" not in str(caught.value)
+
+
+def test_a_network_that_reads_no_text(models, tmp_path):
+    weights = {name: w for name, w in original(models["sd1"], "sd1").items() if ".attn2." not in name}
+    save_file(weights, tmp_path / "model.safetensors")
+    with pytest.raises(ModelError, match="holds a U-Net that reads no text"):
+        load(tmp_path / "model.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("control_model.input_blocks.0.0.weight", "holds a ControlNet beside the model"),
+        ("lora_unet_x.lora_down.weight", r"holds adapters \(LoRA or the like\) beside the model"),
+        ("ip_adapter.1.to_k_ip.weight", "holds an IP-Adapter beside the model"),
+    ],
+)
+def test_what_would_be_left_out_is_told(name, told, models, tmp_path):
+    save_file(original(models["sd1"], "sd1") | {name: torch.zeros(2, 2)}, tmp_path / "model.safetensors")
+    with pytest.raises(ModelError, match=told) as caught:
+        load(tmp_path / "model.safetensors")
+    assert name in str(caught.value)
 
 
 def test_weights_without_a_place(models, tmp_path):
     weights = original(models["sd1"], "sd1") | {"model.diffusion_model.extra.0.weight": torch.zeros(2)}
     save_file(weights, tmp_path / "model.safetensors")
-    with pytest.raises(ModelError, match=r"1 of the .* weights of its UNet2DConditionModel have no place"):
+    with pytest.raises(
+        ModelError, match=r"no place for: model\.diffusion_model\.extra\.0\.weight\. Use a complete"
+    ) as caught:
+        load(tmp_path / "model.safetensors")
+    assert "config" not in str(caught.value)
+    del weights["model.diffusion_model.out.2.bias"]
+    save_file(weights, tmp_path / "model.safetensors")
+    with pytest.raises(ModelError, match=r"extra\.0\.weight, and lacks unet\.conv_out\.bias\. Set config"):
         load(tmp_path / "model.safetensors")
 
 

@@ -1,0 +1,122 @@
+"""The parts of a pipeline's folder: whether they are there, and whether they fit together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from realignkit.errors import ModelError
+from realignkit_plugins.loading import check_tokenizer, check_vocabulary
+
+_PREDICTIONS = ("epsilon", "sample", "v_prediction", "flow_prediction")
+_SAME_MODEL = "Use parts of the same model."
+
+
+def check_index(index: Any, model: str) -> None:
+    """Refuse what stands in model_index.json where it names no pipeline.
+
+    Args:
+        index: what the file holds.
+        model: what the user calls the pipeline, for messages.
+
+    Raises:
+        ModelError: it is no table, or has no ``_class_name``.
+    """
+    if not isinstance(index, Mapping) or not index.get("_class_name"):
+        raise ModelError(
+            f"the text-to-image pipeline '{model}' cannot be loaded (its model_index.json names no pipeline: it has no "
+            f"_class_name). Copy or download it again."
+        )
+
+
+def check_folders(folder: Path, parts: Mapping[str, Any], model: str) -> None:
+    """Refuse a pipeline without a part that its index names.
+
+    Args:
+        folder: of the pipeline, in diffusers' layout.
+        parts: the entries of its model_index.json that are read.
+        model: what the user calls it, for messages.
+
+    Raises:
+        ModelError: a part has no folder.
+    """
+    named = [name for name, entry in parts.items() if isinstance(entry, list | tuple) and entry and entry[0]]
+    if missing := [f"{name}/" for name in named if not (folder / name).is_dir()]:
+        raise ModelError(
+            f"the text-to-image pipeline '{model}' cannot be loaded (it has no {' and no '.join(missing)}). Copy or "
+            f"download it again, with all of its parts."
+        )
+
+
+def check_tokenizers(pipeline: Any, model: str) -> None:
+    """Refuse tokenizers that know no words.
+
+    Raises:
+        ModelError: one of the pipeline's does.
+    """
+    from transformers import PreTrainedTokenizerBase
+
+    for name, part in pipeline.components.items():
+        if isinstance(part, PreTrainedTokenizerBase):
+            check_tokenizer(part, f"the {name} of '{model}'", f"{name}/")
+
+
+def check_fit(pipeline: Any, network: str, model: str) -> None:
+    """Refuse parts of different models, by their settings, which would fail only while drawing.
+
+    Args:
+        pipeline: of a family whose attention can be modulated.
+        network: the name of its network: ``unet`` or ``transformer``.
+        model: what the user calls it, for messages.
+
+    Raises:
+        ModelError: they do not fit together, or do not draw from text alone.
+    """
+    for suffix in ("", "_2"):
+        tokenizer, encoder = (getattr(pipeline, f"{part}{suffix}", None) for part in ("tokenizer", "text_encoder"))
+        if tokenizer is not None and (size := getattr(getattr(encoder, "config", None), "vocab_size", None)):
+            check_vocabulary(tokenizer, f"{model}/tokenizer{suffix}", size, _SAME_MODEL)
+    if why := next(_misfits(pipeline, network), None):
+        raise ModelError(f"the parts of '{model}' do not fit together: {why}. {_SAME_MODEL}")
+    predicted = pipeline.scheduler.config.get("prediction_type")
+    if predicted is not None and predicted not in _PREDICTIONS:
+        raise ModelError(
+            f"the scheduler of '{model}' has the prediction_type '{predicted}', which is none. Set "
+            f"generator.prediction_type to epsilon or v_prediction, as the model was trained."
+        )
+    config = getattr(pipeline, network).config
+    if config.get("num_class_embeds") or config.get("class_embed_type"):
+        raise ModelError(
+            f"the {network} of '{model}' wants the label of a class beside the prompt. Use a text-to-image checkpoint."
+        )
+
+
+def _misfits(pipeline: Any, network: str) -> Iterator[str]:
+    config, vae = getattr(pipeline, network).config, getattr(pipeline, "vae", None)
+    reads, predicts = config.in_channels, config.out_channels
+    if network == "unet" and reads > predicts:
+        return  # inpainting, editing …, of which drawing tells
+    if vae is not None and (made := vae.config.get("latent_channels", reads)) != reads:
+        yield f"its {network} reads {reads} channels, and its vae makes {made}"
+    learned = network != "unet" or str(pipeline.scheduler.config.get("variance_type")).startswith("learned")
+    if predicts != reads and not (learned and predicts == 2 * reads):
+        yield f"its {network} reads {reads} channels and predicts {predicts}"
+    if (width := _text_width(pipeline)) is None:
+        return
+    if network == "transformer":
+        wanted = config.get("caption_channels") or width
+    elif config.get("encoder_hid_dim") is None:
+        wanted = config.cross_attention_dim
+    else:
+        wanted = config.encoder_hid_dim if config.get("encoder_hid_dim_type") in (None, "text_proj") else width
+    for one in wanted if isinstance(wanted, list | tuple) else [wanted]:
+        if one != width:
+            yield f"its {network} reads texts of width {one}, and its text encoder makes {width}"
+
+
+def _text_width(pipeline: Any) -> int | None:
+    """Of a token as the network reads it, which SDXL puts together from two encoders; None where it is not known."""
+    encoders = [getattr(pipeline, name, None) for name in ("text_encoder", "text_encoder_2")]
+    widths = [getattr(encoder.config, "hidden_size", 0) for encoder in encoders if encoder is not None]
+    return sum(widths) if widths and all(widths) else None

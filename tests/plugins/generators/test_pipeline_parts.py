@@ -1,0 +1,161 @@
+"""Folders of pipelines with parts that are missing, empty or of another model: said at loading, in one sentence."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from transformers import CLIPTextModel
+
+from realignkit.errors import ModelError
+from realignkit_plugins.generators.pipeline_parts import check_fit
+from realignkit_plugins.generators.stable_diffusion import StableDiffusionGenerator
+from tests.attention.pixart import pixart_pipeline
+from tests.tiny import build_pipeline
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("whole")
+    build_pipeline().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def folder(whole: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(whole, tmp_path / "pipeline"))
+
+
+def refusal(folder: Path) -> str:
+    with pytest.raises(ModelError) as caught:
+        StableDiffusionGenerator(model=str(folder), device="cpu").pipeline()
+    text = str(caught.value)
+    assert str(folder) in text
+    assert "Error" not in text
+    return text
+
+
+def change(file: Path, **entries: Any) -> None:
+    file.write_text(json.dumps(json.loads(file.read_text()) | entries))
+
+
+def plain_files(tokenizer: Path) -> None:
+    """The words and merges of a tokenizer in files of their own, as most published folders have them."""
+    model = json.loads((tokenizer / "tokenizer.json").read_text())["model"]
+    (tokenizer / "tokenizer.json").unlink()
+    (tokenizer / "vocab.json").write_text(json.dumps(model["vocab"]))
+    merges = [pair if isinstance(pair, str) else " ".join(pair) for pair in model["merges"]]
+    (tokenizer / "merges.txt").write_text("\n".join(["#version: 0.2", *merges]))
+
+
+@pytest.mark.parametrize("part", ["tokenizer", "text_encoder", "unet", "vae", "scheduler"])
+def test_a_part_without_a_folder_is_named(part: str, folder: Path) -> None:
+    shutil.rmtree(folder / part)
+    assert f"(it has no {part}/). Copy or download it again" in refusal(folder)
+
+
+@pytest.mark.parametrize("part", ["unet", "vae", "text_encoder"])
+def test_a_part_without_weights_is_named(part: str, folder: Path) -> None:
+    for file in (folder / part).glob("*.safetensors"):
+        file.unlink()
+    with pytest.raises(ModelError, match=rf"{part}"):
+        StableDiffusionGenerator(model=str(folder), device="cpu").pipeline()
+
+
+def test_a_tokenizer_without_words(folder: Path) -> None:
+    (folder / "tokenizer" / "tokenizer.json").unlink()
+    assert "has no vocabulary: it knows 2 tokens, none of them a word. Copy or download tokenizer/" in refusal(folder)
+
+
+@pytest.mark.parametrize("gone", ["vocab.json", "merges.txt"])
+def test_half_a_tokenizer(gone: str, folder: Path) -> None:
+    plain_files(folder / "tokenizer")
+    StableDiffusionGenerator(model=str(folder), device="cpu").pipeline()
+    (folder / "tokenizer" / gone).unlink()
+    assert "(its tokenizer has one of vocab.json and merges.txt without the other). Copy" in refusal(folder)
+
+
+def test_a_pointer_in_place_of_the_words(folder: Path) -> None:
+    plain_files(folder / "tokenizer")
+    (folder / "tokenizer" / "vocab.json").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:a\n")
+    assert "(tokenizer/vocab.json is a Git LFS pointer of a few lines, not the file that it" in refusal(folder)
+
+
+@pytest.mark.parametrize("index", [[1, 2], {}, {"unet": ["diffusers", "UNet2DConditionModel"]}])
+def test_an_index_that_names_no_pipeline(index: Any, folder: Path) -> None:
+    (folder / "model_index.json").write_text(json.dumps(index))
+    assert "its model_index.json names no pipeline" in refusal(folder)
+
+
+@pytest.mark.parametrize("part", ["text_encoder", "vae"])
+def test_an_index_that_gives_no_part(part: str, folder: Path) -> None:
+    change(folder / "model_index.json", **{part: [None, None]})
+    assert f"(its model_index.json gives no {part}, which a StableDiffusionPipeline needs)" in refusal(folder)
+
+
+@pytest.mark.parametrize(
+    ("kind", "told"),
+    [
+        ("StableDiffusionDepth2ImgPipeline", "it is a StableDiffusionDepth2ImgPipeline, which diffusers does not list"),
+        ("StableDiffusionUpscalePipeline", "it is a StableDiffusionUpscalePipeline, which diffusers does not list"),
+        ("OwnPipeline", "names a OwnPipeline, which the installed diffusers does not know"),
+    ],
+)
+def test_pipelines_of_another_kind(kind: str, told: str, folder: Path) -> None:
+    change(folder / "model_index.json", _class_name=kind)
+    text = refusal(folder)
+    assert told in text
+    assert text.endswith("Use a text-to-image checkpoint.")
+
+
+def test_parts_that_do_not_fit_are_told_at_loading(folder: Path) -> None:
+    unet = UNet2DConditionModel.load_config(folder / "unet")
+    UNet2DConditionModel.from_config({**unet, "cross_attention_dim": 48}).save_pretrained(folder / "unet")
+    assert "do not fit together: its unet reads texts of width 48, and its text encoder makes 32" in refusal(folder)
+
+
+def with_unet(pipeline: Any, **settings: Any) -> None:
+    known = {name: value for name, value in pipeline.unet.config.items() if not name.startswith("_")}
+    pipeline.unet = UNet2DConditionModel(**{**known, **settings})
+
+
+def more_latents(pipeline: Any) -> None:
+    pipeline.vae = AutoencoderKL.from_config({**pipeline.vae.config, "latent_channels": 16})
+
+
+def fewer_words(pipeline: Any) -> None:
+    pipeline.text_encoder.config.vocab_size = 20
+    pipeline.text_encoder = CLIPTextModel(pipeline.text_encoder.config)
+
+
+MISFITS = {
+    "texts": (lambda p: with_unet(p, cross_attention_dim=48), "reads texts of width 48, and its text encoder makes 32"),
+    "latents": (more_latents, "its unet reads 4 channels, and its vae makes 16"),
+    "outputs": (lambda p: with_unet(p, out_channels=8), "its unet reads 4 channels and predicts 8"),
+    "words": (fewer_words, "tokens, the model only 20. Use parts of the same model"),
+    "classes": (lambda p: with_unet(p, num_class_embeds=5), "wants the label of a class beside the prompt"),
+    "prediction": (lambda p: p.scheduler.register_to_config(prediction_type="foo"), "the prediction_type 'foo'"),
+}
+
+
+@pytest.mark.parametrize("misfit", MISFITS)
+def test_parts_that_do_not_fit(misfit: str) -> None:
+    pipeline = build_pipeline()
+    check_fit(pipeline, "unet", "mine")
+    spoil, told = MISFITS[misfit]
+    spoil(pipeline)
+    with pytest.raises(ModelError, match="'mine") as caught:
+        check_fit(pipeline, "unet", "mine")
+    assert told in str(caught.value)
+
+
+def test_parts_that_fit() -> None:
+    """Inpainting networks are told of where they are drawn with; PixArt predicts a variance too."""
+    pipeline = build_pipeline()
+    with_unet(pipeline, in_channels=9)
+    check_fit(pipeline, "unet", "mine")
+    check_fit(pixart_pipeline(), "transformer", "mine")
