@@ -137,7 +137,8 @@ def test_everything_registered_can_be_made() -> None:
         *(("scorer", name) for name in ("lexical", "openai_chat", "gpt4", "chatgpt")),
         *(("scorer", name) for name in ("llama_cpp", "llama_cpp_logprob", "vicuna", "llama2")),
         *(("segmenter", name) for name in ("clipseg", "grounded_sam")),
-        ("prompts", "file"),
+        *(("prompts", name) for name in ("abc6k", "cc500", "coco", "drawbench", "file")),
+        *(("prompts", name) for name in ("geneval2", "partiprompts", "tifa", "vilg300")),
     }
     required = {"image_classification": {"model": "x/y"}, "file": {"path": "x.txt"}}
     for info in (info for info in registry.infos() if info.available):  # some need an extra that has to be compiled
