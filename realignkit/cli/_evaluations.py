@@ -110,6 +110,14 @@ class EvaluationBench:
         from realignkit.evaluation.pictures import read_pictures
 
         pictures = read_pictures(source, self.by_id, stage)
+        noises = {picture.seed for picture in pictures}
+        count = len({picture.prompt for picture in pictures})
+        if None not in noises and len(noises) < count and self.launch.first:
+            note(
+                f"{count} prompts share {len(noises)} start noise{'s' * (len(noises) != 1)}: their pictures are no "
+                f"independent ones, and intervals by prompt may be too narrow. 'realignkit eval --model' gives each "
+                f"prompt noise of its own"
+            )
         if self.texts and self.launch.first:
             prompts, known = {picture.prompt for picture in pictures}, set(self.texts)
             if without := len(known - prompts):

@@ -62,7 +62,10 @@ def evaluate(
     stage: Annotated[
         str, typer.Option(metavar="refined|coarse", help="Which pictures of a run: after, or before the fine stage.")
     ] = "refined",
-    seed: Annotated[list[int] | None, typer.Option(min=0, help="Start noise; repeatable.", show_default="42")] = None,
+    seed: Annotated[
+        list[int] | None,
+        typer.Option(min=0, help="One picture of each prompt, from noise of its own; repeatable.", show_default="42"),
+    ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="With --model: only the first so many prompts.")] = None,
     folder: Out = None,
     assignments: Annotated[

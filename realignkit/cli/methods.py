@@ -37,7 +37,10 @@ def methods(
         list[str] | None,
         typer.Option(help="A metric or a reward; repeatable. Default: the first model's companion."),
     ] = None,
-    seed: Annotated[list[int] | None, typer.Option(min=0, help="Start noise; repeatable.", show_default="42")] = None,
+    seed: Annotated[
+        list[int] | None,
+        typer.Option(min=0, help="One picture of each prompt, from noise of its own; repeatable.", show_default="42"),
+    ] = None,
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Only the first so many prompts.")] = None,
     folder: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where to write; resumes what is there.")] = Path(
         "ablations/methods"

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from realignkit.evaluation.measure import drawing_settings
 from realignkit.evaluation.pictures import Picture
+from realignkit.evaluation.plan import noise_seed
 from realignkit.evaluation.processes import ALONE, Launch
 from realignkit.evaluation.runs import Job
 from realignkit.files import atomic_write
@@ -34,7 +35,8 @@ class Drawing:
     Args:
         realigner: draws; with candidates the best of them goes on.
         prompts: numbered from 1 in this order.
-        seeds: each prompt is drawn with each of them.
+        seeds: each prompt is drawn once for each of them, from noise of its own (:func:`~.plan.noise_seed`), whose seed is
+            the picture's: prompts that shared it would not be independent.
         folder: pictures are in ``images/`` below it.
         fine: whether the fine stage follows.
         launch: the processes that share the batches.
@@ -51,7 +53,9 @@ class Drawing:
         launch: Launch = ALONE,
     ) -> None:
         self.realigner, self.folder, self.fine, self.launch = realigner, Path(folder), fine, launch
-        self.jobs = [Job(index, text, seed) for index, text in enumerate(prompts, start=1) for seed in seeds]
+        self.jobs = [
+            Job(index, text, noise_seed(seed, index)) for index, text in enumerate(prompts, start=1) for seed in seeds
+        ]
 
     @property
     def settings(self) -> dict[str, Any]:

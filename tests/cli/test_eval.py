@@ -10,6 +10,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from realignkit.cli import app
+from realignkit.evaluation.plan import noise_seed
 from realignkit.registry import default_registry
 from tests import tiny
 
@@ -43,7 +44,11 @@ def drawn(tmp_path_factory) -> Path:
 
 def test_a_models_pictures_are_drawn_kept_and_scored(drawn: Path):
     assert len(lines(drawn / "base")) == 6
-    assert [line["seed"] for line in lines(drawn / "base")][:2] == [1, 2]
+    # Each prompt has noise of its own, and the evaluation of another model has the same.
+    assert [line["seed"] for line in lines(drawn / "base")] == [
+        noise_seed(seed, index) for index in (1, 2, 3) for seed in (1, 2)
+    ]
+    assert [line["seed"] for line in lines(drawn / "fine")] == [line["seed"] for line in lines(drawn / "base")]
     assert set(lines(drawn / "base")[0]["values"]) == {"micro_oracle", "micro_clip"}  # what clip means with this model
     assert lines(drawn / "base")[4]["values"]["micro_oracle"] == {}  # no sphere in its world
     files = {path.name for path in (drawn / "base").iterdir()}
@@ -198,3 +203,18 @@ def test_pictures_of_several_sizes_are_judged_in_groups(tmp_path: Path):
     first, second, third = (line["values"]["micro_clip"]["micro_clip"] for line in lines(tmp_path / "out"))
     assert first == pytest.approx(third, abs=1e-6)
     assert first != second
+
+
+def test_prompts_that_share_their_noise_are_told(drawn: Path, tmp_path: Path):
+    rows = lines(drawn / "base")[:4]  # two prompts
+    for seeds, told in (([7, 7], True), ([7, 8], False)):
+        table = tmp_path / f"{seeds[1]}.jsonl"
+        table.write_text(
+            "".join(
+                json.dumps({"prompt": r["prompt"], "seed": seed, "image_path": str(drawn / "base" / r["image"])}) + "\n"
+                for r, seed in zip(rows[::2], seeds, strict=True)
+            )
+        )
+        done = call("eval", "--pictures", table, "--metric", "micro_oracle", "--out", tmp_path / f"out{seeds[1]}")
+        assert done.exit_code == 0, done.output
+        assert ("2 prompts share 1 start noise" in done.output) == told

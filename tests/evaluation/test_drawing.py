@@ -20,15 +20,16 @@ def test_pictures_are_those_of_each_stage_and_are_drawn_once(make_realigner, tmp
     coarse = Drawing(realigner, PROMPTS, [1, 2], tmp_path / "coarse")
     coarse()
     assert [(p.id, p.seed, p.index) for p in coarse.pictures][:3] == [
-        ("0001-a-red-book-and-a-yellow-pen-s1", 1, 1),
-        ("0001-a-red-book-and-a-yellow-pen-s2", 2, 1),
-        ("0002-a-red-book-s1", 1, 2),
+        ("0001-a-red-book-and-a-yellow-pen-s100000", 100_000, 1),
+        ("0001-a-red-book-and-a-yellow-pen-s200000", 200_000, 1),
+        ("0002-a-red-book-s100001", 100_001, 2),
     ]
-    (expected,) = realigner.generate(["a red book"], [1])
+    assert len({p.seed for p in coarse.pictures}) == len(coarse.pictures)  # no two share their noise
+    (expected,) = realigner.generate(["a red book"], [100_001])
     assert np.abs(pixels(coarse)[2].astype(int) - np.asarray(expected)).max() <= 2
     fine = Drawing(realigner, PROMPTS[:1], [1], tmp_path / "fine", fine=True)
     fine()
-    assert np.array_equal(pixels(fine)[0], np.asarray(realigner(PROMPTS[0], 1).image))
+    assert np.array_equal(pixels(fine)[0], np.asarray(realigner(PROMPTS[0], 100_000).image))
     monkeypatch.setattr(type(realigner), "generate", lambda *_: pytest.fail("they are there"))
     Drawing(realigner, PROMPTS, [1, 2], tmp_path / "coarse")()
 
