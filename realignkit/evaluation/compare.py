@@ -12,7 +12,7 @@ import numpy as np
 from realignkit.errors import OptionError
 from realignkit.evaluation.folder import EvaluationFolder, Line, different_metrics
 from realignkit.evaluation.resampling import mean_sign_flip
-from realignkit.evaluation.statistics import compare, difference_interval
+from realignkit.evaluation.statistics import by_prompt, compare, difference_interval
 
 Key = tuple[str, Any, int]
 """Prompt, seed, and the picture's number among those of both: what pictures are paired by."""
@@ -25,7 +25,7 @@ class Change:
     Attributes:
         metric, name: whose value, and what it is called.
         n, prompts: pairs, and of how many different prompts.
-        before, after: means over the pairs; shares in [0, 1] where pictures have it or not.
+        before, after: means over prompts of the means over their pictures; in [0, 1] where pictures have it or not.
         low, high: the 95 % interval of the difference, by prompt; None where there is none.
         p: of a sign-flip test by prompt, two-sided; None of fewer than two prompts.
         fixed, broken: how many pictures became right, and wrong; None where values are no yes or no.
@@ -188,17 +188,20 @@ def _changes(metric: str, pairs: Sequence[Pair]) -> list[Change]:
 def _change(metric: str, name: str, pairs: Sequence[Pair]) -> Change:
     was, now = ([getattr(pair, side)["values"][metric][name] for pair in pairs] for side in ("before", "after"))
     prompts = [pair.before["prompt"] for pair in pairs]
-    moved = np.subtract(now, was)
-    counts: dict[str, int] = {}
-    if {*was, *now} <= {0.0, 1.0}:
-        paired = compare([bool(value) for value in was], [bool(value) for value in now], prompts)
-        p, counts = paired.p, {"fixed": paired.fixed, "broken": paired.broken}
+    # As in each evaluation's own table, every prompt counts the same, however many pictures it has.
+    (was_sums, sizes), (now_sums, _) = by_prompt(was, prompts), by_prompt(now, prompts)
+    means = float(np.mean(was_sums / sizes)), float(np.mean(now_sums / sizes))
+    binary, equal = {*was, *now} <= {0.0, 1.0}, len(set(sizes.tolist())) == 1
+    paired = compare([bool(value) for value in was], [bool(value) for value in now], prompts) if binary else None
+    if paired is not None and equal:
+        p = paired.p
         interval = None if paired.low is None or paired.high is None else (paired.low / 100, paired.high / 100)
     else:
-        p = mean_sign_flip(moved, prompts)
-        interval = difference_interval(moved, prompts, p)
+        moved = (now_sums - was_sums) / sizes
+        p = mean_sign_flip(moved, range(len(moved)))
+        interval = difference_interval(moved, range(len(moved)), p)
     low, high = interval or (None, None)
-    means = float(np.mean(was)), float(np.mean(now))
+    counts = {} if paired is None else {"fixed": paired.fixed, "broken": paired.broken}
     return Change(metric, name, len(pairs), len(set(prompts)), *means, low, high, p, **counts)
 
 

@@ -35,8 +35,8 @@ class Drawing:
     Args:
         realigner: draws; with candidates the best of them goes on.
         prompts: numbered from 1 in this order.
-        seeds: each prompt is drawn once for each of them, from noise of its own (:func:`~.plan.noise_seed`), whose seed is
-            the picture's: prompts that shared it would not be independent.
+        seeds: each prompt is drawn once for each of them, from noise of its own (:func:`~.plan.noise_seed`) whose seed
+            is the picture's: prompts that shared it would not be independent.
         folder: pictures are in ``images/`` below it.
         fine: whether the fine stage follows.
         launch: the processes that share the batches.

@@ -56,6 +56,26 @@ def test_pictures_are_paired_by_prompt_and_seed_wherever_they_stand(tmp_path: Pa
     assert pair.notes == ()
 
 
+def test_every_prompt_counts_the_same_however_many_pictures_it_has(tmp_path: Path):
+    """Seven prompts, of which the first has three pictures and the others one."""
+    uneven = [PROMPTS[0], PROMPTS[0], *PROMPTS[:7]]
+    folders = [measured(tmp_path / name, shift, seeds=(1,), prompts=uneven) for name, shift in (("a", 0), ("b", 25))]
+    pair = compare_folders(*folders)
+    for change in (change for change in pair.changes if change.metric == "redness"):
+        for side in ("before", "after"):
+            of: dict[str, list[float]] = {}
+            for line in (getattr(each, side) for each in pair.pairs):
+                of.setdefault(line["prompt"], []).append(line["values"]["redness"][change.name])
+            assert getattr(change, side) == pytest.approx(np.mean([np.mean(values) for values in of.values()]))
+    level = next(change for change in pair.changes if change.name == "colour/red")
+    moved = {}
+    for each in pair.pairs:
+        moved.setdefault(each.before["prompt"], []).append(each.change("redness", "colour/red"))
+    means = [np.mean(some) for some in moved.values()]
+    assert level.gain == pytest.approx(np.mean(means))
+    assert level.low <= level.gain <= level.high
+
+
 def test_unknown_seeds_are_paired_in_their_order_and_said(tmp_path: Path):
     pair = compare_folders(measured(tmp_path / "a", 0), measured(tmp_path / "b", 9, seeds=(None, 0)))
     assert len(pair.pairs) == 24
