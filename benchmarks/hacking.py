@@ -28,8 +28,8 @@ from types import ModuleType
 from typing import Any
 
 from realignkit import Reward, hookimpl
-from realignkit.evaluation.write import STYLE, svg_document
 from realignkit.files import atomic_write
+from realignkit.plots import STYLE, document
 from realignkit.refl import ReFLConfig, Validation
 from realignkit.refl.run import LOG, read_record, validation_from
 from realignkit.refl.validation import best_of, hacking, without_improvement
@@ -177,7 +177,8 @@ def draw(curve: Curve) -> str:
                     axis.axvline(at, color=colour, linestyle=dash, linewidth=1.5, label=label).set_gid(name)
         below.set_xlabel("iteration")
         figure.legend(*above.get_legend_handles_labels(), loc="outside upper left", ncols=3, frameon=False)
-        return svg_document(figure, f"Training reward {curve.reward} and held-out judge {curve.judge} over iterations")
+        title = f"Training reward {curve.reward} and held-out judge {curve.judge} over iterations"
+        return document(figure, "svg", title).decode()
 
 
 def table(curve: Curve) -> str:

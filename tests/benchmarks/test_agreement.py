@@ -15,7 +15,7 @@ def agreement(script):
 def test_smoke(smoke):
     printed = smoke("agreement")
     assert "24 pictures of 6 validation prompts, 6 different ones" in printed
-    assert printed.count("\n| ") == 10
+    assert printed.count("\n| ") == 15
 
 
 def test_interval_holds_the_area_and_shrinks_with_more_prompts(agreement):

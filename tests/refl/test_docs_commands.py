@@ -17,7 +17,7 @@ FOUND = [
     for page in PAGES
     for block in blocks(page)
     for command in commands(block)
-    if command.startswith(("realignkit train", "accelerate launch"))
+    if command.startswith("realignkit train") or (command.startswith("accelerate launch") and " train " in command)
 ]
 
 
