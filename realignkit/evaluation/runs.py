@@ -188,7 +188,8 @@ def run_many(
         if todo:
             realigner.check_reach()  # these fail for all prompts or for none
             realigner.check_model()
-            realigner.check_heat_maps(prompts)
+            if realigner.heat_maps:  # a prompt that cannot be read fails by itself
+                realigner.check_heat_maps([text for text in prompts if text == readable(text)])
         try:
             size = realigner.batch_size
             batches = [todo[start : start + size] for start in range(0, len(todo), size)]

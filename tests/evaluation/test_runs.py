@@ -124,6 +124,12 @@ def test_a_prompt_that_no_file_takes_is_recorded_readably(tmp_path: Path, realig
     assert (error["error"], error["prompt"]) == ("PromptError", "a red \\ud83d book")
 
 
+def test_a_broken_prompt_among_others_with_heat_maps_fails_by_itself(tmp_path: Path, realigner):
+    mapped = realigner.with_(heat_maps=["pen"])
+    summary = run_many(mapped, ["a red \ud83d book", "a yellow pen"], tmp_path)
+    assert (summary.made, len(summary.failures)) == (1, 1)
+
+
 def test_plugin_that_fails_for_one_image_spoils_only_that_one(tmp_path: Path, registry, realigner):
     class Picky:
         @realignkit.hookimpl

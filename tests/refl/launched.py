@@ -13,13 +13,22 @@ from tests.refl.conftest import PROMPTS, options_over_quick
 from tests.refl.rewards import Colour, Darkness
 
 HELD_OUT = ("a red desk", "a yellow book", "a yellow desk")
+# In few steps, as the batches that processes draw L_pre's images in round apart, and pictures have whole levels.
+SAMPLING = {"num_inference_steps": 2}
 OPTIONS = options_over_quick(refl={"gradient_steps": (1, 3), "kl_weight": 0.1}, iterations=1)
 
 
 def trainer(out: Path, batch_size: int) -> ReFLTrainer:
     options = {**OPTIONS, "batch_size": batch_size}
     return ReFLTrainer(
-        tiny.build_pipeline(), Colour(), options, prompts=PROMPTS, held_out=HELD_OUT, out=out, judge=Darkness()
+        tiny.build_pipeline(),
+        Colour(),
+        options,
+        prompts=PROMPTS,
+        held_out=HELD_OUT,
+        out=out,
+        judge=Darkness(),
+        sampling=SAMPLING,
     )
 
 
@@ -34,6 +43,7 @@ def drawing(out: Path, pairs: Path, batch_size: int) -> ReFLTrainer:
         prompts=PROMPTS,
         held_out=HELD_OUT,
         out=out,
+        sampling=SAMPLING,
     )
 
 
