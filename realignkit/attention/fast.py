@@ -32,12 +32,12 @@ LONG = 1024
 CHUNK = {"cpu": 2**22, "cuda": 2**25}
 """Similarities held at once by :func:`row_range`: enough rows for products at full speed, little beside a model."""
 
-BLOCK = 2**20
+BLOCK = 2**19
 """Similarities in a block: few enough to stay in the cache between passes, enough for products at full speed."""
 
 MANY = 1024
-"""Keys from which on it pays to take the rows outside all objects apart: with fewer, moving a row costs as much as
-attending."""
+"""Keys from which on it pays to take the rows outside all objects apart (with fewer, moving a row costs as much as
+attending), and to give each thread blocks of its own."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -233,7 +233,11 @@ def _blocks(
 
     groups = [slice(first, first + together) for first in range(0, batch * heads, together)]
     parts = [slice(top, top + height) for top in range(0, length, height)]
-    _in_threads(compute, [(group, part) for group in groups for part in parts])
+    blocks = [(group, part) for group in groups for part in parts]
+    if count >= MANY:
+        _in_threads(compute, blocks)
+    else:  # too little in a block: threads of Python's would wait for the interpreter instead
+        compute(blocks)
     return out.view(batch, heads, length, value.shape[-1])
 
 
