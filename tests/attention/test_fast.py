@@ -130,7 +130,7 @@ def two_threads():
 @pytest.mark.parametrize("mode", [torch.inference_mode, torch.no_grad, torch.enable_grad])
 @pytest.mark.parametrize("tokens", [77, 1100])
 def test_each_thread_computes_blocks_of_its_own(tokens, mode, two_threads):
-    """Threads that share an operation wait for each other; as many as torch has compute alone, and have ended after."""
+    """With many keys as many threads as torch has compute alone, and have ended after; with few the caller does all."""
     rng = torch.Generator().manual_seed(0)
     query, key, value, queries, keys, amount = layer(2, 2, 1024, tokens, 3, torch.float32, rng)
     bias = masks(2, 2, 1024, tokens, rng)["rows"]
@@ -151,8 +151,8 @@ def test_each_thread_computes_blocks_of_its_own(tokens, mode, two_threads):
             torch.set_num_threads(2)
             torch.testing.assert_close(found, wanted, rtol=2e-6, atol=2e-6)
     threads = {thread for thread, _ in seen} - {threading.main_thread()}
-    assert len(threads) >= 2
-    assert {number for thread, number in seen if thread in threads} == {1}
+    assert (len(threads) >= 2) if tokens >= fast.MANY else not threads
+    assert {number for thread, number in seen if thread in threads} <= {1}
     assert not any(thread.is_alive() for thread in threads)
 
 
