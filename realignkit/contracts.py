@@ -227,7 +227,9 @@ class Reward(Plugin):
       ``reported`` has ties: a number made of words, say, is the same for many images;
     - ``compares``: True where what ``ranked`` says of an image depends on the prompt's other images: it is then asked
       about all candidates of one prompt at a time;
-    - ``features(images)``: float (B, D), for a Fréchet distance.
+    - ``features(images)``: float (B, D), for a Fréchet distance;
+    - ``parts``: of a weighted sum, a tuple of pairs: a reward (:class:`realignkit.named.Named`) and its weight. They
+      are logged one by one.
 
     Attributes:
         differentiable: whether gradients flow from the rewards back to ``images``.

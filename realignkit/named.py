@@ -113,6 +113,13 @@ class Named:
         return margin
 
     @property
+    def parts(self) -> tuple[tuple[Named, float], ...]:
+        """The rewards that a sum consists of, each with its weight; any other plugin is its own only part."""
+        parts = getattr(self.plugin, "parts", ())
+        of_a_sum = isinstance(parts, tuple) and all(isinstance(part, tuple) and len(part) == 2 for part in parts)
+        return parts if of_a_sum and parts and isinstance(parts[0][0], Named) else ((self, 1.0),)
+
+    @property
     def options(self) -> dict[str, Any]:
         """All its options as JSON values, defaults included, secrets redacted."""
         return {name: _recordable(name, value) for name, value in self._values("python").items()}

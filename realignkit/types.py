@@ -70,6 +70,7 @@ class TrainState:
         seconds: that the step took.
         held_out: the latest validation.
         folder: where the run is written.
+        rewards: of a sum of rewards the mean of each, unweighted, where the algorithm rates them one by one.
     """
 
     iteration: int
@@ -87,6 +88,7 @@ class TrainState:
     seconds: float
     held_out: Validation | None
     folder: Path
+    rewards: Mapping[str, float] = field(default_factory=dict)
 
     def record(self) -> dict[str, float | int | bool | None]:
         """A line of ``log.jsonl``."""
@@ -95,7 +97,8 @@ class TrainState:
             *("reward_gradient_norm", "denoising_gradient_norm", "gradient_norm", "learning_rate", "skipped"),
             "seconds",
         )
-        return {name: getattr(self, name) for name in names}
+        each = {f"reward.{name}": value for name, value in self.rewards.items()}
+        return {**{name: getattr(self, name) for name in names}, **each}
 
 
 @dataclass(frozen=True)

@@ -69,3 +69,17 @@ def test_weights_that_cannot_be_had_are_told_with_a_remedy():
     with pytest.raises(ModelError, match=r"^tagger 'far' cannot work: its weights are on the moon\. Take another\.$"):
         Named("tagger", "far", Far()).check_reach("Take another.")
     Named("tagger", "silent", print).check_reach("")
+
+
+def test_a_sum_has_parts_and_anything_else_is_its_own():
+    from realignkit_plugins.rewards.weighted import WeightedReward
+
+    def clip(images, prompts):
+        return images.mean((1, 2, 3))
+
+    made = Named("reward", "sum", WeightedReward.of({"clip": (clip, 2.0), "blip": (clip, 0.5)}))
+    assert [(part.name, weight) for part, weight in made.parts] == [("clip", 2.0), ("blip", 0.5)]
+    alone = Named("reward", "clip", clip)
+    assert alone.parts == ((alone, 1.0),)
+    clip.parts = ("other", "things")  # a stranger's own attribute
+    assert alone.parts == ((alone, 1.0),)

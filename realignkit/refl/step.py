@@ -12,7 +12,7 @@ import torch
 from realignkit.errors import ModelError
 from realignkit.machine import suited_threads
 from realignkit.refl import losses
-from realignkit.refl.algorithms import Algorithm, Gradients, MicroBatch
+from realignkit.refl.algorithms import PART, Algorithm, Gradients, MicroBatch
 from realignkit.refl.distributed import LossScale, Processes
 from realignkit.types import TrainState, Validation
 
@@ -124,6 +124,7 @@ class Learner:
             seconds=time.perf_counter() - start,
             held_out=held_out,
             folder=self.folder,
+            rewards={name.removeprefix(PART): value for name, value in values.items() if name.startswith(PART)},
         )
 
     def _update(self, gradients: list[torch.Tensor], rate: float, iteration: int) -> None:

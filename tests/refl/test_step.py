@@ -7,6 +7,7 @@ import torch
 from diffusers import DDIMScheduler
 
 from realignkit.refl import losses, seeds
+from realignkit.refl.algorithms import PART
 from tests.refl.rewards import Blind, Colour, Darkness
 
 ONE_STEP = {"gradient_steps": (3, 3)}  # the same late step in every micro-batch
@@ -106,3 +107,19 @@ def test_raft_learns_from_the_best_candidate_alone(make_trainer, tmp_path):
     assert different > 1e-3 * losses.norm(dark)
     apart = [losses.norm([a - b for a, b in zip(first, other, strict=True)]) for other in (dark, bright)]
     assert min(apart) < 1e-5 * losses.norm(first)  # of equals the first, which is one of the two
+
+
+def test_the_parts_of_a_sum_that_an_algorithm_rates_one_by_one_are_logged(make_trainer, monkeypatch):
+    trainer = make_trainer(total_batch_size=4)
+    algorithm = trainer.learner.algorithm
+    add = algorithm.add
+
+    def rated_apart(gradients, batch):
+        add(gradients, batch)
+        for name, value in {"clip": 1.0 + batch.group, "blip": -2.0}.items():
+            gradients.note(f"{PART}{name}", value)
+
+    monkeypatch.setattr(algorithm, "add", rated_apart)
+    state = trainer.learner.step(0, lambda: False, None)
+    assert state.rewards == {"clip": 1.5, "blip": -2.0}  # means over both micro-batches
+    assert {"reward.clip": 1.5, "reward.blip": -2.0, "reward": state.reward}.items() <= state.record().items()

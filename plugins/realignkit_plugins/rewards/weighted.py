@@ -118,6 +118,7 @@ class WeightedReward(Reward):
         """
         import torch
 
+        from realignkit.advantages import standardised
         from realignkit.calls import rank
 
         values = {part.name: torch.tensor(rank(part, images, prompts)) for part, _ in self.parts}
@@ -131,16 +132,3 @@ class WeightedReward(Reward):
         for value in weighted[1:]:
             total = total + value
         return total
-
-
-def standardised(values: Tensor, prompts: Sequence[str]) -> Tensor:
-    """Values (B,) with mean 0 and standard deviation 1 over the images of each prompt; 0 where they are all alike."""
-    import torch
-
-    standard = torch.zeros_like(values)
-    for prompt in dict.fromkeys(prompts):
-        of_prompt = torch.tensor([other == prompt for other in prompts])
-        spread = values[of_prompt].std(correction=0)
-        if float(spread) > 1e-6 * float(values[of_prompt].abs().max()):  # else they differ by rounding alone
-            standard[of_prompt] = (values[of_prompt] - values[of_prompt].mean()) / spread
-    return standard

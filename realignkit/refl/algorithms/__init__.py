@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from realignkit.refl.rollout import Rollout
     from realignkit.refl.trainable import Trainable
 
+PART = "reward."
+"""What the name of a logged value begins with that is the mean of one part of a sum of rewards."""
+
 Solver = Literal["ddim", "dpmpp", "unipc"]
 
 
@@ -54,7 +57,8 @@ class Gradients:
     Attributes:
         reward: of the unweighted reward term.
         denoising: of the weighted L_pre and KL-style term, or of drawn pairs, which weigh alike.
-        values: sums of what is logged: ``reward``, ``reward_loss``, ``denoising_loss``.
+        values: sums of what is logged: ``reward``, ``reward_loss``, ``denoising_loss``, and ``reward.NAME``
+            (:data:`PART`) of the parts of a sum of rewards that are rated one by one.
     """
 
     reward: list[Tensor]
