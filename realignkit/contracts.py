@@ -225,6 +225,8 @@ class Reward(Plugin):
       not what calling it with tensors gives: eq. 4's greedy caption, say, where an estimator is what it trains with;
     - ``ranked(images, prompts)``: numbers of the same kind by which to choose among images of the same prompt, where
       ``reported`` has ties: a number made of words, say, is the same for many images;
+    - ``estimated_gradient``: True where its gradient is an estimate, that of another function, or straight-through: it
+      then need not equal finite differences;
     - ``compares``: True where what ``ranked`` says of an image depends on the prompt's other images: it is then asked
       about all candidates of one prompt at a time;
     - ``features(images)``: float (B, D), for a Fréchet distance;

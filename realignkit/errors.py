@@ -27,6 +27,9 @@ _LOWER = {upper: upper + 32 for upper in range(ord("A"), ord("Z") + 1)}  # ASCII
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://\S+")
 _ADDRESS = re.compile(r"(?:[a-z][a-z0-9+.-]+:/|data:)", re.IGNORECASE)  # a drive has one letter
 
+TELL_AUTHOR = "Choose another one, or tell its author."
+"""What users can do about a plugin that fails."""
+
 FOREIGN = (Exception, SystemExit, GeneratorExit)
 """What somebody else's code may raise that is not the user's wish: KeyboardInterrupt is, ``sys.exit`` is not."""
 
@@ -123,14 +126,12 @@ def blame(whose: str) -> Iterator[None]:
     except RealignKitError:
         raise
     except FOREIGN as error:
-        raise PluginError(
-            f"{whose} failed: {type(error).__name__}: {error}. Choose another one, or tell its author."
-        ) from error
+        raise PluginError(f"{whose} failed: {type(error).__name__}: {error}. {TELL_AUTHOR}") from error
 
 
 def breach(whose: str, problem: str) -> PluginError:
     """The error for a plugin that broke its contract."""
-    return PluginError(f"{whose} broke its contract: {problem}. Choose another one, or tell its author.")
+    return PluginError(f"{whose} broke its contract: {problem}. {TELL_AUTHOR}")
 
 
 def in_one_line(error: BaseException, longest: int = 300) -> str:

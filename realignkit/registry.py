@@ -23,6 +23,7 @@ from realignkit.contracts import KINDS
 from realignkit.errors import PluginError, RealignKitError, blame
 from realignkit.hookspecs import PluginInfo as PluginInfo
 from realignkit.hookspecs import Register as Register
+from realignkit.requirements import check_version
 
 ENTRY_POINT_GROUP = "realignkit"
 logger = logging.getLogger(__name__)
@@ -57,6 +58,7 @@ class Registry:
         distribution = entry_point.dist.name if entry_point.dist else ""
         source = f"{distribution}:{entry_point.name}" if distribution else entry_point.name
         try:
+            check_version(entry_point.dist)
             with prints_of(source):
                 plugin = load_plugin(entry_point)
             self.register(plugin, source)

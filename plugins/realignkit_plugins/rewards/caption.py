@@ -81,6 +81,7 @@ class CaptionReward(PixelReward):
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self.margin = 0.0 if self.options.estimator in ("likelihood", "contrast") else 1.0
+        self.estimated_gradient = self.options.estimator in ("expected", "soft")
         self._words: Tensor | None = None
 
     @property

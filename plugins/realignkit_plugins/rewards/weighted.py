@@ -76,6 +76,7 @@ class WeightedReward(Reward):
             (Named("reward", name, reward), weight) for name, (reward, weight) in parts.items()
         )
         self.differentiable = all(getattr(part.plugin, "differentiable", True) for part, _ in self.parts)
+        self.estimated_gradient = any(getattr(part.plugin, "estimated_gradient", False) for part, _ in self.parts)
         self.margin = sum(weight * part.margin for part, weight in self.parts)
 
     def out_of_reach(self) -> str:

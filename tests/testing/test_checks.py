@@ -1,0 +1,133 @@
+"""What can be checked: a plugin that is made, or everything that a module registers."""
+
+from __future__ import annotations
+
+import sys
+from types import ModuleType
+
+import pytest
+from pydantic import Field
+
+from realignkit import Likelihood, LocalCaption, Options, Scorer, hookimpl
+from realignkit.errors import OptionError, PluginError
+from realignkit.testing import check_plugin, findings
+from tests.testing.conftest import problem, problems
+
+
+class Echo(Scorer):
+    """Every tag is certain."""
+
+    class Options(Options):
+        article: str = Field("a", description="what stands before a tag")
+
+    def __call__(self, prompt, tags):
+        return tuple(LocalCaption(tag.name, f"{self.options.article} {tag.name}", Likelihood.CERTAIN) for tag in tags)
+
+
+def module(**registered):
+    """A module that registers scorers by name."""
+    made = ModuleType("echoing")
+
+    @hookimpl
+    def register_scorers(register):
+        for name, factory in registered.items():
+            register(name, factory, "every tag is certain")
+
+    made.register_scorers = register_scorers
+    return made
+
+
+def test_every_check_is_told_with_its_time():
+    told = list(findings(Echo()))
+    assert [finding.check for finding in told][:2] == ["documented", "answers"]
+    assert not any(finding.problem or finding.skipped for finding in told)
+    assert all(finding.whose == "scorer 'Echo'" and finding.seconds >= 0 for finding in told)
+
+
+def test_a_module_is_all_that_it_registers():
+    check_plugin(module(echo=Echo))
+    whose = {finding.whose for finding in findings(module(echo=Echo, other=Echo))}
+    assert whose == {"plugin 'echoing'", "scorer 'echo'", "scorer 'other'"}
+
+
+def test_all_problems_are_told_a_line_each():
+    class Silent(Echo):
+        """Nothing to say."""
+
+        def __call__(self, prompt, tags):
+            return ()
+
+    with pytest.raises(PluginError) as error:
+        check_plugin(module(one=Silent, two=Silent))
+    one, two = str(error.value).splitlines()
+    assert one == "scorer 'one' broke its contract: the answer leaves out 'book', 'pen', 'desk'."
+    assert two.startswith("scorer 'two' ")
+
+
+def test_a_plugin_of_no_class_of_ours_says_its_kind():
+    def echo(prompt, tags):
+        return Echo()(prompt, tags)
+
+    check_plugin(echo, "scorer")
+    with pytest.raises(OptionError, match=r"function is of no kind that is known, nor has it hooks\. .*kind=…"):
+        check_plugin(echo)
+    with pytest.raises(OptionError, match="'scorers' is no kind of plugin"):
+        check_plugin(echo, "scorers")
+    with pytest.raises(OptionError, match=r"takes a plugin that is made: Echo\(\)"):
+        check_plugin(Echo)
+
+
+def test_what_registering_goes_wrong_with():
+    assert "is already registered by" in problem(doubled())
+    assert "it implements no hook of realignkit" in problem(ModuleType("empty"))
+    assert problem(module(**{"two words": Echo})).startswith("plugin 'echoing': 'two words' is no plugin name")
+
+
+def doubled():
+    made = ModuleType("doubled")
+
+    @hookimpl
+    def register_scorers(register):
+        register("echo", Echo, "")
+        register("echo", Echo, "")
+
+    made.register_scorers = register_scorers
+    return made
+
+
+class Slow(Echo):
+    """Takes its time."""
+
+
+class Needy(Echo):
+    """Cannot be made without a path."""
+
+    class Options(Options):
+        path: str = Field(description="a file")
+
+
+def test_what_cannot_be_made_as_it_is_is_skipped():
+    told = list(findings(module(needy=Needy)))
+    assert [finding.skipped for finding in told if finding.skipped] == ["not checked: it needs path with each use"]
+    assert problems(module(needy=Needy)) == []
+
+
+def test_what_is_not_installed_is_skipped():
+    made = ModuleType("distant")
+
+    @hookimpl
+    def register_scorers(register):
+        register("distant", Echo, "", requires=["no_such_module_anywhere"], extra="distant>=1")
+
+    made.register_scorers = register_scorers
+    assert [finding.skipped for finding in findings(made)][-1] == "not checked. Run: pip install 'distant>=1'"
+
+
+def test_ending_the_program_is_a_problem():
+    class Quits(Echo):
+        """Ends the program."""
+
+        def __init__(self, **options):
+            sys.exit(0)
+
+    assert "scorer 'quits' could not be made: SystemExit: 0" in problem(module(quits=Quits))
