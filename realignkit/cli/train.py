@@ -262,7 +262,7 @@ class TrainingJob:
         from realignkit.resolve import option_names
 
         given = dict(self.settings.options["generator"])
-        rounds = self.config.trainable == "unet" and "dtype" in (option_names(self.generator) or ())
+        rounds = bool(self.config.whole_parts) and "dtype" in (option_names(self.generator) or ())
         if rounds and given.get("dtype", "auto") == "auto":
             given["dtype"] = "fp32"
         return given

@@ -137,6 +137,8 @@ def _tensors(trainable: Trainable, optimizer: torch.optim.Optimizer) -> dict[str
     tensors: dict[str, Tensor] = {f"weights/{name}": p for name, p in trainable.parameters.items()}
     if trainable.average is not None:
         tensors |= {f"average/{n}": t for n, t in zip(trainable.parameters, trainable.average, strict=True)}
+    for copy, weights in trainable.kept.items():
+        tensors |= {f"kept/{copy}/{n}": t for n, t in zip(trainable.parameters, weights, strict=True)}
     for name, parameter in trainable.parameters.items():
         state = optimizer.state.get(parameter, {})
         tensors |= {f"{moment}/{name}": state[moment] for moment in _MOMENTS if moment in state}
@@ -166,6 +168,8 @@ def load(path: Path, trainable: Trainable, optimizer: torch.optim.Optimizer) -> 
             parameter.data = tensors[f"weights/{name}"].to(device)
             if trainable.average is not None:
                 trainable.average[i] = tensors[f"average/{name}"].to(device)
+            for copy, weights in trainable.kept.items():
+                weights[i] = tensors[f"kept/{copy}/{name}"].to(device)
             optimizer.state.pop(parameter, None)
             if f"step/{name}" in tensors:
                 moments = {moment: tensors[f"{moment}/{name}"].to(device) for moment in _MOMENTS}

@@ -68,8 +68,10 @@ class ReFLConfig(TrainingOptions):
             raise ValueError("reward_weight=auto compares with the denoising term: raise denoising_weight above 0")
         if self.reward_weight == "auto" and self.reward_weighted.pair_sampling == "weighted":
             raise ValueError("pair_sampling=weighted has one gradient, not two to compare: give reward_weight a number")
-        if self.train_text_encoder and self.trainable != "unet":
-            raise ValueError("train_text_encoder learns whole networks, not adapters: set trainable=unet")
+        if self.train_text_encoder and self.trainable.startswith("text_encoder"):
+            raise ValueError(
+                f"with trainable={self.trainable} the text encoder alone learns: leave train_text_encoder out"
+            )
         return self
 
     def algorithm_for(self, reward: Named) -> str:

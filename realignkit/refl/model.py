@@ -50,8 +50,8 @@ class Networks:
         precision: ``no``, ``fp16`` or ``bf16``.
         height, width: of the images, in pixels; None: the model's own.
         negative_prompt: what guidance steers away from.
-        learns: which whole parts will, ``unet`` and perhaps ``text_encoder``, with which :meth:`text` is
-            differentiable. As the pipeline will be saved, nothing is rounded; it runs in ``precision`` all the same.
+        learns: the parts whose own weights will, ``unet`` and ``text_encoder``. As the pipeline will be saved, nothing
+            is rounded then; it runs in ``precision`` all the same.
 
     Attributes:
         unet: what :meth:`predict` runs; may be exchanged.
@@ -59,6 +59,7 @@ class Networks:
         image_size: (width, height) in pixels.
         kind: what the U-Net predicts: ``epsilon``, ``v_prediction`` or ``sample``.
         alphas_cumprod: ``abar`` by training timestep, float32 (T_train,).
+        learns_text: whether text encoders or adapters of theirs learn, with which :meth:`text` is differentiable.
 
     Raises:
         ModelError: a pipeline that cannot learn here.
@@ -79,7 +80,7 @@ class Networks:
         check_trainable(pipeline)
         check_size(pipeline, height, width)
         if learns:
-            check_full_precision(pipeline, "text_encoder" in learns)
+            check_full_precision(pipeline, learns)
         from diffusers import DDIMScheduler
 
         self.pipeline, self.device = pipeline, device
@@ -94,7 +95,7 @@ class Networks:
         self.unet: Any = pipeline.unet
         self.autoencoder = Autoencoder(vae, self.dtype, upcast=upcast)
         self.decode, self.encode = self.autoencoder.decode, self.autoencoder.encode
-        self._learns_text, self._negative_prompt = "text_encoder" in learns, negative_prompt
+        self.learns_text, self._negative_prompt = "text_encoder" in learns, negative_prompt
         self.image_size = image_size(pipeline, width, height)
         scale = pipeline.vae_scale_factor
         self.latent_shape = (
@@ -125,7 +126,7 @@ class Networks:
 
         Each is computed once and kept; where the text encoder learns, anew, with a gradient.
         """
-        return self._live_text(prompts) if self._learns_text else self._kept_text(prompts)
+        return self._live_text(prompts) if self.learns_text else self._kept_text(prompts)
 
     def _live_text(self, prompts: Sequence[str]) -> Text:
         with self.autocast():
@@ -154,6 +155,10 @@ class Networks:
         assert stacked[0] is not None
         return Text(stacked[0], stacked[1])
 
+    def unconditional(self, count: int) -> Text:
+        """What guidance steers away from, for so many pictures."""
+        return self.text([self._negative_prompt] * count)
+
     def predict(self, latents: Tensor, timestep: Tensor, text: Text) -> Tensor:
         """The U-Net's prediction for latents (B, C, h, w) at a timestep () or (B,); float32."""
         extra: dict[str, Any] = {}
@@ -172,8 +177,7 @@ class Networks:
         if guidance_scale <= 1:
             prediction = self.predict(latents, timestep, text)
             return prediction, prediction
-        empty = self.text([self._negative_prompt] * len(latents))
-        both = self.predict(torch.cat([latents, latents]), timestep, empty.followed_by(text))
+        both = self.predict(torch.cat([latents, latents]), timestep, self.unconditional(len(latents)).followed_by(text))
         unconditional, conditional = both.chunk(2)
         return losses.guide(unconditional, conditional, guidance_scale), conditional
 
@@ -207,24 +211,25 @@ class Networks:
                 unet.forward = before
 
 
-def check_full_precision(pipeline: Any, text_encoder: bool) -> None:
-    """Refuse to let whole networks learn from weights that have been rounded while they were loaded.
+def check_full_precision(pipeline: Any, learns: Collection[str]) -> None:
+    """Refuse to let weights of the model itself learn that have been rounded while they were loaded.
 
     Args:
         pipeline: to be trained.
-        text_encoder: whether its text encoders learn as well as the U-Net.
+        learns: see :class:`Networks`.
 
     Raises:
         OptionError: they are in half precision.
     """
-    for name in ("unet", *(TEXT_ENCODERS if text_encoder else ())):
+    for name in (*(("unet",) if "unet" in learns else ()), *(TEXT_ENCODERS if "text_encoder" in learns else ())):
         part = getattr(pipeline, name, None)
         dtypes = set() if part is None else {p.dtype for p in part.parameters()} - {torch.float32, torch.float64}
         if dtypes:
             rounded = str(dtypes.pop()).removeprefix("torch.")
             raise OptionError(
-                f"trainable=unet would start from weights of the {name} that were rounded to {rounded}. Load the model "
-                f"in float32 (generator.dtype=fp32); training still computes as mixed_precision says."
+                f"trainable={'unet' if 'unet' in learns else 'text_encoder'} would start from weights of the {name} "
+                f"that were rounded to {rounded}. Load the model in float32 (generator.dtype=fp32); training still "
+                f"computes as mixed_precision says."
             )
 
 

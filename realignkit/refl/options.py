@@ -14,7 +14,7 @@ from realignkit.errors import OptionError
 
 
 class LoRAOptions(Options):
-    """The adapters that learn with ``trainable=lora``."""
+    """The adapters that learn with ``trainable=lora`` or ``text_encoder_lora``."""
 
     rank: int = Field(16, ge=1, description="rank of the adapters")
     alpha: float | None = Field(None, gt=0, allow_inf_nan=False, description="their scale is alpha / rank; none: 1")
@@ -93,12 +93,17 @@ class TrainingOptions(Config):
     caption_dropout: float = Field(0.1, ge=0, lt=1, description="share of L_pre's captions that are left empty")
 
     # What is trained, and how.
-    trainable: Literal["lora", "unet"] = Field("lora", description="low-rank adapters, or the whole U-Net")
+    trainable: Literal["lora", "unet", "cross_attention", "text_encoder", "text_encoder_lora"] = Field(
+        "lora",
+        description="what learns: adapters of the U-Net (lora), the whole U-Net, its cross-attention alone, the text "
+        "encoder alone, or adapters of it",
+    )
     train_text_encoder: bool = Field(
         False,
-        description="learn the text encoder too, which reads what belongs to what; with trainable=unet",
+        description="learn the text encoder too, which reads what belongs to what: adapters of it with trainable=lora, "
+        "all of it with unet and cross_attention",
     )
-    lora: LoRAOptions = Field(LoRAOptions(), description="the adapters of trainable=lora")
+    lora: LoRAOptions = Field(LoRAOptions(), description="the adapters")
     learning_rate: float = Field(1e-5, gt=0, allow_inf_nan=False, description="at its height")
     warmup_iterations: int = Field(10, ge=0, description="linear warm-up")
     schedule: Literal["constant", "linear", "cosine"] = Field(
@@ -122,11 +127,21 @@ class TrainingOptions(Config):
     )
 
     @property
-    def whole_parts(self) -> tuple[str, ...]:
-        """The pipeline's parts that learn as a whole; none where adapters do."""
-        if self.trainable == "lora":
-            return ()
+    def adapts(self) -> bool:
+        """Whether adapters learn, and not weights of the model itself."""
+        return self.trainable in ("lora", "text_encoder_lora")
+
+    @property
+    def learning_parts(self) -> tuple[str, ...]:
+        """The pipeline's parts that learn, or whose adapters do: ``unet``, ``text_encoder`` (all of them) or both."""
+        if self.trainable in ("text_encoder", "text_encoder_lora"):
+            return ("text_encoder",)
         return ("unet", "text_encoder") if self.train_text_encoder else ("unet",)
+
+    @property
+    def whole_parts(self) -> tuple[str, ...]:
+        """Those of them whose own weights learn; none where adapters do."""
+        return () if self.adapts else self.learning_parts
 
     def accumulation(self, processes: int) -> int:
         """Forward passes per optimizer step.

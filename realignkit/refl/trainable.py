@@ -1,10 +1,9 @@
-"""The weights that learn: low-rank adapters or the whole U-Net, their moving average, and their files."""
+"""The weights that learn, adapters or a model's own, of U-Net and text encoder; copies kept of them, and their files."""
 
 from __future__ import annotations
 
 import contextlib
-import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,6 @@ from torch import Tensor
 
 from realignkit.errors import DamagedError, ModelError, OptionError, OutputError
 from realignkit.files import atomic_folder, atomic_write
-from realignkit.pipelines.families import place
 from realignkit.records import check_manifest, seal, sealed_notes, write_manifest
 from realignkit.refl.model import Networks
 from realignkit.refl.options import TrainingOptions
@@ -23,93 +21,99 @@ from realignkit.refl.seeds import seeded
 LORA_FILE = "pytorch_lora_weights.safetensors"
 """Where diffusers looks for adapters in a folder."""
 MODEL_FOLDER = "model"
-"""Where a run that trains the whole U-Net keeps the pipeline, for ``from_pretrained``."""
+"""Where a run that trains the model's own weights keeps the pipeline, for ``from_pretrained``."""
+TEXT_TARGETS = ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2")
+"""The layers of a text encoder that get adapters."""
+_CROSS_ATTENTION = ".attn2."
+"""In the names of the weights with which a U-Net of diffusers attends to the text."""
 
 
 class Trainable:
-    """Makes a pipeline's U-Net learn.
+    """Makes a pipeline's U-Net or text encoders learn, or both.
 
     Args:
-        networks: whose U-Net; it gets adapters (``lora``) or thaws (``unet``).
+        networks: whose; they get adapters, or thaw, wholly or in part.
         config: of the training.
-        keep_base: keep the whole networks as they came, for :meth:`base`; of adapters they always are.
+        keep_base: keep the weights as they came, for :meth:`base`.
 
     Attributes:
         parameters: name -> float32 parameter, in a fixed order.
         average: their moving average, same order; None without.
+        kept: copies of them by name, in the same order, that an algorithm compares with; checkpoints hold them.
 
     Raises:
-        OptionError: no layer of the U-Net has a name in ``lora.targets``.
+        OptionError: no layer has a name in ``lora.targets``, or there is no cross-attention.
     """
 
     def __init__(self, networks: Networks, config: TrainingOptions, *, keep_base: bool = False) -> None:
         self.networks, self.config = networks, config
-        unet = networks.unet
-        if ADAPTER in getattr(unet, "peft_config", {}):  # of an earlier training
-            unet.unload_lora()
-        self._frozen: dict[str, Any] = {}
-        learning = {"unet": unet}
-        if config.train_text_encoder:
-            learning |= {name: part for name in TEXT_ENCODERS if (part := getattr(networks.pipeline, name, None))}
-        if config.trainable == "lora":
-            self._add_adapters(unet)
-        else:
-            if keep_base:
-                self._frozen = {name: copy.deepcopy(part) for name, part in learning.items()}
-                for part in self._frozen.values():
-                    place(part, networks.device, networks.dtype)
-            for part in learning.values():
-                part.requires_grad_(True)
+        texts = {name: part for name in TEXT_ENCODERS if (part := getattr(networks.pipeline, name, None)) is not None}
+        self._parts: dict[str, Any] = {}
+        if "unet" in config.learning_parts:
+            self._parts["unet"] = networks.unet
+        if "text_encoder" in config.learning_parts:
+            self._parts |= texts
+        networks.learns_text = "text_encoder" in config.learning_parts
+        for component in {"unet": networks.unet, **texts}.values():
+            _remove_adapters(component)  # of an earlier training
+        for name, part in self._parts.items():
+            if config.adapts:
+                self._add_adapters(part, config.lora.targets if name == "unet" else TEXT_TARGETS)
+            else:
+                self._thaw(part)
         self.parameters = {
-            (name if part is unet else f"{component}.{name}"): p
-            for component, part in learning.items()
+            (name if component == "unet" else f"{component}.{name}"): p
+            for component, part in self._parts.items()
             for name, p in part.named_parameters()
             if p.requires_grad
         }
         for parameter in self.parameters.values():
             parameter.data = parameter.data.float()
-        self.average: list[Tensor] | None = None
-        if config.ema_decay is not None:
-            self.average = [p.detach().clone() for p in self.parameters.values()]
+        self.average = self.copied() if config.ema_decay is not None else None
+        self.kept: dict[str, list[Tensor]] = {}
+        self._base = self.copied() if keep_base else None
 
-    def _add_adapters(self, unet: Any) -> None:
+    def _add_adapters(self, part: Any, targets: Sequence[str]) -> None:
         from peft import LoraConfig
 
         options = self.config.lora
-        lora = LoraConfig(
-            r=options.rank, lora_alpha=options.alpha or options.rank, target_modules=list(options.targets)
-        )
+        lora = LoraConfig(r=options.rank, lora_alpha=options.alpha or options.rank, target_modules=list(targets))
         try:
             with seeded(self.config.seed, "adapters"):
-                unet.add_adapter(lora, adapter_name=ADAPTER)
+                part.add_adapter(lora, adapter_name=ADAPTER)
         except ValueError as error:
             raise OptionError(f"adapters cannot be added: {error}. Choose other lora.targets.") from error
+
+    def _thaw(self, part: Any) -> None:
+        if part is not self.networks.unet or self.config.trainable != "cross_attention":
+            part.requires_grad_(True)
+            return
+        thawed = [p.requires_grad_(True) for name, p in part.named_parameters() if _CROSS_ATTENTION in name]
+        if not thawed:
+            raise OptionError("the U-Net has no cross-attention that could learn. Choose another trainable.")
 
     @property
     def _lora_scale(self) -> float:
         return (self.config.lora.alpha or self.config.lora.rank) / self.config.lora.rank
 
+    def copied(self) -> list[Tensor]:
+        """A copy of the weights as they are now, in the order of the parameters."""
+        return [p.detach().clone() for p in self.parameters.values()]
+
     @contextlib.contextmanager
-    def base(self) -> Iterator[None]:
-        """U-Net and text encoders as they came, for the while."""
-        if self.config.trainable == "lora":
-            self.networks.unet.disable_adapters()
-            try:
-                yield
-            finally:
-                self.networks.unet.enable_adapters()
-            return
-        networks, frozen = self.networks, dict(self._frozen)
-        unet, texts = networks.unet, {name: getattr(networks.pipeline, name) for name in frozen if name != "unet"}
-        networks.unet = frozen.pop("unet")
-        for name, part in frozen.items():
-            setattr(networks.pipeline, name, part)
+    def holding(self, tensors: Sequence[Tensor]) -> Iterator[None]:
+        """Other weights, in the order of the parameters, for the while; the graphs of earlier predictions stay whole."""
+        learning = [p.data for p in self.parameters.values()]
+        self._put(tensors)
         try:
             yield
         finally:
-            networks.unet = unet
-            for name, part in texts.items():
-                setattr(networks.pipeline, name, part)
+            self._put(learning)
+
+    def base(self) -> contextlib.AbstractContextManager[None]:
+        """The weights as they came, for the while; see ``keep_base``."""
+        assert self._base is not None
+        return self.holding(self._base)
 
     @torch.no_grad()
     def update_average(self, iteration: int) -> None:
@@ -119,20 +123,11 @@ class Trainable:
         decay = min(self.config.ema_decay, (1 + iteration) / (10 + iteration))
         torch._foreach_lerp_(self.average, [p.data for p in self.parameters.values()], 1 - decay)
 
-    @contextlib.contextmanager
-    def averaged(self) -> Iterator[None]:
-        """The averaged weights in the U-Net, for the while; nothing without an average."""
-        if self.average is None:
-            yield
-            return
-        learning = [p.data for p in self.parameters.values()]
-        self._put(self.average)
-        try:
-            yield
-        finally:
-            self._put(learning)
+    def averaged(self) -> contextlib.AbstractContextManager[None]:
+        """The averaged weights, for the while; nothing without an average."""
+        return contextlib.nullcontext() if self.average is None else self.holding(self.average)
 
-    def _put(self, tensors: list[Tensor]) -> None:
+    def _put(self, tensors: Sequence[Tensor]) -> None:
         for parameter, tensor in zip(self.parameters.values(), tensors, strict=True):
             parameter.data = tensor
 
@@ -145,7 +140,7 @@ class Trainable:
             OutputError: they cannot be written; what was there before is untouched.
         """
         with self.averaged():
-            if self.config.trainable == "unet":
+            if not self.config.adapts:
                 with atomic_folder(folder / MODEL_FOLDER) as new:
                     self.networks.pipeline.save_pretrained(new, safe_serialization=True)
                     write_manifest(new, {"iteration": iteration})
@@ -168,8 +163,8 @@ class Trainable:
         Raises:
             DamagedError: they are missing, or not what was written.
         """
-        lora = self.config.trainable == "lora"
-        notes = sealed_notes(folder / LORA_FILE) if lora else check_manifest(folder / MODEL_FOLDER)
+        adapters = self.config.adapts
+        notes = sealed_notes(folder / LORA_FILE) if adapters else check_manifest(folder / MODEL_FOLDER)
         try:
             return int(notes["iteration"])
         except (KeyError, TypeError, ValueError) as error:
@@ -177,7 +172,7 @@ class Trainable:
 
     @torch.no_grad()
     def load_exported(self, folder: Path, iteration: int) -> None:
-        """Put weights that :meth:`export` wrote of an iteration into the U-Net.
+        """Put weights that :meth:`export` wrote of an iteration into the networks.
 
         Raises:
             OutputError: they are missing, damaged, or of another iteration.
@@ -189,17 +184,16 @@ class Trainable:
                 f"the best weights, of iteration {iteration}, are no longer in {folder}: it has those of {exported}. "
                 f"Train again."
             )
-        lora = self.config.trainable == "lora"
-        path = folder / (LORA_FILE if lora else f"{MODEL_FOLDER}/unet")
+        adapters = self.config.adapts
+        path = folder / (LORA_FILE if adapters else MODEL_FOLDER)
         try:
-            tensors = load_file(path) if lora else _weights_in(path)
-            for component in TEXT_ENCODERS if self.config.train_text_encoder else ():
-                path = folder / MODEL_FOLDER / component
-                if getattr(self.networks.pipeline, component, None) is not None:
-                    tensors |= {f"{component}.{name}": tensor for name, tensor in _weights_in(path).items()}
+            tensors = load_file(path) if adapters else {}
+            for component in () if adapters else self._parts:
+                prefix = "" if component == "unet" else f"{component}."
+                tensors |= {f"{prefix}{name}": tensor for name, tensor in _weights_in(path / component).items()}
             for name, parameter in self.parameters.items():
-                key = _exported_name(name) if lora else name
-                scale = 1 / self._lora_scale if lora and "lora_B" in name else 1.0
+                key = _exported_name(name) if adapters else name
+                scale = 1 / self._lora_scale if adapters and "lora_B" in name else 1.0
                 parameter.data = (tensors[key].to(parameter.device) * scale).view_as(parameter)
         except Exception as error:  # safetensors has its own errors
             raise OutputError(f"{path} is missing or damaged ({error}). Train again.") from error
@@ -225,6 +219,22 @@ def _weights_in(folder: Path) -> dict[str, Tensor]:
     return {name: tensor for file in sorted(folder.glob("*.safetensors")) for name, tensor in load_file(file).items()}
 
 
+def _remove_adapters(part: Any) -> None:
+    if ADAPTER not in getattr(part, "peft_config", {}):
+        return
+    from diffusers.utils.peft_utils import recurse_remove_peft_layers
+
+    recurse_remove_peft_layers(part)
+    del part.peft_config
+    part._hf_peft_config_loaded = False
+
+
 def _exported_name(name: str) -> str:
-    # peft's "…to_q.lora_A.<adapter>.weight" in diffusers' own spelling.
-    return "unet." + name.replace(f".lora_A.{ADAPTER}.", ".lora.down.").replace(f".lora_B.{ADAPTER}.", ".lora.up.")
+    """peft's ``…q_proj.lora_A.<adapter>.weight`` as diffusers spells it, with the part of the pipeline before it."""
+    component, _, rest = name.partition(".")
+    if component not in TEXT_ENCODERS:
+        return "unet." + name.replace(f".lora_A.{ADAPTER}.", ".lora.down.").replace(f".lora_B.{ADAPTER}.", ".lora.up.")
+    layer = rest if rest.startswith("text_model.") else f"text_model.{rest}"  # as before transformers 5
+    for matrix, spelled in (("lora_A", "down"), ("lora_B", "up")):
+        layer = layer.replace(f".{matrix}.{ADAPTER}.", f".lora_linear_layer.{spelled}.")
+    return f"{component}.{layer}"

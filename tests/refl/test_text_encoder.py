@@ -102,6 +102,6 @@ def test_kl_term_is_nothing_before_training_and_grows(make_trainer):
     assert values[0] == pytest.approx(0, abs=1e-10) and values[1] > 1e-8
 
 
-def test_adapters_on_the_text_encoder_are_refused_with_a_way_out(make_trainer):
-    with pytest.raises(OptionError, match="trainable=unet"):
-        make_trainer(train_text_encoder=True)
+def test_learning_the_text_encoder_twice_is_refused(make_trainer):
+    with pytest.raises(OptionError, match="with trainable=text_encoder the text encoder alone learns: leave"):
+        make_trainer(trainable="text_encoder", train_text_encoder=True)

@@ -126,13 +126,13 @@ class ReFL(MarginAlgorithm):
         if not options.kl_weight:
             return
         with torch.no_grad(), self.trainable.base():
-            base_text = self.networks.text(prompts) if self.config.train_text_encoder else text
+            base_text = self.networks.text(prompts) if self.networks.learns_text else text
             base = self.networks.predict(point.latents, point.timestep, base_text)
         distance = torch.nn.functional.mse_loss(point.conditional, base)
         loss = options.kl_weight * distance / options.gradients_per_rollout
-        self.accumulate(gradients.denoising, loss * batch.scale, keep=self.config.train_text_encoder)
+        self.accumulate(gradients.denoising, loss * batch.scale, keep=self.networks.learns_text)
         gradients.note("denoising_loss", float(loss.detach()))
 
     @property
     def _keeps_graph(self) -> bool:
-        return self.options.kl_weight > 0 or self.config.train_text_encoder
+        return self.options.kl_weight > 0 or self.networks.learns_text
