@@ -56,7 +56,9 @@ def train(
         str | None,
         typer.Option(metavar="FILE|NAME", help="Held-out prompts. Default: every tenth training prompt is set aside."),
     ] = None,
-    preset: Annotated[str | None, typer.Option(help="By name: paper, imagereward, fast, final, pairs.")] = None,
+    preset: Annotated[
+        str | None, typer.Option(help="By name: feedback, pairs, paper, imagereward, fast, final.")
+    ] = None,
     config: Annotated[
         Path | None, typer.Option(metavar="FILE", help="YAML: these options by name, and 'set' with more.")
     ] = None,
@@ -66,7 +68,7 @@ def train(
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in the folder.")] = False,
     control: Annotated[
-        bool, typer.Option("--control", help="Then train the same without the reward, and show both.")
+        bool, typer.Option("--control", help="Then train the same without what the reward says, and show both.")
     ] = False,
     threads: Threads = None,
     verbose: Verbose = False,
@@ -89,7 +91,7 @@ def train(
         if wanted.get(name) is None:
             raise typer.BadParameter(f"--{name} is missing (or '{name}:' in the --config file).")
     job = TrainingJob(wanted, [*settings, *(assignments or [])])
-    if control and not job.config.denoising_weight:  # before hours of training
+    if control and job.config.control(Path(wanted["out"])).leaves_nothing:  # before hours of training
         raise OptionError("--control trains on the denoising loss alone: raise denoising_weight above 0, or omit it.")
 
     # Before minutes of loading; the processes of one launch are one writer.
@@ -226,7 +228,7 @@ class TrainingJob:
                 self.registry, str(self.wanted["reward"]), self.settings.options["reward"], self.companions
             )
             judge = self._make_judge()
-        config = self.config.model_copy(update={"reward_weight": 0.0}) if control else self.config
+        config = self.config.control(Path(self.wanted["out"])) if control else self.config
         with _reporting(title or ("control" if control else "train")) as (on_step, on_message):
             trainer = ReFLTrainer(
                 pipeline,

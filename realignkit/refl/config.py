@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field, field_validator, model_validator
@@ -11,6 +12,7 @@ from realignkit.contracts import Options, parse_options
 from realignkit.errors import OptionError
 from realignkit.named import Named
 from realignkit.refl.algorithms import Algorithm
+from realignkit.refl.algorithms.dpo import DPO, DPOOptions
 from realignkit.refl.algorithms.raft import RAFT, RAFTOptions
 from realignkit.refl.algorithms.refl import ReFL, ReFLOptions
 from realignkit.refl.algorithms.reward_weighted import RewardWeighted, RewardWeightedOptions
@@ -32,6 +34,8 @@ class ReFLConfig(TrainingOptions):
     reward_weighted: Annotated[RewardWeightedOptions, RewardWeighted] = Field(
         RewardWeightedOptions(), description="options of algorithm=reward_weighted"
     )
+
+    dpo: Annotated[DPOOptions, DPO] = Field(DPOOptions(), description="options of algorithm=dpo")
 
     @model_validator(mode="before")
     @classmethod
@@ -57,7 +61,9 @@ class ReFLConfig(TrainingOptions):
                 )
         if isinstance(self.reward_weight, float) and not 0 <= self.reward_weight < float("inf"):
             raise ValueError("reward_weight must be finite and not negative")
-        if self.reward_weight == 0 and not self.denoising_weight:
+        if self.algorithm != "auto" and not ALGORITHMS[self.algorithm].has_l_pre:
+            self._check_feedback()
+        if self.leaves_nothing:
             raise ValueError("with reward_weight=0 and denoising_weight=0 there is nothing to learn")
         if self.reward_weight == 0 and self.refl.kl_weight:
             raise ValueError(
@@ -73,6 +79,37 @@ class ReFLConfig(TrainingOptions):
                 f"with trainable={self.trainable} the text encoder alone learns: leave train_text_encoder out"
             )
         return self
+
+    def _check_feedback(self) -> None:
+        if self.pairs is not None:
+            raise ValueError(
+                f"{self.algorithm} learns from the model's own pictures and has no L_pre: leave pairs out, or "
+                f"give rated pictures as {self.algorithm}.pictures"
+            )
+        if self.reward_weight == 0:
+            raise ValueError(
+                f"a control of {self.algorithm} has its rewards shuffled: set {self.algorithm}.shuffle_rewards=true, "
+                f"or use --control, and leave reward_weight out"
+            )
+        if self.reward_weight == "auto":
+            raise ValueError(
+                f"reward_weight=auto compares with L_pre, which {self.algorithm} has none of: give it a number"
+            )
+
+    @property
+    def leaves_nothing(self) -> bool:
+        """Whether all terms are off."""
+        return self.reward_weight == 0 and not self.denoising_weight
+
+    def control(self, run: Path) -> ReFLConfig:
+        """What trains the same without what the reward says.
+
+        Args:
+            run: folder of the training that it is the control of.
+        """
+        kind = ALGORITHMS.get(self.algorithm)
+        options = None if kind is None else kind.control_options(self.options_of(self.algorithm), run)
+        return self.model_copy(update={"reward_weight": 0.0} if options is None else {self.algorithm: options})
 
     def algorithm_for(self, reward: Named) -> str:
         """The algorithm that is trained with a reward: ``auto`` goes by whether it has a gradient.
@@ -148,6 +185,17 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "warmup_iterations": 40,
         "optimizer": {"betas": (0.9, 0.99)},
         "ema_decay": 0.98,
+    },
+    # Pairs of the model's own pictures of a prompt, which the reward tells apart; the text encoder alone learns.
+    "feedback": {
+        "algorithm": "dpo",
+        "trainable": "text_encoder",
+        "iterations": 200,
+        "batch_size": 32,
+        "learning_rate": 5e-4,
+        "warmup_iterations": 20,
+        "optimizer": {"betas": (0.9, 0.99)},
+        "ema_decay": 0.95,
     },
     # As many steps as the model is used with, so that what is learnt mends the pictures and not the solver's error.
     "final": {

@@ -3,27 +3,23 @@
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from realignkit.arguments import check_text, listed
-from realignkit.errors import DamagedError, OptionError, PromptError
-from realignkit.files import atomic_write, make_folder, write_lines
-from realignkit.images import SUFFIXES, check_image, fit_image, image_files, open_image, png, to_tensor
+from realignkit.errors import OptionError, PromptError
+from realignkit.images import SUFFIXES, check_image, fit_image, image_files, open_image, to_tensor
 from realignkit.provenance import digest_of, stamps
-from realignkit.records import check_file
 from realignkit.refl import seeds
 from realignkit.tables import TEXT_COLUMNS, Table, decoded, is_no_text, one_line, read_table
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-    from PIL.Image import Image as PILImage
     from torch import Tensor
 
     from realignkit.refl.model import Networks
@@ -111,10 +107,15 @@ class Order:
 
 @dataclass(frozen=True)
 class PairList:
-    """Images' paths within a folder with their captions, and in words what was read."""
+    """Images' paths within a folder with their captions, and in words what was read.
+
+    Attributes:
+        rows: the whole line of each pair in the table, by column; none where captions are in files of their own.
+    """
 
     pairs: tuple[tuple[str, str], ...]
     summary: str
+    rows: tuple[Mapping[str, Any], ...] = ()
 
 
 def read_pairs(folder: Path) -> PairList:
@@ -131,14 +132,14 @@ def read_pairs(folder: Path) -> PairList:
         raise OptionError(f"there is no folder '{folder}' with image-caption pairs. Check the path.")
     tables = [path for name in _TABLES if (path := folder / name).is_file()]
     table = _only(folder, tables) if tables else None
-    pairs, remark = _from_table(table) if table else _from_texts(folder)
+    pairs, rows, remark = _from_table(table) if table else _from_texts(folder)
     if not pairs:
         raise OptionError(
             f"'{folder}' holds no images with captions. Add {METADATA} with file_name and text, or a .txt file "
             f"beside each image."
         )
     source = table or f"the .txt files of {folder}"
-    return PairList(pairs, f"read {len(pairs)} pair{'s' if len(pairs) != 1 else ''} from {source}{remark}")
+    return PairList(pairs, f"read {len(pairs)} pair{'s' if len(pairs) != 1 else ''} from {source}{remark}", rows)
 
 
 def _only(folder: Path, tables: list[Path]) -> Path:
@@ -155,10 +156,13 @@ def _only(folder: Path, tables: list[Path]) -> Path:
     return tables[0]
 
 
-def _from_table(path: Path) -> tuple[tuple[tuple[str, str], ...], str]:
+_Read = tuple[tuple[tuple[str, str], ...], tuple[Mapping[str, Any], ...], str]
+
+
+def _from_table(path: Path) -> _Read:
     table = read_table(path)
     if not table.rows:
-        return (), ""
+        return (), (), ""
     try:
         names, captions = table.column(None, _FILE_COLUMNS), table.column(None, _CAPTION_COLUMNS)
     except OptionError as error:
@@ -168,10 +172,11 @@ def _from_table(path: Path) -> tuple[tuple[tuple[str, str], ...], str]:
                 f"file_name,text above it."
             ) from None
         raise OptionError(f"{error} Each entry needs file_name and text.") from None
-    return tuple(_rows(path, table, names, captions)), f", column '{captions}'"
+    read = tuple(_rows(path, table, names, captions))
+    return tuple(pair for pair, _ in read), tuple(row for _, row in read), f", column '{captions}'"
 
 
-def _rows(path: Path, table: Table, names: str, captions: str) -> Iterator[tuple[str, str]]:
+def _rows(path: Path, table: Table, names: str, captions: str) -> Iterator[tuple[tuple[str, str], Mapping[str, Any]]]:
     for line, row in table.rows:
         if not any(str(cell).strip() for cell in row.values()):
             continue
@@ -181,14 +186,14 @@ def _rows(path: Path, table: Table, names: str, captions: str) -> Iterator[tuple
         if not name or not caption:
             raise OptionError(f"{where} has no {'caption' if name else 'file name'}. Fill it in, or remove the line.")
         _check(path.parent, path.parent / name, where)
-        yield name, caption
+        yield (name, caption), row
 
 
-def _from_texts(folder: Path) -> tuple[tuple[tuple[str, str], ...], str]:
+def _from_texts(folder: Path) -> _Read:
     images = image_files(folder)
     expected = {image.with_suffix(".txt") for image in images}
     if expected.isdisjoint(folder.rglob("*.txt")):
-        return (), ""
+        return (), (), ""
     pairs = []
     for text in sorted(folder.rglob("*.txt")):
         if text not in expected and not text.name.startswith("."):
@@ -208,7 +213,7 @@ def _from_texts(folder: Path) -> tuple[tuple[tuple[str, str], ...], str]:
         _check(folder, image, f"'{text}'")
         pairs.append((image.relative_to(folder).as_posix(), caption))
     bare = len(images) - len(pairs)
-    return tuple(pairs), f"; {bare} image{'s' if bare != 1 else ''} without a caption left out" if bare else ""
+    return tuple(pairs), (), f"; {bare} image{'s' if bare != 1 else ''} without a caption left out" if bare else ""
 
 
 def _check(folder: Path, image: Path, where: str) -> None:
@@ -281,11 +286,14 @@ class Pairs:
         latents = {i: self._latents[i] for i in indices if i in self._latents}
         for i in indices:
             if i not in latents:
-                # One by one: rounding depends on what shares a batch, and a resumed run must not notice.
-                latents[i] = self.networks.encode(self.image(i))[0].cpu()
+                latents[i] = self._clean(i)
                 if len(self._latents) * latents[i].numel() < KEPT_LATENTS:
                     self._latents[i] = latents[i]
         return torch.stack([latents[i] for i in indices]).to(self.networks.device), [self.pairs[i][1] for i in indices]
+
+    def _clean(self, index: int) -> Tensor:
+        # One by one: rounding depends on what shares a batch, and a resumed run must not notice.
+        return self.networks.encode(self.image(index))[0].cpu()
 
     def image(self, index: int) -> Tensor:
         """One image, float (1, 3, H, W) in [0, 1].
@@ -295,50 +303,3 @@ class Pairs:
         """
         path = self.folder / self.pairs[index][0]
         return to_tensor([fit_image(open_image(path)[0], self.networks.image_size)[0]])
-
-
-def _is_whole(path: Path) -> bool:
-    try:
-        check_file(path)
-    except DamagedError:
-        return False
-    return True
-
-
-def draw_prior(
-    folder: Path,
-    prompts: Sequence[str],
-    count: int,
-    seed: int,
-    settings: dict[str, object],
-    draw: Callable[[list[str], list[int]], list[PILImage]],
-    share: slice,
-) -> None:
-    """Have the frozen model draw images for L_pre; those that are there already are kept.
-
-    Args:
-        folder: where ``00000.png`` … go.
-        prompts: used in turn.
-        count: how many images.
-        seed: of the run.
-        settings: what else the images depend on; others' are drawn again.
-        draw: has the frozen model make images of prompts from seeds.
-        share: which of them this process draws.
-
-    Raises:
-        OutputError: the folder cannot be written.
-    """
-    make_folder(folder)
-    wanted = [(prompts[i % len(prompts)], seeds.derive(seed, "prior", i)) for i in range(count)]
-    key = hashlib.blake2b(json.dumps([wanted, settings], sort_keys=True).encode(), digest_size=8).hexdigest()
-    # The key is in the name, so that images of other prompts or settings are never taken for these.
-    names = [f"{i:05d}-{key}.png" for i in range(count)]
-    missing = [i for i in range(count)[share] if not _is_whole(folder / names[i])]
-    for start in range(0, len(missing), 8):
-        some = missing[start : start + 8]
-        images = draw([wanted[i][0] for i in some], [wanted[i][1] for i in some])
-        for i, image in zip(some, images, strict=True):
-            atomic_write(folder / names[i], png(image))
-    if not share.start:
-        rows = [{"file_name": name, "text": text} for name, (text, _) in zip(names, wanted, strict=True)]
-        write_lines(folder / METADATA, rows)

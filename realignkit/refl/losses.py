@@ -50,6 +50,25 @@ def denoising_target(clean: Tensor, noise: Tensor, alpha_bar: Tensor, kind: str)
     return noise
 
 
+def dpo(margins: Tensor, beta: float, label_smoothing: float = 0.0) -> Tensor:
+    """``-log sigmoid(beta m)``, of which a share is taken the other way round (cDPO; Mitchell, 2023).
+
+    Args:
+        margins: how much more the error has grown on the worse picture than on the better one, any shape.
+        beta: Wallace et al.'s (2023) ``beta T``, for mean squared errors.
+        label_smoothing: the share, in [0, 0.5).
+    """
+    from torch.nn.functional import logsigmoid
+
+    logits = beta * margins
+    return -(1 - label_smoothing) * logsigmoid(logits) - label_smoothing * logsigmoid(-logits)
+
+
+def ipo(margins: Tensor, beta: float) -> Tensor:
+    """``(beta m - 1/2)^2``: IPO (Azar et al., 2023), times ``beta^2``, which makes it as long as DPO's."""
+    return (beta * margins - 0.5).square()
+
+
 def norm(tensors: Sequence[Tensor]) -> float:
     """L2 norm over all tensors together; 0 of none."""
     import torch

@@ -40,6 +40,10 @@ class Text:
         pooled = None if self.pooled is None or other.pooled is None else torch.cat([self.pooled, other.pooled])
         return Text(torch.cat([self.embeddings, other.embeddings]), pooled)
 
+    def at(self, rows: Sequence[int]) -> Text:
+        """Some of them, by their places in the batch, in this order; one may come several times."""
+        return Text(self.embeddings[rows], None if self.pooled is None else self.pooled[rows])
+
 
 class Networks:
     """The networks of a pipeline, frozen, on its device, in the training's precision.

@@ -37,10 +37,11 @@ CHANGEABLE = frozenset(
         *("iterations", "checkpoint_every", "keep_checkpoints", "tracker"),
         *("validation.every", "validation.patience", "validation.samples"),
         *("gradient_checkpointing", "batch_size", "gradient_accumulation_steps", "total_batch_size", "pairs"),
+        *(f"{name}.pictures" for name, kind in ALGORITHMS.items() if "pictures" in kind.Options.model_fields),
     }
 )
 """Options that may differ when a run is resumed; the batch's parts may, as long as their product stays, and the folder
-of the pairs, as long as the same pairs are in it."""
+of the pairs or pictures, as long as the same ones are in it."""
 
 
 class _Record(Written):

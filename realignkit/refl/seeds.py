@@ -30,14 +30,14 @@ def numpy_rng(seed: int, purpose: str, *place: int) -> np.random.Generator:
 
 def normal(shape: Sequence[int], seed: int, purpose: str, places: Sequence[int]) -> Tensor:
     """Standard normal noise, float32 (B, *shape) on the CPU; each row depends on its place alone."""
+    return noise_of(shape, [derive(seed, purpose, place) for place in places])
+
+
+def noise_of(shape: Sequence[int], seeds: Sequence[int]) -> Tensor:
+    """Standard normal noise, float32 (B, *shape) on the CPU, of a seed for each row."""
     import torch
 
-    return torch.stack(
-        [
-            torch.randn(tuple(shape), generator=torch.Generator("cpu").manual_seed(derive(seed, purpose, place)))
-            for place in places
-        ]
-    )
+    return torch.stack([torch.randn(tuple(shape), generator=torch.Generator("cpu").manual_seed(n)) for n in seeds])
 
 
 @contextlib.contextmanager

@@ -53,6 +53,7 @@ class Learner:
             KeyboardInterrupt: ``stop`` said so between two micro-batches.
         """
         algorithm, accumulation, size = self.algorithm, self.accumulation, self.config.batch_size
+        algorithm.begin(iteration)
         total = algorithm.zero()
         for micro in range(accumulation):
             if micro and stop():
@@ -135,3 +136,4 @@ class Learner:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.trainable.update_average(iteration)
+        self.algorithm.updated()

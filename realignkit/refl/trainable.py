@@ -1,4 +1,4 @@
-"""The weights that learn, adapters or a model's own, of U-Net and text encoder; copies kept of them, and their files."""
+"""The weights that learn, of U-Net and text encoder: adapters or their own; copies of them, and their files."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ class Trainable:
 
     @contextlib.contextmanager
     def holding(self, tensors: Sequence[Tensor]) -> Iterator[None]:
-        """Other weights, in the order of the parameters, for the while; the graphs of earlier predictions stay whole."""
+        """Other weights, in the order of the parameters, for the while; graphs of earlier predictions stay whole."""
         learning = [p.data for p in self.parameters.values()]
         self._put(tensors)
         try:
@@ -230,7 +230,7 @@ def _remove_adapters(part: Any) -> None:
 
 
 def _exported_name(name: str) -> str:
-    """peft's ``…q_proj.lora_A.<adapter>.weight`` as diffusers spells it, with the part of the pipeline before it."""
+    """The name in peft, ``…q_proj.lora_A.<adapter>.weight`` as diffusers spells it, its part before it."""
     component, _, rest = name.partition(".")
     if component not in TEXT_ENCODERS:
         return "unet." + name.replace(f".lora_A.{ADAPTER}.", ".lora.down.").replace(f".lora_B.{ADAPTER}.", ".lora.up.")

@@ -18,10 +18,12 @@ from realignkit.named import Named
 from realignkit.pipelines import encoding
 from realignkit.provenance import placeless
 from realignkit.refl import checkpoints, data
-from realignkit.refl.algorithms import Gradients, RolloutOptions
+from realignkit.refl.algorithms import DrawingOptions, Gradients
 from realignkit.refl.config import ALGORITHMS, ReFLConfig
 from realignkit.refl.distributed import Interruption, LossScale, Processes, memory_errors, precision_of
 from realignkit.refl.model import Networks, drawing_options
+from realignkit.refl.pictures import pictures_identity
+from realignkit.refl.prior import share_prior
 from realignkit.refl.refusals import check_trainable
 from realignkit.refl.run import LOG, RunFolder, grid, identifying_options, sampling_identity, validation_from
 from realignkit.refl.step import Learner
@@ -103,7 +105,7 @@ class ReFLTrainer:
         self.options = config.options_of(self.algorithm)
         if getattr(self.options, "margin", 0) is None:
             _ = self.reward.margin
-        if isinstance(self.options, RolloutOptions) and self.options.guidance_scale is None:
+        if isinstance(self.options, DrawingOptions) and self.options.guidance_scale is None:
             self.options = self.options.model_copy(update={"guidance_scale": float(self.sampling["guidance_scale"])})
         for prompt in (*self.prompts, *self.held_out):
             encoding.check_prompt(pipeline, prompt)
@@ -127,7 +129,8 @@ class ReFLTrainer:
         if config.gradient_checkpointing:
             pipeline.unet.enable_gradient_checkpointing()
             pipeline.vae.enable_gradient_checkpointing()
-        self._needs_pairs = bool(config.denoising_weight) or ALGORITHMS[self.algorithm].needs_pairs
+        kind = ALGORITHMS[self.algorithm]
+        self._needs_pairs = kind.needs_pairs or (kind.has_l_pre and config.denoising_weight > 0)
         given = config.pairs if self._needs_pairs else None
         self._pairs = None if given is None else data.Pairs(given, self.networks)
         options = arguments.json_values("generator_options", generator_options)
@@ -154,6 +157,7 @@ class ReFLTrainer:
             "training_pairs": None if self._pairs is None else self._pairs.identity(self.config.compare_content),
             **sampling_identity(self.sampling, self.config.validation, self._needs_pairs and self._pairs is None),
             "training_guidance_scale": getattr(self.options, "guidance_scale", None),
+            **pictures_identity(getattr(self.options, "pictures", None), self.networks, self.config.compare_content),
         }
 
     @property
@@ -193,15 +197,9 @@ class ReFLTrainer:
                 raise KeyboardInterrupt
             return self.networks.draw(prompts, seeds, self.run.prior_sampling)
 
-        self.processes.wait()
-        share = slice(self.processes.rank, None, self.processes.count)
         # Before the U-Net gets adapters or moves: these images are the frozen model's.
-        data.draw_prior(
-            self._prior, self.prompts, self.config.prior_images, self.config.seed,
-            {"sampling": self.run.prior_sampling, **self._model, "dtype": str(self.networks.dtype)}, draw, share,
-        )  # fmt: skip
-        self.processes.wait()
-        return self._prior
+        settings = {"sampling": self.run.prior_sampling, **self._model, "dtype": str(self.networks.dtype)}
+        return share_prior(self._prior, self.prompts, self.config, settings, draw, self.processes)
 
     # --- the run ------------------------------------------------------------------------------------------------
 
@@ -238,6 +236,8 @@ class ReFLTrainer:
     def _loop(self, done: int, interruption: Interruption) -> tuple[str, int]:
         if not self.history and self._validates:
             self._validate(done)
+            self._save(done, RUNNING)
+        elif not done and ALGORITHMS[self.algorithm].draws_ahead:
             self._save(done, RUNNING)
         status, saved = RUNNING, done
         alone = self.processes.count == 1

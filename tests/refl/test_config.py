@@ -67,13 +67,21 @@ def test_each_algorithm_has_its_group_of_options():
         ({"reward_weight": 0, "denoising_weight": 0}, "nothing to learn"),
         ({"reward_weight": "auto", "denoising_weight": 0}, "compares"),
         ({"reward_weight": "auto", "denoising_weight": 0, "refl": {"kl_weight": 1.0}}, "compares"),
-        ({"algorithm": "dpo"}, f"must be auto, {', '.join(ALGORITHMS)}, not 'dpo'"),
+        ({"algorithm": "ppo"}, f"must be auto, {', '.join(ALGORITHMS)}, not 'ppo'"),
         ({"reward_weight": 0, "refl": {"kl_weight": 0.1}}, "kl_weight is measured on rollouts: leave it out"),
         ({"algorithm": "raft", "refl": {"kl_weight": 1}}, "refl has options, but algorithm=raft is trained"),
         ({"reward_weighted": {"margin": 0.5}}, "set algorithm=reward_weighted, or leave them out"),
         ({"raft": {"margin": 0.5}}, "raft.margin"),
         ({"optimizer": {"betas": (0.9, 1.0)}}, "betas"),
         ({"lora_ranks": 3}, "lora_ranks"),
+        (
+            {"algorithm": "dpo", "pairs": "here"},
+            "has no L_pre: leave pairs out, or give rated pictures as dpo.pictures",
+        ),
+        ({"algorithm": "dpo", "reward_weight": 0}, "a control of dpo has its rewards shuffled"),
+        ({"algorithm": "dpo", "reward_weight": "auto"}, "compares with L_pre, which dpo has none of"),
+        ({"algorithm": "dpo", "dpo": {"loss_type": "ipo", "label_smoothing": 0.1}}, "label_smoothing is of loss_type"),
+        ({"dpo": {"gap": 1}}, "set algorithm=dpo, or leave them out"),
     ],
 )
 def test_contradictions_are_refused(options, message):

@@ -36,8 +36,8 @@ PART = "reward."
 Solver = Literal["ddim", "dpmpp", "unipc"]
 
 
-class RolloutOptions(Options):
-    """How an algorithm draws images while it trains."""
+class DrawingOptions(Options):
+    """How an algorithm draws images."""
 
     solver: Solver = Field("ddim", description="sampler of the rollout; dpmpp and unipc need fewer steps")
     num_inference_steps: int = Field(40, ge=1, le=1000, description="steps of the rollout")
@@ -47,6 +47,11 @@ class RolloutOptions(Options):
         allow_inf_nan=False,
         description="in rollout and gradient; none: as the model is sampled; at most 1: off",
     )
+
+
+class RolloutOptions(DrawingOptions):
+    """How an algorithm draws images in each iteration, to learn from at once."""
+
     gradients_per_rollout: int = Field(1, ge=1, description="how often what was drawn is learnt from")
 
 
@@ -104,6 +109,10 @@ class Algorithm(ABC):
     """Whether it needs the gradient of the reward."""
     needs_pairs: ClassVar[bool] = False
     """Whether it needs pairs where L_pre is dropped, too."""
+    has_l_pre: ClassVar[bool] = True
+    """Whether ``denoising_weight`` is L_pre's; else it weighs another term that holds the model, without pairs."""
+    draws_ahead: ClassVar[bool] = False
+    """Whether it draws for long before iterations: a checkpoint comes first, by which the run is known."""
     default_reward_weight: ClassVar[float] = 1.0
     """Lambda of eq. 5, where the configuration leaves it open."""
 
@@ -150,6 +159,22 @@ class Algorithm(ABC):
         Raises:
             KeyboardInterrupt: ``stop`` said so; what is done is kept.
         """
+
+    def begin(self, iteration: int) -> None:  # noqa: B027
+        """What must be done before an iteration (from 0), with the weights as they are then; mostly nothing."""
+
+    def updated(self) -> None:  # noqa: B027
+        """What must be done after the weights have moved; mostly nothing."""
+
+    @classmethod
+    def control_options(cls, options: Any, run: Path) -> Any:
+        """Options of its control, which learns the same without what the reward says; None: it has no reward term.
+
+        Args:
+            options: of this algorithm.
+            run: folder of the training that it is the control of.
+        """
+        return None
 
     @property
     def has_reward_term(self) -> bool:

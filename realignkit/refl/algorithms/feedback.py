@@ -1,0 +1,262 @@
+"""What the algorithms share that learn from the model's own pictures: rounds of them, rated, and what holds the model.
+
+Guided pictures are exaggerated, and learning them as they are exaggerates once more. In what tells two pictures of one
+prompt apart that cancels; so these algorithms learn from differences within a prompt, and hold the unconditional
+prediction to the frozen model's, so that guidance goes on to mean what it did.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field
+
+from realignkit.errors import ModelError
+from realignkit.provenance import placeless
+from realignkit.refl import losses, seeds
+from realignkit.refl.algorithms import PART, Algorithm, DrawingOptions, Gradients, MicroBatch, Solver
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from realignkit.refl.distributed import Processes
+    from realignkit.refl.model import Text
+    from realignkit.refl.pictures import RatedPictures
+
+CURRENT = "current round"
+"""What the weights are kept as that drew the round's pictures."""
+
+
+class FeedbackOptions(DrawingOptions):
+    """How the model's own pictures are drawn and rated, in rounds."""
+
+    solver: Solver = Field("dpmpp", description="sampler of the pictures; dpmpp and unipc need fewer steps")
+    num_inference_steps: int = Field(15, ge=1, le=1000, description="steps of a picture")
+    guidance_scale: float | None = Field(
+        None, ge=0, allow_inf_nan=False, description="of a picture; none: as the model is sampled; at most 1: off"
+    )
+    candidates: int = Field(6, ge=2, description="pictures of each prompt and round")
+    prompts_per_round: int | None = Field(None, ge=1, description="prompts of a round, in turn; none: all of them")
+    iterations_per_round: int | None = Field(
+        None, ge=1, description="iterations until what has learnt draws again; none: it never does"
+    )
+    pictures: Path | None = Field(
+        None,
+        description="folder of pictures with a reward or a rank each, which the first round learns from; none: the "
+        "model draws them",
+    )
+    shuffle_rewards: bool = Field(
+        False, description="a control: rewards exchanged among the pictures of each prompt, so that they say nothing"
+    )
+
+
+class Feedback(Algorithm):
+    """Learns from rated pictures of the model's own, a round of them after another.
+
+    A subclass says what is learnt from a round's pictures, in :meth:`look_at`, and how, in :meth:`add`.
+    """
+
+    options: Any
+    has_l_pre = False
+    draws_ahead = True
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._round = -1
+        if self.compares_with_round:
+            self.trainable.kept[CURRENT] = self.trainable.copied()
+
+    @property
+    def compares_with_round(self) -> bool:
+        """Whether what is learnt is compared with the weights that drew the round's pictures."""
+        return False
+
+    @classmethod
+    def needs_base(cls, options: Any) -> bool:
+        """For what holds the unconditional prediction, at least."""
+        return True
+
+    @classmethod
+    def control_options(cls, options: Any, run: Path) -> Any:
+        """The same pictures in the first round, and rewards that are exchanged within each prompt."""
+        from realignkit.refl.rounds import folder_of
+
+        changes = {"shuffle_rewards": True, "pictures": options.pictures or folder_of(run, 0)}
+        return options.model_copy(update=changes)
+
+    @property
+    def has_denoising_term(self) -> bool:
+        """What holds the unconditional prediction."""
+        return self.config.denoising_weight > 0
+
+    # --- rounds -------------------------------------------------------------------------------------------------------
+
+    def prepare(self, processes: Processes, folder: Path, stop: Callable[[], bool], say: Callable[[str], None]) -> None:
+        """Take note of them: a round is drawn when its first iteration begins."""
+        self._processes, self._folder, self._stop, self._say = processes, folder, stop, say
+
+    def begin(self, iteration: int) -> None:
+        """Where a round begins, draw its pictures with what has been learnt, or read those that are there already.
+
+        Raises:
+            OptionError, ModelError, PluginError, OutputError, KeyboardInterrupt: as reading and drawing them.
+        """
+        length = self.options.iterations_per_round
+        number = 0 if length is None else iteration // length
+        if number == self._round:
+            return
+        if iteration == number * (length or 0) and CURRENT in self.trainable.kept:
+            with self.trainable.averaged():
+                self.trainable.kept[CURRENT] = self.trainable.copied()
+        pictures = self._pictures_of(number)
+        if self.options.shuffle_rewards:
+            pictures.shuffle(self.config.seed, number)
+        remark = self.look_at(pictures, number)
+        self._say(f"round {number}: {len(pictures)} pictures of {len(pictures.groups)} prompts; {remark}")
+        self._round = number
+
+    @abstractmethod
+    def look_at(self, pictures: RatedPictures, number: int) -> str:
+        """Decide what of the pictures of a round is learnt from; gives that in words.
+
+        Raises:
+            ModelError: there is nothing.
+        """
+
+    def _pictures_of(self, number: int) -> RatedPictures:
+        from realignkit.refl.pictures import RatedPictures
+        from realignkit.refl.rounds import Round, folder_of
+
+        weights = {part.name: weight for part, weight in self.reward.parts}
+        if number == 0 and self.options.pictures is not None:
+            return RatedPictures(self.options.pictures, self.networks, weights)
+        folder = folder_of(self._folder, number)
+        with self._drawing():
+            plan = self._plan(number)
+            Round(folder, plan, self.networks, self.sample, self.reward, self._processes).draw(self._stop, self._say)
+        return RatedPictures(folder, self.networks, weights)
+
+    def _drawing(self) -> contextlib.AbstractContextManager[None]:
+        """The weights that draw: those that the round began with, where they are kept, else the average."""
+        kept = self.trainable.kept.get(CURRENT)
+        return self.trainable.averaged() if kept is None else self.trainable.holding(kept)
+
+    def _plan(self, number: int) -> Any:
+        from realignkit.refl.rounds import Plan
+
+        options, settings = self.options, placeless(self.reward.settings or {})
+        count = min(options.prompts_per_round or len(self.prompts), len(self.prompts))
+        digest = hashlib.blake2b(digest_size=8)
+        for parameter in self.trainable.parameters.values():
+            digest.update(parameter.detach().cpu().numpy().tobytes())
+        made_with = {
+            "solver": options.solver,
+            "num_inference_steps": options.num_inference_steps,
+            "guidance_scale": options.guidance_scale,
+            "size": list(self.networks.image_size),
+            "reward": self.reward.name,
+            "reward_options": repr(settings),
+            "weights": digest.hexdigest(),
+        }
+        prompts = self.prompts_at(range(number * count, (number + 1) * count))
+        return Plan(number, prompts, options.candidates, self.config.batch_size, self.config.seed, made_with)
+
+    def sample(self, noise: Tensor, text: Text, noise_seeds: Sequence[int]) -> dict[str, Tensor]:
+        """Draw; see :data:`realignkit.refl.rounds.Sampler`."""
+        return {"latents": self.rollout.sample(noise, text)}
+
+    # --- learning -----------------------------------------------------------------------------------------------------
+
+    def noise_at(self, places: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Noise (B, C, h, w) and timesteps (B,) for places of the run."""
+        import torch
+
+        networks, seed = self.networks, self.config.seed
+        count = len(networks.alphas_cumprod)
+        timesteps = [int(seeds.numpy_rng(seed, "feedback timestep", place).integers(count)) for place in places]
+        noise = seeds.normal(networks.latent_shape, seed, "feedback noise", places)
+        return noise.to(networks.device), torch.tensor(timesteps, device=networks.device)
+
+    def text_of(self, prompts: Sequence[str]) -> Text:
+        """Texts of prompts, of which several may be the same: each is read once."""
+        distinct = list(dict.fromkeys(prompts))
+        return self.networks.text(distinct).at([distinct.index(prompt) for prompt in prompts])
+
+    def noised(self, clean: Tensor, noise: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
+        """Clean latents (B, C, h, w) with noise, and what the network should predict for them."""
+        alpha_bar = self.networks.alpha_bar(timesteps)
+        target = losses.denoising_target(clean, noise, alpha_bar, self.networks.kind)
+        return losses.add_noise(clean, noise, alpha_bar), target
+
+    def errors(self, latents: Tensor, timesteps: Tensor, target: Tensor, prompts: Sequence[str]) -> Tensor:
+        """Mean squared errors (B,) of the predictions for noised latents.
+
+        Raises:
+            ModelError: the model computed NaN or infinity.
+        """
+        prediction = self.networks.predict(latents, timesteps, self.text_of(prompts))
+        each = (prediction - target).square().mean((1, 2, 3))
+        check_errors(each)
+        return each
+
+    def hold(self, gradients: Gradients, batch: MicroBatch, latents: Tensor, timesteps: Tensor, unit: float) -> None:
+        """Add the gradient of what holds the unconditional prediction to the frozen model's, where there is that term.
+
+        Where text encoders alone learn, it is what they make of the unconditional prompt, which is exact and costs next
+        to nothing; else the mean squared difference of predictions for noised latents (B, C, h, w), times ``unit``.
+        """
+        import torch
+
+        if not self.has_denoising_term:
+            return
+        networks, distance = self.networks, torch.nn.functional.mse_loss
+        if "unet" in self.config.learning_parts:
+            count = len(latents)
+            with torch.no_grad(), self.trainable.base():
+                frozen = networks.predict(latents, timesteps, networks.unconditional(count))
+            loss = unit * distance(networks.predict(latents, timesteps, networks.unconditional(count)), frozen)
+        else:
+            with torch.no_grad(), self.trainable.base():
+                before = networks.unconditional(1)
+            now = networks.unconditional(1)
+            loss = distance(now.embeddings.float(), before.embeddings.float())
+            if now.pooled is not None and before.pooled is not None:
+                loss = loss + distance(now.pooled.float(), before.pooled.float())
+        loss = self.config.denoising_weight * loss
+        self.accumulate(gradients.denoising, loss * batch.scale)
+        gradients.note("denoising_loss", float(loss.detach()))
+
+    def note_rewards(self, gradients: Gradients, pictures: RatedPictures, indices: Sequence[int]) -> None:
+        """Log what was said of the pictures that are learnt from; of a sum, of each part."""
+        rewards = pictures.rewards
+        total = 0.0
+        for part, weight in self.reward.parts:
+            if part.name in rewards:
+                mean = float(rewards[part.name][list(indices)].mean())
+                total += weight * mean
+                if len(rewards) > 1:
+                    gradients.note(f"{PART}{part.name}", mean)
+        if len(rewards) == 1:
+            (only,) = rewards.values()
+            total = float(only[list(indices)].mean())
+        gradients.note("reward", total)
+
+
+def check_errors(each: Tensor) -> None:
+    """Refuse errors that are no numbers.
+
+    Raises:
+        ModelError: one is NaN or infinite.
+    """
+    import torch
+
+    if not torch.isfinite(each).all():
+        raise ModelError(
+            "the model computed NaN or infinity for its own pictures. Use mixed_precision=bf16 or no; if it is off "
+            "already, lower the learning rate and resume from the last checkpoint."
+        )

@@ -1,0 +1,101 @@
+"""Folders of rated pictures, the model's own or people's."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from PIL import Image
+
+from realignkit.errors import OptionError, OutputError
+from realignkit.refl.pictures import RatedPictures
+from tests.refl.rewards import Blind
+
+RANKS = {"0.png": ("a red book", 2), "1.png": ("a red book", 1), "2.png": ("a pen", 1), "3.png": ("a pen", 3)}
+LEARN = {"algorithm": "dpo", "validation.every": 0, "iterations": 1}
+
+
+@pytest.fixture
+def ranked(tmp_path):
+    """What people have ranked: two pictures of two prompts, and one of another."""
+    folder = tmp_path / "ranked"
+    folder.mkdir()
+    lines = ["file_name,prompt,rank"]
+    for shade, (name, (prompt, rank)) in enumerate({**RANKS, "4.png": ("a desk", 1)}.items()):
+        Image.new("RGB", (32, 32), (60 * shade, 0, 0)).save(folder / name)
+        lines.append(f"{name},{prompt},{rank}")
+    (folder / "metadata.csv").write_text("\n".join(lines))
+    return folder
+
+
+@pytest.fixture
+def networks(make_trainer):
+    return make_trainer().networks
+
+
+def test_a_rank_is_better_the_lower_and_groups_are_of_one_prompt(ranked, networks):
+    pictures = RatedPictures(ranked, networks)
+    assert pictures.groups == ((0, 1), (2, 3))
+    assert pictures.scores.tolist() == [-2, -1, -1, -3, -1]
+    assert pictures.spread == pytest.approx(((0.5 + 2) / 2) ** 0.5)
+    latents, prompts = pictures.get([1, 3])
+    assert latents.shape == (2, 4, 16, 16) and prompts == ["a red book", "a pen"]
+    torch.testing.assert_close(latents[:1], networks.encode(pictures.image(1)))
+
+
+def test_people_s_ranks_are_learnt_from_and_nothing_is_drawn(make_trainer, ranked, tmp_path):
+    trainer = make_trainer(Blind(), **LEARN, dpo={"pictures": ranked})
+    trainer.train()
+    assert {*trainer.learner.algorithm.chosen} == {(1, 0), (2, 3)}
+    assert not (tmp_path / "run" / "rounds").exists()
+    assert json.loads((tmp_path / "run" / "log.jsonl").read_text())["reward"] == pytest.approx(-7 / 4)
+    moved = ranked.rename(tmp_path / "moved")
+    longer = {**LEARN, "iterations": 2}
+    assert make_trainer(Blind(), **longer, dpo={"pictures": moved}).train(resume=True).iterations == 2
+    (moved / "metadata.csv").write_text((moved / "metadata.csv").read_text().replace("a pen,3", "a pen,2"))
+    with pytest.raises(OutputError, match="rated_pictures ratings"):
+        make_trainer(Blind(), **longer, dpo={"pictures": moved}).train(resume=True)
+
+
+def test_shuffled_rewards_stay_with_their_prompts(make_trainer):
+    """The control: same pictures, each prompt's rewards the same, and none where it was for good."""
+    options = {"algorithm": "dpo", "validation.every": 0, "dpo.candidates": 4}
+    pictures = make_trainer(Blind(), **options)
+    pictures.gradients(0)
+    pictures = pictures.learner.algorithm.pictures
+    before = pictures.scores.clone()
+    for number in (0, 1):
+        pictures.shuffle(42, number)
+        for group in pictures.groups:
+            assert sorted(pictures.scores[list(group)].tolist()) == sorted(before[list(group)].tolist())
+            assert pictures.scores[list(group)].mean() == pytest.approx(float(before[list(group)].mean()), abs=1e-6)
+        assert not torch.equal(pictures.scores, before)
+        (shuffled,) = pictures.rewards.values()
+        assert torch.equal(shuffled, pictures.scores)
+        before = pictures.scores.clone()
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ("file_name,prompt\n0.png,a pen\n1.png,a pen", "says of no picture how good it is. Add a column 'reward'"),
+        ("file_name,prompt,reward\n0.png,a pen,1\n1.png,a pen,good", r"'1\.png' in .* is rated 'good', which is no n"),
+        ("file_name,prompt,reward\n0.png,a pen,1\n1.png,a pen,nan", "rated 'nan'"),
+    ],
+)
+def test_ratings_that_are_none_are_refused(ranked, networks, table, message):
+    (ranked / "metadata.csv").write_text(table)
+    with pytest.raises(OptionError, match=message):
+        RatedPictures(ranked, networks)
+
+
+def test_latents_of_another_model_are_refused(make_trainer, networks):
+    from realignkit.refl.rounds import folder_of
+
+    trainer = make_trainer(Blind(), algorithm="dpo", validation={"every": 0})
+    trainer.gradients(0)
+    pictures = RatedPictures(folder_of(trainer.folder, 0), networks)
+    networks.latent_shape = (4, 8, 8)
+    with pytest.raises(OptionError, match=r"are of another model or size\. Remove the \.safetensors files"):
+        pictures.get([0])
