@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -149,7 +150,8 @@ class Feedback(Algorithm):
     def _plan(self, number: int) -> Any:
         from realignkit.refl.rounds import Plan
 
-        options, settings = self.options, placeless(self.reward.settings or {})
+        options = self.options
+        settings = json.loads(json.dumps(placeless(self.reward.settings or {}), default=str))
         count = min(options.prompts_per_round or len(self.prompts), len(self.prompts))
         digest = hashlib.blake2b(digest_size=8)
         for parameter in self.trainable.parameters.values():
@@ -160,7 +162,7 @@ class Feedback(Algorithm):
             "guidance_scale": options.guidance_scale,
             "size": list(self.networks.image_size),
             "reward": self.reward.name,
-            "reward_options": repr(settings),
+            "reward_options": settings,
             "weights": digest.hexdigest(),
         }
         prompts = self.prompts_at(range(number * count, (number + 1) * count))
