@@ -7,7 +7,7 @@ calls what is documented here, so any object with these methods will do.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -267,9 +267,12 @@ class Metric(Plugin):
 
     Attributes:
         higher_is_better: whether a larger value is a better one.
+        yes_or_no: the names of its values that say yes (1) or no (0) of a picture: in percent in tables, and tested as
+            verdicts. None: it does not say, and a value that is 0 or 1 of every picture counts as one.
     """
 
     higher_is_better: bool = True
+    yes_or_no: Collection[str] | None = None
 
     @abstractmethod
     def update(self, images: Sequence[Image], prompts: Sequence[str]) -> None:

@@ -124,9 +124,36 @@ def as_written(model: type[W], record: dict[str, Any], path: Path, advice: str =
         # By way of JSON, whose strings may be an enumeration's values and whose lists a tuple's.
         return model.model_validate_json(json.dumps(record))
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"])) or "the record"
-        raise DamagedError(f"{path} is damaged ({place}: {first['msg']})", advice) from error
+        raise DamagedError(f"{path} is damaged ({what_is_wrong(error)})", advice) from error
+
+
+_WRONG = {
+    "missing": "is missing",
+    "extra_forbidden": "is not known",
+    "string_type": "is no text",
+    "string_too_short": "is empty",
+    "string_pattern_mismatch": "is not of the form that it should have",
+    "int_type": "is no whole number",
+    "float_type": "is no number",
+    "finite_number": "is no finite number",
+    "bool_type": "is neither true nor false",
+    "list_type": "is no list",
+    "tuple_type": "is no list",
+    "dict_type": "is no object",
+    "model_type": "is no object",
+    "too_short": "holds too few",
+    "too_long": "holds too many",
+    "greater_than_equal": "is too small",
+    "less_than_equal": "is too large",
+}
+"""pydantic's kinds of errors, in words for those who did not write the model."""
+
+
+def what_is_wrong(error: ValidationError) -> str:
+    """The first value that is not what a record should hold, and what is wrong with it."""
+    first = error.errors()[0]
+    place = ".".join(map(str, first["loc"])) or "the record"
+    return f"{place}: {_WRONG.get(first['type'], 'is not what it should be')}"
 
 
 @dataclass(frozen=True)

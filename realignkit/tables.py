@@ -7,7 +7,7 @@ import csv
 import io
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from itertools import zip_longest
@@ -89,6 +89,21 @@ def one_line(text: str) -> str:
     """A text without line ends, tabs and the like: all white space is one space."""
     # Marks come into the middle where files are joined.
     return " ".join(text.replace("\ufeff", "").split()).strip("\u200b\u2060")
+
+
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
+
+def csv_text(rows: Iterable[Iterable[Any]]) -> str:
+    """Rows as comma-separated values, for spreadsheets: a text that one would compute has an apostrophe in front."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerows([f"'{cell}" if _is_formula(cell) else cell for cell in row] for row in rows)
+    return buffer.getvalue()
+
+
+def _is_formula(cell: Any) -> bool:
+    return isinstance(cell, str) and len(cell) > 1 and cell.startswith(_FORMULA)
 
 
 @dataclass(frozen=True)

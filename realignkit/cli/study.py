@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import csv
-import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -114,7 +112,8 @@ def import_(
     folder: Folder,
     files: Annotated[list[Path], typer.Argument(metavar="FILE …", help="What people downloaded from the page.")],
 ) -> None:
-    """Take in answers from the page without a server. What is there already is not counted twice.
+    """Take in answers from the page without a server. What is there already is not counted twice, and of two answers to
+    the same question the later one counts.
 
     realignkit study import studies/first answers-*.json
     """
@@ -123,7 +122,7 @@ def import_(
 
     answers = Answers(folder, read_study(folder))
     for path in files:
-        given, new = answers.import_file(path)
+        given, new = answers.import_file(path, note)
         out().print(f"{path}: {given} answers, {new} new", markup=False)
 
 
@@ -199,12 +198,12 @@ def _extra() -> Iterator[None]:
 
 def _comma_separated(records: list[Any]) -> str:
     """A line for each picture of each answer."""
-    buffer = io.StringIO()
+    from realignkit.tables import csv_text
+
     names = ("person", "item", "prompt", "question", "check", "seconds", "at")
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow([*names, "system", "rank", "place"])
-    for record in records:
-        for system, rank in record["ranks"].items():
-            place = record["shown"].index(system) + 1
-            writer.writerow([*(record[name] for name in names), system, rank, place])
-    return buffer.getvalue()
+    rows = [
+        [*(record[name] for name in names), system, rank, record["shown"].index(system) + 1]
+        for record in records
+        for system, rank in record["ranks"].items()
+    ]
+    return csv_text([[*names, "system", "rank", "place"], *rows])

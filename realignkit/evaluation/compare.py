@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,8 +11,9 @@ import numpy as np
 
 from realignkit.errors import OptionError
 from realignkit.evaluation.folder import EvaluationFolder, Line, different_metrics
+from realignkit.evaluation.identity import YES_OR_NO
 from realignkit.evaluation.resampling import mean_sign_flip
-from realignkit.evaluation.statistics import by_prompt, compare, difference_interval
+from realignkit.evaluation.statistics import by_prompt, compare, difference_interval, yes_or_no
 
 Key = tuple[str, Any, int]
 """Prompt, seed, and the picture's number among those of both: what pictures are paired by."""
@@ -113,7 +114,9 @@ def compare_folders(before: str | Path, after: str | Path) -> EvaluationPair:
     pairs = _paired(before, after, *lines)
     if None in {line["seed"] for line in lines[0]} ^ {line["seed"] for line in lines[1]}:
         notes.append("the seeds of one of the two are not known: pictures of a prompt are paired in their order")
-    changes = tuple(change for metric in common for change in _changes(metric, pairs))
+    changes = tuple(
+        change for metric in common for change in _changes(metric, pairs, records[1]["metrics"][metric].get(YES_OR_NO))
+    )
     whole = {name: _whole(*(record.get("whole", {}).get(name, {}) for record in records)) for name in common}
     return EvaluationPair(
         tuple(pairs), changes, {name: values for name, values in whole.items() if values}, tuple(notes)
@@ -175,23 +178,23 @@ def _keys(lines: Sequence[Line], seeded: bool = True) -> dict[Key, Line]:
     return keys
 
 
-def _changes(metric: str, pairs: Sequence[Pair]) -> list[Change]:
+def _changes(metric: str, pairs: Sequence[Pair], verdicts: Collection[str] | None) -> list[Change]:
     names = dict.fromkeys(name for pair in pairs for name in pair.before["values"].get(metric, {}))
     changes = []
     for name in names:
         both = [pair for pair in pairs if pair.change(metric, name) is not None]
         if both:
-            changes.append(_change(metric, name, both))
+            changes.append(_change(metric, name, both, verdicts))
     return changes
 
 
-def _change(metric: str, name: str, pairs: Sequence[Pair]) -> Change:
+def _change(metric: str, name: str, pairs: Sequence[Pair], verdicts: Collection[str] | None) -> Change:
     was, now = ([getattr(pair, side)["values"][metric][name] for pair in pairs] for side in ("before", "after"))
     prompts = [pair.before["prompt"] for pair in pairs]
     # As in each evaluation's own table, every prompt counts the same, however many pictures it has.
     (was_sums, sizes), (now_sums, _) = by_prompt(was, prompts), by_prompt(now, prompts)
     means = float(np.mean(was_sums / sizes)), float(np.mean(now_sums / sizes))
-    binary, equal = {*was, *now} <= {0.0, 1.0}, len(set(sizes.tolist())) == 1
+    binary, equal = yes_or_no(name, [*was, *now], verdicts), len(set(sizes.tolist())) == 1
     paired = compare([bool(value) for value in was], [bool(value) for value in now], prompts) if binary else None
     if paired is not None and equal:
         p = paired.p
@@ -206,7 +209,7 @@ def _change(metric: str, name: str, pairs: Sequence[Pair]) -> Change:
 
 
 def _whole(before: Mapping[str, float], after: Mapping[str, float]) -> dict[str, tuple[float, float]]:
-    return {name: (before[name], after[name]) for name in before if name in after}
+    return {name: (before[name], after[name]) for name in before if name in after and name != "n"}
 
 
 def _listed(values: Any) -> str:

@@ -21,7 +21,6 @@ from realignkit.evaluation.judging import DETAILS, judge_each
 from realignkit.evaluation.pictures import Picture
 from realignkit.evaluation.processes import ALONE, Launch
 from realignkit.files import only_writer
-from realignkit.images import open_image
 from realignkit.machine import full_precision, suited_threads
 from realignkit.named import Named
 from realignkit.records import checksum
@@ -200,7 +199,7 @@ class Evaluation:
         self, batch: Sequence[Picture], each: Sequence[Named], unseen: Mapping[str, Sequence[Picture]], fresh: bool
     ) -> None:
         """Look at a batch; if there is anything new to say, its lines are on the disk when this returns."""
-        images = {picture.id: open_image(picture.path)[0] for picture in batch}
+        images = {picture.id: picture.open() for picture in batch}
         judged = {metric.name: self._judged(metric, batch, images) for metric in each}
         for name, some in unseen.items():
             if some:

@@ -17,6 +17,7 @@ import numpy as np
 from pydantic import ConfigDict, Field, JsonValue
 
 from realignkit.errors import DamagedError, OptionError, OutputError
+from realignkit.evaluation.identity import YES_OR_NO
 from realignkit.evaluation.pictures import PICTURES, RECORD, Picture
 from realignkit.files import append_lines, atomic_write, read_lines, write_lines
 from realignkit.provenance import differences, digest_of, in_short, versions
@@ -26,6 +27,7 @@ STATES = "states"
 _ELSEWHERE = "Use another --out."
 _PART = re.compile(r"pictures-\d+\.jsonl")
 
+_NO_DIFFERENCE = ("weights", YES_OR_NO)
 _FIELDS = {"id", "index", "prompt", "seed", "number", "image", "sha256", "values"}
 
 Line = dict[str, Any]
@@ -227,7 +229,7 @@ def different_metrics(before: Mapping[str, Any], now: Mapping[str, Any]) -> list
         for name in now
         if name in before
         for text in differences(
-            *({k: v for k, v in record[name].items() if k != "weights"} for record in (before, now))
+            *({k: v for k, v in record[name].items() if k not in _NO_DIFFERENCE} for record in (before, now))
         )
     ]
 

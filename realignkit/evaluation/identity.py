@@ -9,6 +9,9 @@ from realignkit.machine import networks
 from realignkit.named import Named
 from realignkit.provenance import MACHINE, contents, without
 
+YES_OR_NO = "yes_or_no"
+"""Which values are verdicts, in what is kept of a metric: how numbers are read, not what they depend on."""
+
 DIGITS = 16
 """Of a SHA-256 that are kept."""
 
@@ -22,7 +25,9 @@ def settings_of(metric: Named) -> dict[str, Any]:
     options = without(metric.options, MACHINE)
     with metric.blame():
         identity = dict(metric.plugin.identity()) if metric.has("identity") else {}
-    return {"options": options, "contents": contents(options), "identity": identity}
+        says = getattr(metric.plugin, "yes_or_no", None)
+    settings = {"options": options, "contents": contents(options), "identity": identity}
+    return settings if says is None else {**settings, YES_OR_NO: sorted(says)}
 
 
 def weights_digest(plugin: Any) -> str:

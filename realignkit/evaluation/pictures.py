@@ -6,18 +6,21 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from realignkit.arguments import check_text
 from realignkit.errors import OptionError, OutputError, PromptError, refuse_address
 from realignkit.files import read_lines
-from realignkit.images import check_image, image_files
+from realignkit.images import check_image, image_files, open_image
 from realignkit.realignment import RECORD as REALIGNMENT
 from realignkit.realignment import is_complete, read_record
 from realignkit.records import parse_json, read_json
 from realignkit.tables import TEXT_COLUMNS, Table, decoded, one_line, read_table
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as PILImage
 
 RECORD, PICTURES = "eval.json", "pictures.jsonl"
 """What an evaluation is of, and the list of its pictures, in its folder."""
@@ -44,6 +47,7 @@ class Picture:
         path: of the file.
         index: the place of its prompt among the different ones, from 1; in a run's folder that which it has there.
         number: how many pictures before it have the same prompt and seed.
+        where: what lists it, to begin a sentence with ("line 3 of 'pictures.jsonl'"); "" where it is drawn.
     """
 
     id: str
@@ -52,6 +56,18 @@ class Picture:
     path: Path
     index: int
     number: int = 0
+    where: str = field(default="", compare=False)
+
+    def open(self) -> PILImage:
+        """The picture, in RGB.
+
+        Raises:
+            OptionError: it cannot be read; the message says where it is listed.
+        """
+        try:
+            return open_image(self.path)[0]
+        except OptionError as error:
+            raise OptionError(f"{self.where}: {error}" if self.where else str(error)) from error
 
 
 @dataclass(frozen=True)
@@ -130,7 +146,7 @@ def _numbered(entries: Sequence[_Entry]) -> list[Picture]:
         name = f"{name}-{numbers[key]}" if several[key] > 1 else name
         number = counts[entry.prompt, entry.seed]
         counts[entry.prompt, entry.seed] += 1
-        pictures.append(Picture(name, entry.prompt, entry.seed, entry.path, index, number))
+        pictures.append(Picture(name, entry.prompt, entry.seed, entry.path, index, number, entry.where))
     if twice := next((name for name, count in Counter(p.id for p in pictures).items() if count > 1), None):
         raise OptionError(f"two pictures would be called '{twice}'. Give each an id of its own.")
     return pictures

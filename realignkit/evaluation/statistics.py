@@ -9,7 +9,7 @@ each value, by its text or a digest of it: a prompt that is listed twice is one 
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Collection, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -108,6 +108,17 @@ def compare(before: Sequence[bool], after: Sequence[bool], clusters: Sequence[Ha
         low=low,
         high=high,
     )
+
+
+def yes_or_no(name: str, values: Values, verdicts: Collection[str] | None) -> bool:
+    """Whether values are verdicts, 1 or 0 each.
+
+    Args:
+        name: what they are called.
+        values: of pictures.
+        verdicts: the values that are, as the metric says; None: it does not say, and what only has 0 and 1 is.
+    """
+    return (verdicts is None or name in verdicts) and set(values) <= {0.0, 1.0}
 
 
 def by_prompt(values: Values, clusters: Sequence[Hashable]) -> tuple[Array, Array]:

@@ -13,7 +13,7 @@ import numpy as np
 from realignkit.evaluation.folder import Line
 from realignkit.evaluation.judging import DETAILS
 from realignkit.evaluation.resampling import grouped_jackknife
-from realignkit.evaluation.statistics import Interval, by_prompt, mean_interval, share_interval
+from realignkit.evaluation.statistics import Interval, by_prompt, mean_interval, share_interval, yes_or_no
 from realignkit.named import Named
 
 EVERYTHING = ""
@@ -69,8 +69,7 @@ def summarise(
     values: list[Value] = []
     for metric in metrics:
         judged = [line for line in lines if line["values"].get(metric.name)]
-        own = _own(metric)
-        values += _values(metric.name, judged, own, EVERYTHING, "")
+        values += _values(metric, judged, EVERYTHING, "")
         prompts = len({line["prompt"] for line in lines})
         values += [
             Value(metric.name, name, EVERYTHING, "", number, None, None, len(lines), prompts)
@@ -78,7 +77,7 @@ def summarise(
             if name != "n"
         ]
         for group, label, some in _groups(judged):
-            values += [v for v in _values(metric.name, some, own, group, label) if "/" not in v.name]
+            values += [v for v in _values(metric, some, group, label) if "/" not in v.name]
     return values
 
 
@@ -94,9 +93,10 @@ def _own(metric: Named) -> Summarise | None:
     return own
 
 
-def _values(metric: str, lines: Sequence[Line], own: Summarise | None, group: str, label: str) -> Iterator[Value]:
+def _values(named: Named, lines: Sequence[Line], group: str, label: str) -> Iterator[Value]:
+    metric, own = named.name, _own(named)
     means = {
-        name: _mean(metric, name, [line for line in lines if name in line["values"][metric]], group, label)
+        name: _mean(named, name, [line for line in lines if name in line["values"][metric]], group, label)
         for name in dict.fromkeys(name for line in lines for name in line["values"][metric])
     }
     if own is not None and lines:
@@ -121,10 +121,11 @@ def _record(metric: str, line: Line) -> dict[str, Any]:
     return record if details is None else record | {DETAILS: details}
 
 
-def _mean(metric: str, name: str, lines: Sequence[Line], group: str, label: str) -> Value:
+def _mean(named: Named, name: str, lines: Sequence[Line], group: str, label: str) -> Value:
+    metric = named.name
     values, prompts = [line["values"][metric][name] for line in lines], [line["prompt"] for line in lines]
     sums, sizes = by_prompt(values, prompts)
-    binary = set(values) <= {0.0, 1.0}
+    binary = yes_or_no(name, values, getattr(named.plugin, "yes_or_no", None))
     if not binary:
         interval: Interval = mean_interval(sums / sizes, range(len(sums)))
     elif len(set(sizes.tolist())) == 1:

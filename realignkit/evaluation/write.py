@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import csv
-import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from realignkit.evaluation.results import SCORERS, AblationFolder
 from realignkit.evaluation.statistics import HOW, shown_gain, shown_p
 from realignkit.evaluation.table import CONTROL, AblationTable, Comparison, Difference, RowResult, tabulate
 from realignkit.files import atomic_write
 from realignkit.plots import STYLE, document
-
-if TYPE_CHECKING:
-    pass
+from realignkit.tables import csv_text
 
 PAGE, NUMBERS, RECORDS, PLOT = "table.md", "table.csv", "table.json", "plot.svg"
 ANSWERS = ("tagger", "scorer", "success", "95 %", "answers", "prompts", "objects seen", "why not")
@@ -229,25 +225,21 @@ def pair_cells(pair: Comparison) -> list[str]:
 
 def comma_separated(table: AblationTable) -> str:
     """The table with a number per cell, for spreadsheets."""
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
     if table.kind == SCORERS:
         records = [row.record() for row in table.rows]
         reasons = list(dict.fromkeys(reason for record in records for reason in record["reasons"]))
         names = ["tagger", "scorer", "images", "asked", "prompts", "successes", "rate", "objects", "found", "seconds"]
-        writer.writerow([*names, "low", "high", *reasons])
-        for row, record in zip(table.rows, records, strict=True):
+        lines: list[list[Any]] = [[*names, "low", "high", *reasons]]
+        for scored, record in zip(table.rows, records, strict=True):
             counts = [record["reasons"].get(reason, 0) for reason in reasons]
-            writer.writerow([*(record[name] for name in names), row.low, row.high, *counts])
-        return buffer.getvalue()
+            lines.append([*(record[name] for name in names), scored.low, scored.high, *counts])
+        return csv_text(lines)
     sides = ("base", "control")
     numbers = ("n", "gain", "low", "high", "fixed", "broken", "p")
-    writer.writerow(
-        ["row", "n", "prompts", "seeds", table.value, "low", "high"]
-        + [f"vs_{side}_{number}" for side in sides for number in numbers]
-        + [f"{name}_{what}" for name in table.scores for what in ("mean", "error", "raised")]
-        + ["frechet", "frechet_ratio", "frechet_ratio_low", "frechet_ratio_high"]
-    )
+    headings = ["row", "n", "prompts", "seeds", table.value, "low", "high"]
+    headings += [f"vs_{side}_{number}" for side in sides for number in numbers]
+    headings += [f"{name}_{what}" for name in table.scores for what in ("mean", "error", "raised")]
+    lines = [[*headings, "frechet", "frechet_ratio", "frechet_ratio_low", "frechet_ratio_high"]]
     for row in table.rows:
         line: list[Any] = [row.name, row.n, row.prompts, len(row.seeds), row.value, row.low, row.high]
         line += [getattr(getattr(row, side), number, None) for side in sides for number in numbers]
@@ -256,8 +248,8 @@ def comma_separated(table: AblationTable) -> str:
             line += [None] * 3 if score is None else [score.mean, score.error, score.raised]
         relative = row.relative
         line += [row.frechet, *([None] * 3 if relative is None else [relative.value, relative.low, relative.high])]
-        writer.writerow(line)
-    return buffer.getvalue()
+        lines.append(line)
+    return csv_text(lines)
 
 
 def svg(table: AblationTable) -> str:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import csv
-import io
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from realignkit.evaluation.summary import EVERYTHING, Value
 from realignkit.evaluation.write import draw_panel, markdown_table
 from realignkit.files import atomic_write
 from realignkit.plots import STYLE, document
+from realignkit.tables import csv_text
 
 METRICS, COMPARISON = "metrics", "comparison"
 """What the files are called, but for their endings."""
@@ -25,7 +25,11 @@ INTERVALS = (
     "Intervals are 95 % and by prompt: Wilson's for shares, widened as far as the pictures of a prompt are alike; else "
     "prompts are drawn again, or for what a metric sums up itself, left out in turn. Each prompt counts the same."
 )
-PAIRED = f"{HOW} Where values are no yes or no, the test draws choices of signs beyond 13 prompts."
+PAIRED = (
+    f"{HOW} Where values are no yes or no, the test draws choices of signs beyond 13 prompts. Numbers of whole sets, "
+    f"such as fid, have neither interval nor test: no picture has one, and what is kept of a set cannot be taken apart "
+    f"by prompt."
+)
 
 
 @dataclass(frozen=True)
@@ -127,11 +131,7 @@ def tables_page(about: Sequence[str], tables: Sequence[ShownTable], how: str) ->
 
 def records_csv(records: Sequence[Mapping[str, Any]]) -> str:
     """Records of the same fields, with a number per cell, for spreadsheets."""
-    buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, list(records[0]) if records else [], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(records)
-    return buffer.getvalue()
+    return csv_text([records[0], *(record.values() for record in records)]) if records else "\n"
 
 
 def _plot(values: Sequence[Value]) -> str:
@@ -159,8 +159,15 @@ def comparison_table(pair: EvaluationPair) -> ShownTable:
     rows = [(*change_cells(change), shown_p(change.p)) for change in pair.changes]
     for metric, values in pair.whole.items():
         for name, (before, after) in values.items():
-            rows.append((metric, name, "-", "-", f"{before:.4g}", f"{after:.4g}", f"{after - before:+.4g}", "-", "-"))
+            rows.append((metric, name, "-", "-", *_whole_cells(before, after), "-", "-"))
     return ShownTable("", (*headings, "sign-flip p"), tuple(rows))
+
+
+def _whole_cells(before: float, after: float) -> tuple[str, str, str]:
+    """Two numbers of whole sets, and their difference to as many places: what lies beyond is rounding, not a change."""
+    largest = max(abs(before), abs(after))
+    places = max(0, 3 - math.floor(math.log10(largest))) if largest else 0
+    return f"{before:.4g}", f"{after:.4g}", f"{round(after - before, places) + 0.0:+.{places}f}"  # no -0
 
 
 def change_cells(change: Change) -> tuple[str, ...]:

@@ -9,15 +9,15 @@ from __future__ import annotations
 import contextlib
 import json
 import sqlite3
-from collections.abc import Iterable, Iterator
-from datetime import datetime
+from collections.abc import Callable, Iterable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
-from realignkit.errors import DamagedError, OptionError, OutputError
-from realignkit.records import Format, Written, as_written
+from realignkit.errors import DamagedError, OptionError, OutputError, in_one_line
+from realignkit.records import Format, Written, as_written, what_is_wrong
 from realignkit.study.folder import MOST_SYSTEMS, Item, RandomName, Study, ranked_names
 
 FILE = "answers.sqlite"
@@ -170,14 +170,17 @@ class Answers:
             ]  # fmt: skip
             for answer in answers:
                 check_answer(self.study, answer)
-        except (ValueError, OptionError) as error:
-            raise DamagedError(
-                f"{self.path} holds what is no answer ({error})", "Move it out of the folder."
-            ) from error
+        except (ValueError, TypeError, OptionError) as error:
+            why = what_is_wrong(error) if isinstance(error, ValidationError) else in_one_line(error)
+            raise DamagedError(f"{self.path} holds what is no answer ({why})", "Move it out of the folder.") from error
         return answers
 
-    def import_file(self, path: Path) -> tuple[int, int]:
-        """Take in a file that somebody has downloaded from the page.
+    def import_file(self, path: Path, say: Callable[[str], None] = lambda text: None) -> tuple[int, int]:
+        """Take in a file that somebody has downloaded from the page. Of two answers to the same, the later one counts.
+
+        Args:
+            path: of the file.
+            say: is told of answers that take the place of others, and of those that are left out.
 
         Returns:
             How many answers it holds, and how many of them are new.
@@ -194,15 +197,51 @@ class Answers:
         given = as_written(_File, values, path, ANSWERS.damaged)
         if given.study != self.study.id:
             raise OptionError(f"'{path}' has answers to another study. Give the folder of that one.")
+        if undated := [answer.at for answer in given.answers if _moment(answer) is None]:
+            raise DamagedError(
+                f"{path} has an answer that came at '{undated[0][:40]}', which is no time", ANSWERS.damaged
+            )
+        kept = {_key(answer): answer for answer in self.read()}
+        taken: dict[_Key, Answer] = {}
+        older = 0
+        for answer in given.answers:
+            before = taken.get(_key(answer)) or kept.get(_key(answer))
+            if before is None or (_moment(before) or _LONG_AGO) <= (_moment(answer) or _LONG_AGO):
+                taken[_key(answer)] = answer
+            else:
+                older += 1
         try:
-            return len(given.answers), self.save(given.answers)
+            new = self.save(taken.values())
         except OptionError as error:
             raise OptionError(f"'{path}': {error}") from None
+        if replaced := sum(key in kept and kept[key] != answer for key, answer in taken.items()):
+            say(f"{path}: {replaced} answers take the place of earlier ones")
+        if older:
+            say(f"{path}: {older} answers are older than those that are there, and are left out")
+        return len(given.answers), new
 
 
 def passed(item: Item, answer: Answer) -> bool | None:
     """Whether a check was passed: its picture alone is first; None where the item is no check."""
     return answer.ranking[0] == [item.first] if item.first else None
+
+
+_Key = tuple[str, str, str]
+_LONG_AGO = datetime.min.replace(tzinfo=UTC)
+
+
+def _key(answer: Answer) -> _Key:
+    """Whose answer it is, and to what: there is one of each."""
+    return answer.person, answer.item, answer.question
+
+
+def _moment(answer: Answer) -> datetime | None:
+    """When it came; None where that is no time, or one of an unknown zone."""
+    try:
+        moment = datetime.fromisoformat(answer.at)
+    except ValueError:
+        return None
+    return moment if moment.tzinfo is not None else None
 
 
 def _count(connection: sqlite3.Connection) -> int:

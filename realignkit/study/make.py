@@ -17,7 +17,7 @@ from realignkit.errors import OptionError, PromptError
 from realignkit.evaluation.folder import EvaluationFolder
 from realignkit.evaluation.pictures import Picture, Stage, read_pictures
 from realignkit.files import atomic_folder
-from realignkit.images import open_image, png
+from realignkit.images import png
 from realignkit.study.folder import MOST_SYSTEMS, PAGE, PICTURES, RECORD, STUDY, Item, Question, Study
 from realignkit.study.page import static_page
 
@@ -136,7 +136,7 @@ def make_study(systems: Sequence[System], folder: str | Path, options: StudyOpti
         items = []
         for prompt in chance.sample(common, min(options.prompts, len(common))):
             chosen = _one_of_each([pictures[prompt] for pictures in by_prompt], chance)
-            images = [_sized(open_image(picture.path)[0], options.side) for picture in chosen]
+            images = [_sized(picture.open(), options.side) for picture in chosen]
             items.append(Item(id="0", prompt=prompt, pictures=_saved(images, new), values=_joined(values, chosen)))
         count = math.ceil(len(items) / PROMPTS_PER_CHECK) if options.checks is None else options.checks
         for number in (chance.randrange(len(systems)) for _ in range(count)):

@@ -56,6 +56,35 @@ def test_pictures_are_paired_by_prompt_and_seed_wherever_they_stand(tmp_path: Pa
     assert pair.notes == ()
 
 
+def test_the_metric_says_what_is_yes_or_no_and_not_the_pictures(tmp_path: Path):
+    class Saying(Redness):
+        yes_or_no = ("colour/red",)  # never 0 or 1 here, so it is none either
+
+    pair = compare_folders(*(measured(tmp_path / name, 0, metrics=(Saying,)) for name in ("a", "b")))
+    assert {change.name: change.fixed for change in pair.changes} == {"red": None, "colour/red": None}
+    for name in ("a", "b"):  # what was measured before metrics said so goes by the pictures
+        path = tmp_path / name / "out" / "eval.json"
+        record = json.loads(path.read_text())
+        assert record["metrics"]["saying"].pop("yes_or_no") == ["colour/red"]
+        path.write_text(json.dumps(record))
+    pair = compare_folders(tmp_path / "a" / "out", tmp_path / "b" / "out")
+    assert {change.name: change.fixed for change in pair.changes} == {"red": 0, "colour/red": None}
+
+
+def test_numbers_of_whole_sets_are_shown_without_counts_and_without_rounding(tmp_path: Path):
+    class Distance(Spread):
+        def compute(self):
+            return {"distance": 12.34 + float(self.sums[0]) * 1e-12, "below": -1e-10, "n": 24.0}
+
+    folders = [measured(tmp_path / name, shift, metrics=(Distance,)) for name, shift in (("a", 0), ("b", 9))]
+    pair = compare_folders(*folders)
+    assert set(pair.whole["distance"]) == {"distance", "below"}
+    assert pair.whole["distance"]["distance"][0] != pair.whole["distance"]["distance"][1]
+    (row, below) = comparison_table(pair).rows
+    assert row == ("distance", "distance", "-", "-", "12.34", "12.34", "+0.00", "-", "-")
+    assert below[4:7] == ("-1e-10", "-1e-10", "+0.0000000000000")
+
+
 def test_every_prompt_counts_the_same_however_many_pictures_it_has(tmp_path: Path):
     """Seven prompts, of which the first has three pictures and the others one."""
     uneven = [PROMPTS[0], PROMPTS[0], *PROMPTS[:7]]

@@ -186,6 +186,14 @@ def test_a_metric_whose_weights_cannot_be_had_is_refused_before_any_work(folder:
     Evaluation(pictures, [away], tmp_path / "done")()
 
 
+def test_a_truncated_picture_is_named_with_its_line_however_far_the_others_are(folder: Path, tmp_path: Path):
+    content = (folder / "7.png").read_bytes()
+    (folder / "7.png").write_bytes(content[: len(content) // 2])
+    with pytest.raises(OptionError, match=r"line 8 of '.*metadata\.jsonl': cannot read '.*7\.png' as an image"):
+        Evaluation(read_pictures(folder), metrics(), tmp_path / "out", batch_size=2)()
+    assert len((tmp_path / "out" / "pictures.jsonl").read_text().splitlines()) == 6
+
+
 def test_cut_off_lines_and_batches_are_measured_again_as_they_were(folder: Path, tmp_path: Path):
     pictures, whole, cut = read_pictures(folder), tmp_path / "whole", tmp_path / "cut"
     for out in (whole, cut):

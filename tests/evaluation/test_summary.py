@@ -34,6 +34,18 @@ def test_shares_have_wilsons_interval():
     assert (value.low, value.high) == pytest.approx(wilson(30, 40))
 
 
+def test_yes_or_no_is_what_the_metric_says_and_not_what_few_pictures_look_like():
+    class Saying(Redness):
+        yes_or_no = ("right",)
+        summarise = None
+
+    lines = [line(f"prompt {i}", right=float(i < 30), share=float(i < 30), odd=i / 40) for i in range(40)]
+    values = {value.name: value for value in summarise(lines, [Named("metric", "m", Saying())])}
+    assert [values[name].binary for name in ("right", "share", "odd")] == [True, False, False]
+    assert (values["right"].low, values["right"].high) == pytest.approx(wilson(30, 40))
+    assert values["share"].low != values["right"].low
+
+
 def test_shares_of_prompts_with_unequal_numbers_of_pictures_are_never_too_sure():
     lines = [line(f"prompt {i}", right=1.0) for i in range(40)] + [line("prompt 0", right=1.0)]
     (value,) = summarise(lines, plain())

@@ -106,6 +106,25 @@ def test_a_row_that_is_no_answer(study_and_answers):
         answers.read()
 
 
+@pytest.mark.parametrize(
+    ("column", "value", "why"),
+    [
+        ("ranking", '[["someone"]]', "ranking.0.0: is not of the form that it should have"),
+        ("ranking", 7, "ranking: is no list"),
+        ("seconds", "long", "seconds: is no number"),
+        ("person", "me", "person: is not of the form that it should have"),
+    ],
+)
+def test_a_row_that_somebody_has_edited_is_said_in_words(study_and_answers, column, value, why):
+    study, answers = study_and_answers
+    answers.save([answer(study, study.items[0], [0, 1, 2])])
+    with sqlite3.connect(answers.path) as connection:
+        connection.execute(f"UPDATE answers SET {column} = ?", (value,))
+    with pytest.raises(DamagedError) as raised:
+        answers.read()
+    assert str(raised.value) == f"{answers.path} holds what is no answer ({why}). Move it out of the folder."
+
+
 def test_checks_are_passed_by_the_one_picture_in_the_first_place(study_and_answers):
     study, _ = study_and_answers
     (check,) = [item for item in study.items if item.first]
@@ -162,6 +181,36 @@ def test_a_downloaded_file_is_taken_in_once(study_and_answers, tmp_path):
     assert answers.import_file(path) == (len(given), len(given))
     assert answers.import_file(path) == (len(given), 0)
     assert answers.read() == given
+
+
+def test_of_two_answers_the_later_one_counts_whichever_is_imported_first(study_and_answers, tmp_path):
+    study, answers = study_and_answers
+    item = study.items[0]
+    before = answer(study, item, [0, 1, 2], at="2026-01-01T10:00:00+02:00")
+    after = answer(study, item, [2, 1, 0], at="2026-01-01T09:00:00Z")  # an hour later, though its text is less
+    first = written(tmp_path / "first.json", study, [before])
+    second = written(tmp_path / "second.json", study, [after, before])
+    said = []
+    assert answers.import_file(first, said.append) == (1, 1)
+    assert said == []
+    assert answers.import_file(second, said.append) == (2, 0)
+    assert answers.read() == [after]
+    assert answers.import_file(first, said.append) == (1, 0)
+    assert answers.read() == [after]
+    assert said == [
+        f"{second}: 1 answers take the place of earlier ones",
+        f"{second}: 1 answers are older than those that are there, and are left out",
+        f"{first}: 1 answers are older than those that are there, and are left out",
+    ]
+
+
+@pytest.mark.parametrize("at", ["yesterday", "2026-01-01T10:00:00", ""])
+def test_an_answer_that_came_at_no_time_is_refused(study_and_answers, tmp_path, at):
+    study, answers = study_and_answers
+    path = written(tmp_path / "answers.json", study, [answer(study, study.items[0], [0, 1, 2], at=at)])
+    with pytest.raises(DamagedError, match=rf"came at '{at}', which is no time\. Ask for the file again"):
+        answers.import_file(path)
+    assert answers.read() == []
 
 
 def test_files_that_are_refused(study_and_answers, tmp_path):

@@ -33,6 +33,8 @@ class CLIPScore(Metric):
     prompt as it is. Papers that multiply the latter by 100, or by CLIP's own temperature, call that CLIP score too.
     """
 
+    yes_or_no = ("truncated",)
+
     class Options(CheckpointPlugin.Options):
         """Options of :class:`CLIPScore`."""
 

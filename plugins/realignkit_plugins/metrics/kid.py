@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from pydantic import Field
 
 from realignkit_plugins.metrics.kernels import draw_rows, gaussian, kernel_distance, squared_mmd
 from realignkit_plugins.metrics.sets import KeepsFeatures
+
+logger = logging.getLogger(__name__)
 
 _SCALE = 1000
 """By which CMMD is multiplied, to be read more easily."""
@@ -38,6 +41,15 @@ class KID(KeepsFeatures):
         self._enough(self.n)
         chosen, reference = self.options, self.compared.features()
         self._fitting(reference)
+        if (fewer := min(self.n, len(reference))) < chosen.subset_size:
+            logger.warning(
+                "kid of %d images and a reference of %d: subsets have %d of them in place of subset_size=%d, so they "
+                "overlap more, and kid_std says less of how sure the number is",
+                self.n,
+                len(reference),
+                fewer,
+                chosen.subset_size,
+            )
         rows = draw_rows(self.n, len(reference), chosen.subsets, chosen.subset_size, chosen.seed)
         distance = kernel_distance(self.all, reference, rows)
         return {"kid": distance.mean, "kid_std": distance.deviation, "n": self.n}

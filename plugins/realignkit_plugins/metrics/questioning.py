@@ -30,6 +30,8 @@ class QuestionMetric(Metric):
     A child says what is found out about each image (:meth:`judge_each`), and may :meth:`summarise` in its own way.
     """
 
+    yes_or_no = ()  # a share of one question is still a share
+
     class Options(PluginOptions):
         """Options of every metric that asks questions."""
 

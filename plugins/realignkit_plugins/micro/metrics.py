@@ -25,6 +25,8 @@ class FullyRight(Metric):
     For pictures of the embedded world only; prompts must name coloured objects of its vocabulary.
     """
 
+    yes_or_no = ("fully_right",)
+
     def __init__(self) -> None:
         super().__init__()
         self.right, self.objects, self.count = 0, 0.0, 0

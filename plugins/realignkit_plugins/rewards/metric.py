@@ -25,6 +25,8 @@ class RewardMetric(Metric):
     checkpoint's own processor where the reward has one, and are judged ``batch_size`` at a time.
     """
 
+    yes_or_no = ()
+
     class Options(PluginOptions):
         """Options of :class:`RewardMetric`."""
 

@@ -31,6 +31,19 @@ def test_it_is_the_kernel_distance_of_seeded_subsets(options: dict[str, object],
     assert {"subsets", "subset_size", "seed", "reference", "resize", "weights"} <= kid.identity().keys()
 
 
+def test_fewer_images_than_a_subset_wants_are_warned_of(
+    options: dict[str, object], caplog: pytest.LogCaptureFixture
+) -> None:
+    kid = KID(**options)
+    kid.update(pictures(6, 2), [""] * 6)
+    kid.compute()
+    assert caplog.text == ""
+    few = KID(**{**options, "subset_size": 1000})
+    few.restore(kid.state())
+    few.compute()
+    assert "kid of 6 images and a reference of 10: subsets have 6 of them in place of subset_size=1000" in caplog.text
+
+
 def test_the_order_of_coming_plays_no_part(options: dict[str, object]) -> None:
     random = np.random.default_rng(0)
     features = random.normal(size=(40, 64)).astype(np.float32)
