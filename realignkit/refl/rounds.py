@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from pydantic import Field, JsonValue
+from pydantic import JsonValue
 from torch import Tensor
 
 from realignkit.calls import rewards_of
@@ -42,7 +42,8 @@ RECORD = "round.json"
 class _Record(Written):
     """What is relied on of ``round.json``."""
 
-    made_with: dict[str, JsonValue] = Field(default_factory=dict)
+    made_with: dict[str, JsonValue]
+    weights: str
 
 
 ROUND = Format("realignkit.round", 1, "round", _Record, "Make it again.", "Make it again.")
@@ -67,6 +68,7 @@ class Plan:
         batch_size: pictures that a process draws together.
         seed: of the run.
         made_with: what else the pictures and their rewards depend on, as JSON values.
+        weights: a digest of those that draw; None: they have learnt since, so nothing can be drawn that is missing.
     """
 
     number: int
@@ -75,6 +77,7 @@ class Plan:
     batch_size: int
     seed: int
     made_with: Mapping[str, Any]
+    weights: str | None
 
     def name(self, place: int) -> str:
         """The file of a picture, which come prompt by prompt."""
@@ -112,7 +115,7 @@ class Round:
         Raises:
             ModelError: the model or the reward computed NaN or infinity.
             PluginError: the reward failed.
-            OutputError: the folder cannot be written.
+            OutputError: the folder cannot be written, or what is missing can no longer be drawn.
             KeyboardInterrupt: ``stop`` said so, in any process; what is done is kept.
         """
         plan, processes = self.plan, self.processes
@@ -146,13 +149,14 @@ class Round:
         prompts = {"number": len(plan.prompts), "digest": digest_of(plan.prompts)}
         made_with = {"prompts": prompts, "candidates": plan.candidates, "seed": plan.seed, **plan.made_with}
         try:
-            known = ROUND.read(self.folder / RECORD)["made_with"]
+            record = ROUND.read(self.folder / RECORD)
+            known = record["made_with"] == made_with and plan.weights in (None, record["weights"])
         except (OSError, OutputError):
-            known = None
-        if known != made_with:
+            known = False
+        if not known and plan.weights is not None:
             shutil.rmtree(self.folder, ignore_errors=True)
             make_folder(self.folder)
-            atomic_write(self.folder / RECORD, ROUND.dumps({"made_with": made_with}))
+            atomic_write(self.folder / RECORD, ROUND.dumps({"made_with": made_with, "weights": plan.weights}))
         rows, _ = read_lines(self.folder / METADATA)
         whole = 0
         for place, row in enumerate(rows[: len(plan.prompts) * plan.candidates]):
@@ -160,6 +164,11 @@ class Round:
                 break
             whole += 1
         done, batch = whole // plan.candidates, self._prompts_at_once * self.processes.count
+        if plan.weights is None and not (known and done == len(plan.prompts)):
+            raise OutputError(
+                f"pictures of {self.folder} are missing or damaged, and what drew them has learnt since. Train into "
+                f"another folder, or give the pictures back."
+            )
         done = done if done == len(plan.prompts) else done // batch * batch
         write_lines(self.folder / METADATA, rows[: done * plan.candidates])
         return done

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -99,6 +100,13 @@ class Trainable:
     def copied(self) -> list[Tensor]:
         """A copy of the weights as they are now, in the order of the parameters."""
         return [p.detach().clone() for p in self.parameters.values()]
+
+    def digest(self) -> str:
+        """A short name for the weights as they are now."""
+        digest = hashlib.blake2b(digest_size=8)
+        for parameter in self.parameters.values():
+            digest.update(parameter.detach().cpu().numpy().tobytes())
+        return digest.hexdigest()
 
     @contextlib.contextmanager
     def holding(self, tensors: Sequence[Tensor]) -> Iterator[None]:

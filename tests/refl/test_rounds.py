@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from realignkit.errors import ModelError, PluginError
+from realignkit.errors import ModelError, OutputError, PluginError
 from realignkit.evaluation.pictures import read_pictures
 from realignkit.images import to_tensor
 from realignkit.refl import seeds
@@ -99,6 +99,25 @@ def test_pictures_of_other_settings_are_not_taken_for_these(make_trainer, tmp_pa
     assert rows(folder_of(tmp_path / "run", 0)) != before
 
 
+def test_a_round_that_is_learnt_from_is_neither_drawn_anew_nor_without_what_is_missing(make_trainer, tmp_path):
+    """In the middle of a round the weights that drew it are gone; resuming must not draw with others."""
+    make_trainer(Blind(), **ROUND, iterations=1, learning_rate=0.05).train()
+    folder = folder_of(tmp_path / "run", 0)
+    before = {path.name: path.stat().st_mtime_ns for path in folder.glob("*.png")}
+    make_trainer(Blind(), **ROUND, iterations=2, learning_rate=0.05).train(resume=True)
+    assert {path.name: path.stat().st_mtime_ns for path in folder.glob("*.png")} == before
+    (folder / "00001-1.safetensors").unlink()
+    with pytest.raises(OutputError, match=r"missing or damaged, and what drew them has learnt since\. Train into"):
+        make_trainer(Blind(), **ROUND, iterations=3, learning_rate=0.05).train(resume=True)
+    round_kept = {**ROUND, "dpo.reference": "round", "out": tmp_path / "kept", "learning_rate": 0.05}
+    make_trainer(Blind(), **round_kept, iterations=1).train()
+    file = folder_of(tmp_path / "kept", 0) / "00001-1.safetensors"
+    whole = file.read_bytes()
+    file.unlink()
+    make_trainer(Blind(), **round_kept, iterations=2).train(resume=True)
+    assert file.read_bytes() == whole  # drawn again by the weights that drew it
+
+
 def test_rounds_are_drawn_with_what_has_been_learnt_and_resumed(make_trainer, tmp_path):
     """Also with a reward that draws from torch's global state, and with more candidates than a batch holds."""
     options = {**ROUND, "batch_size": 2, "dpo.candidates": 3, "dpo.iterations_per_round": 2, "dpo.prompts_per_round": 4}
@@ -115,7 +134,7 @@ def test_rounds_are_drawn_with_what_has_been_learnt_and_resumed(make_trainer, tm
     assert losses[0] == losses[1] and len(losses[0]) == 4
     first, second = (rows(folder_of(tmp_path / "whole", number)) for number in (0, 1))
     assert {row["prompt"] for row in first} != {row["prompt"] for row in second}  # in turn
-    record = [json.loads((folder_of(tmp_path / "whole", n) / "round.json").read_text())["made_with"] for n in (0, 1)]
+    record = [json.loads((folder_of(tmp_path / "whole", n) / "round.json").read_text()) for n in (0, 1)]
     assert record[0]["weights"] != record[1]["weights"]
     for parameter, other in zip(again.trainable.parameters.values(), whole.trainable.parameters.values(), strict=True):
         assert torch.equal(parameter, other)

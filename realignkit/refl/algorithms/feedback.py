@@ -8,7 +8,6 @@ prediction to the frozen model's, so that guidance goes on to mean what it did.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
@@ -74,8 +73,13 @@ class Feedback(Algorithm):
 
     @property
     def compares_with_round(self) -> bool:
-        """Whether what is learnt is compared with the weights that drew the round's pictures."""
+        """Whether what is learnt is compared with the weights that drew the round's pictures, which are kept then."""
         return False
+
+    @property
+    def knows_what_drew(self) -> bool:
+        """Whether the weights that drew the round's pictures are still there, while the round is learnt from."""
+        return self.compares_with_round
 
     @classmethod
     def needs_base(cls, options: Any) -> bool:
@@ -111,10 +115,11 @@ class Feedback(Algorithm):
         number = 0 if length is None else iteration // length
         if number == self._round:
             return
-        if iteration == number * (length or 0) and CURRENT in self.trainable.kept:
+        begins = iteration == number * (length or 0)
+        if begins and self.compares_with_round:
             with self.trainable.averaged():
                 self.trainable.kept[CURRENT] = self.trainable.copied()
-        pictures = self._pictures_of(number)
+        pictures = self._pictures_of(number, begins)
         if self.options.shuffle_rewards:
             pictures.shuffle(self.config.seed, number)
         remark = self.look_at(pictures, number)
@@ -129,7 +134,7 @@ class Feedback(Algorithm):
             ModelError: there is nothing.
         """
 
-    def _pictures_of(self, number: int) -> RatedPictures:
+    def _pictures_of(self, number: int, begins: bool) -> RatedPictures:
         from realignkit.refl.pictures import RatedPictures
         from realignkit.refl.rounds import Round, folder_of
 
@@ -137,25 +142,20 @@ class Feedback(Algorithm):
         if number == 0 and self.options.pictures is not None:
             return RatedPictures(self.options.pictures, self.networks, weights)
         folder = folder_of(self._folder, number)
-        with self._drawing():
-            plan = self._plan(number)
+        drawing = self.trainable.averaged() if begins else contextlib.nullcontext()
+        if not begins and self.knows_what_drew:
+            drawing = self.trainable.holding(self.trainable.kept[CURRENT])
+        with drawing:
+            plan = self._plan(number, begins or self.knows_what_drew)
             Round(folder, plan, self.networks, self.sample, self.reward, self._processes).draw(self._stop, self._say)
         return RatedPictures(folder, self.networks, weights)
 
-    def _drawing(self) -> contextlib.AbstractContextManager[None]:
-        """The weights that draw: those that the round began with, where they are kept, else the average."""
-        kept = self.trainable.kept.get(CURRENT)
-        return self.trainable.averaged() if kept is None else self.trainable.holding(kept)
-
-    def _plan(self, number: int) -> Any:
+    def _plan(self, number: int, can_draw: bool) -> Any:
         from realignkit.refl.rounds import Plan
 
         options = self.options
         settings = json.loads(json.dumps(placeless(self.reward.settings or {}), default=str))
         count = min(options.prompts_per_round or len(self.prompts), len(self.prompts))
-        digest = hashlib.blake2b(digest_size=8)
-        for parameter in self.trainable.parameters.values():
-            digest.update(parameter.detach().cpu().numpy().tobytes())
         made_with = {
             "solver": options.solver,
             "num_inference_steps": options.num_inference_steps,
@@ -163,10 +163,12 @@ class Feedback(Algorithm):
             "size": list(self.networks.image_size),
             "reward": self.reward.name,
             "reward_options": settings,
-            "weights": digest.hexdigest(),
         }
         prompts = self.prompts_at(range(number * count, (number + 1) * count))
-        return Plan(number, prompts, options.candidates, self.config.batch_size, self.config.seed, made_with)
+        return Plan(
+            number, prompts, options.candidates, self.config.batch_size, self.config.seed, made_with,
+            self.trainable.digest() if can_draw else None,
+        )  # fmt: skip
 
     def sample(self, noise: Tensor, text: Text, noise_seeds: Sequence[int]) -> dict[str, Tensor]:
         """Draw; see :data:`realignkit.refl.rounds.Sampler`."""
