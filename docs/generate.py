@@ -1,4 +1,4 @@
-"""Writes what comes from the code: the reference pages, README's table of plugins and the list of files of the plan.
+"""Writes what comes from the code: the reference, README's table of plugins, their directory, the files of the plan.
 
 ``python docs/generate.py``.
 
@@ -13,8 +13,10 @@ import re
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import typer
+import yaml
 from typer.cli import get_docs_for_click
 
 from realignkit import contracts
@@ -25,7 +27,10 @@ REFERENCE = Path(__file__).parent / "reference"
 README = Path(__file__).parent.parent / "README.md"
 PLAN = Path(__file__).parent / "explanation" / "architecture.md"
 ENGINE = Path(__file__).parent.parent / "realignkit"
+DIRECTORY = Path(__file__).parent / "plugins.md"
+PACKAGES = Path(__file__).parent / "plugins.yaml"
 TABLE = re.compile(r"(?<=<!-- plugins -->\n).*?(?=<!-- /plugins -->)", re.DOTALL)
+LISTED = re.compile(r"(?<=<!-- packages -->\n).*?(?=<!-- /packages -->)", re.DOTALL)
 FILES = re.compile(r"(?<=<!-- files -->\n).*?(?=<!-- /files -->)", re.DOTALL)
 FLOOR = re.compile(r"^ *│ (?P<number>\d| ) │(?P<rooms>[a-z_ ]+)│", re.MULTILINE)
 CONTRACTS = {
@@ -66,6 +71,36 @@ def readme(registry: Registry) -> str:
         purpose = inspect.getdoc(CONTRACTS[kind]).splitlines()[0].rstrip(".")
         rows.append(f"| {kind} | {_cell(purpose)} | {', '.join(names)} |")
     return TABLE.sub(lambda _: "\n".join(rows) + "\n", README.read_text(encoding="utf-8"))
+
+
+def packages() -> list[dict[str, Any]]:
+    """The packages of ``plugins.yaml``."""
+    return yaml.safe_load(PACKAGES.read_text(encoding="utf-8"))
+
+
+def directory(registry: Registry) -> str:
+    """The page of plugins with a table for each package that is listed: what each brings, downloads, and is licensed as."""
+    lines: list[str] = []
+    for package in packages():
+        needs = f", works with realignkit {package['requires']}" if "requires" in package else ""
+        lines += ["", f"### [{package['package']}]({package['url']})", ""]
+        lines += [f"{package['about']} Code: {package['license']}{needs}.", ""]
+        lines += [
+            "| kind | name | what it brings | download | licence of its checkpoint |",
+            "| --- | --- | --- | --- | --- |",
+        ]
+        for kind, names in package["plugins"].items():
+            lines += [_listed(registry, kind, name, about) for name, about in names.items()]
+    return LISTED.sub(lambda _: "\n".join(lines) + "\n\n", DIRECTORY.read_text(encoding="utf-8"))
+
+
+def _listed(registry: Registry, kind: str, name: str, about: dict[str, str] | str) -> str:
+    """A row of the directory. Of what realignkit brings itself, text and licence are those that it is registered with."""
+    if isinstance(about, str):
+        return f"| {kind} | `{name}` | {_cell(about)} | | |"
+    info = registry.info(kind, name)
+    source = f" ([more]({about['of']}))" if "of" in about else ""
+    return f"| {kind} | `{name}` | {_cell(info.description)}{source} | {about.get('download', '')} | {info.license} |"
 
 
 def floors(plan: str) -> list[list[str]]:
@@ -116,6 +151,7 @@ def pages() -> dict[Path, str]:
         REFERENCE / "cli.md": command_line(),
         REFERENCE / "plugins.md": plugins(registry),
         README: readme(registry),
+        DIRECTORY: directory(registry),
         PLAN: plan(),
     }
 

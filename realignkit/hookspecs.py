@@ -11,12 +11,13 @@ until somebody uses the plugin, so listing plugins stays fast and needs none of 
     def register_scorers(register):
         register("echo", "my_package.echo:EchoScorer", "every tag is certain; its caption is the tag")
 
-``register(name, factory, description, *, requires=(), extra=None, options=None)``:
+``register(name, factory, description, *, requires=(), extra=None, options=None, license="")``:
 
 - ``factory``: ``"module:attribute"`` or a callable; called with the options as keyword arguments;
 - ``requires``: import names it needs; ``extra``: the ``realignkit[extra]`` (or any pip requirement) that brings
   them, for the message a user sees;
-- ``options``: presets, so that one class can serve several names.
+- ``options``: presets, so that one class can serve several names;
+- ``license``: of the checkpoint that it loads by default, as its publisher names it.
 
 *Lifecycle hooks* let a plugin look at, or change, what passes through.
 """
@@ -28,6 +29,7 @@ import importlib
 import importlib.util
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 import pluggy
@@ -123,6 +125,16 @@ class PluginInfo:
     extra: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     source: str = ""
+    license: str = ""
+
+    @property
+    def distribution(self) -> str:
+        """The package that brings it, with its version; "" where no installed one does."""
+        name, _, entry_point = self.source.partition(":")
+        try:
+            return f"{name} {version(name)}" if entry_point else ""
+        except PackageNotFoundError:
+            return ""
 
     @property
     def missing(self) -> tuple[str, ...]:
@@ -216,6 +228,7 @@ class Register:
         requires: Iterable[str] = (),
         extra: str | None = None,
         options: Mapping[str, Any] | None = None,
+        license: str = "",
     ) -> None:
         """Register one plugin; the arguments are as above.
 
@@ -227,11 +240,12 @@ class Register:
         whose = f"{self.kind} '{name}'"
         if not callable(factory) and not (isinstance(factory, str) and ":" in factory):
             raise PluginError(f"{whose}: factory must be callable or 'module:attribute', got {factory!r}.")
-        for argument, text in {"description": description, "extra": extra or ""}.items():
+        for argument, text in {"description": description, "extra": extra or "", "license": license}.items():
             if not isinstance(text, str):
                 raise PluginError(f"{whose}: {argument} must be text, got {text!r}.")
         try:
             needed, presets = words("requires", requires), mapping("options", options)
         except OptionError as error:
             raise PluginError(f"{whose}: {error}") from None
-        self.infos.append(PluginInfo(self.kind, name, description, factory, needed, extra, presets, self.source))
+        info = PluginInfo(self.kind, name, description, factory, needed, extra, presets, self.source, license)
+        self.infos.append(info)

@@ -46,3 +46,9 @@ def requirements_on_us(requirements: Iterable[str]) -> list[Requirement]:
             ):
                 ours.append(requirement)
     return ours
+
+
+def compatible(version: str) -> str:
+    """What a plugin requires that is written with a version: that one, less than the next big one (``>=0.2,<1``)."""
+    major, minor, *_ = version.split(".")
+    return f">={major}.{minor},<{int(major) + 1}"

@@ -13,7 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import yaml
 
+from realignkit import KINDS
+from realignkit.registry import default_registry
 from realignkit_plugins.micro import checkpoints
 from tests.conftest import HANGS
 from tests.plugins.generators.original import write_quick_model
@@ -184,3 +187,14 @@ def test_links_between_pages_lead_somewhere():
 def test_nothing_names_where_it_was_made():
     for page in [*PAGES, *(ROOT / "examples").rglob("*.py"), ROOT / "Makefile"]:
         assert not re.search(r"(?<![\w.])/(work|root|home)/", page.read_text(encoding="utf-8")), page
+
+
+def test_every_plugin_of_ours_is_in_the_directory_and_no_other():
+    """``docs/plugins.yaml`` is what docs/plugins.md is generated from; what others bring is theirs to say."""
+    packages = {package["package"]: package for package in yaml.safe_load((ROOT / "docs/plugins.yaml").read_text())}
+    listed = {(kind, name) for kind, names in packages["realignkit"]["plugins"].items() for name in names}
+    ours = {(i.kind, i.name) for i in default_registry().infos() if i.source.startswith("realignkit:")}
+    assert listed == ours, "put it into docs/plugins.yaml, and run python docs/generate.py"
+    for package in packages.values():
+        assert {"package", "about", "license", "url", "plugins"} == package.keys() - {"requires"}
+        assert set(package["plugins"]) <= set(KINDS)

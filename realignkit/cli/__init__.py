@@ -16,6 +16,7 @@ from realignkit.cli.dense import dense
 from realignkit.cli.doctor import doctor
 from realignkit.cli.eval import eval_app
 from realignkit.cli.figure import figure_app
+from realignkit.cli.plugin import plugin_app
 from realignkit.cli.plugins import plugins_app
 from realignkit.cli.run import run
 from realignkit.cli.show import show
@@ -50,6 +51,7 @@ def _root(
 for command in (run, dense, train, show, doctor):
     app.command(cls=Command)(command)
 app.add_typer(plugins_app, name="plugins")
+app.add_typer(plugin_app, name="plugin")
 app.add_typer(ablate_app, name="ablate")
 app.add_typer(figure_app, name="figure")
 app.add_typer(eval_app, name="eval")

@@ -1,21 +1,49 @@
-"""``realignkit plugins``: what is installed, and which options it has."""
+"""``realignkit plugins``: what is installed, which options it has, and whether it keeps its contract."""
 
 from __future__ import annotations
 
 import typing
+from dataclasses import asdict
+from difflib import get_close_matches
 from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
+from typer.core import TyperGroup
 
 from realignkit import KINDS
-from realignkit.cli._progress import Command, err, new_table, out, print_json, results_only
+from realignkit.cli._progress import (
+    EXIT_SOME_FAILED,
+    Bars,
+    Command,
+    err,
+    new_table,
+    out,
+    print_json,
+    print_table,
+    results_only,
+)
 from realignkit.errors import PluginError
 
 if typing.TYPE_CHECKING:
     from realignkit.registry import PluginInfo
 
-plugins_app = typer.Typer(invoke_without_command=True, help="List plugins, or show the options of one.")
+
+class _NamesToo(TyperGroup):
+    """A group where a plugin's name stands for showing it: ``realignkit plugins clip``."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """The command of a name; see the class."""
+        known = args[0] in self.commands or args[0].startswith("-")
+        return super().resolve_command(ctx, args if known else ["show", *args])
+
+
+plugins_app = typer.Typer(
+    cls=_NamesToo,
+    invoke_without_command=True,
+    help="List plugins, show one (realignkit plugins NAME), or hold it against its contract.",
+    subcommand_metavar="[NAME | COMMAND] [ARGS]...",
+)
 
 
 @plugins_app.callback()
@@ -54,16 +82,35 @@ def _list(kind: str | None, as_json: bool) -> None:
 
 @plugins_app.command("show", cls=Command)
 def show_plugin(
-    kind: Annotated[str, typer.Argument(help="generator, tagger, scorer …")],
-    name: Annotated[str, typer.Argument(help="As 'realignkit plugins' lists it.")],
+    kind: Annotated[str, typer.Argument(metavar="[KIND]", help="generator, tagger, scorer …; may be left out.")],
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="As 'realignkit plugins' lists it.")] = None,
 ) -> None:
-    """Show a plugin's options: type, default, meaning."""
+    """Show a plugin: options with type, default and meaning, the package it is from, the licence of its checkpoint."""
     from realignkit.registry import default_registry
 
-    info = default_registry().info(kind, name)
+    registry = default_registry()
+    if name is not None:
+        _show(registry.info(kind, name))
+        return
+    named = [info for info in registry.infos() if info.name == kind]
+    if not named:
+        names = sorted({info.name for info in registry.infos()})
+        near = get_close_matches(kind, names, n=1)
+        hint = f"Did you mean '{near[0]}'? " if near else ""
+        raise PluginError(f"no plugin is called '{kind}'. {hint}'realignkit plugins' lists them all.")
+    for number, info in enumerate(named):
+        if number:
+            out().print()
+        _show(info)
+
+
+def _show(info: PluginInfo) -> None:
     console = out()
     console.print(f"[bold]{info.kind} {escape(info.name)}[/]: {escape(info.description)}")
-    console.print(f"from {escape(info.source)}", style="dim")
+    package = f", package {info.distribution}" if info.distribution else ""
+    console.print(f"from {escape(info.source)}{escape(package)}", style="dim")
+    if info.license:
+        console.print(f"licence of its checkpoint: {escape(info.license)}", style="dim")
     if not info.available:
         console.print(f"[yellow]not available:[/] {escape(info.remedy)}")
         return
@@ -76,7 +123,50 @@ def show_plugin(
         default = info.options.get(option, "required" if field.is_required() else _default(field))
         table.add_row(option, escape(_type(field.annotation)), escape(str(default)), escape(field.description or ""))
     console.print(table)
-    console.print(f"set one with: realignkit run … --set {kind}.{next(iter(model.model_fields))}=…", style="dim")
+    console.print(f"set one with: realignkit run … --set {info.kind}.{next(iter(model.model_fields))}=…", style="dim")
+
+
+@plugins_app.command("validate", cls=Command)
+def validate_plugin(
+    target: Annotated[
+        str,
+        typer.Argument(metavar="PATH|NAME", help="A project's folder, a Python file, an installed package or plugin."),
+    ],
+    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+) -> None:
+    """Hold plugins against their contracts; exit code 1 where one breaks it. Downloads nothing."""
+    from realignkit.registry import default_registry
+    from realignkit.testing.targets import validate
+
+    bars, findings = Bars(), []
+    with bars:
+        for finding in validate(target, default_registry(), _unready):
+            findings.append(finding)
+            bars.step("checking", len(findings), None, f"{finding.whose} {finding.check}")
+    if as_json:
+        print_json([asdict(finding) for finding in findings])
+    else:
+        rows = [
+            (finding.whose, finding.check, finding.problem or finding.skipped or "ok", f"{finding.seconds:.1f}")
+            for finding in findings
+        ]
+        print_table(("plugin", "check", "result", "s"), rows)
+    problems = sum(bool(finding.problem) for finding in findings)
+    skipped = sum(bool(finding.skipped) for finding in findings)
+    err().print(
+        f"{len(findings)} checks: {f'{problems} found something' if problems else 'nothing is wrong'}"
+        + (f", {skipped} could not be made here" if skipped else "")
+    )
+    if problems:
+        raise typer.Exit(EXIT_SOME_FAILED)
+
+
+def _unready(info: PluginInfo) -> str:
+    """Why a plugin cannot work here without a download, a key or an option."""
+    from realignkit.cli.doctor import cached_models, examine
+
+    finding = examine(info, cached_models())
+    return finding.remedy if finding.state in ("on first use", "not ready", "ready") else ""
 
 
 def _record(info: PluginInfo) -> dict[str, Any]:

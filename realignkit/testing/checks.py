@@ -35,6 +35,9 @@ CONTRACTS = {
 }
 
 
+Unready = Callable[[PluginInfo], str]
+
+
 @dataclass(frozen=True)
 class Finding:
     """What came of one check.
@@ -95,14 +98,25 @@ def findings(plugin: Any, kind: str | None = None) -> Iterator[Finding]:
         )
 
 
-def of_registered(info: PluginInfo) -> Iterator[Finding]:
-    """The checks of a plugin that is registered: how it is imported and made, and those of its kind."""
+def always_ready(info: PluginInfo) -> str:
+    """Whatever a plugin needs may be downloaded."""
+    return ""
+
+
+def of_registered(info: PluginInfo, unready: Unready = always_ready) -> Iterator[Finding]:
+    """The checks of a plugin that is registered: how it is imported and made, and those of its kind.
+
+    ``unready``: why a plugin cannot be asked here (its weights would have to be downloaded); "" where it can.
+    """
     whose = f"{'prompt set' if info.kind == 'prompts' else info.kind} '{info.name}'"
     if not info.available:
         yield Finding(whose, "installed", skipped=f"not checked. Run: {info.remedy}")
         return
+    if why := unready(info):
+        yield Finding(whose, "ready", skipped=f"not checked: {why}")
+        return
     made: list[Any] = []
-    first = _finding(whose, "made", lambda: made.append(made_quickly(info)))
+    first = finding_of(whose, "made", lambda: made.append(made_quickly(info)))
     if first.problem or made[0] is None:
         lacks = first if first.problem else replace(first, skipped=f"not checked: {making.lacking(info)}")
         yield lacks
@@ -111,10 +125,33 @@ def of_registered(info: PluginInfo) -> Iterator[Finding]:
     yield from _of_one(Named(info.kind, info.name, made[0], info.options))
 
 
+def of_plugin(registry: Registry, module: Any, unready: Unready = always_ready) -> Iterator[Finding]:
+    """The checks of everything that a module or object registers in ``registry``; see :func:`of_registered`."""
+    source = registry.manager.get_name(module) or ""
+    if isinstance(module, ModuleType) and getattr(module, "__spec__", None) is not None:
+        whose = f"plugin '{source}'"
+        yield finding_of(whose, "imported", lambda: _raise(whose, import_problem(module.__name__)))
+    for info in registry.infos():
+        if info.source == source:
+            yield from of_registered(info, unready)
+    for hook, check in hooks.HOOKS.items():
+        if any(implementation.plugin is module for implementation in getattr(registry.hook, hook).get_hookimpls()):
+            yield finding_of(
+                f"hook {hook} of plugin '{source}'", "answers", functools.partial(check, alone(module, source))
+            )
+
+
+def alone(module: Any, source: str) -> Registry:
+    """A registry of this plugin and no other."""
+    registry = Registry(discover=False)
+    registry.register(module, source)
+    return registry
+
+
 def _of_one(plugin: Named) -> Iterator[Finding]:
-    yield _finding(plugin.whose, "documented", lambda: check_documented(plugin))
+    yield finding_of(plugin.whose, "documented", lambda: check_documented(plugin))
     for name, check in CHECKS[plugin.kind].items():
-        finding = _finding(plugin.whose, name, functools.partial(check, plugin))
+        finding = finding_of(plugin.whose, name, functools.partial(check, plugin))
         yield finding
         if finding.problem:
             return
@@ -123,17 +160,10 @@ def _of_one(plugin: Named) -> Iterator[Finding]:
 def _of_module(module: Any) -> Iterator[Finding]:
     name = getattr(module, "__name__", type(module).__name__)
     registry = Registry(discover=False)
-    registered = _finding(f"plugin '{name}'", "registered", lambda: registry.register(module, name))
+    registered = finding_of(f"plugin '{name}'", "registered", lambda: registry.register(module, name))
     yield registered
-    if registered.problem:
-        return
-    if isinstance(module, ModuleType) and getattr(module, "__spec__", None) is not None:
-        yield _finding(f"plugin '{name}'", "imported", lambda: _raise(f"plugin '{name}'", import_problem(name)))
-    for info in registry.infos():
-        yield from of_registered(info)
-    for hook, check in hooks.HOOKS.items():
-        if getattr(registry.hook, hook).get_hookimpls():
-            yield _finding(f"hook {hook} of plugin '{name}'", "answers", functools.partial(check, registry))
+    if not registered.problem:
+        yield from of_plugin(registry, module)
 
 
 def _has_hooks(plugin: Any) -> bool:
@@ -146,7 +176,7 @@ def _raise(whose: str, problem: str) -> None:
         raise PluginError(f"{whose} {problem}")
 
 
-def _finding(whose: str, name: str, check: Callable[[], object]) -> Finding:
+def finding_of(whose: str, name: str, check: Callable[[], object]) -> Finding:
     """One check, done in a thread of its own that is left behind where it does not end."""
     start, problem = time.perf_counter(), ""
     try:

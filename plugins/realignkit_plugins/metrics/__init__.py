@@ -18,27 +18,34 @@ def register_metrics(register: Register) -> None:
         "realignkit_plugins.metrics.fid:FID",
         "Fréchet Inception distance to real pictures (reference=…), resized as clean-fid, pytorch-fid or "
         "torch-fidelity does",
+        license="Apache-2.0",
     )
     register(
         "kid",
         "realignkit_plugins.metrics.kid:KID",
         "kernel Inception distance to real pictures (reference=…), which few images do not bias",
+        license="Apache-2.0",
     )
-    register("cmmd", "realignkit_plugins.metrics.kid:CMMD", "CLIP maximum mean discrepancy to real pictures")
+    register(
+        "cmmd", "realignkit_plugins.metrics.kid:CMMD", "CLIP maximum mean discrepancy to real pictures", license="MIT"
+    )
     register(
         "precision_recall",
         "realignkit_plugins.metrics.quality:PrecisionRecall",
         "how many images look real, and how much of what is real they cover",
+        license="Apache-2.0",
     )
     register(
         "inception_score",
         "realignkit_plugins.metrics.quality:InceptionScore",
         "how sure Inception is of each image, and of how many kinds they are",
+        license="Apache-2.0",
     )
     register(
         "clip_score",
         "realignkit_plugins.metrics.clip_score:CLIPScore",
         "CLIPScore as it is defined (clip_score), and the plain cosine (clip_cosine), by any CLIP",
+        license="MIT",
     )
     register(
         "tifa",

@@ -14,6 +14,9 @@ from realignkit_plugins.micro.checkpoints import FOLDER
 if TYPE_CHECKING:
     from realignkit.hookspecs import Register
 
+_LICENSE = "Apache-2.0"
+"""Of the embedded checkpoints: the package's own."""
+
 _REWARDS = {
     "caption": (
         "caption:CaptionReward",
@@ -72,6 +75,7 @@ def register_generators(register: Register) -> None:
             "num_inference_steps": 25,
             "guidance_scale": 7.5,
         },
+        license=_LICENSE,
     )
 
 
@@ -84,12 +88,14 @@ def register_taggers(register: Register) -> None:
         "realignkit_plugins.taggers.recognize_anything:RecognizeAnythingTagger",
         "names the objects and backgrounds of the embedded world; a small RAM, embedded",
         options={"model": "micro:ram", "threshold": 0.1},
+        license=_LICENSE,
     )
     register(
         "micro_resnet",
         "realignkit_plugins.taggers.image_classification:ImageClassificationTagger",
         "the same names by a ResNet, embedded",
         options={"model": "micro:tagger", "threshold": 0.1},
+        license=_LICENSE,
     )
     for name, network in RECOGNIZE_ANYTHING.items():
         register(
@@ -97,6 +103,7 @@ def register_taggers(register: Register) -> None:
             "realignkit_plugins.taggers.recognize_anything:RecognizeAnythingTagger",
             f"the same names by {network}'s own class at small size and its threshold, embedded",
             options={"model": f"micro:{name}"},
+            license=_LICENSE,
         )
 
 
@@ -108,6 +115,7 @@ def register_segmenters(register: Register) -> None:
         "realignkit_plugins.segmenters.clipseg:CLIPSegSegmenter",
         "finds phrases in pictures of the embedded world; a CLIPSeg, embedded",
         options={"model": "micro:segmenter"},
+        license=_LICENSE,
     )
 
 
@@ -115,9 +123,8 @@ def register_segmenters(register: Register) -> None:
 def register_rewards(register: Register) -> None:
     """The embedded rewards, which stand in for those of the same name when the model is ``micro``."""
     for name, (factory, options, what) in REWARDS.items():
-        register(
-            f"micro_{name}", f"realignkit_plugins.rewards.{factory}", f"{what}, for the embedded world", options=options
-        )
+        path = f"realignkit_plugins.rewards.{factory}"
+        register(f"micro_{name}", path, f"{what}, for the embedded world", options=options, license=_LICENSE)
     for name, (_, _, what) in QUESTION_METRICS.items():
         register(
             f"micro_{name}",
@@ -136,6 +143,7 @@ def register_vqa(register: Register) -> None:
             "realignkit_plugins.vqa.blip:BlipVQA",
             "answers questions about pictures of the embedded world; a BLIP, embedded",
             options={"model": "micro:vqa"},
+            license=_LICENSE,
         )
 
 

@@ -28,10 +28,11 @@ def register_scorers(register: Register) -> None:
     llama = "realignkit_plugins.scorers.llama_cpp:LlamaCppScorer"
     vicuna = {"model": "TheBloke/vicuna-7B-v1.5-GGUF:vicuna-7b-v1.5.Q4_K_M.gguf", "chat_template": "vicuna"}
     llama2 = {"model": "TheBloke/Llama-2-7B-Chat-GGUF:llama-2-7b-chat.Q4_K_M.gguf", "chat_template": "llama2"}
-    for name, description, options in (
-        ("llama_cpp", "any GGUF file, in this process, without network", {}),
-        ("llama_cpp_logprob", "the same by probabilities of words, which small models need", {"mode": "logprob"}),
-        ("vicuna", "Vicuna-7b v1.5, 4 bits, from the hub (4 GB)", vicuna),
-        ("llama2", "Llama-2-7b chat, 4 bits, from the hub (4 GB)", llama2),
+    community = "Llama 2 Community License"
+    for name, description, options, license in (
+        ("llama_cpp", "any GGUF file, in this process, without network", {}, ""),
+        ("llama_cpp_logprob", "the same by probabilities of words, which small models need", {"mode": "logprob"}, ""),
+        ("vicuna", "Vicuna-7b v1.5, 4 bits, from the hub (4 GB)", vicuna, community),
+        ("llama2", "Llama-2-7b chat, 4 bits, from the hub (4 GB)", llama2, community),
     ):
-        register(name, llama, description, requires=("llama_cpp",), extra="llama", options=options)
+        register(name, llama, description, requires=("llama_cpp",), extra="llama", options=options, license=license)

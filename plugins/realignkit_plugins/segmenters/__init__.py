@@ -17,9 +17,11 @@ def register_segmenters(register: Register) -> None:
         "clipseg",
         "realignkit_plugins.segmenters.clipseg:CLIPSegSegmenter",
         "CLIPSeg: masks from text, by any CLIPSegForImageSegmentation checkpoint",
+        license="Apache-2.0",
     )
     register(
         "grounded_sam",
         "realignkit_plugins.segmenters.grounded_sam:GroundedSamSegmenter",
         "Grounded-SAM: boxes from text by Grounding DINO, masks from boxes by SAM or SAM 2",
+        license="Apache-2.0",
     )

@@ -29,6 +29,7 @@ def register_taggers(register: Register) -> None:
             "file": "ram_swin_large_14m.pth",
             "architecture": "ram",
         },
+        license="MIT",
     )
     register(
         "ram_plus",
@@ -39,6 +40,7 @@ def register_taggers(register: Register) -> None:
             "file": "ram_plus_swin_large_14m.pth",
             "architecture": "ram_plus",
         },
+        license="Apache-2.0",
     )
     register(
         "tag2text",
@@ -49,9 +51,11 @@ def register_taggers(register: Register) -> None:
             "file": "tag2text_swin_14m.pth",
             "architecture": "tag2text",
         },
+        license="MIT",
     )
     register(
         "florence2",
         "realignkit_plugins.taggers.florence2:Florence2Tagger",
         "Florence-2: a vision-language model that lists (or describes) what it sees; no fixed list of tags",
+        license="MIT",
     )

@@ -17,12 +17,14 @@ def register_vqa(register: Register) -> None:
         "blip_vqa",
         "realignkit_plugins.vqa.blip:BlipVQA",
         "short answers by any BlipForQuestionAnswering checkpoint, by default BLIP-VQA base (1.5 GB)",
+        license="BSD-3-Clause",
     )
     register(
         "blip_vqa_large",
         "realignkit_plugins.vqa.blip:BlipVQA",
         "the same by BLIP-VQA CapFilt-L, which TIFA calls blip-large",
         options={"model": "Salesforce/blip-vqa-capfilt-large"},
+        license="BSD-3-Clause",
     )
     for name, description, options in (
         ("openai_chat", "any service with OpenAI's chat protocol that takes images, local servers included", {}),
@@ -34,4 +36,5 @@ def register_vqa(register: Register) -> None:
         "vlm",
         "realignkit_plugins.vqa.vision_language:VisionLanguageVQA",
         "any vision-language model of transformers (Qwen-VL, LLaVA, SmolVLM, BLIP-2 …), by default Qwen3-VL 8B (18 GB)",
+        license="Apache-2.0",
     )

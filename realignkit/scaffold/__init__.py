@@ -1,0 +1,98 @@
+"""A new project for a plugin, from templates: package, module, tests, licence, workflows. It works as it is."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from realignkit import KINDS, __version__
+from realignkit.errors import OptionError
+from realignkit.files import atomic_write
+from realignkit.requirements import compatible
+
+PROJECT_KINDS = (*KINDS, "hook")
+"""Kinds of plugin that there are templates for: those with a name, and a hook that looks at what passes through."""
+
+LICENSES = ("Apache-2.0", "MIT", "BSD-3-Clause")
+"""Licences whose texts are here, as SPDX calls them."""
+
+_CLASSES = {"prompts": "Prompts", "vqa": "VQA"}
+_FILES: Mapping[str, str] = {
+    "pyproject.toml": "pyproject.toml.jinja",
+    "README.md": "README.md.jinja",
+    ".gitignore": "gitignore.jinja",
+    ".github/workflows/test.yml": "workflows/test.yml.jinja",
+}
+
+
+def new_project(
+    name: str,
+    kind: str,
+    folder: str | Path | None = None,
+    *,
+    license: str = LICENSES[0],
+    author: str = "",
+    publish: bool = False,
+) -> Path:
+    """Write a project; the folder it is in.
+
+    Args:
+        name: of the plugin, as users will type it: letters, digits and hyphens.
+        kind: of :data:`PROJECT_KINDS`.
+        folder: where; None: ``realignkit-NAME`` in the working folder.
+        license: of :data:`LICENSES`.
+        author: whom the licence names; "": the authors of the project.
+        publish: whether with a workflow that publishes releases on PyPI.
+
+    Raises:
+        OptionError: a name, kind or licence that will not do, or a folder that holds something already.
+    """
+    short = name.strip().lower().replace("_", "-").removeprefix("realignkit-")
+    if not re.fullmatch(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", short):
+        raise OptionError(f"'{name}' will not do as a name: take letters, digits and hyphens, such as night-vision.")
+    for what, value, known in (("kind", kind, PROJECT_KINDS), ("licence", license, LICENSES)):
+        if value not in known:
+            raise OptionError(f"there is no template for the {what} '{value}'. Take one of: {', '.join(known)}.")
+    project = f"realignkit-{short}"
+    target = Path(folder or project)
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise OptionError(f"{target} is there already. Give another folder, or take it away.")
+    module = project.replace("-", "_")
+    camel = "".join(part.capitalize() for part in short.split("-"))
+    author = " ".join(author.split())
+    values = {
+        "name": short,
+        "kind": kind,
+        "project": project,
+        "module": module,
+        "class_name": camel + _CLASSES.get(kind, kind.capitalize()),
+        "requirement": f"realignkit{compatible(__version__)}",
+        "license": license,
+        "author": author and json.dumps(author, ensure_ascii=False),
+        "holder": author or f"the authors of {project}",
+        "year": datetime.datetime.now(tz=datetime.UTC).year,
+        "publish": publish,
+    }
+    files = {
+        **_FILES,
+        "LICENSE": f"licenses/{license}.jinja",
+        f"{module}.py": f"modules/{kind}.py.jinja",
+        f"tests/test_{module.removeprefix('realignkit_')}.py": f"tests/{kind}.py.jinja",
+    }
+    if publish:
+        files[".github/workflows/publish.yml"] = "workflows/publish.yml.jinja"
+    templates = Environment(
+        loader=PackageLoader("realignkit.scaffold"),
+        undefined=StrictUndefined,
+        keep_trailing_newline=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    for path, template in files.items():
+        atomic_write(target / path, templates.get_template(template).render(values))
+    return target
