@@ -79,7 +79,7 @@ def packages() -> list[dict[str, Any]]:
 
 
 def directory(registry: Registry) -> str:
-    """The page of plugins with a table for each package that is listed: what each brings, downloads, and is licensed as."""
+    """The page of plugins with a table for each package that is listed: what each brings, and under which licence."""
     lines: list[str] = []
     for package in packages():
         needs = f", works with realignkit {package['requires']}" if "requires" in package else ""
@@ -95,7 +95,7 @@ def directory(registry: Registry) -> str:
 
 
 def _listed(registry: Registry, kind: str, name: str, about: dict[str, str] | str) -> str:
-    """A row of the directory. Of what realignkit brings itself, text and licence are those that it is registered with."""
+    """A row of the directory. Text and licence of what realignkit brings are those that it is registered with."""
     if isinstance(about, str):
         return f"| {kind} | `{name}` | {_cell(about)} | | |"
     info = registry.info(kind, name)

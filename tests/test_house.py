@@ -89,7 +89,19 @@ def test_the_layers_hold():
 
 def test_plugins_may_import_what_is_public_and_nothing_else():
     public = {
-        *("calls", "contracts", "errors", "files", "frechet", "hookspecs", "images", "layout", "machine", "named"),
+        *(
+            "advantages",
+            "calls",
+            "contracts",
+            "errors",
+            "files",
+            "frechet",
+            "hookspecs",
+            "images",
+            "layout",
+            "machine",
+            "named",
+        ),
         *("prompts", "questions", "realignment", "records", "registry", "resolve", "tables", "types"),
     }
     contracts = {contract["name"]: contract for contract in PYPROJECT["tool"]["importlinter"]["contracts"]}
