@@ -13,7 +13,7 @@ from realignkit import contracts
 from realignkit.attention.config import ModulationConfig
 from realignkit.errors import ModelError, OptionError, PluginError
 from realignkit.realigner import STEPS, Realigner
-from realignkit.types import Layout, Segment, Tag
+from realignkit.types import Layout, Tag
 from tests import tiny
 
 PROMPT = "a red book and a yellow pen"
@@ -199,47 +199,6 @@ def test_weights_that_cannot_be_had_are_missed_before_anything_is_drawn(make_rea
     assert len(realigner.generate([PROMPT], [7])) == 1
 
 
-# --- lifecycle hooks ------------------------------------------------------------------------------------------------
-
-
-class Keep:
-    """Keeps the segments that a test selects, and remembers what it was shown."""
-
-    def __init__(self, *names: str) -> None:
-        self.names, self.seen = names, list[list[str]]()
-
-    @realignkit.hookimpl
-    def before_refine(self, layout: Layout) -> Layout | None:
-        self.seen.append([segment.caption.tag for segment in layout])
-        return Layout(tuple(segment for segment in layout if segment.caption.tag in self.names))
-
-
-class Returning:
-    def __init__(self, result: Any) -> None:
-        self.result = result
-
-    @realignkit.hookimpl
-    def before_refine(self, prompt: str, layout: Layout) -> Any:
-        return self.result(prompt, layout) if callable(self.result) else self.result
-
-
-def test_layouts_pass_through_the_plugins_one_after_the_other(registry, realigner):
-    later, looks, first = Keep("book"), Returning(None), Keep("book", "desk")
-    for name, plugin in (("later", later), ("looks", looks), ("first", first)):  # last registered is called first
-        registry.register(plugin, name)
-    result = realigner(PROMPT, 7)
-    assert sorted(first.seen[0]) == ["book", "desk", "pen"]
-    assert sorted(later.seen[0]) == ["book", "desk"]
-    assert [segment.caption.tag for segment in result.layout] == ["book"]
-
-
-def test_plugin_that_takes_every_mask_away(registry, realigner):
-    registry.register(Keep("nothing"), "emptier")
-    result = realigner(PROMPT, 7)
-    assert result.refined is result.coarse and result.conditioning == PROMPT
-    assert "before_refine has left no mask" in result.notes[-1]
-
-
 def test_a_compiled_network_is_realigned_as_it_was(make_realigner):
     """All the way, from its size to its verdict; only the drawing of the coarse image is compiled."""
     plain, compiled = make_realigner(), make_realigner()
@@ -256,56 +215,6 @@ def test_a_compiled_network_is_realigned_as_it_was(make_realigner):
 def test_what_is_not_modulated_is_noted(make_realigner):
     result = make_realigner(modulation={"share": 0.0})(PROMPT, 7)
     assert any("modulation.share is 0" in note for note in result.notes)
-
-
-def test_plugin_can_bring_its_own_layout(registry, make_realigner):
-    mask = np.zeros((32, 32), bool)
-    mask[:, :10] = True
-    registry.register(Returning(lambda prompt, layout: Layout((Segment(tiny.certain("book"), mask),))), "boxes")
-    result = make_realigner(options={"tagger": {"threshold": 1.0}})(PROMPT, 7)  # no tags of its own
-    assert result.layout.segments[0].area == pytest.approx(10 / 32)
-    assert result.refined is not result.coarse
-    assert not result.notes
-
-
-@pytest.mark.parametrize(
-    ("returned", "problem"),
-    [
-        ("layout", "a str is no Layout"),
-        (Layout((Segment(tiny.certain("book"), np.ones((5, 5), bool)),)), r"bool \(32, 32\)"),
-        (lambda prompt, layout: 1 / 0, "ZeroDivisionError"),
-    ],
-)
-def test_before_refine_gone_wrong_names_the_plugin(registry, realigner, returned, problem):
-    registry.register(Returning(returned), "culprit")
-    with pytest.raises(PluginError, match=f"'culprit' .*{problem}"):
-        realigner(PROMPT, 7)
-
-
-def test_after_realign_sees_each_result(registry, realigner):
-    class Looks:
-        seen: list[Any]
-
-        @realignkit.hookimpl
-        def after_realign(self, realignment: Any) -> None:
-            self.seen.append(realignment)
-
-    looks = Looks()
-    looks.seen = []
-    registry.register(looks, "looks")
-    results = realigner([PROMPT, "a red book"], 7)
-    assert looks.seen == results
-
-
-def test_after_realign_gone_wrong_names_the_plugin(registry, realigner):
-    class Fails:
-        @realignkit.hookimpl
-        def after_realign(self) -> None:
-            raise OSError("disk on fire")
-
-    registry.register(Fails(), "culprit")
-    with pytest.raises(PluginError, match="after_realign of plugin 'culprit' failed: OSError: disk on fire"):
-        realigner(PROMPT, 7)
 
 
 # --- settings -------------------------------------------------------------------------------------------------------

@@ -70,8 +70,8 @@ class QuestionMetric(Metric):
 
     def identity(self) -> dict[str, Any]:
         """Who answers, with its options, and what it says of itself."""
-        own = self.vqa.identity() if hasattr(self.vqa, "identity") else {}
-        return {"vqa": self.options.vqa, **{f"vqa.{name}": value for name, value in own.items()}}
+        says = self.vqa.identity() if hasattr(self.vqa, "identity") else {}
+        return {"vqa": self.options.vqa, **{f"vqa.{name}": value for name, value in says.items()}}
 
     @abstractmethod
     def judge_each(self, images: Sequence[Image], prompts: Sequence[str]) -> list[dict[str, Any]]:

@@ -130,8 +130,7 @@ class SoftTIFA(QuestionMetric):
 
     def identity(self) -> dict[str, Any]:
         """Who answers which questions, in which words."""
-        own = self.options.questions
-        questions = own if own == RULES else checksum(self._file)
+        questions = RULES if self.options.questions == RULES else checksum(self._file)
         return {**super().identity(), "questions": questions, "template": self.options.template}
 
     @cached_property

@@ -119,11 +119,10 @@ class TIFA(QuestionMetric):
 
     def identity(self) -> dict[str, Any]:
         """Who answers which questions, and how the nearest choice is found."""
-        own = self.options.questions
-        questions: Any = own
-        if own == WRITTEN:
+        questions: Any = self.options.questions
+        if questions == WRITTEN:
             questions = json.dumps(dict(self._writer.plugin.identity()), sort_keys=True)
-        elif own != RULES:
+        elif questions != RULES:
             questions = checksum(self._file)
         return {**super().identity(), "questions": questions, "encoder": self.options.encoder or "words"}
 

@@ -130,15 +130,15 @@ class VQARecipe(Recipe):
         if self.redrawn is not None:
             pictures = [to_tensor(self.redrawn[pick]), *pictures]
         clean = torch.cat(pictures)
-        told = [question_scene(rng) for _ in range(malformed)]
-        spoilt = malform(to_tensor(np.stack([render(scene).image for scene in told])), clean[-malformed:], rng)
+        spoilt_scenes = [question_scene(rng) for _ in range(malformed)]
+        spoilt = malform(to_tensor(np.stack([render(scene).image for scene in spoilt_scenes])), clean[-malformed:], rng)
         if self.unfinished is not None:
-            own = rng.integers(len(self.unfinished), size=malformed)
-            spoilt[::2] = to_tensor(self.unfinished[own])[::2]
-            told[::2] = [self.drawn_over[i] for i in own[::2]]
+            pick = rng.integers(len(self.unfinished), size=malformed)
+            spoilt[::2] = to_tensor(self.unfinished[pick])[::2]
+            spoilt_scenes[::2] = [self.drawn_over[i] for i in pick[::2]]
         shown: list[Scene | None] = [*scenes, *[None] * malformed]
-        short = [questions_about(s, t, SHORT, rng) for s, t in zip(shown, [*scenes, *told], strict=True)]
-        long = [captioned(s, t, rng) for s, t in zip(shown[::2], [*scenes, *told][::2], strict=True)]
+        short = [questions_about(s, t, SHORT, rng) for s, t in zip(shown, [*scenes, *spoilt_scenes], strict=True)]
+        long = [captioned(s, t, rng) for s, t in zip(shown[::2], [*scenes, *spoilt_scenes][::2], strict=True)]
         rows = [row for row, asked in enumerate(short) for _ in asked]
         return Asked(
             augment(torch.cat([clean, spoilt]), generator),
@@ -222,26 +222,26 @@ def spaced(text: str) -> str:
     return " ".join(re.findall(r"\w+|[^\w\s]", text))
 
 
-def questions_about(shown: Scene | None, told: Scene, count: int, rng: np.random.Generator) -> list[Question]:
-    """Short questions about a picture; of a malformed one nothing is true that ``told`` says.
+def questions_about(shown: Scene | None, scene: Scene, count: int, rng: np.random.Generator) -> list[Question]:
+    """Short questions about a picture; of a malformed one nothing is true that ``scene`` says.
 
     About one in six asks for an answer in one word, as benchmarks do.
     """
     asked: list[Question] = []
     while len(asked) < count:
         kind = ("there", "coloured")[int(rng.integers(2))] if shown is None else str(rng.choice(_OFTEN))
-        question = ask(told, kind, rng)
+        question = ask(scene, kind, rng)
         if question is not None:
             asked.append(question if shown else replace(question, answer="no"))
     return [replace(q, text=f"{q.text} answer in one word.") if rng.random() < 0.15 else q for q in asked]
 
 
-def captioned(shown: Scene | None, told: Scene, rng: np.random.Generator) -> Question:
+def captioned(shown: Scene | None, scene: Scene, rng: np.random.Generator) -> Question:
     """Whether a picture shows a caption, which half of the time has a mistake."""
     if shown is None:
-        return replace(about_caption(told, told, rng), answer="no")
+        return replace(about_caption(scene, scene, rng), answer="no")
     wrong = rng.random() < 0.5
-    return about_caption(told, mistaken(told, MISTAKES[int(rng.integers(3))], rng) if wrong else told, rng)
+    return about_caption(scene, mistaken(scene, MISTAKES[int(rng.integers(3))], rng) if wrong else scene, rng)
 
 
 @torch.no_grad()
