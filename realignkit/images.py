@@ -119,7 +119,7 @@ def open_image(path: str | Path, background: str = "white") -> tuple[PILImage, t
     except OptionError as error:
         raise OptionError(f"'{path}' cannot be used: {error}") from None
     except Exception as error:  # Pillow raises many kinds for damaged files
-        raise OptionError(f"cannot read '{path}' as an image: {_why(path, error)}") from error
+        raise OptionError(f"cannot read '{_shown(path)}' as an image: {_why(path, error)}") from error
 
 
 def check_image(path: str | Path) -> None:
@@ -133,7 +133,7 @@ def check_image(path: str | Path) -> None:
     try:
         _opened(path).close()
     except Exception as error:
-        raise OptionError(f"cannot read '{path}' as an image: {_why(path, error)}") from error
+        raise OptionError(f"cannot read '{_shown(path)}' as an image: {_why(path, error)}") from error
 
 
 def image_files(folder: Path) -> list[Path]:
@@ -288,6 +288,10 @@ def _opaque(image: PILImage, original: PILImage, background: str) -> PILImage:
         raise OptionError(f"its mode {original.mode} cannot be converted to RGB ({error}). Save it as RGB.") from error
 
 
+def _shown(path: Path) -> str:
+    return str(path).replace("\0", "\\0")
+
+
 def _why(path: Path, error: Exception) -> str:
     """Why a file cannot be read as a picture, and what to do, as one sentence or two."""
     if isinstance(error, IsADirectoryError):
@@ -298,6 +302,8 @@ def _why(path: Path, error: Exception) -> str:
         return f"{error.strerror}. Check the path."
     if isinstance(error, Image.DecompressionBombError):
         return f"it has too many pixels ({error}). Make it smaller."
+    if "\0" in str(path):
+        return "its name holds a zero byte. Correct the path."
     if not isinstance(error, UnidentifiedImageError):
         return _sentence(error)
     with path.open("rb") as file:

@@ -15,7 +15,7 @@ from typing import Annotated, Any, NoReturn, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from realignkit.errors import DamagedError, OutputError, with_article
+from realignkit.errors import DamagedError, OutputError
 
 MAX_DIGITS = 100
 MAX_VALUES = 1_000_000
@@ -61,21 +61,69 @@ def read_json(path: Path, advice: str = "Make it again.") -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise DamagedError(f"{path} cannot be read: {error}", advice) from error
     if not isinstance(record, dict):
-        raise DamagedError(f"{path} holds {with_article(type(record).__name__)}, no JSON object", advice)
+        raise DamagedError(f"{path} holds {kind_of(record)}, no JSON object", advice)
     return record
 
 
-def parse_json(text: str | bytes) -> Any:
+def kind_of(value: Any) -> str:
+    """What kind of JSON value it is, in words."""
+    kinds = {
+        bool: "a truth value",
+        int: "a number",
+        float: "a number",
+        str: "a text",
+        list: "a list",
+        dict: "an object",
+    }
+    return "null" if value is None else kinds[type(value)]
+
+
+def parse_json(text: str | bytes, *, once: bool = False) -> Any:
     """``json.loads`` without NaN, infinity and endless nesting.
+
+    Args:
+        text: JSON.
+        once: whether an object that has a key twice is refused; otherwise the last one counts.
 
     Raises:
         ValueError: it is no such JSON.
     """
+    pairs = _once if once else None
     try:
-        values = json.loads(text, parse_constant=_no_constant, parse_float=_finite, parse_int=_whole)
+        values = json.loads(
+            text, parse_constant=_no_constant, parse_float=_finite, parse_int=_whole, object_pairs_hook=pairs
+        )
     except RecursionError:
         raise ValueError(f"more than {MAX_DEPTH} levels of nesting") from None
     check_depth(values)
+    return values
+
+
+def parse_yaml(text: str) -> Any:
+    """What a YAML file holds, plain values alone, without endless nesting and without a key that is there twice.
+
+    Raises:
+        ValueError, yaml.YAMLError: it is no such YAML.
+    """
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+            _once(
+                [(key.value, None) for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.value != "<<"]
+            )
+            return super().construct_mapping(node, deep)
+
+    values = yaml.load(text, Loader)
+    check_depth(values)
+    return values
+
+
+def _once(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"'{next(key for key in keys if keys.count(key) > 1)}' is there twice in one object")
     return values
 
 

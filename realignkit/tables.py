@@ -16,7 +16,7 @@ from typing import Any
 
 from realignkit.errors import OptionError, refuse_address
 from realignkit.images import SUFFIXES
-from realignkit.records import parse_json
+from realignkit.records import kind_of, parse_json
 
 STDIN = "-"
 """Stands for standard input, as a path."""
@@ -135,8 +135,10 @@ class Table:
             near = get_close_matches((wanted or usual[0]).lower(), by_name, n=1, cutoff=0.7)
             hint = f" Did you mean '{by_name[near[0]]}'?" if near else ""
             asked = f"column '{wanted}'" if wanted else f"column '{usual[0]}'"
+            if not self.columns:
+                raise OptionError(f"'{self.name}' is empty. Give it rows with a {asked}.")
             raise OptionError(f"'{self.name}' has no {asked}. Its columns: {', '.join(self.columns)}.{hint}")
-        if self.columns.count(chosen) > 1:
+        if [name.lower() for name in self.columns].count(chosen.lower()) > 1:
             raise OptionError(f"'{self.name}' has more than one column '{chosen}'. Rename all but one.")
         return chosen
 
@@ -148,12 +150,12 @@ class Table:
         """
         where = f"{self.unit} {line} of '{self.name}'"
         if column not in row:
-            raise OptionError(f"{where} has no '{column}'.")
+            raise OptionError(f"{where} has no '{column}'. Add it, or remove the {self.unit}.")
         if not isinstance(row[column], str):
-            raise OptionError(f"{where} has no text as its '{column}', but {_brief(row[column])}.")
+            raise OptionError(f"{where} has no text as its '{column}', but {kind_of(row[column])}. Write a text there.")
         cell = one_line(row[column])
         if is_no_text(cell):
-            raise OptionError(f"{where} has no text as its '{column}', but {cell[:40]}.")
+            raise OptionError(f"{where} has no text as its '{column}', but {cell[:40]}. Write a text there.")
         if not _whole(cell):
             raise OptionError(f"{where} holds half a character (a lone surrogate) in its '{column}'. Write it anew.")
         return cell
@@ -218,11 +220,11 @@ def parsed_table(name: str, suffix: str, text: str) -> Table:
 
 def _json(name: str, text: str) -> Table:
     try:
-        items = parse_json(text) if text.strip() else []
+        items = parse_json(text, once=True) if text.strip() else []
     except ValueError as error:
-        raise OptionError(f"'{name}' is no JSON ({error}).") from error
+        raise OptionError(f"'{name}' is no JSON ({error}). Correct it.") from error
     if not isinstance(items, list):
-        raise OptionError(f"'{name}' holds {_brief(items)}; it should be a list of texts, or of objects.")
+        raise OptionError(f"'{name}' holds {kind_of(items)}; it should be a list of texts, or of objects.")
     return _objects(name, list(enumerate(items, start=1)), "item")
 
 
@@ -230,7 +232,7 @@ def _json_lines(name: str, text: str) -> Table:
     items = []
     for number, line in enumerate(lines(text), start=1):
         try:
-            items += [(number, parse_json(line))] if line.strip() else []
+            items += [(number, parse_json(line, once=True))] if line.strip() else []
         except ValueError as error:
             raise OptionError(f"line {number} of '{name}' is no JSON ({error}). Each line is an object.") from error
     return _objects(name, items, "line")
@@ -240,7 +242,7 @@ def _objects(name: str, items: Sequence[tuple[int, Any]], unit: str) -> Table:
     rows = [(number, {TEXT_COLUMNS[0]: item} if isinstance(item, str) else item) for number, item in items]
     for number, row in rows:
         if not isinstance(row, dict):
-            raise OptionError(f"{unit} {number} of '{name}' is {_brief(row)}, no JSON object.")
+            raise OptionError(f"{unit} {number} of '{name}' is {kind_of(row)}, no JSON object. Give objects, or texts.")
     return Table(name, tuple(dict.fromkeys(key for _, row in rows for key in row)), tuple(rows), unit)
 
 
@@ -309,10 +311,3 @@ def _is_object(line: str) -> bool:
         return line.startswith("{") and isinstance(parse_json(line), dict)
     except ValueError:
         return False
-
-
-def _brief(value: Any) -> str:
-    if value is None:
-        return "null"
-    kinds = {bool: "a truth value", int: "a number", float: "a number", list: "a list", dict: "an object"}
-    return kinds.get(type(value), type(value).__name__)

@@ -24,6 +24,7 @@ from realignkit.records import (
     check_file,
     check_manifest,
     parse_json,
+    parse_yaml,
     read_json,
     seal,
     sealed_notes,
@@ -72,6 +73,16 @@ def test_a_file_that_is_no_object_is_damaged(tmp_path, content):
 def test_a_byte_order_mark_is_seen_through(tmp_path):
     (tmp_path / "record.json").write_bytes(b"\xef\xbb\xbf" + json.dumps({"a": "\u00e9"}).encode())
     assert read_json(tmp_path / "record.json") == {"a": "\u00e9"}
+
+
+def test_a_key_that_is_there_twice_is_refused_where_people_write():
+    assert parse_json('{"a": 1, "a": 2}') == {"a": 2}
+    assert parse_json('[{"a": 1}, {"a": 2}]', once=True) == [{"a": 1}, {"a": 2}]
+    with pytest.raises(ValueError, match="'b' is there twice in one object"):
+        parse_json('{"a": {"b": 1, "c": 2, "b": 1}}', once=True)
+    with pytest.raises(ValueError, match="'b' is there twice in one object"):
+        parse_yaml("a: {c: 1}\nb: 1\nb: 2")
+    assert parse_yaml("x: &x {a: 1}\ny: {<<: *x, a: 2}\n") == {"x": {"a": 1}, "y": {"a": 2}}
 
 
 def test_a_file_that_is_not_there_is_not_called_damaged(tmp_path):

@@ -109,7 +109,7 @@ class EvaluationBench:
         """Pictures that exist; says where they and the prompt set do not cover each other."""
         from realignkit.evaluation.pictures import read_pictures
 
-        pictures = read_pictures(source, self.by_id, stage)
+        pictures = read_pictures(source, self.by_id, stage, note if self.launch.first else lambda text: None)
         noises = {picture.seed for picture in pictures}
         count = len({picture.prompt for picture in pictures})
         if None not in noises and len(noises) < count and self.launch.first:

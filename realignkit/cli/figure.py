@@ -70,14 +70,14 @@ def steps(
 ) -> None:
     """Draw the steps of a run (figure 9): coarse image, tags and captions, layout, refined image."""
     set_verbosity(ctx, verbose)
-    from realignkit.evaluation.pictures import read_pictures
+    from realignkit.evaluation.pictures import read_runs
     from realignkit.plots import check_matplotlib
     from realignkit.realignment import Realignment
     from realignkit.report import figures
 
     check_matplotlib()
     paths = _paths(files, "steps.png")
-    folders = [picture.path.parent for picture in read_pictures(run)]
+    folders = [picture.path.parent for picture in read_runs(run)]
     grid = figures.steps([Realignment.load(folder) for folder in folders[:rows]])
     _write(grid, paths, f"steps of {run.resolve().name}")
     if len(folders) > rows:

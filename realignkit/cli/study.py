@@ -27,13 +27,17 @@ def study() -> None:
 @study_app.command(cls=Command)
 def make(
     pictures: Annotated[
-        list[str],
+        list[str] | None,
         typer.Argument(
-            metavar="[NAME=]RUN …",
+            metavar="[NAME=]RUN",
             help="Each system's pictures: a folder of 'run' or 'eval', JSON lines, or JSON prompt -> path.",
+            show_default=False,
         ),
-    ],
-    prompts: Annotated[int, typer.Option("--prompts", min=1, help="How many, drawn from those that all have.")],
+    ] = None,
+    prompts: Annotated[
+        int | None,
+        typer.Option("--prompts", min=1, help="How many, drawn from those that all have.", show_default=False),
+    ] = None,
     folder: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where to write the study.")] = DEFAULT_FOLDER,
     seed: Annotated[int, typer.Option(min=0, help="Of the choice of prompts and pictures.")] = 0,
     checks: Annotated[
@@ -58,8 +62,11 @@ def make(
     """
     from realignkit.study.make import CONSENT, StudyOptions, make_study, named_systems
 
+    systems = named_systems(pictures or [])
+    if prompts is None:
+        raise OptionError("a study needs a number of prompts to ask about: give --prompts N.")
     if stage not in ("refined", "coarse"):
-        raise typer.BadParameter("--stage is refined or coarse.")
+        raise OptionError(f"--stage is refined or coarse, not '{stage}'.")
     options = StudyOptions(
         prompts=prompts,
         seed=seed,
@@ -68,7 +75,7 @@ def make(
         stage="coarse" if stage == "coarse" else "refined",
         side=side,
     )
-    made = make_study(named_systems(pictures), folder, options, static)
+    made = make_study(systems, folder, options, static)
     if made.common < prompts:
         note(f"only {made.common} prompts are common to all systems")
     checking = sum(bool(item.first) for item in made.study.items)

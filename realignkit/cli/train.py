@@ -111,14 +111,13 @@ def _merge(flags: Mapping[str, Any], path: Path | None) -> tuple[dict[str, Any],
     import yaml
 
     from realignkit.arguments import shown
-    from realignkit.records import check_depth
+    from realignkit.records import parse_yaml
     from realignkit.refl.config import refuse_former
 
     if path is None:
         return dict(flags), []
     try:
-        job = yaml.safe_load(path.read_text(encoding="utf-8-sig")) or {}
-        check_depth(job)
+        job = parse_yaml(path.read_text(encoding="utf-8-sig")) or {}
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise OptionError(f"cannot read {path}: {in_one_line(error)}. --config takes a YAML file.") from None
     known = ", ".join(sorted({*flags, "set"}))

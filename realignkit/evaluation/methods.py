@@ -17,7 +17,7 @@ from realignkit.evaluation.folder import EvaluationFolder
 from realignkit.evaluation.runs import slug
 from realignkit.evaluation.summary import EVERYTHING, Value, summarise
 from realignkit.named import Named
-from realignkit.records import check_depth
+from realignkit.records import parse_yaml
 
 SHIPPED = Path(__file__).parent / "rows"
 """Rows that come with the package, by file name."""
@@ -53,8 +53,7 @@ def read_methods(rows: str | Path) -> dict[str, Method]:
     shipped = SHIPPED / f"{rows}.yaml"
     path = shipped if shipped.is_file() else Path(rows).expanduser()
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
-        check_depth(content)
+        content = parse_yaml(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         known = ", ".join(sorted(file.stem for file in SHIPPED.glob("*.yaml")))
         raise OptionError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -83,7 +83,10 @@ class _Entry:
 
 
 def read_pictures(
-    source: str | Path, prompts: Mapping[str, str] | None = None, stage: Stage = "refined"
+    source: str | Path,
+    prompts: Mapping[str, str] | None = None,
+    stage: Stage = "refined",
+    say: Callable[[str], None] = lambda text: None,
 ) -> list[Picture]:
     """The pictures that are meant, in the order of the list; all of them begin as pictures do.
 
@@ -101,6 +104,7 @@ def read_pictures(
             Relative paths are relative to the file.
         prompts: id -> prompt, in their order, for lists that call prompts by their ids.
         stage: of a run's pictures: ``refined``, the final ones, or ``coarse``.
+        say: is told which of several columns are taken.
 
     Raises:
         OptionError: there is no such list, or a picture of it is missing, unreadable or listed twice; file and line are
@@ -109,7 +113,8 @@ def read_pictures(
     """
     refuse_address(source)
     path = Path(source).expanduser()
-    entries = list(_of_folder(path, prompts or {}, stage) if path.is_dir() else _of_file(path, prompts or {}))
+    known = prompts or {}
+    entries = list(_of_folder(path, known, stage, say) if path.is_dir() else _of_file(path, known, say))
     if not entries:
         raise OptionError(f"'{source}' lists no pictures. {_FORMS}")
     return _numbered(entries)
@@ -152,22 +157,45 @@ def _numbered(entries: Sequence[_Entry]) -> list[Picture]:
     return pictures
 
 
-def _of_folder(folder: Path, prompts: Mapping[str, str], stage: Stage) -> Iterator[_Entry]:
-    runs = [path for path in sorted(folder.iterdir()) if path.is_dir() and _RUN.fullmatch(path.name)]
+def read_runs(folder: str | Path, stage: Stage = "refined") -> list[Picture]:
+    """The pictures of a realignment, or of the run's folder that holds several.
+
+    Raises:
+        OptionError: the folder holds none.
+        OutputError: a realignment is not finished, damaged, or another version's.
+    """
+    refuse_address(folder)
+    path = Path(folder).expanduser()
+    entries = list(_of_runs(path, stage)) if path.is_dir() else []
+    if not entries:
+        why = "holds no realignments" if path.is_dir() else "is no folder" if path.exists() else "is not there"
+        raise OptionError(f"'{folder}' {why}. Give a folder that 'realignkit run' has written.")
+    return _numbered(entries)
+
+
+def _of_runs(folder: Path, stage: Stage) -> Iterator[_Entry]:
     if is_complete(folder):
         yield _of_realignment(folder, stage, 1)
-    elif runs:
-        for path in runs:
-            if not is_complete(path):
-                raise OutputError(
-                    f"{path} is not finished ({REALIGNMENT} is missing). Run the command that made {folder} again, or "
-                    f"remove it."
-                )
-            yield _of_realignment(path, stage, int(path.name.partition("-")[0]))
+        return
+    for path in sorted(folder.iterdir()):
+        if not path.is_dir() or not _RUN.fullmatch(path.name):
+            continue
+        if not is_complete(path):
+            raise OutputError(
+                f"{path} is not finished ({REALIGNMENT} is missing). Run the command that made {folder} again, or "
+                f"remove it."
+            )
+        yield _of_realignment(path, stage, int(path.name.partition("-")[0]))
+
+
+def _of_folder(folder: Path, prompts: Mapping[str, str], stage: Stage, say: Callable[[str], None]) -> Iterator[_Entry]:
+    runs = list(_of_runs(folder, stage))
+    if runs:
+        yield from runs
     elif (folder / RECORD).is_file():
         yield from _of_evaluation(folder)
     elif any((folder / name).is_file() for name in _LISTS):
-        yield from _of_table(next(folder / name for name in _LISTS if (folder / name).is_file()), prompts)
+        yield from _of_table(next(folder / name for name in _LISTS if (folder / name).is_file()), prompts, say)
     elif any(folder.rglob("*.txt")):
         from realignkit.refl.data import read_pairs  # which imports torch
 
@@ -227,7 +255,7 @@ def _of_evaluation(folder: Path) -> Iterator[_Entry]:
     yield from entries
 
 
-def _of_file(path: Path, prompts: Mapping[str, str]) -> Iterator[_Entry]:
+def _of_file(path: Path, prompts: Mapping[str, str], say: Callable[[str], None]) -> Iterator[_Entry]:
     if path.suffix.lower() == ".json":
         text = decoded(path)
         if text.lstrip().startswith("{"):
@@ -236,7 +264,7 @@ def _of_file(path: Path, prompts: Mapping[str, str]) -> Iterator[_Entry]:
     elif path.suffix.lower() not in (".jsonl", ".ndjson", ".csv", ".tsv"):
         why = "is no list of pictures" if path.exists() else "is not there"
         raise OptionError(f"'{path}' {why}. {_FORMS}")
-    yield from _of_table(path, prompts)
+    yield from _of_table(path, prompts, say)
 
 
 def _of_object(path: Path, text: str, prompts: Mapping[str, str]) -> Iterator[_Entry]:
@@ -259,14 +287,16 @@ def _of_object(path: Path, text: str, prompts: Mapping[str, str]) -> Iterator[_E
             yield _Entry(where, prompts[key] if by_id else one_line(key), path.parent / name, key if by_id else "")
 
 
-def _of_table(path: Path, prompts: Mapping[str, str]) -> Iterator[_Entry]:
+def _of_table(path: Path, prompts: Mapping[str, str], say: Callable[[str], None]) -> Iterator[_Entry]:
     table = read_table(path)
     files = table.column(None, _FILE_COLUMNS)
+    _say_rivals(table, files, _FILE_COLUMNS, "paths of pictures", say)
     lower = {name.lower(): name for name in table.columns}
     id_column, seed_column = lower.get("id"), lower.get("seed")
     texts = None
     if not (prompts and id_column and not lower.keys() & set(TEXT_COLUMNS)):
         texts = table.column(None, TEXT_COLUMNS)
+        _say_rivals(table, texts, TEXT_COLUMNS, "prompts", say)
     for line, row in table.rows:
         where = f"{table.unit} {line} of '{path}'"
         name = _cell(row.get(id_column)) if id_column else ""
@@ -280,6 +310,14 @@ def _of_table(path: Path, prompts: Mapping[str, str]) -> Iterator[_Entry]:
         if not prompt or not file:
             raise OptionError(f"{where} has no {'prompt' if file else 'path of a picture'}. Fill it in, or remove it.")
         yield _Entry(where, prompt, path.parent / file, name, _seed(where, table, row, seed_column))
+
+
+def _say_rivals(table: Table, chosen: str, usual: Sequence[str], what: str, say: Callable[[str], None]) -> None:
+    """Say so where another column might have been meant, and says something else."""
+    for name in table.columns:
+        differs = any(_cell(row.get(name)) not in ("", _cell(row.get(chosen))) for _, row in table.rows)
+        if name != chosen and name.lower() in usual and differs:
+            say(f"'{table.name}' has the columns '{chosen}' and '{name}': '{chosen}' is taken for the {what}")
 
 
 def _cell(value: Any) -> str:

@@ -32,6 +32,13 @@ def test_systems_by_prompts(cli, runs, tmp_path):
         assert f">{label}</text>" in text
 
 
+def test_steps_of_what_is_no_run(cli, tmp_path):
+    result = cli("figure", "steps", tmp_path / "gone", "--out", tmp_path / "a.svg")
+    assert result.exit_code == 2
+    said = " ".join(result.output.split())
+    assert said.endswith("gone' is not there. Give a folder that 'realignkit run' has written.")
+
+
 def test_steps_of_a_run_and_of_one_realignment(cli, runs, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     result = cli("figure", "steps", runs[0], "--rows", 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from typer.testing import CliRunner
 
 from realignkit.attention.dense import DENSE_DIFFUSION
 from realignkit.cli import app
+from realignkit.evaluation.methods import read_methods
 
 ROWS = """
 rows:
@@ -90,3 +92,18 @@ def test_an_option_that_a_row_does_not_have_is_told_with_its_name(tmp_path):
     done = call("--rows", tmp_path / "rows.yaml", "--out", tmp_path / "out")
     assert done.exit_code != 0
     assert "row 'mine'" in done.output
+
+
+@pytest.mark.parametrize(("rows", "lacking"), [("micro", "runs/pairs"), ("published", "prompts.txt")])
+def test_the_commands_that_make_adapters_are_ones_that_train_takes(rows, lacking, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    trained = [method for method in read_methods(rows).values() if method.lora]
+    assert len(trained) == 2
+    for method in trained:
+        words = shlex.split(method.made_by.rpartition("&&")[2])
+        assert words[:2] == ["realignkit", "train"]
+        assert words[words.index("--out") + 1] == method.lora
+        done = CliRunner().invoke(app, words[1:])  # every option is known; what they are to read is not here
+        assert done.exit_code == 2
+        assert lacking in done.output.replace("\n", "")
+        assert "option" not in done.output

@@ -172,3 +172,14 @@ def test_runs_are_compared_in_the_folder_that_nobody_names(cli, tmp_path, monkey
                 assert pixels(drawn) == pixels(Path(folder, "pictures", f"{name}.png"))
     assert cli("study", "export").stdout == ""
     assert "nobody has answered yet" in cli("study", "report").stderr
+
+
+def test_make_without_what_it_needs_says_so_in_a_sentence(cli, pictures, tmp_path):
+    for arguments, message in (
+        ([], "a study compares 2 to 12 systems, not 0: name each one's pictures."),
+        (pictures, "a study needs a number of prompts to ask about: give --prompts N."),
+        ([*pictures, "--prompts", 3, "--stage", "late"], "--stage is refined or coarse, not 'late'."),
+    ):
+        result = cli("study", "make", *arguments, "--out", tmp_path / "study")
+        assert result.exit_code == 2
+        assert " ".join(result.output.split()) == f"Error: {message}"

@@ -9,7 +9,7 @@ from PIL import Image
 from realignkit.errors import OptionError, OutputError
 from realignkit.evaluation import run_many
 from realignkit.evaluation.evaluate import Evaluation
-from realignkit.evaluation.pictures import read_pictures
+from realignkit.evaluation.pictures import read_pictures, read_runs
 from realignkit.named import Named
 from tests.evaluation.judges import Redness
 
@@ -169,6 +169,20 @@ def test_numbers_that_might_be_shifted_are_refused(folder: Path):
         ("a.json", '{"a": "0.png", "b": ["1.png", "0.png"]}', "'b' in .* lists .*0.png' again, after 'a' in"),
         ("a.json", "{}", "lists no pictures"),
         ("a.json", "{", "is no JSON"),
+        ("a.json", "[{", r"is no JSON \(.*\)\. Correct it\.$"),
+        ("a.json", "[1, 2]", r"item 1 of .* is a number, no JSON object\. Give objects, or texts\.$"),
+        ("a.json", '"text"', r"holds a text; it should be a list of texts, or of objects\.$"),
+        ("a.csv", "", r"is empty\. Give it rows with a column 'image_path'\.$"),
+        ("a.jsonl", '{"prompt": null, "image_path": "0.png"}', r"as its 'prompt', but null\. Write a text there\.$"),
+        ("a.jsonl", '{"prompt": "a"}\n{"image_path": "0.png"}', r"line 1 .* has no 'image_path'\. Add it, or remove"),
+        ("a.jsonl", '{"prompt": "a", "prompt": "b", "image_path": "0.png"}', "line 1 .*'prompt' is there twice"),
+        ("a.json", '[{"prompt": "a", "image_path": "0.png", "image_path": "1.png"}]', "'image_path' is there twice"),
+        ("a.csv", "prompt,Prompt,image_path\na,b,0.png", "has more than one column 'prompt'. Rename all but one"),
+        (
+            "a.jsonl",
+            '{"prompt": "a", "image_path": "a\\u0000.png"}',
+            r"'.*a\\0\.png' as an image: its name holds a zero",
+        ),
         ("a.txt", "a", "is no list of pictures. Give a folder of 'realignkit run'"),
     ],
 )
@@ -177,6 +191,20 @@ def test_what_is_wrong_with_a_list_is_said_with_its_place(folder: Path, name: st
     path = written(folder, name, content)
     with pytest.raises(OptionError, match=message):
         read_pictures(path)
+
+
+def test_which_of_two_columns_is_taken_is_said_where_they_differ(folder: Path):
+    rows = "prompt,caption,text,image_path,file_name\na,b,a,0.png,0.png\nc,,c,1.png,1.png\n"
+    said: list[str] = []
+    path = written(folder, "list.csv", rows)
+    assert [picture.prompt for picture in read_pictures(path, say=said.append)] == ["a", "c"]
+    assert said == [f"'{path}' has the columns 'prompt' and 'caption': 'prompt' is taken for the prompts"]
+
+
+def test_a_folder_without_realignments_is_no_run(folder: Path, tmp_path: Path):
+    for name, why in (("gone", "is not there"), (".", "holds no realignments"), ("0.png", "is no folder")):
+        with pytest.raises(OptionError, match=rf"{why}\. Give a folder that 'realignkit run' has written\.$"):
+            read_runs(folder / name)
 
 
 def test_ids_that_a_prompt_set_does_not_know_are_refused(folder: Path):
