@@ -107,14 +107,18 @@ def parse_yaml(text: str) -> Any:
     """
     import yaml
 
-    class Loader(yaml.SafeLoader):
-        def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-            _once(
-                [(key.value, None) for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.value != "<<"]
-            )
-            return super().construct_mapping(node, deep)
-
-    values = yaml.load(text, Loader)
+    nodes, seen = [yaml.compose(text, yaml.SafeLoader)], set[int]()
+    for node in nodes:  # which grows meanwhile
+        if node is None or id(node) in seen:  # an alias repeats a node
+            continue
+        seen.add(id(node))
+        if isinstance(node, yaml.MappingNode):
+            names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+            _once([(name, None) for name in names if name != "<<"])
+            nodes += [part for pair in node.value for part in pair]
+        elif isinstance(node, yaml.SequenceNode):
+            nodes += node.value
+    values = yaml.safe_load(text)
     check_depth(values)
     return values
 
