@@ -142,7 +142,7 @@ class Measurement:
         """Latents at random timesteps in [low, high), the noise, the timesteps."""
         timesteps = torch.from_numpy(self.rng.integers(low, high, len(clean)))
         noise = torch.randn(clean.shape, generator=self.generator)
-        return losses.add_noise(clean, noise, self.networks.alpha_bar(timesteps)), noise, timesteps
+        return losses.add_noise(clean, noise, self.networks.noise.level(timesteps)), noise, timesteps
 
     def taught(self, count: int) -> dict[str, Tensor]:
         """What ``count`` scenes' true captions teach, against swapped ones."""
@@ -154,7 +154,7 @@ class Measurement:
                 images.append(render(scene).image)
                 captions.append(say(first.colour, first.noun, second.colour, second.noun))
         clean = self.networks.encode(torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 255)
-        noisy, noise, timesteps = self.noised(clean, 0, len(self.networks.alphas_cumprod))
+        noisy, noise, timesteps = self.noised(clean, 0, self.networks.noise.timesteps)
         text = self.networks.text([*captions, *map(swapped, captions)])
         prediction = self.networks.predict(torch.cat([noisy, noisy]), torch.cat([timesteps, timesteps]), text)
         true, wrong = (prediction - torch.cat([noise, noise])).square().mean((1, 2, 3)).chunk(2)
@@ -179,7 +179,7 @@ class Measurement:
         text = self.networks.text([""] * len(noisy)).followed_by(self.networks.text(prompts))
         both = self.networks.predict(torch.cat([noisy, noisy]), torch.cat([timesteps, timesteps]), text)
         prediction = losses.guide(*both.chunk(2), GUIDANCE)
-        jump = losses.predict_x0(noisy, prediction, self.networks.alpha_bar(timesteps), self.networks.kind)
+        jump = losses.predict_x0(noisy, prediction, self.networks.noise.level(timesteps), self.networks.noise.kind)
         return self.gradient(losses.phi(reward(self.networks.decode(jump), prompts), margin).mean())
 
 

@@ -3,10 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Level:
+    """How noisy latents are: ``x_t = signal * x_0 + noise * eps``.
+
+    Attributes:
+        signal: ``sqrt(abar)`` of a diffusion, ``1 - sigma`` of flow matching; broadcastable.
+        noise: ``sqrt(1 - abar)``, ``sigma``.
+    """
+
+    signal: Tensor
+    noise: Tensor
+
+    @classmethod
+    def of_diffusion(cls, alpha_bar: Tensor) -> Level:
+        """On a diffusion's path, where variances add up to 1."""
+        return cls(alpha_bar.sqrt(), (1 - alpha_bar).sqrt())
+
+    @classmethod
+    def of_flow(cls, sigma: Tensor) -> Level:
+        """On the straight path of flow matching (Lipman et al., 2023; Esser et al., 2024)."""
+        return cls(1 - sigma, sigma)
 
 
 def phi(rewards: Tensor, margin: float) -> Tensor:
@@ -19,34 +43,43 @@ def guide(unconditional: Tensor, conditional: Tensor, guidance_scale: float) -> 
     return unconditional + guidance_scale * (conditional - unconditional)
 
 
-def predict_x0(latents: Tensor, prediction: Tensor, alpha_bar: Tensor, kind: str) -> Tensor:
+FLOW = "flow_prediction"
+"""What a network of flow matching predicts, by diffusers' name: the velocity ``eps - x_0``."""
+
+
+def predict_x0(latents: Tensor, prediction: Tensor, level: Level, kind: str) -> Tensor:
     """The clean latents that one prediction jumps to: ``x0' = (x_k - sqrt(1 - abar) eps) / sqrt(abar)``.
+
+    From a velocity: ``x0' = x_k - sigma v``.
 
     Args:
         latents: ``x_k``, (B, C, h, w).
         prediction: the network's, same shape.
-        alpha_bar: ``abar_k``, broadcastable.
-        kind: what the network predicts: ``epsilon``, ``v_prediction`` or ``sample``.
+        level: of ``x_k``.
+        kind: what the network predicts: ``epsilon``, ``v_prediction``, ``sample`` or :data:`FLOW`.
     """
     if kind == "sample":
         return prediction
-    signal, noise = alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
+    if kind == FLOW:
+        return latents - level.noise * prediction
     if kind == "v_prediction":
-        return signal * latents - noise * prediction
-    return (latents - noise * prediction) / signal
+        return level.signal * latents - level.noise * prediction
+    return (latents - level.noise * prediction) / level.signal
 
 
-def add_noise(clean: Tensor, noise: Tensor, alpha_bar: Tensor) -> Tensor:
-    """``x_t = sqrt(abar) x_0 + sqrt(1 - abar) eps``."""
-    return alpha_bar.sqrt() * clean + (1 - alpha_bar).sqrt() * noise
+def add_noise(clean: Tensor, noise: Tensor, level: Level) -> Tensor:
+    """``x_t = signal * x_0 + noise * eps``: eq. 3's, or a point on the straight path of flow matching."""
+    return level.signal * clean + level.noise * noise
 
 
-def denoising_target(clean: Tensor, noise: Tensor, alpha_bar: Tensor, kind: str) -> Tensor:
+def denoising_target(clean: Tensor, noise: Tensor, level: Level, kind: str) -> Tensor:
     """What the network should predict for ``x_t`` (eq. 3), by its kind."""
     if kind == "sample":
         return clean
+    if kind == FLOW:
+        return noise - clean
     if kind == "v_prediction":
-        return alpha_bar.sqrt() * noise - (1 - alpha_bar).sqrt() * clean
+        return level.signal * noise - level.noise * clean
     return noise
 
 

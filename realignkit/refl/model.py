@@ -21,6 +21,7 @@ from realignkit.pipelines.families import check_size, image_size, place
 from realignkit.pipelines.generate import generate
 from realignkit.pipelines.images import Autoencoder, overflows
 from realignkit.refl import losses
+from realignkit.refl.noise import noise_of
 from realignkit.refl.refusals import TEXT_ENCODERS, check_trainable
 from realignkit.resolve import SamplingOptions
 
@@ -61,8 +62,7 @@ class Networks:
         unet: what :meth:`predict` runs; may be exchanged.
         latent_shape: (C, h, w).
         image_size: (width, height) in pixels.
-        kind: what the U-Net predicts: ``epsilon``, ``v_prediction`` or ``sample``.
-        alphas_cumprod: ``abar`` by training timestep, float32 (T_train,).
+        noise: the noise that it was trained with, and what it predicts of it.
         learns_text: whether text encoders or adapters of theirs learn, with which :meth:`text` is differentiable.
 
     Raises:
@@ -85,8 +85,6 @@ class Networks:
         check_size(pipeline, height, width)
         if learns:
             check_full_precision(pipeline, learns)
-        from diffusers import DDIMScheduler
-
         self.pipeline, self.device = pipeline, device
         self.dtype = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[precision]
         vae = pipeline.vae
@@ -107,9 +105,7 @@ class Networks:
             self.image_size[1] // scale,
             self.image_size[0] // scale,
         )
-        self.kind = str(pipeline.scheduler.config.get("prediction_type", "epsilon"))
-        schedule = DDIMScheduler.from_config(pipeline.scheduler.config)
-        self.alphas_cumprod: Tensor = schedule.alphas_cumprod.to(device, torch.float32)
+        self.noise = noise_of(pipeline.scheduler, device)
         self._texts: dict[str, tuple[Tensor, Tensor | None]] = {}
 
     @contextlib.contextmanager
@@ -120,10 +116,6 @@ class Networks:
             return
         with torch.autocast(self.device.type, self.dtype):
             yield
-
-    def alpha_bar(self, timesteps: Tensor) -> Tensor:
-        """``abar`` of timesteps (B,) or (), shaped to multiply latents."""
-        return self.alphas_cumprod[timesteps.long()].view(-1, 1, 1, 1)
 
     def text(self, prompts: Sequence[str]) -> Text:
         """Embeddings of prompts, the empty one and the negative one included.
@@ -175,6 +167,10 @@ class Networks:
                 latents, timestep, encoder_hidden_states=text.embeddings, return_dict=False, **extra
             )[0]
         return prediction.float()
+
+    def predict_x0(self, latents: Tensor, timestep: Tensor, prediction: Tensor) -> Tensor:
+        """The clean latents (B, C, h, w) that a prediction for latents at a timestep () or (B,) jumps to."""
+        return losses.predict_x0(latents, prediction, self.noise.level(timestep), self.noise.kind)
 
     def guided(self, latents: Tensor, timestep: Tensor, text: Text, guidance_scale: float) -> tuple[Tensor, Tensor]:
         """The guided prediction and the conditional one, gradients flowing through both halves of the guidance."""

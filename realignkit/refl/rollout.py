@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from realignkit.errors import ModelError
-from realignkit.refl import losses
+from realignkit.refl.losses import FLOW
 from realignkit.refl.model import Networks, Text
+from realignkit.refl.noise import FlowNoise
 
 # All of them work on x_t = sqrt(abar) x_0 + sqrt(1 - abar) eps at whole timesteps, so that one formula gives x0'. Other
 # spacings of the noise levels, between timesteps, and clipping of x_0 are the pipeline's own affair.
@@ -26,6 +27,13 @@ _SOLVERS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "unipc": ("UniPCMultistepScheduler", {"thresholding": False, **_WHOLE}),
 }
+_FLOW_SIGMAS = {**_WHOLE, "use_flow_sigmas": True, "prediction_type": FLOW, "thresholding": False}
+# Of first order, DDIM's step is Euler's there.
+_FLOW_SOLVERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "ddim": ("FlowMatchEulerDiscreteScheduler", {**_WHOLE, "stochastic_sampling": False}),
+    "dpmpp": ("DPMSolverMultistepScheduler", {**_FLOW_SIGMAS, "algorithm_type": "dpmsolver++", "variance_type": None}),
+    "unipc": ("UniPCMultistepScheduler", _FLOW_SIGMAS),
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +42,7 @@ class Point:
 
     Attributes:
         index: which step, from 0.
-        timestep: its training timestep, int ().
+        timestep: its training timestep (), whole but under flow matching.
         latents: ``x_k``, without gradient.
         conditional: the prediction for the prompt, before guidance; with gradient.
     """
@@ -61,14 +69,17 @@ class Rollout:
 
     Args:
         networks: of the model.
-        solver: ``ddim``, ``dpmpp`` or ``unipc``.
+        solver: ``ddim`` (Euler's method, under flow matching), ``dpmpp`` or ``unipc``.
         num_inference_steps: how many steps the whole way has.
         guidance_scale: classifier-free guidance; at most 1 switches it off.
     """
 
     def __init__(self, networks: Networks, solver: str, num_inference_steps: int, guidance_scale: float) -> None:
         self.networks, self.steps, self.guidance_scale = networks, num_inference_steps, guidance_scale
-        self._class, self._changes = _SOLVERS[solver]
+        noise = networks.noise
+        self._class, self._changes = (_FLOW_SOLVERS if noise.kind == FLOW else _SOLVERS)[solver]
+        if isinstance(noise, FlowNoise):  # solvers call it by two names
+            self._changes = {**self._changes, "shift": noise.shift, "flow_shift": noise.shift}
 
     def _scheduler(self) -> Any:
         import diffusers
@@ -90,13 +101,12 @@ class Rollout:
             ModelError: the model computed NaN or infinity.
         """
         scheduler, last = self._scheduler(), max(at)
-        latents = noise * scheduler.init_noise_sigma
-        for index, timestep in enumerate(scheduler.timesteps[: last + 1]):
+        latents = noise * initial_scale(scheduler)
+        for index, timestep in enumerate(self.networks.noise.timesteps_of(scheduler)[: last + 1]):
             if index in at:
                 with torch.enable_grad():
                     prediction, conditional = self._predict(latents, timestep, text)
-                    alpha_bar = self.networks.alpha_bar(timestep)
-                    x0 = losses.predict_x0(latents, prediction, alpha_bar, self.networks.kind)
+                    x0 = self.networks.predict_x0(latents, timestep, prediction)
                 yield Jump(index, timestep, latents, conditional, x0)
                 if index == last:
                     return
@@ -104,7 +114,7 @@ class Rollout:
                 del conditional, x0
             else:
                 prediction = self._predict_quietly(latents, timestep, text)
-            latents = scheduler.step(prediction, timestep, latents, return_dict=False)[0]
+            latents = scheduler.step(prediction, scheduler.timesteps[index], latents, return_dict=False)[0]
 
     def finished(self, noise: Tensor, text: Text, at: Sequence[int]) -> tuple[Tensor, list[Point]]:
         """Denoise ``noise`` (B, C, h, w) to the end; the gradient reaches the predictions at the step indices ``at``.
@@ -121,8 +131,8 @@ class Rollout:
             ModelError: the model computed NaN or infinity.
         """
         scheduler, points = self._scheduler(), []
-        latents = noise * scheduler.init_noise_sigma
-        for index, timestep in enumerate(scheduler.timesteps):
+        latents = noise * initial_scale(scheduler)
+        for index, timestep in enumerate(self.networks.noise.timesteps_of(scheduler)):
             if index in at:
                 with torch.enable_grad():
                     read = latents.detach()
@@ -131,7 +141,7 @@ class Rollout:
             else:
                 prediction = self._predict_quietly(latents.detach(), timestep, text)
             with torch.enable_grad():
-                latents = scheduler.step(prediction, timestep, latents, return_dict=False)[0]
+                latents = scheduler.step(prediction, scheduler.timesteps[index], latents, return_dict=False)[0]
         return latents, points
 
     @torch.no_grad()
@@ -142,10 +152,10 @@ class Rollout:
             ModelError: the model computed NaN or infinity.
         """
         scheduler = self._scheduler()
-        latents: Tensor = noise * scheduler.init_noise_sigma
-        for timestep in scheduler.timesteps:
+        latents: Tensor = noise * initial_scale(scheduler)
+        for index, timestep in enumerate(self.networks.noise.timesteps_of(scheduler)):
             prediction = self._predict_quietly(latents, timestep, text)
-            latents = scheduler.step(prediction, timestep, latents, return_dict=False)[0]
+            latents = scheduler.step(prediction, scheduler.timesteps[index], latents, return_dict=False)[0]
         return latents
 
     @torch.no_grad()
@@ -160,3 +170,8 @@ class Rollout:
                 "already, lower the learning rate and resume from the last checkpoint."
             )
         return prediction, conditional
+
+
+def initial_scale(scheduler: Any) -> Any:
+    """What a solver multiplies noise of unit variance with; those of flow matching start from it as it is."""
+    return getattr(scheduler, "init_noise_sigma", 1.0)

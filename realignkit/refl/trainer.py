@@ -122,7 +122,7 @@ class ReFLTrainer:
             negative_prompt=self.sampling.get("negative_prompt", ""),
             learns=config.whole_parts,
         )
-        steps, timesteps = getattr(self.options, "num_inference_steps", 1), len(self.networks.alphas_cumprod)
+        steps, timesteps = getattr(self.options, "num_inference_steps", 1), self.networks.noise.timesteps
         if steps > timesteps:
             raise OptionError(f"the rollout has {steps} steps; the model has {timesteps} timesteps.")
         self._scale = LossScale(precision)

@@ -8,13 +8,14 @@ from realignkit.refl import losses
 KINDS = ("epsilon", "v_prediction", "sample")
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [*KINDS, losses.FLOW])
 def test_a_perfect_prediction_leads_back_to_the_clean_latents(kind):
     torch.manual_seed(0)
     clean, noise = torch.randn(2, 3, 4, 4, 4, dtype=torch.float64).unbind(0)
-    alpha_bar = torch.tensor([0.9, 0.5, 0.01], dtype=torch.float64).view(-1, 1, 1, 1)
-    target = losses.denoising_target(clean, noise, alpha_bar, kind)
-    found = losses.predict_x0(losses.add_noise(clean, noise, alpha_bar), target, alpha_bar, kind)
+    shares = torch.tensor([0.9, 0.5, 0.01], dtype=torch.float64).view(-1, 1, 1, 1)
+    level = losses.Level.of_flow(shares) if kind == losses.FLOW else losses.Level.of_diffusion(shares)
+    target = losses.denoising_target(clean, noise, level, kind)
+    found = losses.predict_x0(losses.add_noise(clean, noise, level), target, level, kind)
     torch.testing.assert_close(found, clean)
 
 
@@ -26,18 +27,20 @@ def test_targets_and_noise_are_those_of_diffusers(kind):
     torch.manual_seed(0)
     clean, noise = torch.randn(2, 3, 4, 4, 4).unbind(0)
     t = torch.tensor([0, 400, 999])
-    alpha_bar = scheduler.alphas_cumprod[t].view(-1, 1, 1, 1)
-    noised = losses.add_noise(clean, noise, alpha_bar)
+    level = losses.Level.of_diffusion(scheduler.alphas_cumprod[t].view(-1, 1, 1, 1))
+    noised = losses.add_noise(clean, noise, level)
     torch.testing.assert_close(noised, scheduler.add_noise(clean, noise, t))
     if kind == "v_prediction":
         expected = scheduler.get_velocity(clean, noise, t)
-        torch.testing.assert_close(losses.denoising_target(clean, noise, alpha_bar, kind), expected)
+        torch.testing.assert_close(losses.denoising_target(clean, noise, level, kind), expected)
     prediction = torch.randn_like(clean)
     for i in range(3):  # the scheduler's own x0, one timestep at a time
         scheduler.config.clip_sample = False
         own = DDPMScheduler.from_config(scheduler.config, clip_sample=False)
         expected = own.step(prediction[i : i + 1], int(t[i]), noised[i : i + 1]).pred_original_sample
-        found = losses.predict_x0(noised[i : i + 1], prediction[i : i + 1], alpha_bar[i], kind)
+        found = losses.predict_x0(
+            noised[i : i + 1], prediction[i : i + 1], losses.Level(level.signal[i], level.noise[i]), kind
+        )
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 

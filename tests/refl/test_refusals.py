@@ -213,20 +213,20 @@ def test_the_jump_is_where_the_rollouts_own_solver_says(kind, changes, solver):
     pipeline = with_scheduler(kind, **changes)
     networks = Networks(pipeline, CPU, "no")
     own = pipeline.scheduler.alphas_cumprod
-    torch.testing.assert_close(networks.alphas_cumprod, own.float(), atol=1e-6, rtol=0)
+    torch.testing.assert_close(networks.noise.alphas_cumprod, own.float(), atol=1e-6, rtol=0)
     scheduler = Rollout(networks, solver, 12, 1.0)._scheduler()
     latents, prediction = torch.randn(2, 1, 4, 2, 2, generator=torch.Generator().manual_seed(0))
     assert len(scheduler.timesteps) == 12
     for index, timestep in enumerate(scheduler.timesteps):
-        alpha_bar = networks.alpha_bar(timestep)
+        level = networks.noise.level(timestep)
         if solver == "ddim":
             solved = scheduler.step(prediction, timestep, latents).pred_original_sample
         else:
             sigma = scheduler.sigmas[index]
-            torch.testing.assert_close(alpha_bar.squeeze(), 1 / (1 + sigma.square()), atol=1e-6, rtol=0)
+            torch.testing.assert_close(level.signal.square().squeeze(), 1 / (1 + sigma.square()), atol=1e-6, rtol=0)
             scheduler._step_index = index
             solved = scheduler.convert_model_output(prediction, sample=latents)
-        jumped = losses.predict_x0(latents, prediction, alpha_bar, networks.kind)
+        jumped = losses.predict_x0(latents, prediction, level, networks.noise.kind)
         torch.testing.assert_close(jumped, solved, rtol=1e-3, atol=1e-3)
 
 

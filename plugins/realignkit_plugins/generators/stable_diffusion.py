@@ -245,6 +245,11 @@ def load_pipeline(
                 extras |= {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
             if "watermarker" in index:
                 extras["watermarker"] = None
+            # Stable Diffusion 3 can do without T5, but has to be told.
+            absent = [
+                name for name in ("text_encoder_3", "tokenizer_3") if index.get(name) in ([None, None], (None, None))
+            ]
+            extras |= dict.fromkeys(absent)
             loader: Any = DiffusionPipeline
             if text_to_image and index.get("_class_name") not in _FAMILIES:
                 from diffusers import AutoPipelineForText2Image  # imports every pipeline that there is

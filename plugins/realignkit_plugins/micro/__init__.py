@@ -63,7 +63,7 @@ REFINE_DEFAULTS = {"isolate_phrases": False, "append_missing": False, "verify": 
 
 @hookimpl
 def register_generators(register: Register) -> None:
-    """The embedded base model."""
+    """The embedded base model, and the flow model once it is trained."""
     register(
         "micro",
         "realignkit_plugins.generators.stable_diffusion:StableDiffusionGenerator",
@@ -77,6 +77,18 @@ def register_generators(register: Register) -> None:
         },
         license=_LICENSE,
     )
+    if (FOLDER / "flow").is_dir():
+        register(
+            "micro_flow",
+            "realignkit_plugins.generators.stable_diffusion:StableDiffusionGenerator",
+            "the same scenes by a flow transformer; a 6 M parameter Stable Diffusion 3, embedded, works offline",
+            options={
+                "model": "micro:flow",
+                "companions": COMPANIONS,
+                "num_inference_steps": 20,
+                "guidance_scale": 4.0,
+            },
+        )
 
 
 @hookimpl

@@ -241,15 +241,15 @@ class Algorithm(ABC):
 
         config, networks = self.config, self.networks
         rngs = [seeds.numpy_rng(config.seed, f"{purpose} timestep", place) for place in places]
-        timesteps = torch.tensor([int(rng.integers(len(networks.alphas_cumprod))) for rng in rngs])
+        timesteps = torch.tensor([networks.noise.draw(rng) for rng in rngs])
         # Some captions are left empty, so that guidance keeps something to steer away from.
         pairs = zip(rngs, captions, strict=True)
         texts = ["" if rng.random() < config.caption_dropout else caption for rng, caption in pairs]
         noise = seeds.normal(clean.shape[1:], config.seed, f"{purpose} noise", places).to(networks.device)
         timesteps = timesteps.to(networks.device)
-        alpha_bar = networks.alpha_bar(timesteps)
-        prediction = networks.predict(losses.add_noise(clean, noise, alpha_bar), timesteps, networks.text(texts))
-        target = losses.denoising_target(clean, noise, alpha_bar, networks.kind)
+        level = networks.noise.level(timesteps)
+        prediction = networks.predict(losses.add_noise(clean, noise, level), timesteps, networks.text(texts))
+        target = losses.denoising_target(clean, noise, level, networks.noise.kind)
         each = (prediction - target).square().mean((1, 2, 3))
         if not torch.isfinite(each).all():
             raise ModelError(

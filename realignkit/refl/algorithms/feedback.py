@@ -181,8 +181,7 @@ class Feedback(Algorithm):
         import torch
 
         networks, seed = self.networks, self.config.seed
-        count = len(networks.alphas_cumprod)
-        timesteps = [int(seeds.numpy_rng(seed, "feedback timestep", place).integers(count)) for place in places]
+        timesteps = [networks.noise.draw(seeds.numpy_rng(seed, "feedback timestep", place)) for place in places]
         noise = seeds.normal(networks.latent_shape, seed, "feedback noise", places)
         return noise.to(networks.device), torch.tensor(timesteps, device=networks.device)
 
@@ -193,9 +192,9 @@ class Feedback(Algorithm):
 
     def noised(self, clean: Tensor, noise: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
         """Clean latents (B, C, h, w) with noise, and what the network should predict for them."""
-        alpha_bar = self.networks.alpha_bar(timesteps)
-        target = losses.denoising_target(clean, noise, alpha_bar, self.networks.kind)
-        return losses.add_noise(clean, noise, alpha_bar), target
+        level = self.networks.noise.level(timesteps)
+        target = losses.denoising_target(clean, noise, level, self.networks.noise.kind)
+        return losses.add_noise(clean, noise, level), target
 
     def errors(self, latents: Tensor, timesteps: Tensor, target: Tensor, prompts: Sequence[str]) -> Tensor:
         """Mean squared errors (B,) of the predictions for noised latents.

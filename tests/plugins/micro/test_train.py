@@ -162,7 +162,8 @@ def test_phrase_by_phrase_encoding_is_what_the_sampler_calls_isolation(monkeypat
         return encoder(ids).last_hidden_state[0]
 
     with torch.no_grad():
-        batched = base.encode_captions(encoder, words, texts, np.random.default_rng(0))
+        tokens, places = base.caption_ids(words, texts, np.random.default_rng(0))
+        batched = base.place_phrases(encoder(tokens).last_hidden_state, places, len(texts))
         for text, got in zip(texts, batched, strict=True):
             wanted, parts = encode(text), phrases(text)
             for part, span in zip(parts, phrase_spans(words, text, parts), strict=True):

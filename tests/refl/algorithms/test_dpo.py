@@ -122,7 +122,7 @@ def test_the_unconditional_prediction_is_held_to_the_frozen_models(make_trainer,
         algorithm = trainer.learner.algorithm
         noise, timesteps = algorithm.noise_at([0, 1])
         clean = torch.stack([drawn(trainer, place)[0] for place in (0, 1)])
-        noised = losses.add_noise(clean, noise, networks.alpha_bar(timesteps))
+        noised = losses.add_noise(clean, noise, networks.noise.level(timesteps))
 
         def unconditional():
             text = pipeline.encode_prompt(["", ""], "cpu", 1, False)[0]

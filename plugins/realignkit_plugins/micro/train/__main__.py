@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 RECIPES = {
     "vae": "vae:VAERecipe",
     "base": "base:BaseRecipe",
+    "flow": "flow:FlowRecipe",
     "tagger": "tagger:TaggerRecipe",
     "segmenter": "segmenter:SegmenterRecipe",
     "oracle": "oracle:OracleRecipe",
@@ -44,7 +45,7 @@ def main(
     model: Annotated[
         str,
         typer.Argument(
-            help=f"Which to rebuild: {', '.join(RECIPES)}. Base needs vae, rewards and vqa use base, "
+            help=f"Which to rebuild: {', '.join(RECIPES)}. Base needs vae, flow, rewards and vqa use base, "
             "promptist base and image_reward."
         ),
     ],

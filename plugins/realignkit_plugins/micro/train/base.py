@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import AutoencoderKL, DDIMScheduler, DiffusionPipeline, StableDiffusionPipeline, UNet2DConditionModel
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
@@ -103,21 +103,27 @@ def phrase_spans(tokenizer: CLIPTokenizer, text: str) -> list[tuple[slice, str]]
     return spans
 
 
-def encode_captions(
-    encoder: CLIPTextModel, tokenizer: CLIPTokenizer, prompts: list[str], rng: np.random.Generator
-) -> torch.Tensor:
-    """Hidden states (B, 32, C) of captions, a share of them with each phrase's tokens encoded as if it stood alone."""
-    ids = tokenizer(prompts, padding="max_length", truncation=True, return_tensors="pt").input_ids
-    places = []
+Place = tuple[int, slice]
+"""Of a phrase that is encoded alone: which caption's, and where its tokens stand there."""
+
+
+def caption_ids(
+    tokenizer: CLIPTokenizer, prompts: list[str], rng: np.random.Generator
+) -> tuple[torch.Tensor, list[Place]]:
+    """Token ids (B + P, 32) of captions and, after them, of P phrases that are encoded alone, with their places."""
+    texts, places = list(prompts), []
     for i, prompt in enumerate(prompts):
         if rng.random() < PHRASE_BY_PHRASE:
-            places += [(i, span, part) for span, part in phrase_spans(tokenizer, prompt)]
-    alone = [part for *_, part in places]
-    if alone:
-        ids = torch.cat([ids, tokenizer(alone, padding="max_length", truncation=True, return_tensors="pt").input_ids])
-    hidden = encoder(ids).last_hidden_state
-    out = hidden[: len(prompts)].clone()
-    for row, (i, span, _) in enumerate(places, start=len(prompts)):
+            for span, part in phrase_spans(tokenizer, prompt):
+                places.append((i, span))
+                texts.append(part)
+    return tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids, places
+
+
+def place_phrases(hidden: torch.Tensor, places: list[Place], count: int) -> torch.Tensor:
+    """Hidden states (B, 32, C) of ``count`` captions in which the phrases after them have their tokens' places."""
+    out = hidden[:count].clone()
+    for row, (i, span) in enumerate(places, start=count):
         out[i, span] = hidden[row, 1 : 1 + span.stop - span.start]
     return out
 
@@ -166,7 +172,8 @@ class BaseRecipe(Recipe):
         t = (uniform * 1000).long()
         noisy = self.noise_scheduler.add_noise(x, noise, t).contiguous(memory_format=torch.channels_last)
         with torch.autocast("cpu", torch.bfloat16):
-            hidden = encode_captions(self.text_encoder, self.tokenizer, prompts, rng)
+            ids, places = caption_ids(self.tokenizer, prompts, rng)
+            hidden = place_phrases(self.text_encoder(ids).last_hidden_state, places, len(prompts))
             predicted = self.unet(noisy, t, hidden).sample
         error = (predicted.float() - noise).square().mean(dim=(1, 2, 3))
         alphas = self.noise_scheduler.alphas_cumprod
@@ -186,9 +193,14 @@ class BaseRecipe(Recipe):
             feature_extractor=None,
             requires_safety_checker=False,
         )
-        pipeline.to(dtype=torch.float16).save_pretrained(folder, safe_serialization=True)
-        for config in folder.rglob("*.json"):
-            # Where the weights were while training is nobody's business.
-            values = json.loads(config.read_text())
-            if values.pop("_name_or_path", None) is not None:
-                config.write_text(json.dumps(values, indent=2) + "\n")
+        save_pipeline(pipeline, folder)
+
+
+def save_pipeline(pipeline: DiffusionPipeline, folder: Path) -> None:
+    """Write a pipeline in fp16 safetensors."""
+    pipeline.to(dtype=torch.float16).save_pretrained(folder, safe_serialization=True)
+    for config in folder.rglob("*.json"):
+        # Where the weights were while training is nobody's business.
+        values = json.loads(config.read_text())
+        if values.pop("_name_or_path", None) is not None:
+            config.write_text(json.dumps(values, indent=2) + "\n")

@@ -27,7 +27,7 @@ Loss = Callable[[int, torch.Generator], tuple[torch.Tensor, Mapping[str, torch.T
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long and how fast: linear warm-up, then linear decay to zero."""
+    """How long and how fast: linear warm-up, then linear decay to zero, over the last ``cooldown`` of the steps."""
 
     steps: int
     batch_size: int
@@ -37,10 +37,11 @@ class Schedule:
     beta2: float = 0.98
     clip: float = 1.0
     ema: float = 0.998
+    cooldown: float = 1 / 1.05
 
     def rate(self, step: int) -> float:
         """The learning rate at a step."""
-        return self.learning_rate * min((step + 1) / self.warmup, max(0.0, 1 - step / self.steps) * 1.05, 1.0)
+        return self.learning_rate * min((step + 1) / self.warmup, max(0.0, 1 - step / self.steps) / self.cooldown, 1.0)
 
 
 def fit(
