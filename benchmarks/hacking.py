@@ -3,6 +3,7 @@
     python benchmarks/hacking.py                         # the embedded model and its ImageReward, about twenty minutes
     python benchmarks/hacking.py --reward micro_caption --iterations 400
     python benchmarks/hacking.py --run benchmarks/runs/hacking   # draws a run that is there already
+    python benchmarks/hacking.py --planted               # five bad rewards: does the judge stop each in time? Hours
     python benchmarks/hacking.py --smoke                 # a minute; checks that everything runs
 
 The training is set up to go wrong: nothing holds the model in place (no denoising loss), the learning rate is high, and
@@ -26,6 +27,9 @@ from pathlib import Path
 from statistics import fmean
 from types import ModuleType
 from typing import Any
+
+from planted import ALGORITHMS, PLANTED
+from planted import run as run_planted
 
 from realignkit import Reward, hookimpl
 from realignkit.files import atomic_write
@@ -207,10 +211,25 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=42)
     parser.add_argument("--folder", type=Path, default=ROOT / "benchmarks" / "runs" / "hacking", help="of the training")
     parser.add_argument("--run", type=Path, help="draw this run's folder; train nothing")
+    parser.add_argument(
+        "--planted", action="store_true", help="the five of planted.py instead; resumed where it stopped"
+    )
+    parser.add_argument("--only", action="append", choices=PLANTED, help="of the planted ones; repeatable; default all")
+    parser.add_argument("--algorithm", default="refl", choices=ALGORITHMS, help="that the planted ones train")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], help="of the planted ones' trainings")
     parser.add_argument("--smoke", action="store_true", help="two iterations; written only with --svg and --table")
     parser.add_argument("--svg", type=Path, default=None)
     parser.add_argument("--table", type=Path, default=None)
     options = parser.parse_args()
+    if options.planted:
+        text = run_planted(
+            options.only or list(PLANTED), options.algorithm, options.seeds, options.folder, options.smoke
+        )
+        where = options.table or (None if options.smoke else ROOT / "benchmarks" / "results" / "planted.md")
+        print(text)
+        if where is not None:
+            atomic_write(where, text)
+        return
     if options.run is None:
         changes = {
             "iterations": options.iterations,

@@ -34,6 +34,8 @@ class Validation:
         values: everything that was computed.
         rewards: per image, in the prompts' order.
         judgements: per image; empty where the judge gives one number for all.
+        scope: what the pictures look like (:mod:`realignkit.refl.scope`), measure -> per image; ``diversity`` and
+            ``prediction_change`` of the first images alone. ``values`` has the means, as ``scope.NAME``.
     """
 
     iteration: int
@@ -43,6 +45,7 @@ class Validation:
     values: Mapping[str, float] = field(default_factory=dict)
     rewards: tuple[float, ...] = ()
     judgements: tuple[float, ...] = ()
+    scope: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
 
     @property
     def score(self) -> float:

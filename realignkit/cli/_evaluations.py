@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from realignkit.cli._progress import Bars, note, out, print_table
+from realignkit.cli._progress import Bars, note, out, print_table, print_usage
 from realignkit.errors import OptionError
 
 if TYPE_CHECKING:
@@ -184,6 +184,7 @@ def measure(
             launch=bench.launch,
         )
         evaluation(bars.step, note)
+    print_usage(metrics)
 
 
 def show_metrics(folder: Path, metrics: Sequence[Named]) -> None:

@@ -10,7 +10,7 @@ import os
 import re
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
@@ -25,6 +25,7 @@ from typer.core import TyperCommand, TyperGroup
 from realignkit.errors import PluginError, RealignKitError
 
 if TYPE_CHECKING:
+    from realignkit.named import Named
     from realignkit.realignment import Realignment
 
 EXIT_SOME_FAILED = 1
@@ -267,6 +268,15 @@ def set_verbosity(ctx: typer.Context, verbose: bool) -> None:
         return
     for name in ("TRANSFORMERS_VERBOSITY", "DIFFUSERS_VERBOSITY"):
         os.environ.setdefault(name, "error")
+
+
+def print_usage(plugins: Iterable[Named]) -> None:
+    """Say what plugins that ask services have used of them: requests, tokens, and US dollars where prices are known."""
+    for asked in plugins:
+        usage: Any = getattr(asked.plugin, "usage", None)
+        if usage is not None and usage.requests:
+            cost = f", {usage.cost:.4f} US dollars" if usage.cost is not None else ""
+            out().print(f"{asked.name}: {usage.requests} requests, {usage.tokens} tokens{cost}", style="dim")
 
 
 def new_table(*headings: str) -> Table:

@@ -16,8 +16,8 @@ from realignkit.cli._progress import (
     Command,
     loading,
     note,
-    out,
     print_table,
+    print_usage,
     set_verbosity,
     writes_into,
 )
@@ -131,11 +131,7 @@ def scorers(
             source=chosen_set.source,
         )
     table = measure(ablation, folder)
-    for asked in scorers:
-        usage: Any = getattr(asked.plugin, "usage", None)
-        if usage is not None and usage.requests:
-            cost = f", {usage.cost:.4f} US dollars" if usage.cost is not None else ""
-            out().print(f"{asked.name}: {usage.requests} requests, {usage.tokens} tokens{cost}", style="dim")
+    print_usage(scorers)
     if any(row.asked is not None and row.asked.problem for row in table.rows):
         raise typer.Exit(EXIT_SOME_FAILED)
 

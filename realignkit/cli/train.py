@@ -19,6 +19,7 @@ from realignkit.cli._progress import (
     new_table,
     note,
     out,
+    print_usage,
     set_verbosity,
     writes_into,
 )
@@ -26,6 +27,7 @@ from realignkit.errors import OptionError, in_one_line
 from realignkit.machine import suited_threads
 
 if TYPE_CHECKING:
+    from realignkit.named import Named
     from realignkit.types import TrainResult, TrainState
 
 DEFAULT_MODEL = "micro"
@@ -102,6 +104,7 @@ def train(
             results["control"] = job.run(Path(wanted["out"]) / "control", resume, control=True)
     if job.main:
         _print(results, str(wanted["judge"] or ""))
+        print_usage(job.asked)
 
 
 def _merge(flags: Mapping[str, Any], path: Path | None) -> tuple[dict[str, Any], list[str]]:
@@ -187,6 +190,7 @@ class TrainingJob:
         if self.config.pairs is not None:
             note(read_pairs(self.config.pairs).summary)
         self.main = True
+        self.asked: list[Named] = []
         if self.judge_name and self._rewards(str(wanted["judge"])) == self._rewards(str(wanted["reward"])):
             raise OptionError(
                 "the judge is the training reward itself, so it could not notice that the reward is exploited. Give "
@@ -227,6 +231,8 @@ class TrainingJob:
                 self.registry, str(self.wanted["reward"]), self.settings.options["reward"], self.companions
             )
             judge = self._make_judge()
+        rewards = (Named("reward", str(self.wanted["reward"]), reward), *([judge.named] if judge else []))
+        self.asked += [part for named in rewards for part, _ in named.parts]
         config = self.config.control(Path(self.wanted["out"])) if control else self.config
         with _reporting(title or ("control" if control else "train")) as (on_step, on_message):
             trainer = ReFLTrainer(

@@ -33,6 +33,7 @@ class WrittenValidation(Written):
     values: dict[str, float]
     rewards: list[float]
     judgements: list[float]
+    scope: dict[str, list[float]] = Field(default_factory=dict)
 
 
 class _State(Written):

@@ -47,6 +47,9 @@ class ValidationOptions(Options):
     seed: int = Field(1000, ge=0, lt=2**62, description="of the first held-out image; the next has one more")
     patience: int = Field(4, ge=0, description="validations without a better judgement before stopping; 0: never stop")
     samples: int = Field(8, ge=0, description="held-out images in each sample grid; 0: none")
+    diversity: int = Field(
+        8, ge=0, description="held-out prompts drawn twice, to measure how much a prompt's pictures differ; 0: none"
+    )
 
     def sampling(self, used: Mapping[str, Any]) -> dict[str, Any]:
         """How the held-out prompts are drawn, of a model that is ``used`` with these sampling options."""

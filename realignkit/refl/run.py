@@ -35,7 +35,7 @@ PRIOR_SAMPLING = "prior_sampling"
 CHANGEABLE = frozenset(
     {
         *("iterations", "checkpoint_every", "keep_checkpoints", "tracker"),
-        *("validation.every", "validation.patience", "validation.samples"),
+        *("validation.every", "validation.patience", "validation.samples", "validation.diversity"),
         *("gradient_checkpointing", "batch_size", "gradient_accumulation_steps", "total_batch_size", "pairs"),
         *(f"{name}.pictures" for name, kind in ALGORITHMS.items() if "pictures" in kind.Options.model_fields),
     }
@@ -88,7 +88,8 @@ def begun(folder: Path) -> bool:
 def validation_from(record: Mapping[str, Any]) -> Validation:
     """A validation from its JSON."""
     lists = {name: tuple(record[name]) for name in ("rewards", "judgements")}
-    return Validation(**{**record, **lists})
+    scope = {name: tuple(values) for name, values in record.get("scope", {}).items()}  # version 0.1 had none
+    return Validation(**{**record, **lists, "scope": scope})
 
 
 def identifying_options(plugin: Named) -> dict[str, Any] | None:
@@ -237,14 +238,16 @@ class RunFolder:
             return
         append_lines(self.folder / LOG, [state.record()], "Free some space and resume the run.")
 
-    def write_samples(self, iteration: int, images: Sequence[Image.Image]) -> None:
-        """Write a grid of held-out images.
+    def write_samples(self, iteration: int, images: Sequence[Image.Image]) -> Path | None:
+        """Write a grid of held-out images; where, None where there are none.
 
         Raises:
             OutputError: it cannot be written.
         """
-        if self.main and images:
-            atomic_write(self.folder / "samples" / f"{iteration:06d}.png", png(grid(images)))
+        path = self.folder / "samples" / f"{iteration:06d}.png" if images else None
+        if self.main and path is not None:
+            atomic_write(path, png(grid(images)))
+        return path
 
 
 def _difference(name: str, recorded: Any, now: Any) -> str:

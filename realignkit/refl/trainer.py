@@ -28,7 +28,8 @@ from realignkit.refl.refusals import check_trainable
 from realignkit.refl.run import LOG, RunFolder, grid, identifying_options, sampling_identity, validation_from
 from realignkit.refl.step import Learner
 from realignkit.refl.trainable import Trainable
-from realignkit.refl.validation import Judge, Validator, best_of, check_reach, hacking, without_improvement
+from realignkit.refl.validation import Judge, best_of, check_reach, doubts, without_improvement
+from realignkit.refl.validator import Validator
 from realignkit.registry import Registry, default_registry
 from realignkit.types import TrainResult, TrainState, Validation
 
@@ -285,17 +286,16 @@ class ReFLTrainer:
         return after_train_step(self.registry, state)
 
     def _validate(self, iteration: int) -> None:
-        validator = Validator(self.networks, self.trainable, self.processes, self.config)
+        validator = Validator(self.networks, self.trainable, self.processes, self.config, self.folder)
         now, images = validator(iteration, self.held_out, self.sampling, self.reward, self.judge)
         self.history.append(now)
-        self.run.write_samples(iteration, images)
+        path = self.run.write_samples(iteration, images)
         if images:
             self.processes.track_image(grid(images), iteration)
         self.processes.track({f"held-out/{name}": value for name, value in now.values.items()}, iteration)
         text = ", ".join(f"{name} {value:.4g}" for name, value in now.values.items())
         self._say(f"held-out at iteration {iteration}: {text}")
-        warning = hacking(self.history, self.judge.name) if self.judge is not None else None
-        if warning is not None:
+        for warning in doubts(self.history, self.judge, path):
             self.warnings.append(warning)
             self._say(f"warning: {warning}")
         if self.processes.main and best_of(self.history) is now:

@@ -1,21 +1,20 @@
-"""Held-out prompts: drawn, judged by something that is not the training reward, and compared over time."""
+"""Validations: what has been found of held-out prompts, judged by another than the reward, and compared over time."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from realignkit.arguments import shown
-from realignkit.calls import measure, rate
+from realignkit.calls import measure
 from realignkit.contracts import Metric, Reward
 from realignkit.errors import ModelError, OptionError
 from realignkit.named import Named
-from realignkit.refl.distributed import Processes
-from realignkit.refl.model import Networks
+from realignkit.refl.algorithms import PART
 from realignkit.refl.options import TrainingOptions
-from realignkit.refl.seeds import seeded
-from realignkit.refl.trainable import Trainable
+from realignkit.refl.scope import left_range
 from realignkit.types import Validation
 
 if TYPE_CHECKING:
@@ -117,7 +116,12 @@ def check_reach(config: TrainingOptions, reward: Named, judge: Judge | None, val
 
 
 def validation(
-    iteration: int, rewards: Sequence[float], judge: Judge | None, judged: Sequence[float] | dict[str, float]
+    iteration: int,
+    rewards: Sequence[float],
+    judge: Judge | None,
+    judged: Sequence[float] | dict[str, float],
+    parts: Mapping[str, Sequence[float]] | None = None,
+    scope: Mapping[str, tuple[float, ...]] | None = None,
 ) -> Validation:
     """Put together what one validation found.
 
@@ -126,17 +130,25 @@ def validation(
         rewards: the training reward per image.
         judge: None: the training reward decides.
         judged: a reward judge's value per image, or a metric's values.
+        parts: of a sum of rewards the values of each per image, unweighted.
+        scope: see :class:`Validation`.
     """
-    reward = sum(rewards) / len(rewards)
-    values = {"reward": reward}
-    if judge is None:
-        return Validation(iteration, reward, reward, True, values, tuple(rewards), tuple(rewards))
-    if isinstance(judged, dict):
+    values = {"reward": mean(rewards), **{f"{PART}{name}": mean(each) for name, each in (parts or {}).items()}}
+    decides, higher, judgements = values["reward"], True, tuple(rewards)
+    if judge is not None and isinstance(judged, dict):
         values |= {f"{judge.name}.{name}": value for name, value in judged.items()}
-        return Validation(iteration, reward, judge.deciding(judged), judge.higher_is_better, values, tuple(rewards))
-    mean = sum(judged) / len(judged)
-    values[judge.name] = mean
-    return Validation(iteration, reward, mean, True, values, tuple(rewards), tuple(judged))
+        decides, higher, judgements = judge.deciding(judged), judge.higher_is_better, ()
+    elif judge is not None:
+        assert not isinstance(judged, dict)
+        values[judge.name] = decides = mean(judged)
+        judgements = tuple(judged)
+    values |= {f"scope.{name}": mean(each) for name, each in (scope or {}).items()}
+    return Validation(iteration, values["reward"], decides, higher, values, tuple(rewards), judgements, scope or {})
+
+
+def mean(values: Sequence[float]) -> float:
+    """Of at least one value."""
+    return sum(values) / len(values)
 
 
 def moved(before: Sequence[float], after: Sequence[float]) -> int:
@@ -180,6 +192,18 @@ def hacking(history: Sequence[Validation], judge: str) -> str | None:
     return None
 
 
+def doubts(history: Sequence[Validation], judge: Judge | None, grid: Path | None) -> list[str]:
+    """What the latest validation should make a reader doubt, in words.
+
+    Args:
+        history: all validations, the latest last.
+        judge: None: an exploited reward is not noticed.
+        grid: the file with the latest one's pictures.
+    """
+    exploited = None if judge is None else hacking(history, judge.name)
+    return [warning for warning in (exploited, left_range(history, grid)) if warning is not None]
+
+
 def _sign(value: float) -> int:
     return (value > 0) - (value < 0)
 
@@ -196,64 +220,3 @@ def without_improvement(history: Sequence[Validation]) -> int:
         return 0
     scores = [item.score for item in history]
     return len(scores) - 1 - scores.index(max(scores))
-
-
-class Validator:
-    """Draws the held-out prompts with the averaged weights, and has them judged, shared among the processes."""
-
-    def __init__(self, networks: Networks, trainable: Trainable, processes: Processes, config: TrainingOptions) -> None:
-        self.networks, self.trainable, self.processes, self.config = networks, trainable, processes, config
-
-    def __call__(
-        self,
-        iteration: int,
-        prompts: Sequence[str],
-        sampling: Mapping[str, Any],
-        reward: Named,
-        judge: Judge | None,
-    ) -> tuple[Validation, list[Image]]:
-        """Validate; the first ``samples`` images come along.
-
-        Every validation draws the same prompts from the same noise, so that two of them can be compared in pairs.
-
-        Raises:
-            ModelError, PluginError: model, reward or judge failed.
-        """
-        mine = list(range(len(prompts)))[self.processes.rank :: self.processes.count]
-        images = self._draw([prompts[i] for i in mine], mine, self.config.validation.sampling(sampling))
-        rewards = self._rate(reward, images, [prompts[i] for i in mine])
-        judged: list[Any] = [None] * len(mine)
-        if judge is not None and judge.is_reward:
-            judged = self._rate(judge.named, images, [prompts[i] for i in mine])
-        shown = judge is not None and not judge.is_reward  # a metric needs all images in one place
-        rows: list[Any] = [
-            (i, value, other, image if shown or i < self.config.validation.samples else None)
-            for i, value, other, image in zip(mine, rewards, judged, images, strict=True)
-        ]
-        rows = sorted(self.processes.gather(rows), key=lambda row: row[0])
-        values = [row[1] for row in rows]
-        if judge is None or judge.is_reward:
-            judgements: Any = [row[2] for row in rows]
-        else:
-            judgements = judge.judge_all([row[3] for row in rows], prompts) if self.processes.main else None
-            judgements = self.processes.share(judgements)
-        shown_first = [row[3] for row in rows[: self.config.validation.samples]]
-        return validation(iteration, values, judge, judgements), shown_first
-
-    def _draw(self, prompts: Sequence[str], places: Sequence[int], sampling: Mapping[str, Any]) -> list[Image]:
-        images: list[Image] = []
-        batch = self.config.batch_size
-        with self.trainable.averaged():
-            for start in range(0, len(prompts), batch):
-                seeds = [self.config.validation.seed + place for place in places[start : start + batch]]
-                images += self.networks.draw(prompts[start : start + batch], seeds, sampling)
-        return images
-
-    def _rate(self, reward: Named, images: Sequence[Image], prompts: Sequence[str]) -> list[float]:
-        values: list[float] = []
-        batch = self.config.batch_size
-        for start in range(0, len(images), batch):
-            part = slice(start, start + batch)
-            with seeded(self.config.seed, "validation", start):
-                values += rate(reward, images[part], prompts[part], self.networks.device)
-        return values

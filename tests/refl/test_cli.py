@@ -300,3 +300,37 @@ def test_a_model_in_one_file_is_trained_and_used(cli, arguments, tmp_path):
         assert done.exit_code == 0, done.output + done.stderr
         drawn.append(np.asarray(Realignment.load(tmp_path / name).coarse, dtype=int))
     assert abs(drawn[0] - drawn[1]).max() > 0
+
+
+def test_a_language_model_is_a_reward_by_name_cached_and_with_its_cost(cli, arguments, tmp_path):
+    """Any picture is paid for once; what needs a gradient says that there is none."""
+    from tests.plugins.scorers.endpoint import say, serving
+
+    def alternating(request, number):
+        return say(json.dumps({"reason": "", "mark": number % 11}))
+
+    def judged(service, algorithm, out):
+        options = {"base_url": service.url, "cache_dir": str(tmp_path / "answers"), "input_price": 1, "output_price": 1}
+        other = "refl" if algorithm == "raft" else "raft"
+        given = [text for text in arguments if not str(text).startswith(f"--set={other}")]
+        given[given.index("--reward") + 1] = "openai_judge"
+        settings = (
+            f"algorithm={algorithm}",
+            f"reward.options={json.dumps(options)}",
+            "denoising_weight=0",
+            "iterations=1",
+        )
+        return cli(*given, *(f"--set={setting}" for setting in settings), "--out", tmp_path / out)
+
+    with serving(alternating) as service:
+        done = judged(service, "raft", "first")
+        assert done.exit_code == 0, done.output + done.stderr
+        asked = len(service.requests)
+        assert f"openai_judge: {asked} requests, {120 * asked} tokens, 0." in done.output
+        again = judged(service, "raft", "again")  # the same pictures
+        assert again.exit_code == 0, again.output + again.stderr
+        assert len(service.requests) == asked and "requests" not in again.output
+        assert losses(tmp_path / "again") == losses(tmp_path / "first")
+        refused = judged(service, "refl", "refused")
+        assert refused.exit_code == 2
+        assert "reward 'openai_judge' has no gradient, which refl needs" in " ".join(refused.stderr.split())

@@ -105,3 +105,20 @@ def test_a_judge_that_computes_nothing_is_named():
     judge = Judge(Count(), "silent")
     with pytest.raises(PluginError, match="metric 'silent' broke its contract: it computed no value at all"):
         judge.deciding({})
+
+
+def test_the_parts_of_a_sum_are_on_record_and_the_sum_is_its_own(make_trainer):
+    from realignkit.calls import rate
+    from realignkit.named import Named
+    from realignkit_plugins.rewards.weighted import WeightedReward
+    from tests.refl.rewards import Blind, Colour
+
+    reward = WeightedReward.of({"colour": (Colour(), 0.3), "blind": (Blind(), 2.0)})
+    trainer = make_trainer(reward, algorithm="raft", iterations=1, denoising_weight=0, validation={"samples": 2})
+    (first, _) = trainer.train().history
+    assert first.values["reward"] == pytest.approx(
+        0.3 * first.values["reward.colour"] + 2.0 * first.values["reward.blind"], rel=1e-5
+    )
+    fresh = make_trainer(reward, algorithm="raft", out=trainer.folder.parent / "fresh")
+    images = fresh.networks.draw(fresh.held_out, [1000, 1001], {**fresh.sampling, "num_inference_steps": 2})
+    assert rate(Named("reward", "sum", reward), images, fresh.held_out) == list(first.rewards)

@@ -62,3 +62,10 @@ def register_metrics(register: Register) -> None:
         "realignkit_plugins.metrics.soft_tifa:SoftTIFA",
         "probabilities of right answers, as arithmetic and geometric mean (GenEval 2), by skill and number of atoms",
     )
+    register(
+        "openai_judge",
+        "realignkit_plugins.metrics.openai_judge:OpenAIJudge",
+        "mark of a language model that looks at each image, by any service with OpenAI's chat protocol",
+        requires=("openai", "httpx2"),
+        extra="gpt4",
+    )

@@ -1,4 +1,4 @@
-"""What metrics share that ask questions about images: who answers, and numbers over a set."""
+"""What metrics share that mark each image, or ask questions about it: who answers, and numbers over a set."""
 
 from __future__ import annotations
 
@@ -24,58 +24,19 @@ if TYPE_CHECKING:
 Record = Mapping[str, Any]
 
 
-class QuestionMetric(Metric):
-    """A metric that has a plugin of kind ``vqa`` answer questions about each image.
+class MarkMetric(Metric):
+    """A metric that marks each image by itself (:meth:`judge_each`); its numbers over a set are means by prompt."""
 
-    A child says what is found out about each image (:meth:`judge_each`), and may :meth:`summarise` in its own way.
-    """
-
-    yes_or_no = ()  # a share of one question is still a share
-
-    class Options(PluginOptions):
-        """Options of every metric that asks questions."""
-
-        vqa: str = Field("blip_vqa", description="who answers: name of a vqa plugin", min_length=1)
-        vqa_options: dict[str, Any] = Field({}, description="its options")
-
+    yes_or_no = ()  # a mark of 0 or 1, such as the share of one question, is no yes or no
     options: Any
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self.seen: list[Record] = []
 
-    @cached_property
-    def answerer(self) -> Named:
-        """Who answers, under its name.
-
-        Raises:
-            PluginError: there is none of that name.
-            OptionError: it does not know an option.
-        """
-        (named,) = make([default_registry().info("vqa", self.options.vqa)], self.options.vqa_options)
-        return named
-
-    @property
-    def vqa(self) -> Any:
-        """Who answers."""
-        return self.answerer.plugin
-
-    def check(self) -> str:
-        """What keeps the question answerer from working here."""
-        return str(self.vqa.check()) if hasattr(self.vqa, "check") else ""
-
-    def out_of_reach(self) -> str:
-        """What the question answerer cannot get, see :class:`realignkit.contracts.Plugin`."""
-        return str(getattr(self.vqa, "out_of_reach", str)())
-
-    def identity(self) -> dict[str, Any]:
-        """Who answers, with its options, and what it says of itself."""
-        says = self.vqa.identity() if hasattr(self.vqa, "identity") else {}
-        return {"vqa": self.options.vqa, **{f"vqa.{name}": value for name, value in says.items()}}
-
     @abstractmethod
     def judge_each(self, images: Sequence[Image], prompts: Sequence[str]) -> list[dict[str, Any]]:
-        """Values of each image alone, and under ``details`` its questions."""
+        """Values of each image alone, and under ``details`` what they were made from."""
 
     def summarise(self, records: Sequence[Record]) -> dict[str, float]:
         """The means over prompts of the means over their images."""
@@ -103,9 +64,56 @@ class QuestionMetric(Metric):
         Raises:
             PluginError: it is another metric, or has other options.
         """
-        if not isinstance(other, QuestionMetric) or type(other) is not type(self) or other.options != self.options:
+        if not isinstance(other, MarkMetric) or type(other) is not type(self) or other.options != self.options:
             raise PluginError(f"cannot merge another metric into {type(self).__name__}. Use equal options.")
         self.seen += other.seen
+
+
+class QuestionMetric(MarkMetric):
+    """A metric that has a plugin of kind ``vqa`` answer questions about each image.
+
+    A child says what is found out about each image (:meth:`judge_each`), and may :meth:`summarise` in its own way.
+    """
+
+    class Options(PluginOptions):
+        """Options of every metric that asks questions."""
+
+        vqa: str = Field("blip_vqa", description="who answers: name of a vqa plugin", min_length=1)
+        vqa_options: dict[str, Any] = Field({}, description="its options")
+
+    @cached_property
+    def answerer(self) -> Named:
+        """Who answers, under its name.
+
+        Raises:
+            PluginError: there is none of that name.
+            OptionError: it does not know an option.
+        """
+        (named,) = make([default_registry().info("vqa", self.options.vqa)], self.options.vqa_options)
+        return named
+
+    @property
+    def vqa(self) -> Any:
+        """Who answers."""
+        return self.answerer.plugin
+
+    @property
+    def usage(self) -> Any:
+        """What the question answerer has used of a service; None of one that asks none."""
+        return getattr(self.vqa, "usage", None)
+
+    def check(self) -> str:
+        """What keeps the question answerer from working here."""
+        return str(self.vqa.check()) if hasattr(self.vqa, "check") else ""
+
+    def out_of_reach(self) -> str:
+        """What the question answerer cannot get, see :class:`realignkit.contracts.Plugin`."""
+        return str(getattr(self.vqa, "out_of_reach", str)())
+
+    def identity(self) -> dict[str, Any]:
+        """Who answers, with its options, and what it says of itself."""
+        says = self.vqa.identity() if hasattr(self.vqa, "identity") else {}
+        return {"vqa": self.options.vqa, **{f"vqa.{name}": value for name, value in says.items()}}
 
 
 def check_pairs(images: Sequence[Any], prompts: Sequence[str]) -> None:

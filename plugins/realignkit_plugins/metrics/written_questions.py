@@ -11,7 +11,7 @@ from realignkit_plugins.metrics.tifa_questions import ELEMENT_TYPES, Question
 from realignkit_plugins.scorers import templates
 from realignkit_plugins.scorers.answers import AnswerForm
 from realignkit_plugins.scorers.language_model import LanguageModelScorer, Task
-from realignkit_plugins.scorers.wrappings import MalformedAnswerError, brief, thoughtless
+from realignkit_plugins.scorers.wrappings import MalformedAnswerError, brief, only_object
 
 VERSION = "v1"
 MOST = 60
@@ -88,13 +88,7 @@ def read_written(text: str, prompt: str) -> list[Question]:
 
 
 def _entries(text: str) -> list[Any]:
-    text = thoughtless(text)
-    start, end = text.find("{"), text.rfind("}")
-    try:
-        value = json.loads(text[start : end + 1]) if start >= 0 else None
-    except (ValueError, RecursionError) as error:
-        raise MalformedAnswerError(f"its JSON is broken ({brief(str(error))})", "broken JSON") from None
-    entries = value.get("questions") if isinstance(value, dict) else None
+    entries = only_object(text).get("questions")
     if not isinstance(entries, list):
         raise MalformedAnswerError('it is not of the form {"questions": [{"question": …}]}', "form")
     return entries

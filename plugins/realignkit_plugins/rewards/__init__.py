@@ -44,6 +44,7 @@ def register_rewards(register: Register) -> None:
         "realignkit_plugins.rewards.weighted:WeightedReward",
         "a weighted sum of other rewards",
     )
+    judged = "realignkit_plugins.rewards.judged:MetricReward"
     for name, what in {
         "metric": "any metric that judges each image (metric=…), without a gradient",
         "tifa": "share of questions about the prompt that are answered right, without a gradient",
@@ -51,7 +52,15 @@ def register_rewards(register: Register) -> None:
         "soft_tifa": "mean probability of right answers to questions about the prompt, without a gradient",
     }.items():
         options = {} if name == "metric" else {"metric": name}
-        register(name, "realignkit_plugins.rewards.judged:MetricReward", what, options=options)
+        register(name, judged, what, options=options)
+    register(
+        "openai_judge",
+        judged,
+        "mark of a language model that looks at the image, by any chat service (OpenAI's protocol), without a gradient",
+        requires=("openai", "httpx2"),
+        extra="gpt4",
+        options={"metric": "openai_judge"},
+    )
 
 
 @hookimpl

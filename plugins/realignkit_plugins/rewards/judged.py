@@ -1,4 +1,4 @@
-"""Any metric that judges each image, as a reward without a gradient: for candidates, or to train with RAFT."""
+"""Any metric that judges each image, as a reward without a gradient: for candidates, and to train with."""
 
 from __future__ import annotations
 
@@ -46,6 +46,15 @@ class MetricReward(Reward):
                 f"metric '{self.options.metric}' judges sets of images alone. Choose one such as vqascore."
             )
         return made
+
+    @property
+    def usage(self) -> Any:
+        """What the metric has used of a service; None of one that asks none."""
+        return getattr(self.metric, "usage", None)
+
+    def check(self) -> str:
+        """What keeps the metric from working here."""
+        return str(self.metric.check()) if hasattr(self.metric, "check") else ""
 
     def out_of_reach(self) -> str:
         """What the metric cannot get, see :class:`realignkit.contracts.Plugin`."""

@@ -32,14 +32,23 @@ class ChatService:
     The key comes from the environment and goes to the service only: it is in no option, message, file or report, and
     OpenAI's key is not sent to other services unless ``auth_env`` says so.
 
+    Args:
+        options: which one, and how it is asked.
+        asker: what kind of plugin asks, in messages.
+
     Attributes:
         meter: tokens and money.
     """
 
-    def __init__(self, options: ServiceOptions) -> None:
+    def __init__(self, options: ServiceOptions, asker: str = "scorer") -> None:
         o = self.options = options
-        self.meter = Meter(o.max_total_tokens, o.max_cost, o.input_price, o.output_price)
+        self.meter = Meter(o.max_total_tokens, o.max_cost, o.input_price, o.output_price, asker)
+        self._asker = asker
         self._dialect = o.dialect()  # what the service is known to take
+
+    def __deepcopy__(self, memo: Any) -> ChatService:
+        """Copies of whoever asks share the service, and its caps."""
+        return self
 
     def ask(self, messages: Messages, state: dict[str, Any], form: AnswerForm | None = None, **more: Any) -> Any:
         """One completion of the service, whatever it is.
@@ -144,7 +153,7 @@ class ChatService:
 
         o = self.options
         if missing := o.key_problem():
-            raise ScorerError(f"{missing}, or choose another scorer.", "no key")
+            raise ScorerError(f"{missing}, or choose another {self._asker}.", "no key")
         return openai.OpenAI(
             api_key=o.key or "none",
             base_url=o.base_url,

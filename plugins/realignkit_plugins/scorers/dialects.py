@@ -87,7 +87,12 @@ class Dialect:
         if self.system[0] == "system" or messages[0]["role"] != "system":
             return messages
         first, second, *rest = messages
-        return [{"role": "user", "content": f"{first['content']}\n\n{second['content']}"}, *rest]
+        question = second["content"]
+        if isinstance(question, str):
+            question = f"{first['content']}\n\n{question}"
+        else:
+            question = [{"type": "text", "text": first["content"]}, *question]
+        return [{"role": "user", "content": question}, *rest]
 
     def after(self, refusal: str) -> Dialect | None:
         """The next way to ask, where a refusal is about this one; None where it is about something else."""

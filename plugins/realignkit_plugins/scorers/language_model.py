@@ -1,18 +1,19 @@
-"""What scorers that ask a language model share: the question, validation, repair, asking again, the cache."""
+"""What plugins that ask a language model share: the question, validation, repair, asking again, the cache."""
 
 from __future__ import annotations
 
+import hashlib
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 from pydantic import Field
 
 from realignkit.contracts import Options as PluginOptions
-from realignkit.contracts import Scorer
+from realignkit.contracts import Plugin, Scorer
 from realignkit.errors import OutputError, ScorerError
 from realignkit.types import LocalCaption, Tag
 from realignkit_plugins.datafiles import cache_folder
@@ -34,7 +35,7 @@ class AnswersOptions(PluginOptions):
 
 
 class LanguageModelOptions(AnswersOptions):
-    """Options of every scorer that asks a language model."""
+    """Options of every plugin that asks a language model with the prompt templates."""
 
     template: str = Field(templates.NEWEST, description="version of the prompt templates")
 
@@ -58,9 +59,14 @@ class Task(Generic[T]):
     repair: Callable[[str, str], templates.Messages]
 
 
-class LanguageModelScorer(Scorer):
-    """Asks, validates, asks again with the reason, and gives up with a :class:`ScorerError` that has all reasons."""
+class LanguageModel(Plugin):
+    """Asks, validates, asks again with the reason, and gives up with a :class:`ScorerError` that has all reasons.
 
+    Attributes:
+        answers_folder: of the cache, below the user's.
+    """
+
+    answers_folder: ClassVar[str] = "scorers"
     options: LanguageModelOptions  # type: ignore[assignment]
 
     @abstractmethod
@@ -79,31 +85,13 @@ class LanguageModelScorer(Scorer):
     def identity(self) -> Mapping[str, Any]:
         """What an answer depends on besides the messages, as JSON; part of the cache's key."""
 
-    def __call__(self, prompt: str, tags: Sequence[Tag]) -> tuple[LocalCaption, ...]:
-        """One local caption per tag, in order.
-
-        Raises:
-            ScorerError: no usable answer within the attempts, or the model cannot be asked.
-        """
-        if not tags:
-            return ()
-        version = self.options.template
-        task = Task(
-            templates.question(prompt, tags, version),
-            objects_form(tags),
-            lambda answer: read_answer(answer, prompt, tags),
-            write_answer,
-            lambda answer, problem: templates.repair(answer, problem, version),
-        )
-        return self.ask(task)
-
     def ask(self, task: Task[T]) -> T:
         """What the model answers, read; from the disk where it has been asked the same before.
 
         Raises:
             ScorerError: no usable answer within the attempts, or the model cannot be asked.
         """
-        asked = {**self.identity(), "messages": task.messages}
+        asked = {**self.identity(), "messages": _in_short(task.messages)}
         known = self._recall(asked, task)
         if known is not None:
             return known
@@ -128,7 +116,7 @@ class LanguageModelScorer(Scorer):
 
     @cached_property
     def _cache(self) -> AnswerCache | None:
-        return AnswerCache(self.options.cache_dir or cache_folder("scorers")) if self.options.cache else None
+        return AnswerCache(self.options.cache_dir or cache_folder(self.answers_folder)) if self.options.cache else None
 
     def _recall(self, asked: Mapping[str, Any], task: Task[T]) -> T | None:
         answer = self._cache.get(asked) if self._cache else None
@@ -147,3 +135,39 @@ class LanguageModelScorer(Scorer):
             self._cache.put(asked, understood)
         except OutputError:  # a full disk must not cost an answer that was paid for
             return
+
+
+class LanguageModelScorer(LanguageModel, Scorer):
+    """A language model as a scorer."""
+
+    def __call__(self, prompt: str, tags: Sequence[Tag]) -> tuple[LocalCaption, ...]:
+        """One local caption per tag, in order.
+
+        Raises:
+            ScorerError: no usable answer within the attempts, or the model cannot be asked.
+        """
+        if not tags:
+            return ()
+        version = self.options.template
+        task = Task(
+            templates.question(prompt, tags, version),
+            objects_form(tags),
+            lambda answer: read_answer(answer, prompt, tags),
+            write_answer,
+            lambda answer, problem: templates.repair(answer, problem, version),
+        )
+        return self.ask(task)
+
+
+def _in_short(messages: templates.Messages) -> templates.Messages:
+    """Messages with a checksum in place of each image."""
+
+    def part(content: dict[str, Any]) -> dict[str, Any]:
+        if content["type"] != "image_url":
+            return content
+        return {"type": "image", "sha256": hashlib.sha256(content["image_url"]["url"].encode()).hexdigest()}
+
+    def short(content: Any) -> Any:
+        return content if isinstance(content, str) else [part(each) for each in content]
+
+    return [{**message, "content": short(message["content"])} for message in messages]

@@ -48,6 +48,7 @@ class Meter:
         max_tokens: at most so many tokens, in and out; None: no cap.
         max_cost: at most so many US dollars; needs both prices.
         input_price, output_price: US dollars per million tokens.
+        asker: what kind of plugin asks, in messages.
     """
 
     def __init__(
@@ -56,9 +57,11 @@ class Meter:
         max_cost: float | None = None,
         input_price: float | None = None,
         output_price: float | None = None,
+        asker: str = "scorer",
     ) -> None:
         self.max_tokens, self.max_cost = max_tokens, max_cost
         self.input_price, self.output_price = input_price, output_price
+        self._asker = asker
         self._lock = threading.Lock()
         self._requests = self._prompt = self._completion = 0
         self._open: set[Charge] = set()
@@ -100,7 +103,7 @@ class Meter:
             spent = self._prompt + self._completion
             raise ScorerError(
                 f"the cap of {self.max_tokens} tokens would be passed ({spent} used). "
-                f"Raise max_total_tokens, or go on with another scorer.",
+                f"Raise max_total_tokens, or go on with another {self._asker}.",
                 "over budget",
             )
         cost = self._cost(prompt, completion)
@@ -108,7 +111,7 @@ class Meter:
             spent_cost = self._cost(self._prompt, self._completion) or 0.0
             raise ScorerError(
                 f"the cap of {self.max_cost:g} US dollars would be passed ({spent_cost:.4f} spent). "
-                f"Raise max_cost, or go on with another scorer.",
+                f"Raise max_cost, or go on with another {self._asker}.",
                 "over budget",
             )
 

@@ -1,35 +1,37 @@
-"""Scorer for GPT-4, ChatGPT and every other service that speaks OpenAI's chat protocol."""
+"""GPT-4, ChatGPT and every other service that speaks OpenAI's chat protocol: asked, and as a scorer."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from .answers import AnswerForm
 from .chat_options import OpenAIChatOptions
 from .chat_service import ChatService
-from .language_model import LanguageModelScorer
+from .language_model import LanguageModel, LanguageModelScorer
 from .meter import Usage
 from .replies import answer_text
 from .templates import Messages
 
 
-class OpenAIChatScorer(LanguageModelScorer):
-    """Asks a chat service; valid answers are kept on disk.
+class ChatModel(LanguageModel):
+    """A language model behind a chat service; valid answers are kept on disk.
 
     The key comes from the environment and goes to the service only: it is in no option, message, file or report, and
     OpenAI's key is not sent to other services unless ``auth_env`` says so.
     """
 
     Options = OpenAIChatOptions
-    options: OpenAIChatOptions  # type: ignore[assignment]
+    options: OpenAIChatOptions
+    asker: ClassVar[str] = "scorer"
+    """What kind of plugin it is, in messages."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        self.service = ChatService(self.options)
+        self.service = ChatService(self.options, self.asker)
 
     @property
-    def concurrency(self) -> int:  # type: ignore[override]
+    def concurrency(self) -> int:
         """How many calls may run at once."""
         return self.options.concurrency
 
@@ -46,7 +48,7 @@ class OpenAIChatScorer(LanguageModelScorer):
         """Model, service and sampling."""
         o = self.options
         return {
-            "scorer": "openai_chat",
+            self.asker: "openai_chat",
             **{
                 name: getattr(o, name)
                 for name in ("model", "base_url", "temperature", "max_output_tokens", "system_role", "template")
@@ -62,3 +64,7 @@ class OpenAIChatScorer(LanguageModelScorer):
                 the time for the question.
         """
         return answer_text(self.service.ask(messages, state, form), self.options.max_output_tokens)
+
+
+class OpenAIChatScorer(ChatModel, LanguageModelScorer):  # type: ignore[override]
+    """Asks a chat service about tags."""

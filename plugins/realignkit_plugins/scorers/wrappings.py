@@ -69,6 +69,21 @@ def entries(text: str) -> Entries:
     return _read(text, 0)
 
 
+def only_object(text: str) -> dict[str, Any]:
+    """The JSON object that an answer is, from the first brace to the last; empty where there is none.
+
+    Raises:
+        MalformedAnswerError: the model has not finished to think, or the JSON is broken.
+    """
+    text = thoughtless(text)
+    start, end = text.find("{"), text.rfind("}")
+    try:
+        value = json.loads(text[start : end + 1]) if start >= 0 else None
+    except (ValueError, RecursionError) as error:
+        raise MalformedAnswerError(f"its JSON is broken ({brief(str(error))})", "broken JSON") from None
+    return value if isinstance(value, dict) else {}
+
+
 def thoughtless(text: str) -> str:
     """An answer without what the model thought before it.
 

@@ -21,6 +21,7 @@ from realignkit_plugins.scorers.cache import AnswerCache
 from realignkit_plugins.scorers.chat_options import ServiceOptions
 from realignkit_plugins.scorers.chat_service import ChatService
 from realignkit_plugins.scorers.language_model import AnswersOptions
+from realignkit_plugins.scorers.meter import Usage
 from realignkit_plugins.scorers.replies import answer_text
 from realignkit_plugins.scorers.wrappings import MalformedAnswerError, brief, thoughtless
 from realignkit_plugins.vqa.wording import short, worded
@@ -52,6 +53,11 @@ class OpenAIChatVQA(VQA):
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self.service = ChatService(self.options)
+
+    @property
+    def usage(self) -> Usage:
+        """Tokens and money used so far."""
+        return self.service.meter.usage
 
     def check(self) -> str:
         """What is missing; asks nobody."""
