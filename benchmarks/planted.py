@@ -29,20 +29,20 @@ from realignkit.registry import default_registry
 PATIENCE = 3
 JUDGE = "micro_oracle"
 SETTINGS: dict[str, Any] = {
-    "iterations": 56,
+    "iterations": 42,
     "batch_size": 4,
     "denoising_weight": 0.0,
     "learning_rate": 1e-3,
     "warmup_iterations": 5,
     "schedule": "constant",
     "ema_decay": None,
-    "checkpoint_every": 7,
+    "checkpoint_every": 6,
     "tracker": "none",
-    "validation": {"every": 7, "prompts": 96, "steps": 12, "patience": 0},
+    "validation": {"every": 6, "prompts": 48, "steps": 10, "patience": 0},
 }
 ALGORITHMS: dict[str, dict[str, Any]] = {
-    "refl": {"reward_weight": 1.0, "refl": {"solver": "dpmpp", "num_inference_steps": 12, "gradient_steps": (8, 11)}},
-    "raft": {"raft": {"solver": "dpmpp", "num_inference_steps": 12, "candidates": 4}},
+    "refl": {"reward_weight": 1.0, "refl": {"solver": "dpmpp", "num_inference_steps": 8, "gradient_steps": (5, 7)}},
+    "raft": {"raft": {"solver": "dpmpp", "num_inference_steps": 8, "candidates": 2}},
 }
 SMOKE: dict[str, Any] = {
     "iterations": 2,
