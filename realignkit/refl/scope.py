@@ -137,8 +137,8 @@ class Probe:
         noise = seeds.normal(clean.shape[1:], self.seed, "scope", range(len(clean))).to(networks.device)
         predictions = []
         for share in NOISED:
-            timesteps = torch.full((len(clean),), int(share * len(networks.alphas_cumprod)), device=networks.device)
-            noisy = losses.add_noise(clean, noise, networks.alpha_bar(timesteps))
+            timesteps = torch.full((len(clean),), int(share * networks.noise.timesteps), device=networks.device)
+            noisy = losses.add_noise(clean, noise, networks.noise.level(timesteps))
             predictions += [networks.predict(noisy, timesteps, text)]
         return torch.stack(predictions)
 

@@ -100,8 +100,8 @@ def test_how_far_predictions_have_moved_in_units_of_what_the_prompt_moves(make_t
     noise = seeds.normal(clean.shape[1:], 0, "scope", [0, 1])
     with torch.no_grad():
         for share in (0.25, 0.5, 0.75):
-            t = torch.full((2,), int(share * len(networks.alphas_cumprod)))
-            noised = losses.add_noise(clean, noise, networks.alpha_bar(t))
+            t = torch.full((2,), int(share * networks.noise.timesteps))
+            noised = losses.add_noise(clean, noise, networks.noise.level(t))
             now = networks.predict(noised, t, networks.text(prompts))
             with trainer.trainable.base():
                 base = networks.predict(noised, t, networks.text(prompts))
