@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from realignkit.contracts import Config
 
@@ -27,6 +27,12 @@ class ModulationConfig(Config):
 
     cross_weight: float = Field(1.0, ge=0, le=10, description="w of lambda_t in cross-attention; 0 switches it off")
     self_weight: float = Field(0.3, ge=0, le=10, description="w of lambda_t in self-attention; 0 switches it off")
+    text_weight: float = Field(
+        0.0,
+        ge=0,
+        le=10,
+        description="joint attention: w of lambda_t with which a phrase's text tokens attend to their own region",
+    )
     power: float = Field(5.0, ge=0, le=50, description="p of lambda_t = w * (t / T)^p")
     share: float = Field(0.3, ge=0, le=1, description="share of the steps that run, from the first, that are modulated")
     time_scale: TimeScale = Field(
@@ -63,6 +69,14 @@ class ModulationConfig(Config):
     strength: float | None = Field(
         None, gt=0, le=1, description="start from the coarse image noised to this strength; none: from pure noise"
     )
+
+    @model_serializer(mode="wrap")
+    def _as_before_text_weight(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Runs that do without are the same as those from before there was one, and resume them.
+        values: dict[str, Any] = serialize(self)
+        if self.text_weight == 0:
+            values.pop("text_weight", None)
+        return values
 
     @model_validator(mode="before")
     @classmethod

@@ -55,6 +55,21 @@ class Members:
     rows: Tensor | None = None
 
 
+@dataclass(frozen=True, eq=False)
+class Keys:
+    """Keys of one kind, which have row ranges of their own: all of a layer, or the text or image tokens of a joint one.
+
+    Attributes:
+        at: their places among the keys.
+        members: ``P_k``, bool (batch, keys, n).
+        amount: ``a`` with which each query attends to them, float (batch, N).
+    """
+
+    at: slice
+    members: Tensor
+    amount: Tensor
+
+
 def fast_attention(
     query: Tensor,
     key: Tensor,
@@ -90,7 +105,7 @@ def fast_attention(
         lift = amount * row_range(query, key, bias)
     else:
         lift = torch.zeros((batch, heads, length), dtype=exact, device=query.device)
-        row_bias = None if bias is None else _rows(bias, rows)
+        row_bias = None if bias is None else rows_of(bias, rows)
         lift[:, :, rows] = amount[:, :, rows] * row_range(query[:, :, rows], key, row_bias)
     # In half precision the lift is carried by two columns, a rounded value and what rounding it lost.
     parts = [lift.to(dtype)]
@@ -117,21 +132,27 @@ def fast_attention(
 
 
 def row_range(query: Tensor, key: Tensor, bias: Tensor | None = None) -> Tensor:
-    """``rowmax - rowmin`` of ``Q K^T / sqrt(d)`` without ever holding that matrix.
+    """``rowmax - rowmin``, float (batch, heads, N), of the arguments of :func:`row_bounds`."""
+    low, high = row_bounds(query, key, bias)
+    return high - low
+
+
+def row_bounds(query: Tensor, key: Tensor, bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """``rowmin`` and ``rowmax`` of ``Q K^T / sqrt(d)`` without ever holding that matrix.
 
     Args:
         query: (batch, heads, N, d); key: (batch, heads, K, d).
         bias: additive attention mask, broadcastable to (batch, heads, N, K); hidden keys do not count.
 
     Returns:
-        (batch, heads, N) in float32 (float64 for float64): the range multiplies masks of ones, so its error would
+        Both (batch, heads, N) in float32 (float64 for float64): the range multiplies masks of ones, so its error would
         shift whole regions at once.
     """
     dtype = computing(query.dtype)
     batch, heads, length, width = query.shape
     scaled = (query.to(dtype) / math.sqrt(width)).flatten(0, 1)
     transposed = key.to(dtype).transpose(-1, -2).flatten(0, 1).contiguous()
-    out = torch.empty(query.shape[:-1], dtype=dtype, device=query.device)
+    low, high = (torch.empty(query.shape[:-1], dtype=dtype, device=query.device) for _ in range(2))
     # One buffer for all chunks: on a CPU, fresh pages for each cost more than what is computed in them.
     buffer = None
     for rows in _chunks(length, batch * heads * key.shape[2], query.device.type):
@@ -145,12 +166,12 @@ def row_range(query: Tensor, key: Tensor, bias: Tensor | None = None) -> Tensor:
         sim = flat.view(batch, heads, *flat.shape[1:])
         if bias is None:
             # amax and amin, not aminmax: the two vectorised passes beat the fused one.
-            out[:, :, rows] = sim.amax(-1) - sim.amin(-1)
+            high[:, :, rows], low[:, :, rows] = sim.amax(-1), sim.amin(-1)
         else:
             hidden = (bias if bias.shape[-2] == 1 else bias[..., rows, :]) <= HIDDEN
-            high, low = sim.masked_fill(hidden, -math.inf).amax(-1), sim.masked_fill(hidden, math.inf).amin(-1)
-            out[:, :, rows] = high - low
-    return out
+            high[:, :, rows] = sim.masked_fill(hidden, -math.inf).amax(-1)
+            low[:, :, rows] = sim.masked_fill(hidden, math.inf).amin(-1)
+    return low, high
 
 
 def _chunks(length: int, per_row: int, device: str) -> Iterator[slice]:
@@ -179,23 +200,34 @@ def one_pass_attention(
         out = query.new_empty((*query.shape[:3], value.shape[-1]))
         # Outside all objects rows are only scaled: plain attention of scaled queries.
         scaled = query[:, :, plain] * (1 - amount[:, None, plain, None])
-        mask = None if bias is None else _rows(bias, plain).to(query.dtype)
+        mask = None if bias is None else rows_of(bias, plain).to(query.dtype)
         out[:, :, plain] = F.scaled_dot_product_attention(scaled, key, value, attn_mask=mask)
-        inside = Members(members.queries[:, rows], members.keys)
-        some = None if bias is None else _rows(bias, rows)
-        out[:, :, rows] = _blocks(query[:, :, rows], key, value, inside, amount[:, rows], some)
+        some = None if bias is None else rows_of(bias, rows)
+        kinds = [Keys(slice(None), members.keys, amount[:, rows])]
+        out[:, :, rows] = in_blocks(query[:, :, rows], key, value, members.queries[:, rows], kinds, some)
         return out
-    return _blocks(query, key, value, members, amount, bias)
+    return in_blocks(query, key, value, members.queries, [Keys(slice(None), members.keys, amount)], bias)
 
 
-def _blocks(
+def in_blocks(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    members: Members,
-    amount: Tensor,
-    bias: Tensor | None,
+    members: Tensor,
+    kinds: Sequence[Keys],
+    bias: Tensor | None = None,
 ) -> Tensor:
+    """Modulated attention, each similarity computed once and used while it is cached.
+
+    Args:
+        query: (batch, heads, N, d); key: (batch, heads, K, d); value: (batch, heads, K, e), float32 or float64.
+        members: ``P_q``, bool (batch, N, n).
+        kinds: disjoint; keys of none of them are attended to as they are.
+        bias: additive attention mask, broadcastable to (batch, heads, N, K).
+
+    Returns:
+        (batch, heads, N, e).
+    """
     batch, heads, length, width = query.shape
     count = key.shape[2]
 
@@ -204,9 +236,15 @@ def _blocks(
 
     scaled = (query / math.sqrt(width)).flatten(0, 1)
     transposed, values = key.flatten(0, 1).transpose(-1, -2), value.flatten(0, 1)
-    kept = each_head((1 - amount)[:, None, :, None], length, 1)
-    lifted = each_head((amount[..., None] * members.queries)[:, None], length, members.queries.shape[-1])
-    shared = each_head(members.keys.to(query.dtype).transpose(-1, -2)[:, None], members.keys.shape[-1], count)
+    objects = members.shape[-1]
+    prepared = []
+    for kind in kinds:
+        kept = each_head((1 - kind.amount)[:, None, :, None], length, 1)
+        lifted = each_head((kind.amount[..., None] * members)[:, None], length, objects)
+        shared = each_head(kind.members.to(query.dtype).transpose(-1, -2)[:, None], objects, kind.members.shape[1])
+        if len(kinds) > 1:  # of one kind alone, a * rowmin is a constant that the softmax ignores
+            shared = torch.cat([shared, torch.ones_like(shared[:, :1])], 1)
+        prepared.append((kind.at, kept, lifted, shared))
     added = None if bias is None else each_head(bias, -1, -1)
     unseen = None if bias is None else each_head(bias <= HIDDEN, -1, -1)
     out = query.new_empty((batch * heads, length, value.shape[-1]))
@@ -219,13 +257,18 @@ def _blocks(
             some = scaled[group, part]
             sim = buffer[: some.shape[0] * some.shape[1] * count].view(*some.shape[:2], count)
             torch.bmm(some, transposed[group], out=sim)
-            if unseen is None:
-                spread = sim.amax(-1, keepdim=True) - sim.amin(-1, keepdim=True)
-            else:
-                dark = _block(unseen, group, part)
-                high, low = sim.masked_fill(dark, -math.inf), sim.masked_fill(dark, math.inf)
-                spread = high.amax(-1, keepdim=True) - low.amin(-1, keepdim=True)
-            sim.mul_(kept[group, part]).baddbmm_(spread * lifted[group, part], shared[group])
+            for at, kept, lifted, shared in prepared:
+                some = sim[..., at]
+                if unseen is None:
+                    high, low = some.amax(-1, keepdim=True), some.amin(-1, keepdim=True)
+                else:
+                    dark = _block(unseen, group, part)[..., at]
+                    high = some.masked_fill(dark, -math.inf).amax(-1, keepdim=True)
+                    low = some.masked_fill(dark, math.inf).amin(-1, keepdim=True)
+                rise = (high - low) * lifted[group, part]
+                if len(prepared) > 1:
+                    rise = torch.cat([rise, low * (1 - kept[group, part])], -1)
+                some.mul_(kept[group, part]).baddbmm_(rise, shared[group])
             if added is not None:
                 sim.add_(_block(added, group, part))
             torch.softmax(sim, -1, out=sim)
@@ -263,7 +306,7 @@ def _in_threads(compute: Callable[[Sequence[T]], None], items: Sequence[T]) -> N
         torch.set_num_threads(threads)
 
 
-def _rows(mask: Tensor, rows: Tensor) -> Tensor:
+def rows_of(mask: Tensor, rows: Tensor) -> Tensor:
     """Some rows of a mask (…, 1 or N, K)."""
     return mask if mask.shape[-2] == 1 else mask[..., rows, :]
 

@@ -106,8 +106,14 @@ def recording(pipeline: Any, words: Sequence[str], texts: Sequence[str]) -> Iter
         texts: what the images are conditioned on.
 
     Raises:
-        ModelError: the network is called with a batch that does not fit, or has no layer of a suitable size.
+        ModelError: the network is called with a batch that does not fit, has no layer of a suitable size, or attends to
+            text and image in one sequence.
     """
+    if words and families.is_joint(pipeline):
+        raise ModelError(
+            f"no heat maps are made of a {type(pipeline).__name__}, which attends to text and image in one sequence. "
+            "Leave heat maps out."
+        )
     recorder = Recorder([word_positions(pipeline, text, words) for text in texts])
     network = families.denoiser(pipeline)
     with families.alone(network), ExitStack() as after:

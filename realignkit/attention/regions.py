@@ -60,17 +60,25 @@ class Regions:
         return bool((self.tokens.any(0) & (self.scores <= 0)).any())
 
 
-def regions_of(pipeline: Any, conditioning: Conditioning) -> Regions:
-    """The regions of an image whose text has been chosen: the pipeline's tokens, the layout's masks."""
-    tokenizer = encoding.encoders(pipeline)[0][0]
-    length = encoding.padded_length(pipeline)
+def regions_of(pipeline: Any, conditioning: Conditioning, length: int | None = None) -> Regions:
+    """The regions of an image whose text has been chosen: the pipeline's tokens, the layout's masks.
+
+    Args:
+        pipeline: whose tokenizers.
+        conditioning: the image's text and segments.
+        length: how many text tokens the network sees; None: what the encoders make.
+    """
+    length = length or encoding.padded_length(pipeline)
     if not conditioning.segments:
         return Regions.none(length)
     tokens = torch.zeros(length, len(conditioning.segments), dtype=torch.bool)
-    for i, span in enumerate(conditioning.spans):
-        if span is not None:
+    for i, spans in enumerate(conditioning.places):
+        for span in spans:
             tokens[span, i] = True
-    padding = torch.arange(length) >= len(encoding.full_ids(tokenizer, conditioning.text))
+    padding = torch.ones(length, dtype=torch.bool)
+    for reader in encoding.readers(pipeline):
+        read = len(encoding.full_ids(reader.encoders[0][0], conditioning.text))
+        padding[reader.start : reader.start + min(read, reader.length)] = False
     masks = torch.stack([torch.from_numpy(segment.mask.copy()) for segment in conditioning.segments])
     scores = torch.tensor([segment.caption.score for segment in conditioning.segments])
     return Regions(tokens, masks.bool(), scores, padding)
@@ -84,6 +92,7 @@ class RegionMaps:
         cells: ``P_q``, bool (batch, N, n). tokens: phrase membership, bool (batch, K, n).
         score: ``S`` of eq. 9, float (batch, N); 0 for images that are not to be modulated.
         area: area fraction of each cell's object, float (batch, N).
+        scores: ``s_i``, float (batch, n); 0 for images that are not to be modulated.
         suppressed: bool (batch, n), objects of score 0. padding: bool (batch, K).
         rows: int (m,), cells that lie in an object of any image of the batch.
         disjoint: whether every cell lies in at most one object.
@@ -93,6 +102,7 @@ class RegionMaps:
     tokens: Tensor
     score: Tensor
     area: Tensor
+    scores: Tensor
     suppressed: Tensor
     padding: Tensor
     rows: Tensor
@@ -130,14 +140,15 @@ def region_maps(
         hidden = item.padding
         padding.append(torch.zeros(item.tokens.shape[0], dtype=torch.bool) if hidden is None else hidden)
     member = torch.stack(cells)
-    score = likelihood_scores(member, torch.stack(scores), outside_score)
-    score = score * torch.tensor([item.lifts for item in regions])[:, None]
+    lifts = torch.tensor([item.lifts for item in regions])[:, None]
+    score = likelihood_scores(member, torch.stack(scores), outside_score) * lifts
 
     return RegionMaps(
         cells=member.to(device),
         tokens=torch.stack(tokens).to(device),
         score=score.to(device),
         area=area_fraction(member).to(device),
+        scores=(torch.stack(scores) * lifts).to(device),
         suppressed=torch.stack(suppressed).to(device),
         padding=torch.stack(padding).to(device),
         rows=member.any(-1).any(0).nonzero()[:, 0].to(device),

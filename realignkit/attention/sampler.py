@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -13,8 +14,9 @@ from realignkit.arguments import instance, listed
 from realignkit.attention.config import ModulationConfig, TimeScale
 from realignkit.attention.heatmaps import recording
 from realignkit.attention.modulation import Schedule
-from realignkit.attention.processor import ModulatedAttention, modulate
+from realignkit.attention.processor import modulate
 from realignkit.attention.regions import RegionMaps, regions_of, smaller_wins
+from realignkit.attention.state import ModulatedAttention
 from realignkit.contracts import parse_options
 from realignkit.errors import ModelError, OptionError
 from realignkit.heatmap import Heat
@@ -134,15 +136,21 @@ def _sample(
     progress: StepCallback | None,
 ) -> tuple[list[Image], ModulatedAttention]:
     """Images, and what the modulation of their sampling came to. ``arguments``: of the pipeline, but for the text."""
-    runner = pipeline if coarse is None else _from_image(pipeline)
+    runner, flows = (pipeline if coarse is None else _from_image(pipeline)), families.is_joint(pipeline)
     with drawing(runner, arguments.get("guidance_scale"), progress) as watching:
         encoded = phrases.encode(pipeline, conditionings, isolate_phrases=config.isolate_phrases)
         arguments |= text_arguments(pipeline, *encoded)
         if coarse is not None:
             size = (arguments.pop("height", None), arguments.pop("width", None))
-            arguments |= {"image": encode_images(pipeline, coarse, *size), "strength": config.strength}
-        regions = [regions_of(pipeline, item) for item in conditionings]
-        schedule = running_schedule(runner, arguments["num_inference_steps"], config.strength, config.time_scale)
+            latents = encode_images(pipeline, coarse, *size)
+            arguments |= {"image": latents, "strength": config.strength}
+            if flows:  # whose pipelines would draw another size than the picture's
+                scale = pipeline.vae_scale_factor
+                arguments |= {"height": latents.shape[-2] * scale, "width": latents.shape[-1] * scale}
+        regions = [regions_of(pipeline, item, encoded[0].shape[1]) for item in conditionings]
+        asked = (runner, arguments["num_inference_steps"], config.strength, config.time_scale)
+        # Those of flow matching may depend on the size of the picture, which the pipeline sees to.
+        schedule = partial(current_schedule, *asked) if flows else running_schedule(*asked)
         with modulate(families.denoiser(pipeline), regions, config, timesteps=schedule) as state:
             images = runner(**arguments, **watching, output_type="pt").images
     if runner is not pipeline:  # offloaded components wait for the pipeline that put them off to be done
@@ -161,8 +169,15 @@ def running_schedule(
         strength: as for the pipeline; None: everything runs.
         time_scale: see :class:`~realignkit.attention.config.ModulationConfig`.
     """
+    runner.scheduler.set_timesteps(num_inference_steps)
+    return current_schedule(runner, num_inference_steps, strength, time_scale)
+
+
+def current_schedule(
+    runner: Any, num_inference_steps: int, strength: float | None = None, time_scale: TimeScale = "start"
+) -> Schedule:
+    """:func:`running_schedule` of a pipeline whose scheduler has been set."""
     scheduler = runner.scheduler
-    scheduler.set_timesteps(num_inference_steps)
     timesteps = scheduler.timesteps
     if strength is not None:
         timesteps, _ = runner.get_timesteps(num_inference_steps, strength, runner._execution_device)
@@ -185,7 +200,7 @@ def _steps(scheduler: Any, calls: int) -> tuple[int, ...]:
 def _check_strength(pipeline: Any, strength: float, num_inference_steps: int) -> None:
     if families.attention_family(pipeline) == families.PIXART:
         raise OptionError("PixArt has no image-to-image pipeline: leave strength out, it then starts from pure noise.")
-    if not hasattr(pipeline.scheduler, "add_noise"):
+    if not (hasattr(pipeline.scheduler, "add_noise") or hasattr(pipeline.scheduler, "scale_noise")):
         raise ModelError(f"a {type(pipeline.scheduler).__name__} cannot start from an image: leave strength out.")
     if int(num_inference_steps * strength) < 1:
         raise OptionError(f"strength {strength} of {num_inference_steps} steps leaves none: raise either.")
@@ -195,8 +210,10 @@ def _from_image(pipeline: Any) -> Any:
     """The image-to-image pipeline of the same components (nothing is loaded or copied)."""
     import diffusers
 
-    xl = families.is_a(pipeline, "StableDiffusionXLPipeline")
-    cls: Any = diffusers.StableDiffusionXLImg2ImgPipeline if xl else diffusers.StableDiffusionImg2ImgPipeline
+    family, xl = families.family_of(pipeline), families.is_a(pipeline, "StableDiffusionXLPipeline")
+    assert family is not None  # checked by the caller
+    name = family.joint.image_to_image if family.joint else f"StableDiffusion{'XL' if xl else ''}Img2ImgPipeline"
+    cls: Any = getattr(diffusers, str(name))
     # What it takes, not all there is: a class of the user's may have more. Unwrapped, as its constructor asks for the
     # truth value of components, which compiled ones do not have.
     wanted = inspect.signature(cls.__init__).parameters
@@ -241,7 +258,7 @@ def _why_nothing(state: ModulatedAttention, index: int) -> str | None:
         return "no segment of its layout is certain or possible and named by the text"
     if config.share <= 0:
         return "modulation.share is 0, so no step is; 0.3 is the first 30 % of them"
-    if config.cross_weight <= 0 and (config.self_weight <= 0 or not regions.lifts):
+    if config.cross_weight <= 0 and (max(state.weights) <= 0 or not regions.lifts):
         return "modulation.cross_weight and modulation.self_weight are 0; the method's are 1 and 0.3"
     strongest = _strongest(state)
     if strongest < NEGLIGIBLE:
@@ -253,10 +270,10 @@ def _why_nothing(state: ModulatedAttention, index: int) -> str | None:
 
 
 def _strongest(state: ModulatedAttention) -> float:
-    assert state.schedule is not None  # the sampler knows what runs
+    assert isinstance(state.schedule, Schedule)  # the sampler knows what runs
     calls = zip(state.schedule.timesteps.tolist(), state.schedule.steps, strict=True)
     return max(
-        (state.weight_at(t, cross) for t, step in calls if state.modulates(step) for cross in (True, False)),
+        (state.faded(t, weight) for t, step in calls if state.modulates(step) for weight in state.weights),
         default=0.0,
     )
 

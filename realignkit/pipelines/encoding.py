@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
@@ -11,6 +12,7 @@ from torch import Tensor
 from realignkit.arguments import shown
 from realignkit.errors import PromptError
 from realignkit.pipelines import families
+from realignkit.pipelines.families.family import Reader
 
 
 class PreparedTokenizer:
@@ -28,17 +30,35 @@ class PreparedTokenizer:
         return self._tokenizer(prepared, **options)
 
 
-def encoders(pipeline: Any) -> list[tuple[Any, Any]]:
-    """(tokenizer, text encoder) pairs of an SD or PixArt (one) or SDXL (two) pipeline."""
+def readers(pipeline: Any) -> list[Reader]:
+    """What makes the stretches of text tokens that the network sees, first the encoders that read most.
+
+    Of SD and PixArt it is one encoder, of SDXL two that make the same tokens.
+    """
+    family = families.family_of(pipeline)
+    if family is not None and family.joint is not None:
+        return [
+            replace(reader, encoders=tuple((_prepared(pipeline, each), encoder) for each, encoder in reader.encoders))
+            for reader in family.joint.readers(pipeline)
+        ]
     pairs = [
         (getattr(pipeline, f"tokenizer{suffix}", None), getattr(pipeline, f"text_encoder{suffix}", None))
         for suffix in ("", "_2")
     ]
-    return [
+    together = tuple(
         (_prepared(pipeline, tokenizer), encoder)
         for tokenizer, encoder in pairs
         if tokenizer is not None and encoder is not None
-    ]
+    )
+    if not together:
+        return []
+    length = families.padded_text_length(pipeline) or int(together[0][0].model_max_length)
+    return [Reader(together, 0, length)]
+
+
+def encoders(pipeline: Any) -> list[tuple[Any, Any]]:
+    """(tokenizer, text encoder) pairs of the first of :func:`readers`; none of a pipeline without them."""
+    return [pair for reader in readers(pipeline)[:1] for pair in reader.encoders]
 
 
 def _prepared(pipeline: Any, tokenizer: Any) -> Any:
@@ -61,12 +81,16 @@ def full_ids(tokenizer: Any, text: str) -> list[int]:
 
 
 def token_limit(pipeline: Any) -> int:
-    """How many tokens, start and end included, every text encoder of the pipeline reads."""
-    padded = families.padded_text_length(pipeline)
-    limits = [] if padded is None else [padded]
-    for tokenizer, encoder in encoders(pipeline):
-        limits.append(int(tokenizer.model_max_length))
-        limits.append(int(getattr(encoder.config, "max_position_embeddings", limits[-1])))
+    """How many tokens, start and end included, the text encoder of the pipeline reads that reads most.
+
+    Of encoders that make the same tokens, every one.
+    """
+    limits = []
+    for reader in readers(pipeline)[:1]:
+        limits.append(reader.length)
+        for tokenizer, encoder in reader.encoders:
+            limits.append(int(tokenizer.model_max_length))
+            limits.append(int(getattr(encoder.config, "max_position_embeddings", limits[-1])))
     return min(limits, default=sys.maxsize)
 
 
@@ -76,8 +100,8 @@ def token_count(pipeline: Any, text: str) -> int:
 
 
 def padded_length(pipeline: Any) -> int:
-    """The token length K that the pipeline pads texts to."""
-    return families.padded_text_length(pipeline) or int(encoders(pipeline)[0][0].model_max_length)
+    """The token length K that the pipeline pads texts to, those of all :func:`readers` together."""
+    return max(reader.start + reader.length for reader in readers(pipeline))
 
 
 def check_prompt(pipeline: Any, prompt: str) -> None:
@@ -100,12 +124,5 @@ def check_prompt(pipeline: Any, prompt: str) -> None:
 
 def encode_texts(pipeline: Any, texts: list[str]) -> tuple[Tensor, Tensor | None]:
     """What :func:`encode` gives for plain texts; differentiable in the text encoders' weights."""
-    out = pipeline.encode_prompt(
-        prompt=texts,
-        device=pipeline._execution_device,
-        num_images_per_prompt=1,
-        do_classifier_free_guidance=False,
-    )
-    # (text, None), PixArt: (text, its mask, negative, its mask), SDXL: (text, negative, pooled, negative pooled)
-    second = {"prompt_attention_mask": 1, "pooled_prompt_embeds": 2}.get(families.text_extra(pipeline) or "")
-    return out[0], None if second is None else out[second]
+    family = families.family_of(pipeline)
+    return (families.unet.FAMILY if family is None else family).encode(pipeline, texts)

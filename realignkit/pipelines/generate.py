@@ -46,9 +46,8 @@ def generate(
     """Sample one image per prompt, each from its own seed.
 
     Args:
-        pipeline: a ``StableDiffusionPipeline``, ``StableDiffusionXLPipeline``, ``PixArtAlphaPipeline`` or
-            ``PixArtSigmaPipeline``; or anything else that is called like a text-to-image pipeline, whose images are
-            then its own.
+        pipeline: one of :data:`~realignkit.pipelines.families.SUPPORTED`; or anything else that is called like a
+            text-to-image pipeline, whose images are then its own.
         prompts: one text per image.
         seeds: one per image, in [0, 2**64).
         num_inference_steps: None: the pipeline's default, as for the next three.
@@ -131,10 +130,12 @@ def sampling_arguments(pipeline: Any, seeds: Sequence[int], wishes: Mapping[str,
     default = families.call_parameters(pipeline)["num_inference_steps"].default
     steps, height, width = wishes.get("num_inference_steps", default), wishes.get("height"), wishes.get("width")
     most = int(getattr(pipeline.scheduler.config, "num_train_timesteps", 0))
-    if not most or not hasattr(pipeline.scheduler, "init_noise_sigma"):
+    flows = family.joint is not None
+    if not most or not (_flows(pipeline.scheduler) if flows else hasattr(pipeline.scheduler, "init_noise_sigma")):
+        other = "FlowMatchEulerDiscreteScheduler" if flows else "DPMSolverMultistepScheduler"
         raise ModelError(
             f"a {type(pipeline).__name__} cannot sample with a {type(pipeline.scheduler).__name__}: give it another "
-            "scheduler, such as DPMSolverMultistepScheduler."
+            f"scheduler, such as {other}."
         )
     if not 1 <= steps <= most:
         raise OptionError(f"num_inference_steps must be at least 1 and at most {most}, got {steps}.")
@@ -142,18 +143,25 @@ def sampling_arguments(pipeline: Any, seeds: Sequence[int], wishes: Mapping[str,
         width, height = families.image_size(pipeline, width, height)
     families.check_size(pipeline, height, width)
     try:
-        pipeline.scheduler.set_timesteps(steps)
+        # A shift that depends on the size of the picture is the pipeline's to know; here any will do.
+        shift = {"mu": 1.0} if pipeline.scheduler.config.get("use_dynamic_shifting") else {}
+        pipeline.scheduler.set_timesteps(steps, **shift)
     except (ValueError, IndexError) as error:
         raise OptionError(
             f"{type(pipeline.scheduler).__name__} has no schedule of {steps} steps ({error}): "
             "give another num_inference_steps, or another scheduler."
         ) from error
     size = {} if height is None else {"height": height, "width": width}
-    arguments = {**wishes, **size, "num_inference_steps": steps, **family.options, "generator": noise_sources(seeds)}
+    arguments = dict(family.sampling(pipeline, wishes))
+    arguments |= {**size, "num_inference_steps": steps, **family.options, "generator": noise_sources(seeds)}
     if "negative_prompt" in arguments:
         # With embeddings given, pipelines take a list and repeat nothing.
         arguments["negative_prompt"] = [arguments["negative_prompt"]] * len(seeds)
     return arguments
+
+
+def _flows(scheduler: Any) -> bool:
+    return hasattr(scheduler, "scale_noise") or bool(scheduler.config.get("use_flow_sigmas"))
 
 
 def text_arguments(pipeline: Any, embeddings: Tensor, extra: Tensor | None) -> dict[str, Tensor]:

@@ -87,7 +87,8 @@ def _statistics(vae: Any, like: Tensor) -> tuple[Tensor, Tensor, float]:
     config = vae.config
     mean, std = getattr(config, "latents_mean", None), getattr(config, "latents_std", None)
     if mean is None or std is None:
-        return like.new_zeros(()), like.new_ones(()), config.scaling_factor
+        shift = getattr(config, "shift_factor", None) or 0.0
+        return like.new_tensor(shift), like.new_ones(()), config.scaling_factor
     shape = (1, -1, 1, 1)
     return like.new_tensor(mean).view(shape), like.new_tensor(std).view(shape), config.scaling_factor
 

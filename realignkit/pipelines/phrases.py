@@ -19,6 +19,7 @@ from realignkit.pipelines.encoding import (
     encode_texts,
     encoders,
     full_ids,
+    readers,
     token_count,
     token_limit,
 )
@@ -39,12 +40,20 @@ class Conditioning:
         segments: the segments that take part: spanned ones, and unlikely ones (score 0).
         spans: for each its slice of the text's tokens; None for unlikely objects that the text does not name.
         notes: what was left out and why, in words.
+        more_spans: for each its slices in the tokens of further encoders, such as CLIP's beside T5's.
     """
 
     text: str
     segments: tuple[Segment, ...] = ()
     spans: tuple[slice | None, ...] = ()
     notes: tuple[str, ...] = ()
+    more_spans: tuple[tuple[slice, ...], ...] = ()
+
+    @property
+    def places(self) -> list[list[slice]]:
+        """For each segment every slice of the text's tokens that its phrase has."""
+        more = self.more_spans or ((),) * len(self.spans)
+        return [[*([] if one is None else [one]), *others] for one, others in zip(self.spans, more, strict=True)]
 
 
 def condition(
@@ -102,9 +111,17 @@ def condition(
     text = text_with(missing)
     appended = {id(s) for s in missing}
     named = [s for s in segments if id(s) in present or id(s) in appended]
-    spans = _agreed_spans(pipeline, text, [s.caption.caption for s in named])
+    captions = [s.caption.caption for s in named]
+    spans = _agreed_spans(pipeline, text, captions)
     by_segment = {id(s): span for s, span in zip(named, spans, strict=True)}
-    return Conditioning(text, tuple(segments), tuple(by_segment.get(id(s)) for s in segments), tuple(notes))
+    more = {id(s): others for s, others in zip(named, _more_spans(pipeline, text, captions), strict=True)}
+    return Conditioning(
+        text,
+        tuple(segments),
+        tuple(by_segment.get(id(s)) for s in segments),
+        tuple(notes),
+        tuple(more.get(id(s), ()) for s in segments),
+    )
 
 
 def _spanned(tokenizer: Any, text: str, phrase: str) -> bool:
@@ -112,13 +129,37 @@ def _spanned(tokenizer: Any, text: str, phrase: str) -> bool:
 
 
 def _agreed_spans(pipeline: Any, text: str, phrases: Sequence[str]) -> list[slice]:
-    spans = [phrase_spans(tokenizer, text, phrases) for tokenizer, _ in encoders(pipeline)]
+    reader = readers(pipeline)[0]
+    spans = [phrase_spans(tokenizer, text, phrases) for tokenizer, _ in reader.encoders]
     if any(other != spans[0] for other in spans[1:]):
         raise ModelError(
             f"the pipeline's tokenizers split '{text}' differently, so its phrases have no common position. "
             "Modulation needs tokenizers with one vocabulary, as SDXL's are."
         )
-    return spans[0]
+    return [_moved(span, reader.start) for span in spans[0]]
+
+
+def _more_spans(pipeline: Any, text: str, phrases: Sequence[str]) -> list[tuple[slice, ...]]:
+    """Of each phrase the places among the tokens of all readers but the first, as far as those read it."""
+    out: list[tuple[slice, ...]] = [()] * len(phrases)
+    for reader in readers(pipeline)[1:]:
+        every = [_spans_where_known(tokenizer, text, phrases) for tokenizer, _ in reader.encoders]
+        for i, spans in enumerate(zip(*every, strict=True)):
+            span = spans[0]
+            # Behind the last token that is read there is the end token alone.
+            if span is not None and span.stop < reader.length and all(other == span for other in spans):
+                out[i] += (_moved(span, reader.start),)
+    return out
+
+
+def _spans_where_known(tokenizer: Any, text: str, phrases: Sequence[str]) -> list[slice | None]:
+    known = [phrase for phrase in phrases if knows(tokenizer, phrase) and _spanned(tokenizer, text, phrase)]
+    spans = iter(phrase_spans(tokenizer, text, known))
+    return [next(spans) if phrase in known else None for phrase in phrases]
+
+
+def _moved(span: slice, start: int) -> slice:
+    return slice(span.start + start, span.stop + start)
 
 
 @torch.no_grad()
@@ -134,17 +175,17 @@ def encode(
     phrases: list[tuple[int, slice, str]] = []
     if isolate_phrases:
         for i, item in enumerate(conditionings):
-            for segment, span in zip(item.segments, item.spans, strict=True):
-                if span is not None and segment.caption.score > 0:
-                    phrases.append((i, span, segment.caption.caption))
+            for segment, spans in zip(item.segments, item.places, strict=True):
+                if segment.caption.score > 0:
+                    phrases += [(i, span, segment.caption.caption) for span in spans]
     embeddings, pooled = encode_texts(pipeline, texts)
     if not phrases:
         return embeddings, pooled
-    tokenizer = encoders(pipeline)[0][0]
     unique = list(dict.fromkeys(phrase for _, _, phrase in phrases))
     alone, _ = encode_texts(pipeline, unique)
     for i, span, phrase in phrases:
-        offset = phrase_spans(tokenizer, phrase, [phrase])[0].start
+        reader = next(each for each in readers(pipeline) if each.start <= span.start < each.start + each.length)
+        offset = reader.start + phrase_spans(reader.encoders[0][0], phrase, [phrase])[0].start
         embeddings[i] = isolate(embeddings[i], span, alone[unique.index(phrase)], offset)
     return embeddings, pooled
 

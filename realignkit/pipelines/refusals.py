@@ -15,6 +15,7 @@ from diffusers.models.attention_processor import (
 
 from realignkit.errors import in_one_line
 from realignkit.pipelines import families
+from realignkit.pipelines.families.family import Family
 
 _PLAIN = (AttnProcessor, AttnProcessor2_0, FusedAttnProcessor2_0, SlicedAttnProcessor, XFormersAttnProcessor)
 """Processors that compute plain attention, so that replacing them for some steps loses nothing."""
@@ -23,7 +24,7 @@ _PLAIN = (AttnProcessor, AttnProcessor2_0, FusedAttnProcessor2_0, SlicedAttnProc
 def why_not_drawn(pipeline: Any) -> str:
     """What keeps a pipeline from drawing images of prompts alone."""
     family = families.family_of(pipeline)
-    if why := _why_incomplete(pipeline, of_a_family=family is not None):
+    if why := _why_incomplete(pipeline, family):
         return why
     if family is None:
         return "" if families.is_text_to_image(pipeline) else _why_foreign(pipeline, "draw from a prompt alone")
@@ -33,7 +34,7 @@ def why_not_drawn(pipeline: Any) -> str:
 def why_not_modulated(pipeline: Any) -> str:
     """What keeps a pipeline's attention from being modulated, or it from drawing at all."""
     if families.family_of(pipeline) is None:
-        return _why_incomplete(pipeline, of_a_family=False) or _why_foreign(pipeline, "be modulated")
+        return _why_incomplete(pipeline, None) or _why_foreign(pipeline, "be modulated")
     with families.alone(pipeline):  # what another thread has put into it meanwhile keeps nobody from it
         return why_not_drawn(pipeline) or why_not_replaced(families.denoiser(pipeline))
 
@@ -42,13 +43,20 @@ def why_not_replaced(network: Any) -> str:
     """What would be lost if a network's attention were replaced by modulated attention, or that it has none."""
     if not network.attn_processors:
         return f"its {type(network).__name__} has no attention to modulate. Use a model whose network attends to text."
+    family = families.family_of_network(network)
+    joint = None if family is None else family.joint
     for name, processor in network.attn_processors.items():
         computes = next((kind for kind in type(processor).__mro__ if "__call__" in vars(kind)), None)
-        if computes not in _PLAIN:
+        if computes not in _PLAIN if joint is None else not families.is_a(processor, *joint.processors):
+            plain = "AttnProcessor2_0" if joint is None else joint.processors[0]
             return (
                 f"{name} computes attention with {type(processor).__name__}, which modulation would undo. Unload what "
-                f"put it there, or go back to plain attention first: set_attn_processor(AttnProcessor2_0()) of the "
-                f"network."
+                f"put it there, or go back to plain attention first: set_attn_processor({plain}()) of the network."
+            )
+        if (backend := getattr(processor, "_attention_backend", None)) is not None and backend != "native":
+            return (
+                f"{name} computes attention with the backend {getattr(backend, 'value', backend)}, which modulation "
+                f"cannot join. Go back to torch's first: reset_attention_backend() of the network."
             )
     return ""
 
@@ -65,7 +73,7 @@ def why_failed(pipeline: Any, error: Exception) -> str:
         )
     precisions = {
         name: str(part.dtype).removeprefix("torch.")
-        for name in ("text_encoder", "text_encoder_2", families.denoiser_name(pipeline), "vae")
+        for name in ("text_encoder", "text_encoder_2", "text_encoder_3", families.denoiser_name(pipeline), "vae")
         if hasattr(part := families.unwrapped(getattr(pipeline, name, None)), "dtype")
     }
     if isinstance(error, RuntimeError) and len(set(precisions.values())) > 1:
@@ -86,8 +94,9 @@ def _why_foreign(pipeline: Any, what: str) -> str:
     if other := _why_other_network(pipeline):
         return other
     kind, supported = type(pipeline).__name__, ", ".join(families.SUPPORTED)
-    for names, network, family in families.FAMILIES:
-        fits = isinstance(families.denoiser(pipeline), getattr(diffusers, network))
+    for family in families.FAMILIES:
+        names = family.pipelines
+        fits = isinstance(families.denoiser(pipeline), getattr(diffusers, family.network))
         if fits and isinstance(pipeline, diffusers.DiffusionPipeline):
             near = next((name for name in reversed(names) if kind.startswith(name.removesuffix("Pipeline"))), names[0])
             if not _why_prompts_are_not_enough(pipeline, family.denoiser):
@@ -102,25 +111,26 @@ def _why_other_network(pipeline: Any) -> str:
     """Of a pipeline of a supported class whose network is of another one, else ""."""
     import diffusers
 
-    for names, network, family in families.FAMILIES:
+    for family in families.FAMILIES:
         part = families.unwrapped(getattr(pipeline, family.denoiser, None))
-        known = isinstance(pipeline, tuple(getattr(diffusers, name) for name in names))
-        if known and not isinstance(part, getattr(diffusers, network)):
+        known = isinstance(pipeline, tuple(getattr(diffusers, name) for name in family.pipelines))
+        if known and not isinstance(part, getattr(diffusers, family.network)):
             return (
                 f"the {family.denoiser} of this {type(pipeline).__name__} is a {type(part).__name__}, whose attention "
-                f"cannot be modulated. Give it the {network} that it was made of."
+                f"cannot be modulated. Give it the {family.network} that it was made of."
             )
     return ""
 
 
-def _why_incomplete(pipeline: Any, of_a_family: bool) -> str:
+def _why_incomplete(pipeline: Any, family: Family | None) -> str:
     optional = getattr(type(pipeline), "_optional_components", ())
     needed = [name for name in ("unet", "transformer") if hasattr(pipeline, name) and name not in optional]
     needed = needed if families.is_a(pipeline, "DiffusionPipeline") else []
-    if of_a_family:
+    if family is not None:
         # Of SDXL's two text encoders the first may be missing: its refiner has the second alone.
-        suffix = "_2" if hasattr(pipeline, "text_encoder_2") else ""
-        needed += ["vae", "scheduler", f"tokenizer{suffix}", f"text_encoder{suffix}"]
+        suffixes = [suffix for suffix in ("_2", "") if hasattr(pipeline, f"text_encoder{suffix}")]
+        suffixes = suffixes if family.joint else suffixes[:1]
+        needed += ["vae", "scheduler", *(f"{part}{s}" for s in suffixes for part in ("tokenizer", "text_encoder"))]
     missing = [name for name in needed if getattr(pipeline, name, None) is None]
     if not missing:
         return ""

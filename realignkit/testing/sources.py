@@ -45,7 +45,7 @@ def _seeds(generator: Named) -> None:
 
 def _declares(generator: Named) -> None:
     plugin = generator.plugin
-    families = [family.name for _, _, family in FAMILIES]
+    families = [family.name for family in FAMILIES]
     if getattr(plugin, "attention_family", None) not in (None, *families):
         raise generator.breach(f"attention_family must be None, or one of {', '.join(families)}")
     known = {"sampling_defaults": SamplingOptions.model_fields, "refine_defaults": ModulationConfig.model_fields}

@@ -73,7 +73,7 @@ def check_fit(pipeline: Any, network: str, model: str) -> None:
     Raises:
         ModelError: they do not fit together, or do not draw from text alone.
     """
-    for suffix in ("", "_2"):
+    for suffix in ("", "_2", "_3"):
         tokenizer, encoder = (getattr(pipeline, f"{part}{suffix}", None) for part in ("tokenizer", "text_encoder"))
         if tokenizer is not None and (size := getattr(getattr(encoder, "config", None), "vocab_size", None)):
             check_vocabulary(tokenizer, f"{model}/tokenizer{suffix}", size, _SAME_MODEL)
@@ -94,6 +94,9 @@ def check_fit(pipeline: Any, network: str, model: str) -> None:
 
 def _misfits(pipeline: Any, network: str) -> Iterator[str]:
     config, vae = getattr(pipeline, network).config, getattr(pipeline, "vae", None)
+    if "joint_attention_dim" in config:
+        yield from _joint_misfits(pipeline, config, vae)
+        return
     reads, predicts = config.in_channels, config.out_channels
     if network == "unet" and reads > predicts:
         return  # inpainting, editing …, of which drawing tells
@@ -113,6 +116,24 @@ def _misfits(pipeline: Any, network: str) -> Iterator[str]:
     for one in wanted if isinstance(wanted, list | tuple) else [wanted]:
         if one != width:
             yield f"its {network} reads texts of width {one}, and its text encoder makes {width}"
+
+
+def _joint_misfits(pipeline: Any, config: Any, vae: Any) -> Iterator[str]:
+    """Of Stable Diffusion 3, with CLIP twice and T5, or of FLUX, with CLIP and T5, whose latents are packed by four."""
+    packed = 1 if hasattr(pipeline, "text_encoder_3") else 4
+    if vae is not None and (made := packed * vae.config.latent_channels) != config.in_channels:
+        yield f"its transformer reads {config.in_channels} channels, and its vae makes {made}"
+    names = [name for name in ("text_encoder", "text_encoder_2", "text_encoder_3") if hasattr(pipeline, name)]
+    encoders: list[Any] = [getattr(pipeline, name) for name in names]
+    *clip, t5 = encoders
+    if t5 is not None and (width := t5.config.hidden_size) != config.joint_attention_dim:
+        yield f"its transformer reads texts of width {config.joint_attention_dim}, and its text encoder makes {width}"
+    if all(each is not None for each in clip):
+        pooled = sum(
+            each.config.projection_dim if hasattr(each, "text_projection") else each.config.hidden_size for each in clip
+        )
+        if pooled != config.pooled_projection_dim:
+            yield f"its transformer reads a text of width {config.pooled_projection_dim}, and CLIP makes {pooled}"
 
 
 def _text_width(pipeline: Any) -> int | None:

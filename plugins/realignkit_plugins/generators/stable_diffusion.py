@@ -1,4 +1,4 @@
-"""Stable Diffusion 1.x, 2.x and XL, PixArt, and any other text-to-image checkpoint of diffusers."""
+"""Stable Diffusion 1.x to 3.x and XL, PixArt, FLUX, and any other text-to-image checkpoint of diffusers."""
 
 from __future__ import annotations
 
@@ -40,8 +40,15 @@ _FAMILIES = {
     "StableDiffusionXLPipeline": "unet",
     "PixArtAlphaPipeline": "pixart",
     "PixArtSigmaPipeline": "pixart",
+    "StableDiffusion3Pipeline": "sd3",
+    "FluxPipeline": "flux",
 }
-_NETWORKS = {"unet": ("unet", "UNet2DConditionModel"), "pixart": ("transformer", "PixArtTransformer2DModel")}
+_NETWORKS = {
+    "unet": ("unet", "UNet2DConditionModel"),
+    "pixart": ("transformer", "PixArtTransformer2DModel"),
+    "sd3": ("transformer", "SD3Transformer2DModel"),
+    "flux": ("transformer", "FluxTransformer2DModel"),
+}
 SchedulerName = Literal["ddim", "ddpm", "pndm", "euler", "euler_a", "heun", "dpmpp", "dpmpp_karras", "unipc"]
 OffloadName = Literal["none", "model", "sequential"]
 _SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -58,7 +65,7 @@ _SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 class StableDiffusionGenerator(CheckpointPlugin, Generator):
-    """Any text-to-image checkpoint of diffusers that the fine stage can refine: SD 1.x, 2.x, XL, PixArt-alpha, -Sigma.
+    """Any text-to-image checkpoint of diffusers that the fine stage can refine: SD 1.x, 2.x, XL, 3.x, PixArt, FLUX.1.
 
     Other text-to-image families load too, but their ``attention_family`` is then None: they can make the coarse
     image, not the refined one.
@@ -121,7 +128,10 @@ class StableDiffusionGenerator(CheckpointPlugin, Generator):
 
     @property
     def attention_family(self) -> str | None:  # type: ignore[override]
-        """``"unet"``, ``"pixart"`` or None for others. Before loading: as the folder's index says, else ``"unet"``."""
+        """``"unet"``, ``"pixart"``, ``"sd3"``, ``"flux"``, or None for others.
+
+        Before loading: as the folder's index says, else ``"unet"``.
+        """
         if (pipeline := vars(self).get("loaded")) is not None:
             family = _FAMILIES.get(type(pipeline).__name__)
             return family if family and type(_part(pipeline, family)).__name__ == _NETWORKS[family][1] else None

@@ -107,9 +107,9 @@ def test_options_become_defaults() -> None:
         ("StableDiffusionImg2ImgPipeline", "unet", "UNet2DConditionModel", "unet"),  # loads as text-to-image
         ("PixArtAlphaPipeline", "transformer", "PixArtTransformer2DModel", "pixart"),
         ("PixArtSigmaPipeline", "transformer", "PixArtTransformer2DModel", "pixart"),
+        ("StableDiffusion3Pipeline", "transformer", "SD3Transformer2DModel", "sd3"),
+        ("FluxPipeline", "transformer", "FluxTransformer2DModel", "flux"),
         ("IFPipeline", "unet", "UNet2DConditionModel", None),
-        ("FluxPipeline", "transformer", "FluxTransformer2DModel", None),
-        ("StableDiffusion3Pipeline", "transformer", "SD3Transformer2DModel", None),
     ],
 )
 def test_what_can_be_modulated_is_known_without_loading(tmp_path, name, part, network, family) -> None:

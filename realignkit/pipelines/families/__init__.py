@@ -1,4 +1,4 @@
-"""What differs between the kinds of pipeline whose attention can be modulated: one row for each kind."""
+"""The kinds of pipeline whose attention can be modulated, a file for each, and what a pipeline says of itself."""
 
 from __future__ import annotations
 
@@ -6,74 +6,47 @@ import contextlib
 import inspect
 import threading
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 from realignkit.errors import OptionError
+from realignkit.pipelines.families import flux, pixart, sd3, unet
+from realignkit.pipelines.families.family import Family
 
 if TYPE_CHECKING:
     import torch
 
-UNET = "unet"
-PIXART = "pixart"
+UNET, PIXART = unet.FAMILY.name, pixart.FAMILY.name
 
+FAMILIES: tuple[Family, ...] = (unet.FAMILY, pixart.FAMILY, sd3.FAMILY, flux.FAMILY)
 
-@dataclass(frozen=True)
-class Family:
-    """One kind of pipeline.
-
-    Attributes:
-        name: ``"unet"`` (SD-1.x/2.x, SDXL) or ``"pixart"`` (PixArt-alpha, PixArt-Sigma).
-        denoiser: the pipeline's component with the attention.
-        patch: pixels of the latents, per side, that make one token at the finest attention.
-        text_extra: see :func:`text_extra`, by pipeline class.
-        options: arguments that the pipeline is always called with.
-    """
-
-    name: str
-    denoiser: str
-    patch: int
-    text_extra: dict[str, str]
-    options: dict[str, Any]
-
-
-FAMILIES: tuple[tuple[tuple[str, ...], str, Family], ...] = (
-    (
-        ("StableDiffusionPipeline", "StableDiffusionXLPipeline"),
-        "UNet2DConditionModel",
-        Family(UNET, "unet", 1, {"StableDiffusionXLPipeline": "pooled_prompt_embeds"}, {}),
-    ),
-    (
-        ("PixArtAlphaPipeline", "PixArtSigmaPipeline"),
-        "PixArtTransformer2DModel",
-        Family(
-            PIXART,
-            "transformer",
-            2,
-            dict.fromkeys(("PixArtAlphaPipeline", "PixArtSigmaPipeline"), "prompt_attention_mask"),
-            # Embeddings come ready-made; binning would draw another size than the masks have, and crop.
-            {"clean_caption": False, "use_resolution_binning": False},
-        ),
-    ),
-)
-
-SUPPORTED = tuple(name for names, _, _ in FAMILIES for name in names)
+SUPPORTED = tuple(name for family in FAMILIES for name in family.pipelines)
 """The pipeline classes that can be modulated, for messages."""
 
 
 def family_of(pipeline: Any) -> Family | None:
     """The family of a pipeline that the fine stage can modulate, else None."""
-    for names, network, family in FAMILIES:
-        if is_a(pipeline, *names) and is_a(denoiser(pipeline), network):
+    for family in FAMILIES:
+        if is_a(pipeline, *family.pipelines) and is_a(denoiser(pipeline), family.network):
             return family
     return None
 
 
+def family_of_network(network: Any) -> Family | None:
+    """The family that a network belongs to, be it in a pipeline or not."""
+    return next((family for family in FAMILIES if is_a(network, family.network)), None)
+
+
 def attention_family(pipeline: Any) -> str | None:
-    """What can be modulated: ``"unet"`` (SD-1.x/2.x, SDXL), ``"pixart"`` (PixArt-alpha, PixArt-Sigma), else None."""
+    """What can be modulated: ``"unet"`` (SD-1.x/2.x, SDXL), ``"pixart"``, ``"sd3"`` or ``"flux"``, else None."""
     family = family_of(pipeline)
     return None if family is None else family.name
+
+
+def is_joint(pipeline: Any) -> bool:
+    """Whether its network attends to text and image in one sequence, as flow transformers do."""
+    family = family_of(pipeline)
+    return family is not None and family.joint is not None
 
 
 def denoiser_name(pipeline: Any) -> str:
