@@ -13,6 +13,8 @@ from realignkit.errors import OptionError
 from realignkit.named import Named
 from realignkit.refl.algorithms import Algorithm
 from realignkit.refl.algorithms.dpo import DPO, DPOOptions
+from realignkit.refl.algorithms.grpo import GRPO, GRPOOptions
+from realignkit.refl.algorithms.nft import NFT, NFTOptions
 from realignkit.refl.algorithms.raft import RAFT, RAFTOptions
 from realignkit.refl.algorithms.refl import ReFL, ReFLOptions
 from realignkit.refl.algorithms.reward_weighted import RewardWeighted, RewardWeightedOptions
@@ -36,6 +38,8 @@ class ReFLConfig(TrainingOptions):
     )
 
     dpo: Annotated[DPOOptions, DPO] = Field(DPOOptions(), description="options of algorithm=dpo")
+    nft: Annotated[NFTOptions, NFT] = Field(NFTOptions(), description="options of algorithm=nft")
+    grpo: Annotated[GRPOOptions, GRPO] = Field(GRPOOptions(), description="options of algorithm=grpo")
 
     @model_validator(mode="before")
     @classmethod

@@ -102,6 +102,26 @@ def ipo(margins: Tensor, beta: float) -> Tensor:
     return (beta * margins - 0.5).square()
 
 
+def nft(now: Tensor, old: Tensor, target: Tensor, goodness: Tensor, beta: float) -> Tensor:
+    """DiffusionNFT's loss, (B,): the good half learns the prediction, the bad half its mirror image at the old one's.
+
+    Args:
+        now: predictions (B, ...), with gradient.
+        old: the old policy's.
+        target: of both.
+        goodness: (B,) in [0, 1].
+        beta: how far it is mirrored.
+    """
+    inner = tuple(range(1, now.dim()))
+
+    def error(prediction: Tensor) -> Tensor:
+        difference = prediction - target
+        return (difference.square() / difference.detach().abs().mean(inner, keepdim=True).clamp_min(1e-5)).mean(inner)
+
+    good, bad = old + beta * (now - old), old - beta * (now - old)
+    return (goodness * error(good) + (1 - goodness) * error(bad)) / beta
+
+
 def norm(tensors: Sequence[Tensor]) -> float:
     """L2 norm over all tensors together; 0 of none."""
     import torch

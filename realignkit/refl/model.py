@@ -177,6 +177,7 @@ class Networks:
         if guidance_scale <= 1:
             prediction = self.predict(latents, timestep, text)
             return prediction, prediction
+        timestep = torch.cat([timestep, timestep]) if timestep.dim() else timestep
         both = self.predict(torch.cat([latents, latents]), timestep, self.unconditional(len(latents)).followed_by(text))
         unconditional, conditional = both.chunk(2)
         return losses.guide(unconditional, conditional, guidance_scale), conditional

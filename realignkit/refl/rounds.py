@@ -201,7 +201,7 @@ class Round:
         from safetensors.torch import save
 
         atomic_write(self.folder / name, png(image))
-        latents = save({name: tensor.cpu().contiguous() for name, tensor in tensors.items()})
+        latents = save({name: _copy(tensor) for name, tensor in tensors.items()})
         atomic_write((self.folder / name).with_suffix(LATENTS), seal(latents, {}))
 
     def _rated(self, images: Sequence[Image], prompts: Sequence[str], place: int) -> dict[str, list[float]]:
@@ -212,3 +212,8 @@ class Round:
             with seeds.seeded(self.plan.seed, f"reward of round {self.plan.number}", place):
                 rewards[part.name] = rewards_of(part, pixels, prompts).tolist()
         return rewards
+
+
+def _copy(tensor: Tensor) -> Tensor:
+    """In the usual order and in memory of its own, as safetensors wants it."""
+    return tensor.cpu().clone(memory_format=torch.contiguous_format)

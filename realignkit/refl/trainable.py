@@ -131,6 +131,12 @@ class Trainable:
         decay = min(self.config.ema_decay, (1 + iteration) / (10 + iteration))
         torch._foreach_lerp_(self.average, [p.data for p in self.parameters.values()], 1 - decay)
 
+    @torch.no_grad()
+    def follow(self, name: str, decay: float) -> None:
+        """Move a kept copy towards the weights, as a moving average; 1 leaves it where it is."""
+        if decay < 1:
+            torch._foreach_lerp_(self.kept[name], [p.data for p in self.parameters.values()], 1 - decay)
+
     def averaged(self) -> contextlib.AbstractContextManager[None]:
         """The averaged weights, for the while; nothing without an average."""
         return contextlib.nullcontext() if self.average is None else self.holding(self.average)

@@ -10,7 +10,7 @@ import pytest
 
 from realignkit.cli._settings import nested
 from realignkit.provenance import flat
-from realignkit.refl.config import ALGORITHMS, AUTO
+from realignkit.refl.config import ALGORITHMS
 from tests import tiny
 from tests.refl.rewards import Colour
 
@@ -24,10 +24,6 @@ QUICK: dict[str, Any] = {
     "refl.guidance_scale": 2.0,
     "raft.num_inference_steps": 4,
     "raft.guidance_scale": 2.0,
-    "dpo.num_inference_steps": 2,
-    "dpo.guidance_scale": 2.0,
-    "dpo.candidates": 3,
-    "dpo.gap": 0.0,
     "prior_images": 3,
     "lora.rank": 2,
     "learning_rate": 1e-3,
@@ -40,13 +36,22 @@ QUICK: dict[str, Any] = {
 }
 
 
+DRAWING = {"num_inference_steps": 2, "guidance_scale": 2.0, "candidates": 3}
+QUICK_FEEDBACK: dict[str, dict[str, Any]] = {
+    "dpo": {**DRAWING, "gap": 0.0},
+    "nft": DRAWING,
+    "grpo": {**DRAWING, "num_inference_steps": 3},
+}
+"""Of the algorithms that draw in rounds."""
+
+
 def options_over_quick(**given: Any) -> dict[str, Any]:
     """:data:`QUICK`, without what belongs to an algorithm that is not trained, and the given options over it."""
     given = flat(given)
     trained = given.get("algorithm", "auto")
-    others = {*ALGORITHMS} - ({*AUTO} if trained == "auto" else set())
-    kept = {name: value for name, value in QUICK.items() if name.split(".")[0] not in others}
+    kept = {name: value for name, value in QUICK.items() if name.split(".")[0] not in ALGORITHMS or trained == "auto"}
     own = {name: value for name, value in QUICK.items() if name.split(".")[0] == trained}
+    own |= {f"{trained}.{name}": value for name, value in QUICK_FEEDBACK.get(trained, {}).items()}
     return nested({**kept, **own, **given})
 
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from functools import partial
+from pathlib import Path
 
 import pytest
 
@@ -87,6 +88,16 @@ def test_each_algorithm_has_its_group_of_options():
 def test_contradictions_are_refused(options, message):
     with pytest.raises(OptionError, match=message):
         make(**options)
+
+
+def test_a_control_is_without_what_the_reward_says():
+    feedback = preset("feedback", dpo={"beta": 50}).control(Path("runs/a"))
+    assert feedback.dpo.shuffle_rewards and feedback.dpo.pictures == Path("runs/a/rounds/000")
+    assert feedback.dpo.beta == 50 and feedback.reward_weight is None
+    given = preset("feedback", dpo={"pictures": Path("people")}).control(Path("runs/a"))
+    assert given.dpo.pictures == Path("people")
+    assert ReFLConfig().control(Path("runs/a")).reward_weight == 0
+    assert ReFLConfig(denoising_weight=0).control(Path("runs/a")).leaves_nothing
 
 
 @pytest.mark.parametrize(

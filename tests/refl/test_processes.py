@@ -13,8 +13,9 @@ from safetensors.torch import load_file
 
 from realignkit.refl import losses
 from realignkit.refl.algorithms.reward_weighted import RATINGS
+from realignkit.refl.rounds import folder_of
 from tests.conftest import HANGS, ROOT
-from tests.refl.launched import drawing, trainer
+from tests.refl.launched import FEEDBACK, drawing, feedback, trainer
 
 
 @pytest.mark.slow
@@ -50,6 +51,20 @@ def test_two_processes_equal_one_with_twice_the_batch(tmp_path):
     apart = [found[f"drawn/{i}"] - tensor for i, tensor in enumerate(drawn)]
     assert losses.norm(apart) < 1e-4 * losses.norm(drawn)
     assert (tmp_path / "two" / "drawn" / RATINGS).read_text() == (tmp_path / "drawn" / RATINGS).read_text()
+    for name in FEEDBACK:
+        alone = feedback(tmp_path / name, name, 2)
+        learnt = alone.gradients(0).reward
+        assert losses.norm(learnt) > 0
+        apart = [found[f"{name}/{i}"] - tensor for i, tensor in enumerate(learnt)]
+        assert losses.norm(apart) < 5e-3 * losses.norm(learnt)
+        rated = [
+            [json.loads(line) for line in (folder_of(tmp_path / run, 0) / "metadata.jsonl").read_text().splitlines()]
+            for run in (f"two/{name}", name)
+        ]
+        assert [(row["file_name"], row["seed"]) for row in rated[0]] == [
+            (row["file_name"], row["seed"]) for row in rated[1]
+        ]
+        assert [row["reward"] for row in rated[0]] == pytest.approx([row["reward"] for row in rated[1]], abs=1e-4)
     one.train()
     (row,), (other) = (
         [json.loads(line) for line in (tmp_path / folder / "log.jsonl").read_text().splitlines()]

@@ -1,0 +1,137 @@
+"""DiffusionNFT (Zheng et al., 2025): towards what good pictures of a prompt have and bad ones lack, by regression.
+
+Each picture's advantage among those of its prompt says how good it is, ``r`` in [0, 1]. A prediction is learnt twice:
+as it is for the good half of the picture, and mirrored at the old policy's for the bad half.
+
+    v+ = (1 - beta) v_old + beta v
+    v- = (1 + beta) v_old - beta v
+    loss = r |v+ - v*|^2 / w+ + (1 - r) |v- - v*|^2 / w-
+
+``v*`` is the target and ``w`` the mean absolute error, held. ``v`` is whatever the network predicts, so the same lines
+serve epsilon, v and flow. (The paper measures errors in x_0. For v and flow these are the same up to a factor of at
+most 1; for epsilon up to one of 14 at the noisiest timesteps, which would drown all others.)
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pydantic import Field, model_validator
+
+from realignkit.advantages import standardised
+from realignkit.errors import ModelError
+from realignkit.refl import losses, seeds
+from realignkit.refl.algorithms import Gradients, MicroBatch
+from realignkit.refl.algorithms.feedback import CURRENT, Feedback, FeedbackOptions, check_errors
+from realignkit.refl.data import Order
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from realignkit.refl.pictures import RatedPictures
+
+
+class NFTOptions(FeedbackOptions):
+    """Of ``algorithm=nft``: the model's own pictures, each a good half and a bad one by its advantage in its group."""
+
+    beta: float = Field(1.0, gt=0, allow_inf_nan=False, description="how far the old policy is mirrored")
+    pictures_at_once: int = Field(
+        2, ge=2, description="pictures of a prompt that are learnt from together, at one timestep and noise"
+    )
+    max_advantage: float = Field(
+        2.0, gt=0, allow_inf_nan=False, description="advantage, in standard deviations, that counts as wholly good"
+    )
+    old_decay: float = Field(
+        0.98, gt=0, le=1, description="of the old policy, a moving average of the weights; 1: what drew the round"
+    )
+    guided: bool = Field(
+        False,
+        description="learn the guided prediction, with the frozen model's unconditional one; else the conditional one",
+    )
+
+    @model_validator(mode="after")
+    def _enough(self) -> NFTOptions:
+        if self.pictures is None and self.pictures_at_once > self.candidates:
+            raise ValueError(f"{self.pictures_at_once} pictures_at_once of {self.candidates} candidates are too many")
+        return self
+
+
+class NFT(Feedback):
+    """See :class:`NFTOptions`."""
+
+    Options = NFTOptions
+    options: NFTOptions
+
+    @property
+    def compares_with_round(self) -> bool:
+        """With the old policy, which is at first what drew the round."""
+        return True
+
+    @property
+    def knows_what_drew(self) -> bool:
+        """Where the old policy stays."""
+        return self.options.old_decay == 1
+
+    def look_at(self, pictures: RatedPictures, number: int) -> str:
+        """How good each picture is, and the prompts that tell, in an order of their own.
+
+        Raises:
+            ModelError: all pictures of each prompt are rated alike, or there are too few.
+        """
+        import torch
+
+        scores = pictures.scores.tolist()
+        told = [g for g in pictures.groups if len({scores[i] for i in g}) > 1]
+        self.groups = [group for group in told if len(group) >= self.options.pictures_at_once]
+        if not self.groups:
+            raise ModelError(
+                f"no prompt has {self.options.pictures_at_once} pictures of which some are rated better than others, "
+                f"so there is nothing to learn from. Take another reward, or more candidates."
+            )
+        advantages = standardised(pictures.scores.float(), [pictures.prompt(i) for i in range(len(pictures))])
+        self.goodness = torch.clamp(0.5 + advantages / (2 * self.options.max_advantage), 0, 1)
+        self.pictures, self.order = pictures, Order(len(self.groups), self.config.seed, f"prompts of round {number}")
+        return f"{len(self.groups)} prompts with better and worse ones"
+
+    def add(self, gradients: Gradients, batch: MicroBatch) -> None:
+        """Add the gradient of a micro-batch of prompts, and of what holds the unconditional prediction."""
+        import torch
+
+        count = self.options.pictures_at_once
+        indices = [i for place in batch.places for i in self._pictures_at(place)]
+        clean, prompts = self.pictures.get(indices)
+        noise, timesteps = (tensor.repeat_interleave(count, 0) for tensor in self.noise_at(batch.places))
+        latents, target = self.noised(clean, noise, timesteps)
+        with torch.no_grad():
+            with self.trainable.holding(self.trainable.kept[CURRENT]):
+                old = self._predict(latents, timesteps, prompts)
+            unconditional = self._unconditional(latents, timesteps)
+        now = self._predict(latents, timesteps, prompts)
+        if unconditional is not None:
+            old, now = (losses.guide(unconditional, each, self.options.guidance_scale or 1.0) for each in (old, now))
+        goodness = self.goodness[indices].to(now.device)
+        loss = losses.nft(now, old, target, goodness, self.options.beta)
+        check_errors(loss)
+        self.accumulate(gradients.reward, loss.mean() * batch.scale)
+        gradients.note("reward_loss", float(loss.detach().mean()))
+        self.note_rewards(gradients, self.pictures, indices)
+        self.hold(gradients, batch, latents[::count], timesteps[::count], 1.0)
+
+    def updated(self) -> None:
+        """Let the old policy follow."""
+        self.trainable.follow(CURRENT, self.options.old_decay)
+
+    def _pictures_at(self, place: int) -> list[int]:
+        group = self.groups[self.order.at(place)]
+        chosen = seeds.numpy_rng(self.config.seed, "pictures at once", place).permutation(len(group))
+        return [group[i] for i in chosen[: self.options.pictures_at_once]]
+
+    def _predict(self, latents: Tensor, timesteps: Tensor, prompts: list[str]) -> Tensor:
+        return self.networks.predict(latents, timesteps, self.text_of(prompts))
+
+    def _unconditional(self, latents: Tensor, timesteps: Tensor) -> Tensor | None:
+        """The frozen model's, where guided predictions are learnt."""
+        if not self.options.guided:
+            return None
+        with self.trainable.base():
+            return self.networks.predict(latents, timesteps, self.networks.unconditional(len(latents)))

@@ -1,0 +1,89 @@
+"""DiffusionNFT on the model's own pictures."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from realignkit.errors import ModelError, OptionError
+from realignkit.refl import losses, seeds
+from realignkit.refl.algorithms.feedback import CURRENT
+from tests.refl.algorithms.test_dpo import move
+from tests.refl.rewards import Blind
+from tests.refl.test_step import close
+
+NFT = {"algorithm": "nft", "validation.every": 0}
+
+
+@pytest.mark.parametrize("guided", [False, True])
+def test_loss_and_gradient_are_those_of_a_plain_loop(make_trainer, guided):
+    """Picture by picture: goodness, both halves, each error over its own mean absolute error, held."""
+    options = {"beta": 0.7, "max_advantage": 1.5, "guided": guided, "guidance_scale": 3.0, "pictures_at_once": 3}
+    trainer = make_trainer(Blind(), **NFT, denoising_weight=0, nft=options)
+    trainer.gradients(0)
+    move(trainer.trainable)
+    found, algorithm, networks = trainer.gradients(0), trainer.learner.algorithm, trainer.networks
+    pictures, total, pipeline = algorithm.pictures, 0.0, trainer.networks.pipeline
+    for place in (0, 1):
+        noise = seeds.normal((4, 16, 16), 42, "feedback noise", [place])
+        t = int(seeds.numpy_rng(42, "feedback timestep", place).integers(1000))
+        abar = pipeline.scheduler.alphas_cumprod[t]
+        group = algorithm.groups[algorithm.order.at(place)]
+        for i in group:
+            rewards = pictures.scores[list(group)]
+            advantage = float((pictures.scores[i] - rewards.mean()) / rewards.std(correction=0))
+            goodness = min(max(0.5 + advantage / 3.0, 0), 1)
+            latents = abar**0.5 * pictures.get([i])[0] + (1 - abar) ** 0.5 * noise
+
+            def predict(prompt, latents=latents, t=t):
+                return networks.unet(latents, t, pipeline.encode_prompt([prompt], "cpu", 1, False)[0]).sample
+
+            with torch.no_grad(), trainer.trainable.base():
+                old, empty = predict(pictures.prompt(i)), predict("")
+            now = predict(pictures.prompt(i))
+            if guided:
+                old, now = empty + 3.0 * (old - empty), empty + 3.0 * (now - empty)
+            good, bad = 0.3 * old + 0.7 * now - noise, 1.7 * old - 0.7 * now - noise
+            loss = goodness * good.square().mean() / good.detach().abs().mean()
+            loss = loss + (1 - goodness) * bad.square().mean() / bad.detach().abs().mean()
+            total = total + loss / 0.7 / 6
+    close(found.reward, torch.autograd.grad(total, list(trainer.trainable.parameters.values())))
+    assert found.values["reward_loss"] == pytest.approx(float(total.detach()), rel=1e-4)
+
+
+def test_good_pictures_attract_and_bad_ones_repel():
+    """At the old policy, the gradient of the prediction changes its sign where a picture is as good as bad."""
+    old, target = torch.zeros(3, 1), torch.ones(3, 1)
+    now = old.clone().requires_grad_()
+    losses.nft(now, old, target, torch.tensor([1.0, 0.5, 0.0]), 1.0).sum().backward()
+    assert now.grad[0] < 0 == now.grad[1] < now.grad[2]
+    assert now.grad[0] == -now.grad[2]
+
+
+def test_the_old_policy_is_an_average_that_follows_and_is_resumed(make_trainer, tmp_path):
+    options = {**NFT, "checkpoint_every": 1, "nft.old_decay": 0.5, "learning_rate": 0.05}
+    whole = make_trainer(Blind(), **options, iterations=3, out=tmp_path / "whole")
+    whole.train()
+    expected = None
+    stopped = make_trainer(Blind(), **options, iterations=1, out=tmp_path / "stopped", ema_decay=None)
+    before = stopped.trainable.copied()
+    stopped.train()
+    expected = [(a + b) / 2 for a, b in zip(before, stopped.trainable.copied(), strict=True)]
+    for kept, wanted in zip(stopped.trainable.kept[CURRENT], expected, strict=True):
+        torch.testing.assert_close(kept, wanted)
+    make_trainer(Blind(), **options, iterations=2, out=tmp_path / "again").train()
+    again = make_trainer(Blind(), **options, iterations=3, out=tmp_path / "again")
+    again.train(resume=True)
+    for one, other in ((whole.trainable.kept[CURRENT], again.trainable.kept[CURRENT]),):
+        assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+def test_what_cannot_be_learnt_is_said(make_trainer):
+    class Content(Blind):
+        def __call__(self, images, prompts):
+            return torch.ones(len(prompts))
+
+    with pytest.raises(ModelError, match="no prompt has 2 pictures of which some are rated better than others"):
+        make_trainer(Content(), **NFT).gradients(0)
+    with pytest.raises(OptionError, match="4 pictures_at_once of 3 candidates are too many"):
+        make_trainer(Blind(), **NFT, nft={"pictures_at_once": 4})
