@@ -46,7 +46,7 @@ EXEMPT_COMMANDS = {
     r"python -m realignkit_plugins\.micro\.train": "trains for hours",
     r"python -m .*world .*--count 12000": "draws for long; tests/plugins/micro/test_world_pairs.py draws a few",
     r"realignkit study serve": "serves until it is stopped; tests/study/test_server.py starts and stops it",
-    r"realignkit study (import|report)": "needs people's answers; tests/cli/test_study.py has some",
+    r"realignkit study (import|report|export .* ranked)": "needs people's answers; tests/cli/test_study.py has some",
     r"python benchmarks/": "measures for hours",
 }
 EXEMPT_PYTHON = {

@@ -140,10 +140,15 @@ def export(
         Path | None,
         typer.Option(
             "--out",
-            metavar="FILE",
-            help=".jsonl: a line per answer; .csv: a line per picture.",
+            metavar="FILE|DIR",
+            help=".jsonl: a line per answer; .csv: a line per picture; a folder: the pictures with average "
+            "ranks, which 'realignkit train' learns from.",
             show_default="JSON lines, printed",
         ),
+    ] = None,
+    question: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Into a folder: whose ranks.", show_default="the study's first question"),
     ] = None,
 ) -> None:
     """Write all answers, with the systems' names.
@@ -153,12 +158,18 @@ def export(
     from realignkit.files import atomic_write
     from realignkit.study.answers import Answers
     from realignkit.study.folder import read_study
+    from realignkit.study.rated import write_rated
     from realignkit.study.results import answer_records
 
-    if file is not None and file.suffix not in (".jsonl", ".csv"):
+    if file is not None and file.suffix not in (".jsonl", ".csv", ""):
         raise OptionError(f"answers are written as .jsonl or .csv, not as '{file.name}': choose one of the two.")
     study = read_study(folder)
-    records = list(answer_records(study, Answers(folder, study).read()))
+    answers = Answers(folder, study).read()
+    if file is not None and not file.suffix:
+        pictures, prompts = write_rated(folder, study, answers, file, question)
+        out().print(f"{file}: {pictures} pictures of {prompts} prompts", markup=False)
+        return
+    records = list(answer_records(study, answers))
     lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
     if file is None:
         out().print(lines, end="", markup=False)

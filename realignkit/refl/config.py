@@ -190,13 +190,13 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "optimizer": {"betas": (0.9, 0.99)},
         "ema_decay": 0.98,
     },
-    # Pairs of the model's own pictures of a prompt, which the reward tells apart; the text encoder alone learns.
+    # What tells the model's own pictures of a prompt apart, by any reward; the text encoder alone learns.
     "feedback": {
-        "algorithm": "dpo",
+        "algorithm": "nft",
         "trainable": "text_encoder",
-        "iterations": 200,
-        "batch_size": 32,
-        "learning_rate": 5e-4,
+        "iterations": 150,
+        "batch_size": 16,
+        "learning_rate": 1.2e-3,
         "warmup_iterations": 20,
         "optimizer": {"betas": (0.9, 0.99)},
         "ema_decay": 0.95,

@@ -72,6 +72,18 @@ class RatedPictures(Pairs):
         variances = [self.scores[list(group)].double().var(correction=1) for group in self.groups]
         return float(torch.stack(variances).mean().sqrt()) if variances else 0.0
 
+    @property
+    def advantages(self) -> Tensor:
+        """Float (N,): how much better each picture is than its prompt's mean, in standard deviations of all scores.
+
+        Of all, as Flow-GRPO's (2025): where a prompt's pictures hardly differ, chance would be made to look large.
+        """
+        advantages = torch.zeros_like(self.scores)
+        for group in self.groups:
+            members = list(group)
+            advantages[members] = self.scores[members] - self.scores[members].mean()
+        return advantages / self.scores.std().clamp_min(1e-12)
+
     def prompt(self, index: int) -> str:
         """What a picture was made for."""
         return self.pairs[index][1]

@@ -121,6 +121,33 @@ def test_answers_are_exported_as_lines_and_as_a_table(cli, made, tmp_path):
     assert (result.exit_code, "choose one of the two" in result.stderr) == (2, True)
 
 
+def test_what_people_ranked_is_exported_as_pictures_to_learn_from(cli, made, tmp_path):
+    none = cli("study", "export", made, "--out", tmp_path / "ranked")
+    assert (none.exit_code, "nobody who counts has answered the question" in none.stderr) == (2, True)
+    cli("study", "import", made, downloaded(made, tmp_path / "answers.json"))
+    result = cli("study", "export", made, "--out", tmp_path / "ranked")
+    assert result.exit_code == 0, result.output
+    study = read_study(made)
+    items = [item for item in study.items if not item.first]
+    assert f"{3 * len(items)} pictures of {len(items)} prompts" in result.stdout
+    rows = [json.loads(line) for line in (tmp_path / "ranked" / "metadata.jsonl").read_text().splitlines()]
+    picture_of = {name: item for item in items for name in item.pictures}
+    for row in rows:
+        name = row["file_name"].removesuffix(".png")
+        assert (tmp_path / "ranked" / row["file_name"]).read_bytes() == (
+            made / "pictures" / row["file_name"]
+        ).read_bytes()
+        assert row["prompt"] == picture_of[name].prompt
+        assert row["system"] == study.systems[picture_of[name].pictures.index(name)]
+        assert row["people"] == 2
+    ours = [row["rank"] for row in rows if row["system"] == "ours"]
+    assert ours == [1.0] * len(items)  # as all have put it first
+    again = cli("study", "export", made, "--out", tmp_path / "ranked")
+    assert (again.exit_code, "is not empty" in again.stderr) == (2, True)
+    other = cli("study", "export", made, "--out", tmp_path / "other", "--question", "beauty")
+    assert (other.exit_code, "does not ask for 'beauty'" in other.stderr) == (2, True)
+
+
 def test_one_bad_file_is_named(cli, made, tmp_path):
     (tmp_path / "bad.json").write_text("{")
     result = cli("study", "import", made, tmp_path / "bad.json")

@@ -39,7 +39,7 @@ QUICK: dict[str, Any] = {
 DRAWING = {"num_inference_steps": 2, "guidance_scale": 2.0, "candidates": 3}
 QUICK_FEEDBACK: dict[str, dict[str, Any]] = {
     "dpo": {**DRAWING, "gap": 0.0},
-    "nft": DRAWING,
+    "nft": {**DRAWING, "pictures_at_once": 2},
     "grpo": {**DRAWING, "num_inference_steps": 3},
 }
 """Of the algorithms that draw in rounds."""

@@ -103,13 +103,13 @@ def test_a_sum_of_rewards_in_yaml_and_on_the_command_line(cli, arguments, tmp_pa
 
 def test_feedback_and_its_control_learn_from_the_same_pictures(cli, arguments, tmp_path):
     arguments = [text for text in arguments if not str(text).startswith(("--set=refl", "--set=raft"))]
-    quick = ["--set=dpo.num_inference_steps=2", "--set=dpo.candidates=3", "--set=warmup_iterations=0"]
+    quick = ["--set=nft.num_inference_steps=2", "--set=nft.candidates=4", "--set=warmup_iterations=0"]
     result = cli(*arguments, "--preset", "feedback", *quick, "--out", tmp_path / "run", "--control")
     assert result.exit_code == 0, result.output + result.stderr
-    assert "18 pictures of 6 prompts" in " ".join((result.output + result.stderr).split())
+    assert "24 pictures of 6 prompts" in " ".join((result.output + result.stderr).split())
     assert not (tmp_path / "run" / "control" / "rounds").exists()
     records = [json.loads((tmp_path / "run" / name / "training.json").read_text()) for name in ("", "control")]
-    assert [record["config"]["dpo"]["shuffle_rewards"] for record in records] == [False, True]
+    assert [record["config"]["nft"]["shuffle_rewards"] for record in records] == [False, True]
     assert losses(tmp_path / "run") != losses(tmp_path / "run" / "control")
     assert (tmp_path / "run" / "model" / "text_encoder").is_dir()
 

@@ -91,10 +91,10 @@ def test_contradictions_are_refused(options, message):
 
 
 def test_a_control_is_without_what_the_reward_says():
-    feedback = preset("feedback", dpo={"beta": 50}).control(Path("runs/a"))
-    assert feedback.dpo.shuffle_rewards and feedback.dpo.pictures == Path("runs/a/rounds/000")
-    assert feedback.dpo.beta == 50 and feedback.reward_weight is None
-    given = preset("feedback", dpo={"pictures": Path("people")}).control(Path("runs/a"))
+    feedback = preset("feedback", nft={"beta": 0.5}).control(Path("runs/a"))
+    assert feedback.nft.shuffle_rewards and feedback.nft.pictures == Path("runs/a/rounds/000")
+    assert feedback.nft.beta == 0.5 and feedback.reward_weight is None
+    given = preset("feedback", algorithm="dpo", dpo={"pictures": Path("people")}).control(Path("runs/a"))
     assert given.dpo.pictures == Path("people")
     assert ReFLConfig().control(Path("runs/a")).reward_weight == 0
     assert ReFLConfig(denoising_weight=0).control(Path("runs/a")).leaves_nothing

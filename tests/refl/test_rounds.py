@@ -17,7 +17,7 @@ from realignkit.refl.rounds import folder_of
 from tests.refl.conftest import PROMPTS
 from tests.refl.rewards import Blind, Noisy
 
-ROUND = {"algorithm": "dpo", "validation.every": 0, "batch_size": 4, "dpo.candidates": 2}
+ROUND = {"algorithm": "dpo", "validation.every": 0, "batch_size": 2, "dpo.candidates": 2}
 
 
 def rows(folder):
@@ -120,7 +120,7 @@ def test_a_round_that_is_learnt_from_is_neither_drawn_anew_nor_without_what_is_m
 
 def test_rounds_are_drawn_with_what_has_been_learnt_and_resumed(make_trainer, tmp_path):
     """Also with a reward that draws from torch's global state, and with more candidates than a batch holds."""
-    options = {**ROUND, "batch_size": 2, "dpo.candidates": 3, "dpo.iterations_per_round": 2, "dpo.prompts_per_round": 4}
+    options = {**ROUND, "batch_size": 1, "dpo.candidates": 3, "dpo.iterations_per_round": 2, "dpo.prompts_per_round": 4}
     options |= {"dpo.reference": "round", "learning_rate": 0.05, "checkpoint_every": 1}
     whole = make_trainer(Noisy(), **options, iterations=4, out=tmp_path / "whole")
     whole.train()

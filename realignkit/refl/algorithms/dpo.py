@@ -61,6 +61,11 @@ class DPO(Feedback):
     options: DPOOptions
 
     @property
+    def pictures_per_place(self) -> int:
+        """Two make a pair."""
+        return 2
+
+    @property
     def compares_with_round(self) -> bool:
         """With ``reference=round``."""
         return self.options.reference == "round"

@@ -72,6 +72,11 @@ class Feedback(Algorithm):
             self.trainable.kept[CURRENT] = self.trainable.copied()
 
     @property
+    def pictures_per_place(self) -> int:
+        """How many pictures one of ``batch_size`` stands for; as many as learn together are drawn together."""
+        return 1
+
+    @property
     def compares_with_round(self) -> bool:
         """Whether what is learnt is compared with the weights that drew the round's pictures, which are kept then."""
         return False
@@ -165,8 +170,9 @@ class Feedback(Algorithm):
             "reward_options": settings,
         }
         prompts = self.prompts_at(range(number * count, (number + 1) * count))
+        at_once = self.config.batch_size * self.pictures_per_place
         return Plan(
-            number, prompts, options.candidates, self.config.batch_size, self.config.seed, made_with,
+            number, prompts, options.candidates, at_once, self.config.seed, made_with,
             self.trainable.digest() if can_draw else None,
         )  # fmt: skip
 

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field, model_validator
 
-from realignkit.advantages import standardised
 from realignkit.errors import ModelError, OptionError
 from realignkit.refl.algorithms import Gradients, MicroBatch, Solver
 from realignkit.refl.algorithms.feedback import CURRENT, Feedback, FeedbackOptions
@@ -83,7 +82,7 @@ class GRPO(Feedback):
             ModelError: all pictures of each prompt are rated alike.
             OptionError: how a picture was drawn has not been kept.
         """
-        advantages = standardised(pictures.scores.float(), [pictures.prompt(i) for i in range(len(pictures))])
+        advantages = pictures.advantages
         self.advantages = advantages.clamp(-self.options.max_advantage, self.options.max_advantage)
         self.pictures, kept = pictures, [i for i, advantage in enumerate(advantages.tolist()) if advantage]
         if not kept:

@@ -1,7 +1,7 @@
 """DiffusionNFT (Zheng et al., 2025): towards what good pictures of a prompt have and bad ones lack, by regression.
 
-Each picture's advantage among those of its prompt says how good it is, ``r`` in [0, 1]. A prediction is learnt twice:
-as it is for the good half of the picture, and mirrored at the old policy's for the bad half.
+Each picture's advantage among those of its prompt says how good it is: ``r = 1/2 + A / (2 A_max)``, in [0, 1]. A
+prediction is learnt twice: as it is for the good half of the picture, mirrored at the old policy's for the bad half.
 
     v+ = (1 - beta) v_old + beta v
     v- = (1 + beta) v_old - beta v
@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field, model_validator
 
-from realignkit.advantages import standardised
 from realignkit.errors import ModelError
 from realignkit.refl import losses, seeds
 from realignkit.refl.algorithms import Gradients, MicroBatch
@@ -36,13 +35,16 @@ class NFTOptions(FeedbackOptions):
 
     beta: float = Field(1.0, gt=0, allow_inf_nan=False, description="how far the old policy is mirrored")
     pictures_at_once: int = Field(
-        2, ge=2, description="pictures of a prompt that are learnt from together, at one timestep and noise"
+        4, ge=2, description="pictures of a prompt that are learnt from together, at one timestep and noise"
     )
     max_advantage: float = Field(
         2.0, gt=0, allow_inf_nan=False, description="advantage, in standard deviations, that counts as wholly good"
     )
     old_decay: float = Field(
-        0.98, gt=0, le=1, description="of the old policy, a moving average of the weights; 1: what drew the round"
+        1.0,
+        gt=0,
+        le=1,
+        description="of the old policy, a moving average of the weights; 1: it stays what drew the round",
     )
     guided: bool = Field(
         False,
@@ -61,6 +63,11 @@ class NFT(Feedback):
 
     Options = NFTOptions
     options: NFTOptions
+
+    @property
+    def pictures_per_place(self) -> int:
+        """See :class:`NFTOptions`."""
+        return self.options.pictures_at_once
 
     @property
     def compares_with_round(self) -> bool:
@@ -88,8 +95,7 @@ class NFT(Feedback):
                 f"no prompt has {self.options.pictures_at_once} pictures of which some are rated better than others, "
                 f"so there is nothing to learn from. Take another reward, or more candidates."
             )
-        advantages = standardised(pictures.scores.float(), [pictures.prompt(i) for i in range(len(pictures))])
-        self.goodness = torch.clamp(0.5 + advantages / (2 * self.options.max_advantage), 0, 1)
+        self.goodness = torch.clamp(0.5 + pictures.advantages / (2 * self.options.max_advantage), 0, 1)
         self.pictures, self.order = pictures, Order(len(self.groups), self.config.seed, f"prompts of round {number}")
         return f"{len(self.groups)} prompts with better and worse ones"
 

@@ -23,7 +23,7 @@ def test_at_what_drew_the_round_the_gradient_is_the_score_functions(make_trainer
         i, step = algorithm.steps[algorithm.order.at(place)]
         (group,) = (group for group in pictures.groups if i in group)
         rewards = pictures.scores[list(group)]
-        advantage = float((pictures.scores[i] - rewards.mean()) / rewards.std(correction=0))
+        advantage = float((pictures.scores[i] - rewards.mean()) / pictures.scores.std())
         way = pictures.kept(i)["trajectory"]
         to = policy.mean(way[step][None], torch.tensor([step]), trainer.networks.text([pictures.prompt(i)]))
         density = torch.distributions.Normal(to, policy.std[step]).log_prob(way[step + 1][None]).mean()

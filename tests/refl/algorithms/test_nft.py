@@ -31,7 +31,7 @@ def test_loss_and_gradient_are_those_of_a_plain_loop(make_trainer, guided):
         group = algorithm.groups[algorithm.order.at(place)]
         for i in group:
             rewards = pictures.scores[list(group)]
-            advantage = float((pictures.scores[i] - rewards.mean()) / rewards.std(correction=0))
+            advantage = float((pictures.scores[i] - rewards.mean()) / pictures.scores.std())
             goodness = min(max(0.5 + advantage / 3.0, 0), 1)
             latents = abar**0.5 * pictures.get([i])[0] + (1 - abar) ** 0.5 * noise
 
