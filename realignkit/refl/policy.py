@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from realignkit.errors import ModelError
-from realignkit.refl import losses, seeds
+from realignkit.refl import seeds
+from realignkit.refl.losses import Level
+from realignkit.refl.rollout import Rollout
 
 if TYPE_CHECKING:
     from realignkit.refl.model import Networks, Text
@@ -18,32 +20,35 @@ if TYPE_CHECKING:
 class Policy:
     """Samples with DDIM and ``eta`` above 0 (Song et al., 2021, eq. 16), and says how likely each step was.
 
+    On flow matching's straight path likewise: a step goes towards the predicted picture, and part of the noise that
+    is left is drawn anew.
+
     Args:
         networks: of the model.
         num_inference_steps: how many steps the whole way has.
         guidance_scale: classifier-free guidance; at most 1 switches it off.
-        eta: how much noise; 1 is as much as DDPM's.
+        eta: how much noise; 1 is as much as DDPM's, the whole posterior's.
 
     Attributes:
-        timesteps: int (T,), as they come.
+        timesteps: (T,), as they come.
         std: of each step, float32 (T,).
         random_steps: the indices of those that draw: the last one may not.
     """
 
     def __init__(self, networks: Networks, num_inference_steps: int, guidance_scale: float, eta: float) -> None:
-        from diffusers import DDIMScheduler
-
         self.networks, self.guidance_scale = networks, guidance_scale
-        scheduler = DDIMScheduler.from_config(networks.pipeline.scheduler.config, clip_sample=False, thresholding=False)
-        scheduler.set_timesteps(num_inference_steps)
-        self.timesteps = scheduler.timesteps.to(networks.device)
-        previous = scheduler.timesteps - scheduler.config.num_train_timesteps // num_inference_steps
-        levels = scheduler.alphas_cumprod.to(torch.float32)
-        signal, later = levels[scheduler.timesteps], levels[previous.clamp_min(0)]
-        later = torch.where(previous < 0, scheduler.final_alpha_cumprod.to(torch.float32), later)
-        std = eta * ((1 - later) / (1 - signal) * (1 - signal / later)).clamp_min(0).sqrt()
-        self._signal, self._later, self.std = (each.to(networks.device) for each in (signal, later, std))
-        self.random_steps = [i for i, each in enumerate(std.tolist()) if each > 1e-4]
+        scheduler = Rollout(networks, "ddim", num_inference_steps, guidance_scale).scheduler()
+        self.timesteps = networks.noise.timesteps_of(scheduler)
+        self._level = networks.noise.level(self.timesteps)
+        clean = torch.ones_like(self._level.signal[:1])
+        self._next = Level(
+            torch.cat([self._level.signal[1:], clean]), torch.cat([self._level.noise[1:], torch.zeros_like(clean)])
+        )
+        # Of the posterior of what is to come, given where the step starts and x_0, on whatever path.
+        kept = self._level.signal / self._next.signal * self._next.noise
+        spread = (self._level.noise.square() - kept.square()).clamp_min(0).sqrt()
+        self.std = eta * (self._next.noise / self._level.noise * spread).flatten()
+        self.random_steps = [i for i, each in enumerate(self.std.tolist()) if each > 1e-4]
 
     def mean(self, latents: Tensor, steps: Tensor, text: Text) -> Tensor:
         """Where steps (B,) lead from latents (B, C, h, w) without their noise; with gradient.
@@ -57,10 +62,10 @@ class Policy:
                 "the model computed NaN or infinity while sampling. Use mixed_precision=bf16 or no; if it is off "
                 "already, lower the learning rate and resume from the last checkpoint."
             )
-        signal, later, std = (each[steps].view(-1, 1, 1, 1) for each in (self._signal, self._later, self.std))
-        x0 = losses.predict_x0(latents, prediction, signal, self.networks.kind)
-        noise = (latents - signal.sqrt() * x0) / (1 - signal).sqrt()
-        return later.sqrt() * x0 + (1 - later - std.square()).clamp_min(0).sqrt() * noise
+        x0 = self.networks.predict_x0(latents, self.timesteps[steps], prediction)
+        noise = (latents - self._level.signal[steps] * x0) / self._level.noise[steps]
+        kept = (self._next.noise[steps].square() - self.std[steps].view(-1, 1, 1, 1).square()).clamp_min(0).sqrt()
+        return self._next.signal[steps] * x0 + kept * noise
 
     @torch.no_grad()
     def sample(self, noise: Tensor, text: Text, noise_seeds: Sequence[int]) -> Tensor:

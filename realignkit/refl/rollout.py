@@ -81,7 +81,8 @@ class Rollout:
         if isinstance(noise, FlowNoise):  # solvers call it by two names
             self._changes = {**self._changes, "shift": noise.shift, "flow_shift": noise.shift}
 
-    def _scheduler(self) -> Any:
+    def scheduler(self) -> Any:
+        """The solver, with its steps set."""
         import diffusers
 
         # Made anew: multistep solvers remember what they have seen.
@@ -100,7 +101,7 @@ class Rollout:
         Raises:
             ModelError: the model computed NaN or infinity.
         """
-        scheduler, last = self._scheduler(), max(at)
+        scheduler, last = self.scheduler(), max(at)
         latents = noise * initial_scale(scheduler)
         for index, timestep in enumerate(self.networks.noise.timesteps_of(scheduler)[: last + 1]):
             if index in at:
@@ -130,7 +131,7 @@ class Rollout:
         Raises:
             ModelError: the model computed NaN or infinity.
         """
-        scheduler, points = self._scheduler(), []
+        scheduler, points = self.scheduler(), []
         latents = noise * initial_scale(scheduler)
         for index, timestep in enumerate(self.networks.noise.timesteps_of(scheduler)):
             if index in at:
@@ -151,7 +152,7 @@ class Rollout:
         Raises:
             ModelError: the model computed NaN or infinity.
         """
-        scheduler = self._scheduler()
+        scheduler = self.scheduler()
         latents: Tensor = noise * initial_scale(scheduler)
         for index, timestep in enumerate(self.networks.noise.timesteps_of(scheduler)):
             prediction = self._predict_quietly(latents, timestep, text)

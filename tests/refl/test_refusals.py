@@ -214,7 +214,7 @@ def test_the_jump_is_where_the_rollouts_own_solver_says(kind, changes, solver):
     networks = Networks(pipeline, CPU, "no")
     own = pipeline.scheduler.alphas_cumprod
     torch.testing.assert_close(networks.noise.alphas_cumprod, own.float(), atol=1e-6, rtol=0)
-    scheduler = Rollout(networks, solver, 12, 1.0)._scheduler()
+    scheduler = Rollout(networks, solver, 12, 1.0).scheduler()
     latents, prediction = torch.randn(2, 1, 4, 2, 2, generator=torch.Generator().manual_seed(0))
     assert len(scheduler.timesteps) == 12
     for index, timestep in enumerate(scheduler.timesteps):

@@ -120,7 +120,7 @@ def test_the_finished_images_gradient_holds_what_the_network_read(networks, solv
 
     @torch.no_grad()
     def end(sign: int) -> torch.Tensor:
-        scheduler = rollout._scheduler()
+        scheduler = rollout.scheduler()
         latents = start * scheduler.init_noise_sigma
         for index, timestep in enumerate(scheduler.timesteps):
             change = sign * step * direction if index in at else 0
