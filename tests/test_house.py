@@ -97,6 +97,7 @@ def test_plugins_may_import_what_is_public_and_nothing_else():
             "files",
             "frechet",
             "hookspecs",
+            "isolation",
             "images",
             "layout",
             "machine",

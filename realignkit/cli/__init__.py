@@ -14,6 +14,7 @@ from realignkit.cli._progress import Command, Commands, collect_seldom, exit_now
 from realignkit.cli.ablate import ablate_app
 from realignkit.cli.dense import dense
 from realignkit.cli.doctor import doctor
+from realignkit.cli.env import env_app
 from realignkit.cli.eval import eval_app
 from realignkit.cli.figure import figure_app
 from realignkit.cli.plugin import plugin_app
@@ -52,6 +53,7 @@ for command in (run, dense, train, show, doctor):
     app.command(cls=Command)(command)
 app.add_typer(plugins_app, name="plugins")
 app.add_typer(plugin_app, name="plugin")
+app.add_typer(env_app, name="env")
 app.add_typer(ablate_app, name="ablate")
 app.add_typer(figure_app, name="figure")
 app.add_typer(eval_app, name="eval")

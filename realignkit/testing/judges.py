@@ -22,7 +22,7 @@ from realignkit.testing.steps import in_words, repeated, seeded, unchanged
 if TYPE_CHECKING:
     from torch import Tensor
 
-_STEPS = (0.03, 0.1, 0.3, 1.0, 3.0)
+_STEPS = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 """Lengths of a step along the gradient, over all pixels together, by which its slope is measured."""
 _SLOPE = 0.05
 """Share by which a measured slope may differ from the gradient, in single precision."""

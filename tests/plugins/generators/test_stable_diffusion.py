@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from realignkit.errors import ModelError, OptionError
+from realignkit.testing import check_plugin
 from realignkit_plugins.generators.stable_diffusion import StableDiffusionGenerator
 from tests.attention.pixart import pixart_pipeline
 from tests.tiny import build_pipeline
@@ -243,3 +244,7 @@ def test_text_encoders_keep_what_overflows_in_float32(dtype: str, tmp_path: Path
     assert "float32" not in told.out + told.err
     assert torch.isfinite(got).all()
     assert (got - want).norm() < 0.02 * want.norm()
+
+
+def test_it_keeps_its_contract(folder: Path) -> None:
+    check_plugin(StableDiffusionGenerator(model=str(folder), device="cpu"))

@@ -9,6 +9,7 @@ from PIL import Image
 from transformers import AutoImageProcessor, AutoTokenizer, CLIPModel
 
 from realignkit.errors import OptionError, PluginError
+from realignkit.testing import check_plugin
 from realignkit_plugins.metrics.clip_score import CLIPScore
 from realignkit_plugins.model_names import resolve_model
 from tests.plugins.metrics.conftest import pictures
@@ -89,3 +90,7 @@ def test_half_precision_weights_are_computed_in_full(images: list[Image.Image]) 
     metric = CLIPScore(model="micro:clip")
     assert metric.clip.options.dtype == "fp32"
     assert {weight.dtype for weight in metric.clip.loaded.network.parameters()} == {torch.float32}
+
+
+def test_it_keeps_its_contract() -> None:
+    check_plugin(CLIPScore(model="micro:clip", device="cpu", batch_size=2))

@@ -12,6 +12,7 @@ from safetensors.numpy import load, save
 
 from realignkit.errors import OptionError, PluginError
 from realignkit.frechet import frechet_distance
+from realignkit.testing import check_plugin
 from realignkit_plugins.metrics.fid import FID
 from realignkit_plugins.metrics.inception import inception_from
 from realignkit_plugins.metrics.kid import KID
@@ -147,3 +148,7 @@ def test_features_of_other_models(reference: Path) -> None:
 def test_kid_is_offered_the_same_files(reference: Path, recipe: Path) -> None:
     fid, kid = (made(reference=str(reference), weights=str(recipe), dims=64) for made in (FID, KID))
     assert fid.identity().items() <= kid.identity().items()
+
+
+def test_it_keeps_its_contract(reference: Path, recipe: Path) -> None:
+    check_plugin(small(reference, recipe))

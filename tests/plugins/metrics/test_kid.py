@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from realignkit.errors import ModelError, PluginError
+from realignkit.testing import check_plugin
 from realignkit_plugins.metrics.kernels import draw_rows, gaussian, kernel_distance, squared_mmd
 from realignkit_plugins.metrics.kid import CMMD, KID
 from realignkit_plugins.metrics.reference import Reference
@@ -84,3 +85,7 @@ def test_cmmd_is_a_thousand_times_the_biased_distance_of_clips_features(tmp_path
     same = CMMD(**options)
     same.update(real, [""] * 8)
     assert same.compute()["cmmd"] == pytest.approx(0, abs=1e-3)
+
+
+def test_it_keeps_its_contract(options: dict[str, object]) -> None:
+    check_plugin(KID(**options))

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from realignkit import OptionError, PluginError
+from realignkit.testing import check_plugin
 from realignkit_plugins.metrics.tifa import TIFA
 from tests.conftest import ROOT
 
@@ -124,3 +125,7 @@ def test_weights_that_cannot_be_had_are_told_before_any_work(scripted, tmp_path)
     assert TIFA(vqa=scripted, encoder=None).out_of_reach() == ""
     missing = TIFA(vqa=scripted, encoder=str(tmp_path / "nowhere")).out_of_reach()
     assert "nowhere" in missing
+
+
+def test_it_keeps_its_contract(tifa):
+    check_plugin(tifa())

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from realignkit.errors import OptionError
+from realignkit.testing import check_plugin
 from realignkit_plugins.prompts.file import FilePrompts
 
 
@@ -46,3 +47,8 @@ def test_empty_file(tmp_path: Path) -> None:
     for name in ("none.txt", "none.csv"):
         (tmp_path / name).write_text("")
         assert list(FilePrompts(path=tmp_path / name)) == []
+
+
+def test_it_keeps_its_contract(tmp_path: Path) -> None:
+    (tmp_path / "prompts.txt").write_text("a red book\na blue car\n")
+    check_plugin(FilePrompts(path=str(tmp_path / "prompts.txt")))

@@ -6,6 +6,7 @@ import pytest
 import torch
 import transformers as hf
 
+from realignkit.testing import check_plugin
 from realignkit_plugins.rewards.blip import BLIPReward
 from tests.plugins.rewards.conftest import pictures
 
@@ -40,3 +41,8 @@ def test_ascent_raises_the_reward(checkpoint, head):
         (gradient,) = torch.autograd.grad(reward(images, PROMPTS).sum(), images)
         images = (images + 0.01 * gradient.sign()).clamp(0, 1)
     assert (reward(images, PROMPTS) > before).all()
+
+
+@pytest.mark.parametrize("head", ["itm", "itc"])
+def test_it_keeps_its_contract(checkpoint, head):
+    check_plugin(BLIPReward(model=checkpoint("blip_itm"), head=head))

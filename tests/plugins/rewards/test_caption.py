@@ -9,6 +9,7 @@ import torch
 import transformers as hf
 
 from realignkit.errors import ModelError
+from realignkit.testing import check_plugin
 from realignkit_plugins.rewards.caption import CaptionReward, leave_one_out, score_function
 from tests.plugins.rewards.conftest import CAPTIONERS, pictures
 
@@ -278,3 +279,8 @@ def test_ascent_raises_eq_4(checkpoint, options, steps):
 def test_a_text_encoder_of_another_kind_is_refused(checkpoint):
     with pytest.raises(ModelError, match="BLIP-2 or a CLIP checkpoint"):
         _ = make(checkpoint, text_encoder="siglip").loaded
+
+
+@pytest.mark.parametrize("estimator", ["expected", "likelihood", "contrast", "soft"])
+def test_it_keeps_its_contract(checkpoint, estimator):
+    check_plugin(make(checkpoint, estimator=estimator))

@@ -7,6 +7,7 @@ import torch
 import transformers as hf
 
 from realignkit.errors import ModelError
+from realignkit.testing import check_plugin
 from realignkit_plugins.rewards.clip import CLIPReward
 from tests.plugins.rewards.conftest import SIDE, pictures, to_pil
 
@@ -71,3 +72,8 @@ def test_long_texts_are_cut_not_refused(checkpoint):
 def test_a_checkpoint_of_another_kind_is_refused(checkpoint):
     with pytest.raises(ModelError, match=r"no image-text features|no weights for"):
         _ = CLIPReward(model=checkpoint("blip")).loaded
+
+
+@pytest.mark.parametrize("name", ["clip", "siglip"])
+def test_it_keeps_its_contract(checkpoint, name):
+    check_plugin(CLIPReward(model=checkpoint(name)))

@@ -12,6 +12,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from realignkit.errors import ModelError, OptionError
+from realignkit.testing import check_plugin
 from realignkit_plugins.rewards.image_reward import ImageReward
 from realignkit_plugins.rewards.image_reward_model import ImageRewardConfig, ImageRewardModel
 from realignkit_plugins.weight_files import read_weights
@@ -184,3 +185,7 @@ def test_the_file_in_torchs_old_format(folder, reward, tmp_path):
     for given in ("old", "old/ImageReward.pt"):
         found = ImageReward(model=str(tmp_path / given))
         assert torch.equal(found(images, ["a", "b"]), reward(images, ["a", "b"]))
+
+
+def test_it_keeps_its_contract(reward):
+    check_plugin(reward)

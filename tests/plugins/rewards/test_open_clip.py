@@ -13,6 +13,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from realignkit.errors import ModelError
+from realignkit.testing import check_plugin
 from realignkit_plugins.rewards import open_clip
 from realignkit_plugins.rewards.clip import CLIPReward
 from tests import tiny
@@ -145,3 +146,7 @@ def test_a_tokenizer_with_more_words_than_the_model_is_refused(make, tmp_path):
     words.save_pretrained(tmp_path / "words")
     with pytest.raises(ModelError, match="tokens, the model only"):
         _ = CLIPReward(model=str(make(tokenizer=False)), tokenizer=str(tmp_path / "words")).loaded
+
+
+def test_it_keeps_its_contract(make):
+    check_plugin(CLIPReward(model=str(make())))

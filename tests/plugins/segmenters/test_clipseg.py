@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from realignkit.errors import ModelError
+from realignkit.testing import check_plugin
 from realignkit_plugins.segmenters.clipseg import CLIPSegSegmenter
 from tests.tiny import MAX_TOKENS, tokenizer
 
@@ -171,3 +172,7 @@ def test_bad_checkpoints(network: Any, folder: str, tmp_path: Path) -> None:
     broken.save_pretrained(tmp_path)
     with pytest.raises(ModelError, match="NaN"):
         CLIPSegSegmenter(model=str(tmp_path))(picture(), PHRASES)
+
+
+def test_it_keeps_its_contract(folder: str) -> None:
+    check_plugin(CLIPSegSegmenter(model=folder, device="cpu"))

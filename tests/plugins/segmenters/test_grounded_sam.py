@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from realignkit.errors import ModelError
+from realignkit.testing import check_plugin
 from realignkit_plugins.segmenters.grounded_sam import GroundedSamSegmenter
 from realignkit_plugins.segmenters.sam import BoxMasker
 
@@ -373,3 +374,7 @@ def test_bad_checkpoints(detector_folder: str, sam_folder: str, tmp_path: Path):
     broken.save_pretrained(tmp_path)
     with pytest.raises(ModelError, match="NaN"):
         segmenter(detector_folder, str(tmp_path), box_threshold=0)(picture(), ["pen"])
+
+
+def test_it_keeps_its_contract(detector_folder: str, sam_folder: str) -> None:
+    check_plugin(segmenter(detector_folder, sam_folder))

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from realignkit.errors import ModelError
+from realignkit.testing import check_plugin
 from realignkit_plugins.taggers.florence2 import QUESTIONS, Florence2Tagger
 
 WRITTEN = {
@@ -145,3 +146,7 @@ def test_other_checkpoints_are_refused(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "florence2", "vision_config": {"model_type": "davit"}}')
     with pytest.raises(ModelError):
         Florence2Tagger(model=str(tmp_path), device="cpu")(pictures())
+
+
+def test_it_keeps_its_contract(taught):
+    check_plugin(Florence2Tagger(model=str(taught), device="cpu", max_new_tokens=10))

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from realignkit.errors import ModelError, OptionError
+from realignkit.testing import check_plugin
 from realignkit_plugins.taggers.image_classification import ImageClassificationTagger
 
 LABELS = ("book", "pen, ball-point pen", "traffic_light", "desk")
@@ -148,3 +149,8 @@ def test_nan_is_reported(tmp_path: Path) -> None:
     network.save_pretrained(tmp_path)
     with pytest.raises(ModelError, match="NaN"):
         ImageClassificationTagger(model=str(tmp_path))(make_images(1))
+
+
+def test_it_keeps_its_contract(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path)
+    check_plugin(ImageClassificationTagger(model=str(tmp_path), threshold=0.1, device="cpu"))

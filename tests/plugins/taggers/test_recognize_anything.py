@@ -12,6 +12,7 @@ from PIL import Image
 
 from realignkit.errors import ModelError, OptionError
 from realignkit.registry import Registry
+from realignkit.testing import check_plugin
 from realignkit_plugins import taggers
 from realignkit_plugins.taggers.recognize_anything import RecognizeAnythingTagger
 from realignkit_plugins.taggers.recognize_anything_config import PUBLISHED, NetworkConfig
@@ -245,3 +246,11 @@ def test_the_registered_ones_name_the_published_files() -> None:
         assert options.model.startswith("xinyu1205/")
     with pytest.raises(OptionError, match="architecture"):
         registry.create("tagger", "ram", architecture="clip")
+
+
+@pytest.mark.parametrize("name", [*NAMES, "ram_plus"])
+def test_it_keeps_its_contract(name: str, tmp_path: Path) -> None:
+    vocabulary = golden.write_vocabulary(tmp_path, name)
+    check_plugin(
+        RecognizeAnythingTagger(model=str(golden.GOLDEN / name / "checkpoint.pth"), device="cpu", **vocabulary)
+    )

@@ -9,6 +9,7 @@ import transformers as hf
 from realignkit import ModelError
 from realignkit.named import Named
 from realignkit.questions import answers, probabilities
+from realignkit.testing import check_plugin
 from realignkit_plugins.vqa.blip import BlipVQA
 
 QUESTIONS = ["is there a red book?", "what color is the pen?", "pen?", "is there a blue pen?"]
@@ -72,3 +73,7 @@ def test_a_blip_for_another_task_is_refused(tmp_path, blip):
     hf.BertModel(hf.BertConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=1)).save_pretrained(tmp_path)
     with pytest.raises(ModelError, match=r"a bert checkpoint, not BLIP\. Use one such as Salesforce/blip-vqa-base"):
         _ = BlipVQA(model=str(tmp_path)).loaded
+
+
+def test_it_keeps_its_contract(vqa):
+    check_plugin(vqa)

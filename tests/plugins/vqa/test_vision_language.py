@@ -7,6 +7,7 @@ import torch
 
 from realignkit.named import Named
 from realignkit.questions import answers, probabilities
+from realignkit.testing import check_plugin
 from realignkit_plugins.vqa.vision_language import VisionLanguageVQA
 
 QUESTIONS = ["is there a red book ?", "what color ?", "is there a pen ?", "is the book red ?"]
@@ -69,3 +70,7 @@ def test_a_model_of_another_kind_is_refused(blip, tmp_path):
     BertModel(BertConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=1)).save_pretrained(tmp_path)
     with pytest.raises(ModelError, match="the vision-language model"):
         _ = VisionLanguageVQA(model=str(tmp_path)).loaded
+
+
+def test_it_keeps_its_contract(model):
+    check_plugin(VisionLanguageVQA(model=model, device="cpu", max_new_tokens=3))

@@ -1,0 +1,166 @@
+"""A worker in another environment, seen from here: started at first use, asked in turn, never left behind."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import threading
+import time
+import weakref
+from collections.abc import Mapping
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from realignkit.errors import PluginError, memory_error, out_of_memory
+from realignkit.isolation import worker
+from realignkit.isolation.environments import Environment
+
+_LOOK = 0.2
+"""Seconds between two looks whether a worker that computes is still there."""
+_SHARED = Path("/dev/shm")
+"""Memory as files, where the system has it."""
+
+
+class Process:
+    """A program in an environment; see :mod:`realignkit.isolation.worker`.
+
+    Args:
+        environment: whose interpreter runs it.
+        program: the file.
+        attribute: of the file, called with the options.
+        options: JSON values.
+        timeout: seconds that an answer may take, the first one, which loads the program, included.
+    """
+
+    def __init__(
+        self, environment: Environment, program: Path, attribute: str, options: Mapping[str, Any], timeout: float
+    ) -> None:
+        self._environment, self._program, self._attribute = environment, program, attribute
+        self._options, self._timeout = json.dumps(dict(options)), timeout
+        self._lock = threading.RLock()
+        self._running: _Running | None = None
+
+    def ask(self, method: str, **arguments: Any) -> Any:
+        """What a method of the program says; ``call`` is calling it. Arrays go and come as numpy's.
+
+        Raises:
+            PluginError: the program fails, ends, or does not answer in time. The next question starts it anew.
+            ModelError: it runs out of memory.
+        """
+        with self._lock:
+            if self._running is None:
+                self._running = _Running(self._environment, self._program, self._attribute, self._options)
+                self._answer(self._running)  # that the program is loaded
+                self._running.loaded = True
+            running = self._running
+            try:
+                running.channel.send({"method": method, "arguments": arguments})
+            except OSError:
+                raise self._ended(running) from None
+            return self._answer(running)
+
+    def close(self) -> None:
+        """End the worker, if there is one."""
+        with self._lock:
+            if self._running is not None:
+                self._running.end()
+                self._running = None
+
+    def _answer(self, running: _Running) -> Any:
+        until = time.monotonic() + self._timeout
+        try:
+            while not running.channel.connection.poll(_LOOK):
+                if running.process.poll() is not None and not running.channel.connection.poll(0):
+                    raise self._ended(running)
+                if time.monotonic() > until:
+                    self.close()
+                    raise PluginError(
+                        f"the worker in environment '{self._environment.name}' did not answer within "
+                        f"{self._timeout:g} s, and was ended. Give it longer (option timeout), or less to do at once."
+                    )
+            answer = running.channel.receive()
+        except (EOFError, OSError):
+            raise self._ended(running) from None
+        except BaseException:
+            self.close()  # interrupted half-way: its answer would be taken for the next one's
+            raise
+        if "error" in answer:
+            raise self._failed(running, answer["error"], answer["message"])
+        return answer["result"]
+
+    def _failed(self, running: _Running, kind: str, message: str) -> Exception:
+        what = f"the worker in environment '{self._environment.name}'"
+        cause = type(kind, (RuntimeError,), {})(message)
+        if kind == "MemoryError" or out_of_memory(cause):
+            self.close()
+            return memory_error(what, cause)
+        if not running.loaded:
+            self.close()
+        said = f"{kind}: {message}".rstrip(": .")
+        return PluginError(f"{what} failed: {said}. Choose another plugin, or tell the author of {self._program.name}.")
+
+    def _ended(self, running: _Running) -> PluginError:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            running.process.wait(5)
+        code, words = running.process.poll(), running.last_words()
+        self.close()
+        killed = signal.Signals(-code).name if code is not None and code < 0 else ""
+        how = f"was killed ({killed})" if killed else f"ended (exit code {code})"
+        why = " Where memory runs out the system does that: take fewer images at once." if killed == "SIGKILL" else ""
+        said = f": {words}" if words and not killed else ""
+        return PluginError(
+            f"the worker in environment '{self._environment.name}' {how} before it had answered{said}.{why} What is "
+            f"finished is kept; the same command goes on."
+        )
+
+
+class _Running:
+    """The process, and what is shared with it; gone with whoever holds this, and with this process, however it ends."""
+
+    def __init__(self, environment: Environment, program: Path, attribute: str, options: str) -> None:
+        self.loaded = False
+        shared = _SHARED if os.access(_SHARED, os.W_OK) else None
+        self.folder = Path(tempfile.mkdtemp(prefix="realignkit-", dir=shared))
+        ours, theirs = socket.socketpair()
+        self.log = self.folder / "log"
+        variables = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME")}
+        arguments = (theirs.fileno(), self.folder, program, attribute, options)
+        command = [str(each) for each in (environment.python, worker.__file__, *arguments)]
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,  # held open: its end tells the worker that we are gone
+                stdout=log,
+                stderr=log,
+                env={**variables, "PYTHONUNBUFFERED": "1"},
+                pass_fds=[theirs.fileno()],
+            )
+        theirs.close()
+        connection = Connection(ours.detach())
+        self.channel = worker.Channel(connection, str(self.folder / "questions"), str(self.folder / "answers"))
+        self.end = weakref.finalize(self, _end, self.process, connection, self.folder)
+
+    def last_words(self) -> str:
+        """The last line that the worker has printed."""
+        try:
+            lines = self.log.read_text(encoding="utf-8", errors="replace").split("\n")
+        except OSError:
+            return ""
+        return next((line.strip()[:300].rstrip(".") for line in reversed(lines) if line.strip()), "")
+
+
+def _end(process: subprocess.Popen[bytes], connection: Connection, folder: Path) -> None:
+    with contextlib.suppress(OSError):
+        connection.close()
+    process.kill()
+    process.wait()
+    if process.stdin is not None:
+        process.stdin.close()
+    shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,182 @@
+"""The other end of a plugin in an environment of its own: runs a program there, and answers what it is asked.
+
+It is started by file, in Pythons from 3.8 on, and imports nothing but the standard library, NumPy, and torch where a
+reward's gradient is wanted. What goes to and fro is JSON on a socket that both have inherited, so that nobody else can
+connect, and arrays in memory that both have mapped. Nothing is pickled.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import json
+import mmap
+import os
+import sys
+import threading
+import traceback
+from collections import OrderedDict
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from typing import Any
+
+import numpy as np
+
+_ARRAY = "__array__"
+_KEPT = 8
+"""Rewards whose way back to the images is kept, for a gradient that is asked for later."""
+
+
+class Channel:
+    """Messages with arrays, over a connection and a file that is mapped.
+
+    Args:
+        connection: of multiprocessing; carries JSON.
+        out: file for the arrays of what is sent; made where it is missing.
+        back: file with those of what is received.
+    """
+
+    def __init__(self, connection: Connection, out: str, back: str) -> None:
+        self.connection, self._out, self._back = connection, out, back
+
+    def send(self, message: Any) -> None:
+        """Send JSON values, dicts and lists of them, and numpy arrays anywhere in them."""
+        arrays: list[np.ndarray[Any, Any]] = []
+        text = json.dumps(_without_arrays(message, arrays))
+        size = sum(_padded(array.nbytes) for array in arrays)
+        if size:
+            with open(self._out, "w+b") as file:
+                file.truncate(size)
+                with mmap.mmap(file.fileno(), size) as memory:
+                    start = 0
+                    for array in arrays:
+                        memory[start : start + array.nbytes] = array.tobytes()
+                        start += _padded(array.nbytes)
+        self.connection.send_bytes(text.encode())
+
+    def receive(self) -> Any:
+        """What was sent, arrays as copies.
+
+        Raises:
+            EOFError: the other end is gone.
+        """
+        return self._with_arrays(json.loads(self.connection.recv_bytes().decode()))
+
+    def _with_arrays(self, message: Any) -> Any:
+        if isinstance(message, list):
+            return [self._with_arrays(each) for each in message]
+        if not isinstance(message, dict):
+            return message
+        if _ARRAY in message:
+            start, dtype, shape = message[_ARRAY]
+            array = np.empty(shape, dtype)
+            if array.nbytes:
+                with open(self._back, "rb") as file:
+                    file.seek(start)
+                    array = np.frombuffer(file.read(array.nbytes), dtype).reshape(shape).copy()
+            return array
+        return {key: self._with_arrays(value) for key, value in message.items()}
+
+
+def _without_arrays(message: Any, arrays: list[np.ndarray[Any, Any]]) -> Any:
+    if isinstance(message, np.ndarray):
+        start = sum(_padded(array.nbytes) for array in arrays)
+        arrays.append(np.ascontiguousarray(message))
+        return {_ARRAY: [start, message.dtype.str, list(message.shape)]}
+    if isinstance(message, dict):
+        return {key: _without_arrays(value, arrays) for key, value in message.items()}
+    if isinstance(message, (list, tuple)):
+        return [_without_arrays(value, arrays) for value in message]
+    return message.item() if isinstance(message, np.generic) else message
+
+
+def _padded(size: int) -> int:
+    return -(-size // 64) * 64
+
+
+class Rewards:
+    """A reward's tensors, and the way back to the images, on this side."""
+
+    def __init__(self, plugin: Any) -> None:
+        self._plugin = plugin
+        self._ways: OrderedDict[int, Any] = OrderedDict()
+        self._count = 0
+
+    def rate(self, images: np.ndarray[Any, Any], prompts: list[str], seed: int, gradient: bool) -> dict[str, Any]:
+        """Rewards (B,) of images float (B, 3, H, W), and the number of their way back; -1 where there is none."""
+        import torch
+
+        torch.manual_seed(seed)
+        pixels = torch.from_numpy(images).requires_grad_(gradient)
+        with torch.set_grad_enabled(gradient):
+            values = self._plugin(pixels, prompts)
+        kept = -1
+        if gradient and values.requires_grad:
+            self._count += 1
+            kept = self._count
+            self._ways[kept] = (pixels, values)
+            while len(self._ways) > _KEPT:
+                self._ways.popitem(last=False)
+        return {"rewards": values.detach().float().cpu().numpy(), "way": kept}
+
+    def back(self, way: int, gradient: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """The gradient with respect to the images, of rewards with this gradient (B,)."""
+        import torch
+
+        pixels, values = self._ways[way]
+        weights = torch.from_numpy(gradient).to(values)
+        (result,) = torch.autograd.grad(values, pixels, weights, retain_graph=True, allow_unused=True)
+        found: np.ndarray[Any, Any] = (torch.zeros_like(pixels) if result is None else result).numpy()
+        return found
+
+
+def serve(channel: Channel, program: str, attribute: str, options: dict[str, Any]) -> None:
+    """Load a program, say that it is there, and answer until nobody asks any more."""
+    specification = importlib.util.spec_from_file_location("realignkit_program", program)
+    assert specification is not None
+    loader = specification.loader
+    assert loader is not None
+    module = importlib.util.module_from_spec(specification)
+    sys.modules["realignkit_program"] = module
+
+    def load() -> Any:
+        loader.exec_module(module)
+        return getattr(module, attribute)(**options)
+
+    plugin = _answer(channel, load, quiet=True)
+    if plugin is None:
+        return
+    rewards = Rewards(plugin)
+    methods: dict[str, Callable[..., Any]] = {"rate": rewards.rate, "back": rewards.back, "call": plugin}
+    while True:
+        try:
+            request = channel.receive()
+        except EOFError:
+            return
+        method = methods[request["method"]]
+        _answer(channel, functools.partial(method, **request["arguments"]))
+
+
+def _answer(channel: Channel, call: Callable[[], Any], quiet: bool = False) -> Any:
+    """Send what a call gives, or how it fails; what it gave."""
+    try:
+        result = call()
+        channel.send({"result": None if quiet else result})
+        return result
+    except BaseException as error:
+        traceback.print_exc()
+        channel.send({"error": type(error).__name__, "message": str(error)})
+        return None
+
+
+def _end_with_parent() -> None:
+    """Standard input is a pipe that nobody writes to: it ends when whoever started this is gone, even by kill -9."""
+    os.read(0, 1)  # not sys.stdin, whose lock the interpreter wants when it ends
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    descriptor, memory, program, attribute, options = sys.argv[1:]
+    both = Channel(Connection(int(descriptor)), os.path.join(memory, "answers"), os.path.join(memory, "questions"))
+    serve(both, program, attribute, json.loads(options))

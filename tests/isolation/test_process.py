@@ -1,0 +1,150 @@
+"""However a worker ends there is one message, nothing is left behind, and the next question starts it anew."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from realignkit import PluginError
+from realignkit.errors import ModelError
+from realignkit.isolation import environments
+from realignkit.isolation.process import Process
+from tests.conftest import HANGS, ROOT
+
+CODE = """
+import os, sys, time
+
+class Plugin:
+    def __call__(self, what):
+        if what == "pid":
+            return os.getpid()
+        if what == "hang":
+            time.sleep(3600)
+        if what == "exit":
+            print("so long", file=sys.stderr)
+            os._exit(3)
+        if what == "memory":
+            raise MemoryError("no more")
+        if what == "quit":
+            sys.exit(0)
+        return {"asked": what}[what]
+"""
+
+
+@pytest.fixture
+def process(program):
+    made = Process(environments.find("far"), program(CODE), "Plugin", {}, timeout=3600)
+    yield made
+    made.close()
+
+
+def gone(pid):
+    """Whether a process is no more, or about to be nobody's."""
+    for _ in range(HANGS * 10):
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return True
+        with open(f"/proc/{pid}/stat") as file:
+            if file.read().rpartition(")")[2].split()[0] == "Z":
+                return True
+        time.sleep(0.1)
+    return False
+
+
+def test_killed_while_it_is_idle(process):
+    pid = process.ask("call", what="pid")
+    os.kill(pid, signal.SIGKILL)
+    with pytest.raises(
+        PluginError, match=r"in environment 'far' was killed \(SIGKILL\) before it had answered\. Where"
+    ):
+        process.ask("call", what="asked")
+    again = process.ask("call", what="pid")
+    assert again != pid and gone(pid)
+
+
+def test_ending_while_it_answers(process):
+    with pytest.raises(
+        PluginError, match=r"ended \(exit code 3\) before it had answered: so long\. What is finished is"
+    ):
+        process.ask("call", what="exit")
+    assert process.ask("call", what="asked") == "asked"
+
+
+def test_a_hang(program):
+    process = Process(environments.find("far"), program(CODE), "Plugin", {}, timeout=3600)
+    pid = process.ask("call", what="pid")
+    process._timeout = 0.5
+    with pytest.raises(
+        PluginError, match=r"did not answer within 0\.5 s, and was ended\. Give it longer \(option timeout"
+    ):
+        process.ask("call", what="hang")
+    assert gone(pid)
+
+
+@pytest.mark.parametrize(
+    ("what", "error", "message"),
+    [
+        ("memory", ModelError, r"in environment 'far' needs more memory than there is \(no more\)"),
+        (
+            "nonsense",
+            PluginError,
+            r"in environment 'far' failed: KeyError: 'nonsense'\. Choose another plugin, or tell",
+        ),
+        ("quit", PluginError, r"failed: SystemExit: 0\."),
+    ],
+)
+def test_errors_inside(process, what, error, message):
+    with pytest.raises(error, match=message):
+        process.ask("call", what=what)
+    assert process.ask("call", what="asked") == "asked"
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("import no_such_module", "failed: ModuleNotFoundError: No module named 'no_such_module'"),
+        ("x = 1", "failed: AttributeError: .*has no attribute 'Plugin'"),
+        ("import os; os._exit(9)", r"ended \(exit code 9\) before it had answered"),
+        ("def broken(:", "failed: SyntaxError: "),
+    ],
+)
+def test_crashing_while_it_is_imported(program, code, message):
+    process = Process(environments.find("far"), program(code), "Plugin", {}, timeout=3600)
+    for _ in range(2):  # each time, and not something else the second time
+        with pytest.raises(PluginError, match=message):
+            process.ask("call", what="pid")
+
+
+def test_nothing_is_left_of_it(process):
+    pid = process.ask("call", what="pid")
+    folder = process._running.folder
+    assert folder.is_dir()
+    process.close()
+    assert gone(pid) and not folder.exists()
+
+
+ASKS = """
+import sys
+from pathlib import Path
+from realignkit.isolation import environments
+from realignkit.isolation.process import Process
+process = Process(environments.find("far"), Path(sys.argv[1]), "Plugin", {}, timeout=3600)
+print(process.ask("call", what="pid"), flush=True)
+process.ask("call", what="hang")
+"""
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+def test_no_orphan_when_this_process_is_killed_while_the_worker_is_busy(program, how):
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "plugins")])}
+    command = [sys.executable, "-c", ASKS, str(program(CODE))]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as asking:
+        pid = int(asking.stdout.readline())
+        asking.send_signal(how)
+    assert gone(pid)
