@@ -1,7 +1,8 @@
 """The folder of a training run: what it is of, how far it is, and what was measured on the way.
 
 ``training.json`` (what and how far), ``log.jsonl`` (a line per iteration), ``checkpoints/``, ``samples/``, ``prior/``
-(images of the frozen model), and the best weights: ``pytorch_lora_weights.safetensors`` or ``model/``.
+(images of the frozen model), ``rounds/`` (the model's own, rated), and the best weights:
+``pytorch_lora_weights.safetensors`` or ``model/``.
 """
 
 from __future__ import annotations
