@@ -1,6 +1,6 @@
 """A pipeline's networks as functions of tensors: read a prompt, predict noise, decode and encode images, and draw.
 
-SD-1.x, SD-2.x and SDXL text-to-image pipelines; everything is differentiable unless its caller switches that off.
+SD-1.x, SD-2.x, SDXL and SD3 text-to-image pipelines; everything is differentiable unless its caller switches that off.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from realignkit.contracts import parse_options
 from realignkit.errors import OptionError
-from realignkit.pipelines import encoding
+from realignkit.pipelines import encoding, families
 from realignkit.pipelines.families import check_size, image_size, place
 from realignkit.pipelines.generate import generate
 from realignkit.pipelines.images import Autoencoder, overflows
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Text:
-    """What the U-Net reads: ``embeddings`` (B, K, C) and, for SDXL, ``pooled`` (B, P)."""
+    """What the network reads: ``embeddings`` (B, K, C) and, for SDXL and Stable Diffusion 3, ``pooled`` (B, P)."""
 
     embeddings: Tensor
     pooled: Tensor | None = None
@@ -50,7 +50,7 @@ class Networks:
     """The networks of a pipeline, frozen, on its device, in the training's precision.
 
     Args:
-        pipeline: SD-1.x/2.x or SDXL; it is changed: moved, frozen, cast.
+        pipeline: SD-1.x/2.x, SDXL or SD3; it is changed: moved, frozen, cast.
         device: where to compute.
         precision: ``no``, ``fp16`` or ``bf16``.
         height, width: of the images, in pixels; None: the model's own.
@@ -59,7 +59,8 @@ class Networks:
             is rounded then; it runs in ``precision`` all the same.
 
     Attributes:
-        unet: what :meth:`predict` runs; may be exchanged.
+        unet: what :meth:`predict` runs, or the transformer in its place; may be exchanged.
+        component: what the pipeline calls it.
         latent_shape: (C, h, w).
         image_size: (width, height) in pixels.
         noise: the noise that it was trained with, and what it predicts of it.
@@ -88,13 +89,14 @@ class Networks:
         self.pipeline, self.device = pipeline, device
         self.dtype = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[precision]
         vae = pipeline.vae
-        kept = vae.dtype == torch.float32 != pipeline.unet.dtype  # by whoever loaded the rest in half precision
+        self.component = families.denoiser_name(pipeline)
+        self.unet: Any = getattr(pipeline, self.component)
+        kept = vae.dtype == torch.float32 != self.unet.dtype  # by whoever loaded the rest in half precision
         upcast = self.dtype != torch.float32 and (overflows(vae, self.dtype) or kept)
         for name, part in pipeline.components.items():
             if isinstance(part, torch.nn.Module):
                 full = bool(learns) or (name == "vae" and upcast)
                 place(part.requires_grad_(False).eval(), device, torch.float32 if full else self.dtype)
-        self.unet: Any = pipeline.unet
         self.autoencoder = Autoencoder(vae, self.dtype, upcast=upcast)
         self.decode, self.encode = self.autoencoder.decode, self.autoencoder.encode
         self.learns_text, self._negative_prompt = "text_encoder" in learns, negative_prompt
@@ -156,15 +158,18 @@ class Networks:
         return self.text([self._negative_prompt] * count)
 
     def predict(self, latents: Tensor, timestep: Tensor, text: Text) -> Tensor:
-        """The U-Net's prediction for latents (B, C, h, w) at a timestep () or (B,); float32."""
+        """The network's prediction for latents (B, C, h, w) at a timestep () or (B,); float32."""
         extra: dict[str, Any] = {}
-        if text.pooled is not None:
+        if self.component == "transformer":
+            extra["pooled_projections"] = text.pooled
+            timestep = timestep.expand(len(latents))
+        elif text.pooled is not None:
             columns, rows = self.image_size
             sizes = torch.tensor([[rows, columns, 0, 0, rows, columns]], device=self.device, dtype=text.pooled.dtype)
             extra["added_cond_kwargs"] = {"text_embeds": text.pooled, "time_ids": sizes.expand(len(latents), -1)}
         with self.autocast():
             prediction: Tensor = self.unet(
-                latents, timestep, encoder_hidden_states=text.embeddings, return_dict=False, **extra
+                latents, timestep=timestep, encoder_hidden_states=text.embeddings, return_dict=False, **extra
             )[0]
         return prediction.float()
 
@@ -196,7 +201,7 @@ class Networks:
         Raises:
             ModelError: the model computed NaN or infinity.
         """
-        unet = self.pipeline.unet
+        unet = getattr(self.pipeline, self.component)
         forward, before = unet.forward, vars(unet).get("forward")
 
         def predict(*arguments: Any, **options: Any) -> Any:
@@ -222,7 +227,8 @@ def check_full_precision(pipeline: Any, learns: Collection[str]) -> None:
     Raises:
         OptionError: they are in half precision.
     """
-    for name in (*(("unet",) if "unet" in learns else ()), *(TEXT_ENCODERS if "text_encoder" in learns else ())):
+    network = families.denoiser_name(pipeline)
+    for name in (*((network,) if "unet" in learns else ()), *(TEXT_ENCODERS if "text_encoder" in learns else ())):
         part = getattr(pipeline, name, None)
         dtypes = set() if part is None else {p.dtype for p in part.parameters()} - {torch.float32, torch.float64}
         if dtypes:

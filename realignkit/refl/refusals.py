@@ -9,6 +9,7 @@ import torch
 
 from realignkit.errors import ModelError, with_article
 from realignkit.pipelines import families
+from realignkit.refl.noise import is_flow
 
 ADAPTER = "realignkit"
 """The name of the adapters that training adds."""
@@ -18,7 +19,9 @@ PREDICTIONS = ("epsilon", "v_prediction", "sample")
 """What a U-Net may predict, by diffusers' names (Salimans & Ho, 2022, for v)."""
 _AUTOENCODERS = ("AutoencoderKL", "AutoencoderTiny", "AsymmetricAutoencoderKL")
 _FEW_STEPS = ("LCMScheduler", "TCDScheduler")
-_USE = "Use a Stable Diffusion 1.x, 2.x or XL text-to-image pipeline."
+_USE = "Use a Stable Diffusion 1.x, 2.x, XL or 3 text-to-image pipeline."
+TRAINABLE = (families.UNET, families.SD3)
+"""The families that can learn."""
 
 
 def check_trainable(pipeline: Any) -> None:
@@ -34,22 +37,30 @@ def check_trainable(pipeline: Any) -> None:
 
 def why_not_trainable(pipeline: Any) -> str | None:
     """The rest of a sentence that begins with the pipeline's name, with what to do; None where it can learn."""
-    checks: tuple[Callable[[Any], str | None], ...] = (_compiled, _kind, _parts, _unet, _schedule, _weights)
+    checks: tuple[Callable[[Any], str | None], ...] = (
+        _compiled,
+        _kind,
+        _parts,
+        _unet,
+        _transformer,
+        _schedule,
+        _weights,
+    )
     return next((reason for check in checks if (reason := check(pipeline)) is not None), None)
 
 
 def _compiled(pipeline: Any) -> str | None:
-    parts = ("unet", "vae", *TEXT_ENCODERS)
+    parts = (families.denoiser_name(pipeline), "vae", *TEXT_ENCODERS)
     name = next((name for name in parts if hasattr(getattr(pipeline, name, None), "_orig_mod")), None)
     return None if name is None else f"whose {name} is compiled cannot be fine-tuned here: give it uncompiled."
 
 
 def _kind(pipeline: Any) -> str | None:
     family = families.attention_family(pipeline)
-    if family == families.UNET:
+    if family in TRAINABLE:
         return None
     name = type(pipeline).__name__
-    if family == families.PIXART:
+    if family is not None:
         return f"cannot be fine-tuned here: its transformer can be sampled and refined, but not trained. {_USE}"
     kinds = {
         "ControlNet": "it needs a control image beside the prompt",
@@ -77,14 +88,35 @@ def _parts(pipeline: Any) -> str | None:
     second = type(pipeline).__name__.startswith("StableDiffusionXL")
     if second and getattr(pipeline, "text_encoder_2", None) is not None and pipeline.text_encoder is None:
         return "without its first text encoder, as SDXL's refiner is, cannot be fine-tuned here. Use SDXL's base model."
-    for name in TEXT_ENCODERS[: 2 if second else 1]:
+    for name in TEXT_ENCODERS[: 2 if second or families.attention_family(pipeline) == families.SD3 else 1]:
         tokenizer = name.replace("text_encoder", "tokenizer")
         if getattr(pipeline, name, None) is None or getattr(pipeline, tokenizer, None) is None:
             return f"without its {name} or {tokenizer} cannot be fine-tuned here: load it with all of its parts."
     return None
 
 
+def _transformer(pipeline: Any) -> str | None:
+    if families.attention_family(pipeline) != families.SD3:
+        return None
+    channels, latents = int(pipeline.transformer.config.in_channels), int(pipeline.vae.config.latent_channels)
+    if channels != latents:
+        return f"whose transformer reads {channels} channels for {latents} of latents cannot be fine-tuned here. {_USE}"
+    if pipeline.scheduler.config.get("use_dynamic_shifting", False):
+        return (
+            "whose noise levels are shifted by the picture's size (use_dynamic_shifting) cannot be fine-tuned here. "
+            "Give its scheduler a fixed shift."
+        )
+    if not is_flow(pipeline.scheduler):
+        return (
+            f"with {type(pipeline.scheduler).__name__} cannot be fine-tuned here: it was trained by flow matching. "
+            f"Load it with its own scheduler."
+        )
+    return None
+
+
 def _unet(pipeline: Any) -> str | None:
+    if families.attention_family(pipeline) != families.UNET:
+        return None
     config, latents = pipeline.unet.config, int(pipeline.vae.config.latent_channels)
     if config.in_channels != latents:
         return (
@@ -118,6 +150,8 @@ def _unet(pipeline: Any) -> str | None:
 
 def _schedule(pipeline: Any) -> str | None:
     """The loss and the rollouts compute with ``abar`` at whole timesteps: the model's own noise must be that."""
+    if families.attention_family(pipeline) != families.UNET:
+        return None
     from diffusers import DDIMScheduler
 
     scheduler = pipeline.scheduler
@@ -160,9 +194,10 @@ def _schedule(pipeline: Any) -> str | None:
 
 
 def _weights(pipeline: Any) -> str | None:
-    if getattr(pipeline.unet, "_hf_hook", None) is not None or getattr(pipeline, "hf_device_map", None):
+    network = families.denoiser_name(pipeline)
+    if getattr(getattr(pipeline, network), "_hf_hook", None) is not None or getattr(pipeline, "hf_device_map", None):
         return "whose parts are offloaded cannot be fine-tuned. Load it with offload=none."
-    for name in ("unet", *TEXT_ENCODERS):
+    for name in (network, *TEXT_ENCODERS):
         part = getattr(pipeline, name, None)
         if part is None:
             continue

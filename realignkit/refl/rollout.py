@@ -79,16 +79,16 @@ class Rollout:
         noise = networks.noise
         self._class, self._changes = (_FLOW_SOLVERS if noise.kind == FLOW else _SOLVERS)[solver]
         if isinstance(noise, FlowNoise):  # solvers call it by two names
-            self._changes = {**self._changes, "shift": noise.shift, "flow_shift": noise.shift}
+            self._changes = {**self._changes, "shift" if solver == "ddim" else "flow_shift": noise.shift}
 
     def scheduler(self) -> Any:
         """The solver, with its steps set."""
         import diffusers
 
         # Made anew: multistep solvers remember what they have seen.
-        scheduler = getattr(diffusers, self._class).from_config(
-            self.networks.pipeline.scheduler.config, **self._changes
-        )
+        config = dict(self.networks.pipeline.scheduler.config)
+        config.pop("shift", None)  # which solvers that call it otherwise complain of
+        scheduler = getattr(diffusers, self._class).from_config(config, **self._changes)
         scheduler.set_timesteps(self.steps, device=self.networks.device)
         return scheduler
 

@@ -89,7 +89,9 @@ class Trainable:
         if part is not self.networks.unet or self.config.trainable != "cross_attention":
             part.requires_grad_(True)
             return
-        thawed = [p.requires_grad_(True) for name, p in part.named_parameters() if _CROSS_ATTENTION in name]
+        # Where a transformer has layers of that name, they see the image alone.
+        unet = self.networks.component == "unet"
+        thawed = [p.requires_grad_(True) for name, p in part.named_parameters() if unet and _CROSS_ATTENTION in name]
         if not thawed:
             raise OptionError("the U-Net has no cross-attention that could learn. Choose another trainable.")
 
@@ -166,10 +168,23 @@ class Trainable:
 
         # The scale goes into the up weights, so that every reader, told nothing of alpha, applies it.
         named = {
-            _exported_name(name): (p * self._lora_scale if "lora_B" in name else p).detach().cpu().contiguous()
+            self._exported_name(name): (p * self._lora_scale if "lora_B" in name else p).detach().cpu().contiguous()
             for name, p in self.parameters.items()
         }
         return save(named, metadata={"format": "pt"})
+
+    def _exported_name(self, name: str) -> str:
+        """The name in peft, ``…q_proj.lora_A.<adapter>.weight`` as diffusers spells it, its part before it."""
+        component, _, rest = name.partition(".")
+        if component not in TEXT_ENCODERS:
+            if self.networks.component == "transformer":
+                return "transformer." + name.replace(f".{ADAPTER}.", ".")
+            name = name.replace(f".lora_A.{ADAPTER}.", ".lora.down.").replace(f".lora_B.{ADAPTER}.", ".lora.up.")
+            return f"unet.{name}"
+        layer = rest if rest.startswith("text_model.") else f"text_model.{rest}"  # as before transformers 5
+        for matrix, spelled in (("lora_A", "down"), ("lora_B", "up")):
+            layer = layer.replace(f".{matrix}.{ADAPTER}.", f".lora_linear_layer.{spelled}.")
+        return f"{component}.{layer}"
 
     def exported(self, folder: Path) -> int:
         """The iteration of the weights that :meth:`export` wrote.
@@ -204,9 +219,10 @@ class Trainable:
             tensors = load_file(path) if adapters else {}
             for component in () if adapters else self._parts:
                 prefix = "" if component == "unet" else f"{component}."
-                tensors |= {f"{prefix}{name}": tensor for name, tensor in _weights_in(path / component).items()}
+                part = path / (self.networks.component if component == "unet" else component)
+                tensors |= {f"{prefix}{name}": tensor for name, tensor in _weights_in(part).items()}
             for name, parameter in self.parameters.items():
-                key = _exported_name(name) if adapters else name
+                key = self._exported_name(name) if adapters else name
                 scale = 1 / self._lora_scale if adapters and "lora_B" in name else 1.0
                 parameter.data = (tensors[key].to(parameter.device) * scale).view_as(parameter)
         except Exception as error:  # safetensors has its own errors
@@ -241,14 +257,3 @@ def _remove_adapters(part: Any) -> None:
     recurse_remove_peft_layers(part)
     del part.peft_config
     part._hf_peft_config_loaded = False
-
-
-def _exported_name(name: str) -> str:
-    """The name in peft, ``…q_proj.lora_A.<adapter>.weight`` as diffusers spells it, its part before it."""
-    component, _, rest = name.partition(".")
-    if component not in TEXT_ENCODERS:
-        return "unet." + name.replace(f".lora_A.{ADAPTER}.", ".lora.down.").replace(f".lora_B.{ADAPTER}.", ".lora.up.")
-    layer = rest if rest.startswith("text_model.") else f"text_model.{rest}"  # as before transformers 5
-    for matrix, spelled in (("lora_A", "down"), ("lora_B", "up")):
-        layer = layer.replace(f".{matrix}.{ADAPTER}.", f".lora_linear_layer.{spelled}.")
-    return f"{component}.{layer}"

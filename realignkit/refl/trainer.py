@@ -44,7 +44,7 @@ class ReFLTrainer:
     After :meth:`train` it carries the best weights.
 
     Args:
-        pipeline: SD-1.x, SD-2.x or SDXL, text to image.
+        pipeline: SD-1.x, SD-2.x, SDXL or SD3, text to image.
         reward: what to raise.
         config: how; a mapping is validated into a :class:`ReFLConfig`.
         prompts: to train on.
@@ -128,7 +128,7 @@ class ReFLTrainer:
             raise OptionError(f"the rollout has {steps} steps; the model has {timesteps} timesteps.")
         self._scale = LossScale(precision)
         if config.gradient_checkpointing:
-            pipeline.unet.enable_gradient_checkpointing()
+            self.networks.unet.enable_gradient_checkpointing()
             pipeline.vae.enable_gradient_checkpointing()
         kind = ALGORITHMS[self.algorithm]
         self._needs_pairs = kind.needs_pairs or (kind.has_l_pre and config.denoising_weight > 0)

@@ -16,7 +16,7 @@ from realignkit.pipelines.families.family import Family
 if TYPE_CHECKING:
     import torch
 
-UNET, PIXART = unet.FAMILY.name, pixart.FAMILY.name
+UNET, PIXART, SD3 = unet.FAMILY.name, pixart.FAMILY.name, sd3.FAMILY.name
 
 FAMILIES: tuple[Family, ...] = (unet.FAMILY, pixart.FAMILY, sd3.FAMILY, flux.FAMILY)
 

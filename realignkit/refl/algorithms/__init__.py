@@ -39,7 +39,10 @@ Solver = Literal["ddim", "dpmpp", "unipc"]
 class DrawingOptions(Options):
     """How an algorithm draws images."""
 
-    solver: Solver = Field("ddim", description="sampler of the rollout; dpmpp and unipc need fewer steps")
+    solver: Solver = Field(
+        "ddim",
+        description="sampler of the rollout; dpmpp and unipc need fewer steps; in flow matching ddim is Euler's",
+    )
     num_inference_steps: int = Field(40, ge=1, le=1000, description="steps of the rollout")
     guidance_scale: float | None = Field(
         None,
