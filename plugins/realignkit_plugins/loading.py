@@ -115,7 +115,8 @@ class CheckpointPlugin(Plugin):
         checkpoint: what the option ``model`` has to be.
         role: what messages call the plugin ("tagger").
         remedy: what to do when the network computes NaN.
-        checkpoint_options: pairs of options: a checkpoint, and its revision on the hub.
+        checkpoint_options: pairs of options: a checkpoint, and its revision on the hub, None where there is no such
+            option.
     """
 
     class Options(PluginOptions):
@@ -129,7 +130,7 @@ class CheckpointPlugin(Plugin):
     checkpoint: ClassVar[Checkpoint]
     role: ClassVar[str] = "plugin"
     remedy: ClassVar[str] = "Download or train the checkpoint again."
-    checkpoint_options: ClassVar[tuple[tuple[str, str], ...]] = (("model", "revision"),)
+    checkpoint_options: ClassVar[tuple[tuple[str, str | None], ...]] = (("model", "revision"),)
 
     @cached_property
     def loaded(self) -> Any:
@@ -152,7 +153,7 @@ class CheckpointPlugin(Plugin):
             return ""
         for option, revision in self.checkpoint_options:
             model = getattr(self.options, option)
-            if why := out_of_reach(model, getattr(self.options, revision)):
+            if model is not None and (why := out_of_reach(model, revision and getattr(self.options, revision))):
                 return f"its checkpoint '{model}' (option {option}) cannot be loaded {why}"
         return ""
 

@@ -50,6 +50,10 @@ def methods(
         typer.Option("--set", metavar="NAME=VALUE", help="An option of every row, below the row's own; repeatable."),
     ] = None,
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Pictures per forward pass.")] = 8,
+    study: Annotated[
+        Path | None,
+        typer.Option("--study", metavar="DIR", help="A study of the rows' folders: people's average ranks beside."),
+    ] = None,
     check: Annotated[bool, typer.Option("--check", help="Only say what each row needs, and what is missing.")] = False,
     threads: Threads = None,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Tracebacks and the libraries' messages.")] = False,
@@ -71,6 +75,7 @@ def methods(
 
     chosen = chosen_methods(read_methods(rows), without or [])
     launch = Launch.of_environment()
+    ranks = {} if study is None else people_ranks(study, list(chosen))
     with loading():
         systems = _systems(chosen, prompts, metric or [], assignments or [], launch)
     if not _all_here(systems, strict=not check) or check:
@@ -90,7 +95,7 @@ def methods(
             if launch.first:
                 write_results(folders[name], metrics)
         if launch.first:
-            show_methods(folder, methods_table(folders, chosen, metrics))
+            show_methods(folder, replace(methods_table(folders, chosen, metrics), ranks=ranks))
 
 
 class _System:
@@ -185,6 +190,34 @@ def _all_here(systems: Mapping[str, _System], *, strict: bool) -> bool:
     if not lacking:
         note("every row has what it needs, or can fetch it")
     return not lacking
+
+
+def people_ranks(study: Path, rows: list[str]) -> dict[str, dict[str, tuple[float, Any]]]:
+    """Question -> row -> average rank and its interval, of a study whose systems are called as rows or their folders.
+
+    Raises:
+        OptionError: none of them is, or nobody has answered.
+        OutputError: the folder holds no study.
+    """
+    from realignkit.cli.study import study_extra
+    from realignkit.evaluation.runs import slug
+    from realignkit.study.answers import Answers
+    from realignkit.study.folder import read_study
+
+    with study_extra():
+        from realignkit.study.results import evaluate
+    asked = read_study(study)
+    row_of = {called: row for row in rows for called in (row, slug(row))}
+    if not set(asked.systems) & row_of.keys():
+        raise OptionError(
+            f"{study} ranks {', '.join(asked.systems)}, and none of them is a row ({', '.join(rows)}). Make a study of "
+            f"the rows' folders."
+        )
+    results = evaluate(asked, Answers(study, asked).read())
+    return {
+        judged.question: {row_of[p.system]: (p.rank, p.interval) for p in judged.placed if p.system in row_of}
+        for judged in results.questions
+    }
 
 
 def show_methods(folder: Path, table: Any) -> None:

@@ -100,7 +100,7 @@ def serve(
 
     realignkit study serve studies/first
     """
-    with _extra():
+    with study_extra():
         from realignkit.study.server import LOOPBACK, serve
 
     def ready(address: str) -> None:
@@ -192,7 +192,7 @@ def report(
     from realignkit.study.answers import Answers
     from realignkit.study.folder import read_study
 
-    with _extra():
+    with study_extra():
         import scipy.stats  # noqa: F401 - what the tests are computed with
     from realignkit.study.results import counted_answers, evaluate
     from realignkit.study.write import write_results
@@ -206,7 +206,7 @@ def report(
 
 
 @contextlib.contextmanager
-def _extra() -> Iterator[None]:
+def study_extra() -> Iterator[None]:
     """Say which extra brings what is not installed."""
     try:
         yield

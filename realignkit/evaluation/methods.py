@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +15,7 @@ from realignkit.errors import OptionError, in_one_line
 from realignkit.evaluation.compare import Change, compare_folders
 from realignkit.evaluation.folder import EvaluationFolder
 from realignkit.evaluation.runs import slug
+from realignkit.evaluation.statistics import Interval
 from realignkit.evaluation.summary import EVERYTHING, Value, summarise
 from realignkit.named import Named
 from realignkit.records import parse_yaml
@@ -99,12 +100,14 @@ class MethodsTable:
         pairs: (row, other row) -> what differs, every row with every later one.
         notes: row -> what to know about it.
         about: what all rows share.
+        ranks: question -> row -> its average rank by people, 1 for the best, and the 95 % interval of that.
     """
 
     values: Mapping[str, Sequence[Value]]
     pairs: Mapping[tuple[str, str], Sequence[Change]]
     notes: Mapping[str, str]
     about: str
+    ranks: Mapping[str, Mapping[str, tuple[float, Interval]]] = field(default_factory=dict)
 
 
 def methods_table(folders: Mapping[str, Path], methods: Mapping[str, Method], metrics: Sequence[Named]) -> MethodsTable:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from realignkit.evaluation.methods import MethodsTable
-from realignkit.evaluation.statistics import shown_p
+from realignkit.evaluation.statistics import Interval, shown_p
 from realignkit.evaluation.summary import Value
 from realignkit.evaluation.write_evaluation import (
     INTERVALS,
@@ -32,9 +32,18 @@ def systems_table(table: MethodsTable) -> ShownTable:
     rows = []
     for name, values in table.values.items():
         by_name = {(value.metric, value.name): value for value in values}
-        rows.append((name, *(shown(by_name[column]) if column in by_name else "-" for column in columns)))
-    headings = (name if name == metric else f"{metric} {name}" for metric, name in columns)
+        numbers = [shown(by_name[column]) if column in by_name else "-" for column in columns]
+        rows.append((name, *numbers, *(_rank(ranks.get(name)) for ranks in table.ranks.values())))
+    headings = [name if name == metric else f"{metric} {name}" for metric, name in columns]
+    headings += [f"{question} rank" for question in table.ranks]
     return ShownTable("", ("system", *headings), tuple(rows))
+
+
+def _rank(ranked: tuple[float, Interval] | None) -> str:
+    if ranked is None:
+        return "-"
+    rank, interval = ranked
+    return f"{rank:.2f}" + (f" [{interval[0]:.2f}, {interval[1]:.2f}]" if interval else "")
 
 
 def pairs_tables(table: MethodsTable) -> list[ShownTable]:
@@ -59,7 +68,8 @@ def pairs_tables(table: MethodsTable) -> list[ShownTable]:
 
 def notes_of(table: MethodsTable) -> list[str]:
     """What to know about the rows."""
-    return [table.about, *(f"{name}: {note}" for name, note in table.notes.items())]
+    people = ["Ranks are people's, 1 for the best, from a study of some of the pictures."] if table.ranks else []
+    return [table.about, *(f"{name}: {note}" for name, note in table.notes.items()), *people]
 
 
 def write_methods(folder: str | Path, table: MethodsTable) -> list[Path]:
@@ -74,10 +84,11 @@ def write_methods(folder: str | Path, table: MethodsTable) -> list[Path]:
         for (before, after), changes in table.pairs.items()
         for change in changes
     ]
+    people = {"ranks": table.ranks} if table.ranks else {}
     texts = {
         "md": tables_page(notes_of(table), [systems_table(table), *pairs_tables(table)], f"{INTERVALS} {PAIRED}"),
         "csv": records_csv(records),
-        "json": json.dumps({"systems": records, "pairs": compared}, indent=1, ensure_ascii=False) + "\n",
+        "json": json.dumps({"systems": records, "pairs": compared, **people}, indent=1, ensure_ascii=False) + "\n",
     }
     return [atomic_write(Path(folder) / f"{METHODS}.{ending}", text) for ending, text in texts.items()]
 

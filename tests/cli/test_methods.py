@@ -12,6 +12,9 @@ from typer.testing import CliRunner
 from realignkit.attention.dense import DENSE_DIFFUSION
 from realignkit.cli import app
 from realignkit.evaluation.methods import read_methods
+from realignkit.study.answers import Answers
+from realignkit.study.make import StudyOptions, make_study, named_systems
+from tests.study.conftest import answer, dutiful
 
 ROWS = """
 rows:
@@ -70,6 +73,36 @@ def test_the_table_has_every_row_and_pairs_every_one_with_every_other(measured):
     assert "dense: Its layout is found." in output
     own = json.loads((root / "out" / "structured" / "metrics.json").read_text())
     assert [each["value"] for each in table["systems"] if each["system"] == "structured"] == [e["value"] for e in own]
+
+
+def test_a_studys_ranks_are_columns(measured, tmp_path):
+    root, _ = measured
+    sources = [str(root / "out" / row) for row in ("both", "base")]
+    made = make_study(named_systems(sources), tmp_path / "study", StudyOptions(prompts=2))
+    study = made.study
+    Answers(tmp_path / "study", study).save(
+        answer(study, item, dutiful(study, item, [1, 0]), "alignment", of=number)
+        for number in range(2)
+        for item in study.items
+    )
+    asked = (
+        "--rows", root / "rows.yaml", "--prompts", root / "prompts.txt", "--out", root / "out",
+        "--metric", "micro_oracle", "--metric", "clip", "--set", "sampling.num_inference_steps=2", "--seed", 3,
+    )  # fmt: skip
+    done = call(*asked, "--study", tmp_path / "study")
+    assert done.exit_code == 0, done.output
+    lines = (root / "out" / "methods.md").read_text().splitlines()
+    start = next(number for number, line in enumerate(lines) if line.startswith("| system |"))
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[start : start + 6]]
+    assert cells[0][-1] == "alignment rank"
+    assert {row[0]: row[-1][:4] for row in cells[2:]} == {
+        "base": "1.00", "both": "2.00", "dense": "-", "structured": "-",
+    }  # fmt: skip
+    assert json.loads((root / "out" / "methods.json").read_text())["ranks"]["alignment"]["base"][0] == 1.0
+    (tmp_path / "others.yaml").write_text("rows: {other: {model: micro}}")
+    refused = call("--rows", tmp_path / "others.yaml", "--study", tmp_path / "study", "--out", tmp_path / "out")
+    assert refused.exit_code == 2
+    assert "none of them is a row (other)" in " ".join(refused.output.split())
 
 
 def test_what_a_row_lacks_is_said_before_any_work(measured, tmp_path):

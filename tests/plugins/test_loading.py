@@ -13,8 +13,8 @@ import pytest
 import torch
 from pydantic import Field
 
-from realignkit.errors import ModelError
-from realignkit.registry import Registry
+from realignkit.errors import ModelError, OptionError
+from realignkit.registry import Registry, default_registry
 from realignkit_plugins import generators, prompts, scorers, segmenters, taggers
 from realignkit_plugins.failures import loading
 from realignkit_plugins.loading import (
@@ -29,6 +29,22 @@ from realignkit_plugins.loading import (
 from tests.conftest import HANGS
 
 MODULES = (generators, taggers, scorers, segmenters, prompts)
+
+
+@pytest.mark.parametrize("kind", ["generator", "tagger", "segmenter", "reward", "vqa", "metric"])
+def test_every_plugin_says_which_of_its_checkpoints_cannot_be_had(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr("realignkit_plugins.loading.out_of_reach", lambda model, revision=None: asked.append(model))
+    for info in default_registry().infos(kind):
+        try:
+            plugin = info.create()
+        except OptionError:  # it has to be said which checkpoint, or which reward
+            continue
+        if isinstance(plugin, CheckpointPlugin):
+            plugin.out_of_reach()
+            assert getattr(plugin.options, plugin.checkpoint_options[0][0]) in asked, info.name
+    if kind == "generator":
+        assert {"DeepFloyd/IF-II-L-v1.0", "stabilityai/stable-diffusion-x4-upscaler", "microsoft/Promptist"} <= {*asked}
 
 
 def test_devices_and_precisions() -> None:

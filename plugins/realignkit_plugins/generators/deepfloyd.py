@@ -30,6 +30,7 @@ class DeepFloydGenerator(CheckpointPlugin, Generator):
     """
 
     checkpoint = Checkpoint("text-to-image pipeline")
+    checkpoint_options = (("model", None), ("second", None), ("third", None))
 
     class Options(PluginOptions):
         """Options of :class:`DeepFloydGenerator`."""
