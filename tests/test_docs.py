@@ -40,6 +40,7 @@ EXEMPT_COMMANDS = {
     r"realignkit ablate stages .*--lora": "needs what a training has made; tests/cli/test_ablate.py makes it",
     r"realignkit ablate methods .*--rows published": "draws for days; tests/cli/test_methods.py measures small rows",
     r"realignkit study make ablations/": "needs those pictures; tests/cli/test_study.py has some",
+    r"realignkit ablate methods --rows micro": "needs two trainings; docs/how-to/ablations.md measures the other rows",
     r"realignkit ablate stages --prompts CC-500": "measures for hours; docs/how-to/ablations.md has small ones",
     r"realignkit ablate stages .*size=200": "measures for minutes; docs/how-to/ablations.md has small ones",
     r"realignkit run .*--set generator.model=runs/": "needs a training; tests/refl/test_cli.py does and uses one",
