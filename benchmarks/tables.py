@@ -5,24 +5,32 @@
 
 So a mistake in the statistics is mended without drawing anything. A folder has its rows in an archive, made by ``xz -9e
 rows.jsonl``. Those of ``realignkit ablate`` have ``ablation.json``, and ``distances.json`` with the Fréchet distances,
-whose features are too big to keep.
+whose features are too big to keep. Of Table I there is a folder for each row, with its pictures' lines packed alike.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import lzma
 import sys
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
 from alignment import summary, sweep_summary
 
+from realignkit.evaluation.methods import MethodsTable, methods_table, read_methods
+from realignkit.evaluation.pictures import PICTURES as PICTURES_OF_A_ROW
 from realignkit.evaluation.results import RECORD, ROWS, AblationFolder, kept_lines
+from realignkit.evaluation.runs import slug
 from realignkit.evaluation.table import CONTROL, AblationTable, tabulate
 from realignkit.evaluation.write import comma_separated, markdown, svg
+from realignkit.evaluation.write_methods import methods_page
 from realignkit.files import atomic_write
 from realignkit.frechet import Ratio
+from realignkit.named import Named
+from realignkit.registry import default_registry
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -41,7 +49,29 @@ def tables() -> dict[Path, str]:
         else:
             lines = kept_lines(folder / ROWS)
             found[folder / "summary.md"] = summary(lines) if "fine" in lines[0] else sweep_summary(lines)
+    for folder in sorted({path.parent.parent for path in RESULTS.rglob(f"{PICTURES_OF_A_ROW}.xz")}):
+        found[folder / "methods.md"] = methods_page(methods(folder))
     return found
+
+
+def methods(folder: Path) -> MethodsTable:
+    """Table I, from what was kept of each row's evaluation."""
+    rows = {slug(name): (name, method) for name, method in read_methods("micro").items()}
+    with tempfile.TemporaryDirectory() as unpacked:
+        folders = {}
+        for called, (name, _) in rows.items():
+            folders[name] = Path(unpacked) / called
+            folders[name].mkdir()
+            (folders[name] / "eval.json").write_bytes((folder / called / "eval.json").read_bytes())
+            packed = (folder / called / f"{PICTURES_OF_A_ROW}.xz").read_bytes()
+            (folders[name] / PICTURES_OF_A_ROW).write_bytes(lzma.decompress(packed))
+        known = default_registry()
+        record = json.loads((folder / next(iter(rows)) / "eval.json").read_text(encoding="utf-8"))
+        metrics = [
+            Named("metric", name, known.info("metric", name).create(**about["options"]))
+            for name, about in record["metrics"].items()
+        ]
+        return methods_table(folders, {name: method for name, method in rows.values()}, metrics)
 
 
 def ablation(folder: Path) -> AblationTable:

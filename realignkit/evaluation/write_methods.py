@@ -72,6 +72,11 @@ def notes_of(table: MethodsTable) -> list[str]:
     return [table.about, *(f"{name}: {note}" for name, note in table.notes.items()), *people]
 
 
+def methods_page(table: MethodsTable) -> str:
+    """Table I as a page of Markdown."""
+    return tables_page(notes_of(table), [systems_table(table), *pairs_tables(table)], f"{INTERVALS} {PAIRED}")
+
+
 def write_methods(folder: str | Path, table: MethodsTable) -> list[Path]:
     """Write ``methods.md``, ``.csv`` and ``.json``.
 
@@ -86,7 +91,7 @@ def write_methods(folder: str | Path, table: MethodsTable) -> list[Path]:
     ]
     people = {"ranks": table.ranks} if table.ranks else {}
     texts = {
-        "md": tables_page(notes_of(table), [systems_table(table), *pairs_tables(table)], f"{INTERVALS} {PAIRED}"),
+        "md": methods_page(table),
         "csv": records_csv(records),
         "json": json.dumps({"systems": records, "pairs": compared, **people}, indent=1, ensure_ascii=False) + "\n",
     }
