@@ -107,9 +107,9 @@ def test_l_pre_is_the_velocitys_error_at_logit_normal_times(make_trainer, tmp_pa
         torch.testing.assert_close(each[place], expected, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("algorithm", ["refl", "raft", "reward_weighted", "dpo"])
+@pytest.mark.parametrize("algorithm", ["refl", "raft", "reward_weighted", "dpo", "nft", "grpo"])
 def test_every_algorithm_trains_it(algorithm, make_trainer, tmp_path):
-    options = {} if algorithm == "dpo" else {"pairs": pictures(tmp_path / "pairs")}
+    options = {} if algorithm in ("dpo", "nft", "grpo") else {"pairs": pictures(tmp_path / "pairs")}
     trainer = make_trainer(
         Colour(), pipeline=pipeline(), algorithm=algorithm, iterations=1, **{"validation.every": 0}, **options
     )
@@ -183,3 +183,21 @@ def test_what_cannot_learn_is_refused(make_trainer):
         check_trainable(sd3_pipeline(t5=False, use_dynamic_shifting=True))
     with pytest.raises(OptionError, match="no cross-attention"):
         _ = make_trainer(Colour(), pipeline=pipeline(), trainable="cross_attention", denoising_weight=0).trainable
+
+
+def test_adapters_of_its_text_encoders_load_in_plain_diffusers(make_trainer, tmp_path):
+    trainer = make_trainer(
+        Colour(), pipeline=pipeline(), pairs=pictures(tmp_path / "pairs"), iterations=2, ema_decay=None,
+        train_text_encoder=True, **{"validation.every": 0},
+    )  # fmt: skip
+    trainer.train()
+    plain, came = pipeline(), pipeline()
+    plain.load_lora_weights(tmp_path / "run", weight_name=LORA_FILE)
+
+    def read(each):
+        with torch.no_grad():
+            return each.encode_prompt(list(PROMPTS), None, None, do_classifier_free_guidance=False)[::2]
+
+    for learnt, loaded, first in zip(*(read(each) for each in (trainer.networks.pipeline, plain, came)), strict=True):
+        torch.testing.assert_close(loaded, learnt, rtol=1e-4, atol=1e-5)
+        assert (learnt - first).abs().max() > 1e-5
