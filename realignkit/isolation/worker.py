@@ -2,7 +2,7 @@
 
 It is started by file, in Pythons from 3.8 on, and imports nothing but the standard library, NumPy, and torch where a
 reward's gradient is wanted. What goes to and fro is JSON on a socket that both have inherited, so that nobody else can
-connect, and arrays in memory that both have mapped. Nothing is pickled.
+connect, and arrays in a file in memory that both have open. Nothing is pickled.
 """
 
 from __future__ import annotations
