@@ -1,0 +1,94 @@
+"""Checkpoints of flow transformers, from a folder to refined pictures: candidates, adapters, precisions, offload."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from realignkit import Realigner
+from realignkit.attention.dense import dense_layout
+from realignkit.errors import ModelError
+from realignkit_plugins.generators.stable_diffusion import StableDiffusionGenerator
+from tests.attention.flow_pipelines import flux_pipeline, flux_transformer, sd3_pipeline, sd3_transformer
+
+FAMILIES = {"sd3": (sd3_pipeline, sd3_transformer), "flux": (flux_pipeline, flux_transformer)}
+LAYER = "transformer_blocks.0.attn.to_v"
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def family(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def folder(family: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp(family)
+    FAMILIES[family][0]().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def adapter(family: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As PEFT writes it, of the queries and values."""
+    from peft import LoraConfig, get_peft_model
+
+    network = get_peft_model(FAMILIES[family][1](), LoraConfig(r=2, lora_alpha=4, target_modules=["to_q", "to_v"]))
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            if "lora_" in name:
+                parameter.normal_(std=0.5, generator=torch.Generator().manual_seed(3))
+    folder = tmp_path_factory.mktemp(f"{family}-adapter")
+    network.save_pretrained(folder)
+    return folder
+
+
+def realigner(generator: Any, registry: Any, **options: Any) -> Realigner:
+    made = {kind: registry.create(kind, "quadrants") for kind in ("tagger", "segmenter")}
+    return Realigner(
+        generator,
+        scorers=registry.create("scorer", "wordy"),
+        modulation={"share": 1.0, "power": 0.0},
+        sampling={"num_inference_steps": 2, "height": 32, "width": 48},
+        **made,
+        **options,
+    )
+
+
+def test_the_whole_line(folder: Path, family: str, registry: Any) -> None:
+    generator = StableDiffusionGenerator(model=str(folder), device="cpu", offload="model")
+    assert generator.attention_family == family  # as its index says, nothing loaded
+    result = realigner(generator, registry)("a red book and a yellow pen", 3)
+    assert generator.attention_family == family
+    assert {segment.caption.caption for segment in result.layout} == {"red book", "yellow pen", "desk"}
+    assert result.conditioning == "a red book and a yellow pen, desk"
+    before, after = (np.asarray(image, dtype=int) for image in (result.coarse, result.refined))
+    assert before.shape == after.shape == (32, 48, 3)
+    assert np.abs(before - after).max() > 1
+
+
+def test_adapters_and_half_precision(folder: Path, adapter: Path, family: str, registry: Any) -> None:
+    generator = StableDiffusionGenerator(model=str(folder), device="cpu", dtype="bf16", lora=str(adapter))
+    pipeline = generator.pipeline()
+    assert generator.attention_family == family and pipeline.transformer.dtype == torch.bfloat16
+    plain = FAMILIES[family][1]().get_submodule(LAYER).weight
+    assert (pipeline.transformer.get_submodule(LAYER).weight.float() - plain).abs().max() > 0.1
+    layout = dense_layout({"a red book": (0.0, 0.0, 0.5, 1.0)}, (48, 32))
+    result = realigner(generator, registry).refine(["a red book"], [layout], [3])
+    assert result.notes == [()] and result.images[0].size == (48, 32)
+
+
+def test_parts_of_other_models_are_refused(folder: Path, family: str, tmp_path: Path) -> None:
+    from transformers import T5EncoderModel
+
+    pipeline = FAMILIES[family][0]()
+    name = "text_encoder_3" if family == "sd3" else "text_encoder_2"
+    config = getattr(pipeline, name).config
+    config.d_model = 24
+    setattr(pipeline, name, T5EncoderModel(config))
+    pipeline.save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match="reads texts of width 32, and its text encoder makes 24"):
+        StableDiffusionGenerator(model=str(tmp_path), device="cpu").pipeline()
