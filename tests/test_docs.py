@@ -34,6 +34,7 @@ EXEMPT_COMMANDS = {
     r"realignkit run .*--scorer keyword": "needs the example plugin; tests/test_examples.py runs it",
     r"realignkit run .*--model path/to": "stands for a model of the reader's",
     r"realignkit run .*--scorer (gpt4|llama_cpp|openai_chat)": "needs a key, a service or a model file",
+    r"realignkit run .*--model black-forest-labs/": "needs the hub and a GPU; tests/plugins/generators has small ones",
     r"export ": "sets a key of the reader's",
     r"(realignkit train|accelerate launch) ": "trains for minutes or hours; tests/refl/test_cli.py runs small ones",
     r"realignkit ablate rewards": "needs trainings; tests/cli/test_ablate.py does small ones and measures them",
@@ -55,6 +56,7 @@ EXEMPT_COMMANDS = {
 EXEMPT_PYTHON = {
     "--8<--": "included from examples/, which tests/test_examples.py runs",
     "path/to/my-model": "stands for a model of the reader's",
+    "black-forest-labs/FLUX.1-dev": "needs the hub and a GPU",
 }
 
 

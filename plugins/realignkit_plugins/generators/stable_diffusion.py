@@ -32,6 +32,7 @@ from realignkit_plugins.weight_folders import refuse_lone_file, refuse_quantised
 from realignkit_plugins.weight_formats import is_weight_file
 
 if TYPE_CHECKING:
+    import torch
     from diffusers import DiffusionPipeline
 
 # The pipelines whose attention can be modulated, and their family (realignkit.pipelines.families).
@@ -93,7 +94,7 @@ class StableDiffusionGenerator(CheckpointPlugin, Generator):
             None, description="what the network predicts; None: as the checkpoint says"
         )
         variant: str | None = Field(None, description="weights variant, such as fp16")
-        dtype: DTypeName = Field("auto", description="auto: fp16 on CUDA, fp32 elsewhere")
+        dtype: DTypeName = Field("auto", description="auto: fp16 on CUDA (bf16 of SD 3 and FLUX), fp32 elsewhere")
         scheduler: SchedulerName | None = Field(None, description="sampler to use instead of the checkpoint's own")
         lora: str | None = Field(
             None,
@@ -247,6 +248,7 @@ def load_pipeline(
             index = DiffusionPipeline.load_config(folder, **hub)
             check_index(index, model)
             _refuse_code(index, model)
+            dtype = suited_dtype(settings.dtype, device, str(index.get("_class_name")))
             extras: dict[str, Any] = {**hub, **parts}
             if variant is not None:
                 extras["variant"] = variant
@@ -301,6 +303,12 @@ def load_pipeline(
             diffusers_logging.enable_progress_bar()
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
+
+
+def suited_dtype(dtype: DTypeName, device: str, kind: str) -> torch.dtype:
+    """:func:`realignkit_plugins.loading.resolve_dtype` for a pipeline of a class: flow models leave fp16's range."""
+    flows = _FAMILIES.get(kind) in ("sd3", "flux")
+    return resolve_dtype("bf16" if flows and dtype == "auto" and device.startswith("cuda") else dtype, device)
 
 
 def _refuse_code(index: Mapping[str, Any], model: str) -> None:

@@ -12,7 +12,7 @@ import torch
 from realignkit import Realigner
 from realignkit.attention.dense import dense_layout
 from realignkit.errors import ModelError
-from realignkit_plugins.generators.stable_diffusion import StableDiffusionGenerator
+from realignkit_plugins.generators.stable_diffusion import StableDiffusionGenerator, suited_dtype
 from tests.attention.flow_pipelines import flux_pipeline, flux_transformer, sd3_pipeline, sd3_transformer
 
 FAMILIES = {"sd3": (sd3_pipeline, sd3_transformer), "flux": (flux_pipeline, flux_transformer)}
@@ -79,6 +79,13 @@ def test_adapters_and_half_precision(folder: Path, adapter: Path, family: str, r
     layout = dense_layout({"a red book": (0.0, 0.0, 0.5, 1.0)}, (48, 32))
     result = realigner(generator, registry).refine(["a red book"], [layout], [3])
     assert result.notes == [()] and result.images[0].size == (48, 32)
+
+
+def test_flow_models_leave_the_range_of_fp16() -> None:
+    for kind, on_cuda in (("FluxPipeline", torch.bfloat16), ("StableDiffusionPipeline", torch.float16)):
+        assert suited_dtype("auto", "cuda:0", kind) is on_cuda
+        assert suited_dtype("fp16", "cuda:0", kind) is torch.float16
+        assert suited_dtype("auto", "cpu", kind) is torch.float32
 
 
 def test_parts_of_other_models_are_refused(folder: Path, family: str, tmp_path: Path) -> None:
