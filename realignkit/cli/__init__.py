@@ -23,6 +23,7 @@ from realignkit.cli.run import run
 from realignkit.cli.show import show
 from realignkit.cli.study import study_app
 from realignkit.cli.train import train
+from realignkit.cli.ui import ui
 
 app = typer.Typer(
     name="realignkit",
@@ -49,7 +50,7 @@ def _root(
     """Make text-to-image diffusion models draw what the prompt says (RealignDiff)."""
 
 
-for command in (run, dense, train, show, doctor):
+for command in (run, ui, dense, train, show, doctor):
     app.command(cls=Command)(command)
 app.add_typer(plugins_app, name="plugins")
 app.add_typer(plugin_app, name="plugin")

@@ -31,7 +31,7 @@ from realignkit.cli._progress import (
     set_verbosity,
     writes_into,
 )
-from realignkit.cli.show import EXTRA_FILES, print_files, write_extras
+from realignkit.cli.show import print_files
 from realignkit.errors import PromptError
 from realignkit.machine import suited_threads
 
@@ -120,7 +120,7 @@ def run(
                 "batch_size": batch_size,
                 "threads": threads,
             }
-            make = functools.partial(_realigner, model, specs, [*extra, *(assignments or [])], options)
+            make = functools.partial(realigner_of, model, specs, [*extra, *(assignments or [])], options)
             realigner = make()
             realigner.check_reach()
             realigner.check_model()
@@ -137,6 +137,7 @@ def _run_one(realigner: Realigner, prompt: str, seed: int, folder: Path, coarse:
     from realignkit.errors import DamagedError
     from realignkit.evaluation.runs import check_matches
     from realignkit.realignment import discard, is_complete
+    from realignkit.report import write_extras
 
     if is_complete(folder) and not overwrite:
         try:
@@ -156,7 +157,7 @@ def _run_many(
     realigner: Realigner, prompts: list[str], seeds: list[int], folder: Path, overwrite: bool, processes: Processes
 ) -> RunSummary:
     from realignkit.evaluation import run_many
-    from realignkit.report import write_index
+    from realignkit.report import EXTRA_FILES, write_extras, write_index
 
     with Bars() as bars:
         summary = run_many(
@@ -199,7 +200,7 @@ def _finished(folder: Path) -> Iterator[tuple[str, Realignment]]:
                 note(f"{path.name} is left out of the index: {error}")
 
 
-def _realigner(
+def realigner_of(
     model: str,
     specs: dict[str, Any],
     assignments: list[str],

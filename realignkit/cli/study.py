@@ -101,10 +101,11 @@ def serve(
     realignkit study serve studies/first
     """
     with study_extra():
-        from realignkit.study.server import LOOPBACK, serve
+        from realignkit.serving import is_loopback
+        from realignkit.study.server import serve
 
     def ready(address: str) -> None:
-        if host not in (LOOPBACK, "localhost", "::1"):
+        if not is_loopback(host):
             note("who has this address may answer, and it travels unencrypted; put a proxy with https in front")
         out().print(address, markup=False)
 

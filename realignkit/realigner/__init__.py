@@ -301,18 +301,14 @@ class Realigner(Steps):
         progress = arguments.function("progress", progress) or silent
         one = isinstance(prompt, str) and arguments.is_one(seed)
         drafts = [draft.Draft(*asked) for asked in zip(*arguments.pair(prompt, seed, coarse), strict=True)]
-        self.parts.check_complete()
-        self.check_reach()
-        self.check_model()
-        for each in drafts:  # all of them before any work, not batch by batch
-            self.check_prompt(each.prompt)
+        draft.check(self, drafts)
         if isinstance(prompt, str):  # of many, each has the maps of the words that it contains
             self.check_heat_maps([prompt])
         realignments: list[Realignment] = []
         with suited_threads(self.pipeline(), threads=self.threads):
             for start in range(0, len(drafts), self.batch_size):
                 batch = drafts[start : start + self.batch_size]
-                for step in (draft.generate, draft.tag, draft.score, draft.segment, draft.refine):
+                for step in draft.FIGURE_2:
                     step(self, batch, progress)
                 for each in batch:
                     settings = self.settings_for(None if each.given is None else each.given[0])

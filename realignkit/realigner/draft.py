@@ -32,6 +32,7 @@ class Draft:
         prompt, seed: what was asked for.
         given: the user's coarse image in RGB, with a note for each change that made it so; None: one is drawn.
         start: the seed that the coarse image was drawn from; a chosen candidate has another than ``seed``.
+        candidates: what was chosen among: an image for each of :func:`candidate_seeds`; empty where there was no choice.
         coarse_maps, refined_maps: word -> where the network attended to it; empty where nothing was drawn.
         emptied: whether a plugin's ``before_refine`` took away all that there was to modulate.
         the rest: see :class:`realignkit.realignment.Realignment`.
@@ -42,6 +43,7 @@ class Draft:
     given: Given | None = None
     start: int = field(init=False)
     coarse: Image = field(init=False)
+    candidates: Sequence[Image] = ()
     tags: tuple[Tag, ...] = ()
     answer: Answer = field(init=False)
     layout: Layout = field(default_factory=Layout)
@@ -56,6 +58,19 @@ class Draft:
 
     def __post_init__(self) -> None:
         self.start = self.seed
+
+
+def check(realigner: Steps, drafts: Sequence[Draft]) -> None:
+    """Refuse drafts, all of them before any work, that the steps could not take to their end. Loads the pipeline.
+
+    Raises:
+        PromptError, ModelError, PluginError: as for calling a realigner.
+    """
+    realigner.parts.check_complete()
+    realigner.check_reach()
+    realigner.check_model()
+    for draft in drafts:
+        realigner.check_prompt(draft.prompt)
 
 
 def generate(realigner: Steps, drafts: Sequence[Draft], progress: Progress) -> None:
@@ -84,6 +99,7 @@ def generate(realigner: Steps, drafts: Sequence[Draft], progress: Progress) -> N
         choices = best_of_each(images, prompts, seeds, chooser, realigner.batch_size)
     for number, (draft, choice) in enumerate(zip(fresh, choices, strict=True)):
         draft.coarse, draft.start = choice.image, choice.seed
+        draft.candidates = images[number * count : (number + 1) * count]
         draft.coarse_maps = heat_maps[number * count + choice.index]
         draft.notes.append(choice.note(chooser.name))
 
@@ -180,6 +196,10 @@ def why_unrefined(tags: Sequence[Tag], captions: Sequence[LocalCaption], *, empt
     return f"the coarse image was kept as it is: {reason}"
 
 
+FIGURE_2 = (generate, tag, score, segment, refine)
+"""The steps, in their order; each takes a realigner, drafts and a :data:`~realignkit.realigner.steps.Progress`."""
+
+
 def finished(realigner: Steps, draft: Draft, plugins: Mapping[str, str], settings: Mapping[str, Any]) -> Realignment:
     """What came of it, after plugins' ``after_realign`` have seen it; ``plugins`` and ``settings`` go on record."""
     maps = heat_maps(realigner, draft)  # adds to the notes
@@ -239,6 +259,10 @@ def _reported(step: str, drafts: Sequence[Draft], progress: Progress) -> Iterato
 # --- best of several --------------------------------------------------------------------------------------------------
 
 
+KEPT = " was kept (seed "
+"""What stands in the note of a choice, before the seed of the candidate that was kept."""
+
+
 @dataclass(frozen=True, eq=False)
 class Choice:
     """The candidate that was kept for one prompt.
@@ -259,7 +283,7 @@ class Choice:
         """The choice in words."""
         others = ", ".join(f"{value:.3g}" for i, value in enumerate(self.rewards) if i != self.index)
         return (
-            f"candidate {self.index + 1} of {len(self.rewards)} was kept (seed {self.seed}): {name} gave it "
+            f"candidate {self.index + 1} of {len(self.rewards)}{KEPT}{self.seed}): {name} gave it "
             f"{self.rewards[self.index]:.3g}, the others {others}"
         )
 
@@ -271,6 +295,13 @@ def candidate_seeds(seed: int, count: int) -> list[int]:
     """
     digests = [hashlib.blake2b(f"candidate:{seed}:{i}".encode(), digest_size=8).digest() for i in range(1, count)]
     return [seed, *(int.from_bytes(digest, "big") >> 1 for digest in digests)]
+
+
+def start_of(realignment: Realignment) -> int:
+    """The seed that a coarse image was drawn from: that of the candidate which was kept, as :meth:`Choice.note` says."""
+    seeds = candidate_seeds(realignment.seed, int(realignment.settings.get("candidates", 1)))
+    kept = [seed for seed in seeds if any(f"{KEPT}{seed}): " in note for note in realignment.notes)]
+    return kept[0] if kept else realignment.seed
 
 
 def best_of_each(

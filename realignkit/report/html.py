@@ -16,6 +16,7 @@ from realignkit.errors import REDACTED
 from realignkit.files import atomic_write
 from realignkit.images import data_uri
 from realignkit.realignment import Realignment
+from realignkit.report.changes import what_changed
 from realignkit.report.heatmaps import TITLES, heat_pictures
 from realignkit.report.overlay import overlay
 
@@ -25,9 +26,9 @@ SMALL = 128
 
 
 def write_report(realignment: Realignment, folder: str | Path) -> Path:
-    """Write ``report.html``: the four steps side by side (figure 9), and everything that led to them.
+    """Write ``report.html``: before and after, the four steps side by side (figure 9), and all that led to them.
 
-    The page needs no other file, no script and no network.
+    The page needs no other file, no library and no network.
 
     Returns:
         The page's path.
@@ -44,6 +45,7 @@ def write_report(realignment: Realignment, folder: str | Path) -> Path:
         .render(
             r=realignment,
             rows=rows,
+            what_changed=what_changed(realignment),
             layout_image=overlay(realignment.coarse, realignment.layout),
             settings=dict(flatten(realignment.settings)),
             command=command_line(realignment),

@@ -6,22 +6,20 @@ Needs FastAPI and uvicorn: ``realignkit[study]``.
 from __future__ import annotations
 
 import secrets
-import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import uvicorn
 from fastapi import Depends, FastAPI, HTTPException, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from pydantic import ValidationError
 
 from realignkit.errors import OptionError, OutputError
+from realignkit.serving import LOOPBACK, serve_app
 from realignkit.study.answers import Answer, Answered, Answers, now
 from realignkit.study.folder import picture_files, read_study
 from realignkit.study.page import policy, served_page
 
-LOOPBACK = "127.0.0.1"
 LARGEST = 64 * 1024
 """Bytes of an answer; an honest one has about a thousand."""
 
@@ -107,16 +105,4 @@ def serve(
         OutputError: the folder holds no study or is damaged, or the port is taken.
     """
     app, token = make_app(folder)
-    try:
-        listening = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
-    except OSError as error:
-        raise OutputError(
-            f"cannot listen at {host}, port {port}: {error.strerror or error}. Give another --port or --host."
-        ) from error
-    anywhere = host in ("0.0.0.0", "::")
-    shown = socket.gethostname() if anywhere else f"[{host}]" if ":" in host else host
-    with listening:
-        ready(f"http://{shown}:{listening.getsockname()[1]}/{token}/")
-        # No log of requests: it would hold the token and who came from where.
-        config = uvicorn.Config(app, log_level="warning", access_log=False, server_header=False)
-        uvicorn.Server(config).run(sockets=[listening])
+    serve_app(app, host, port, ready, f"/{token}/")

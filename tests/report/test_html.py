@@ -77,10 +77,10 @@ def hostile(realignment):
 
 
 def test_the_report_embeds_the_very_images(realignment, tmp_path):
-    coarse, layout, refined = map(image_of, read(write_report(realignment, tmp_path)).all("img"))
-    assert np.array_equal(coarse, realignment.coarse)
+    after, before, coarse, layout, refined = map(image_of, read(write_report(realignment, tmp_path)).all("img"))
+    assert np.array_equal(coarse, realignment.coarse) and np.array_equal(before, realignment.coarse)
     assert np.array_equal(layout, overlay(realignment.coarse, realignment.layout))
-    assert np.array_equal(refined, realignment.refined)
+    assert np.array_equal(refined, realignment.refined) and np.array_equal(after, realignment.refined)
 
 
 def test_the_report_needs_nothing_else(realignment, tmp_path):
@@ -172,7 +172,7 @@ def test_hostile_text_stays_text(realignment, tmp_path):
     baseline = read(write_report(harmless, tmp_path / "b"))
     assert [tag for tag, _ in calm.elements] == [tag for tag, _ in baseline.elements]
     assert not calm.all("script")
-    assert len(calm.all("img")) == 3
+    assert len(calm.all("img")) == 5
     allowed = {"src", "width", "height", "alt", "class"}
     assert all(set(attributes) <= allowed for attributes in calm.all("img"))
     assert calm.all("img")[0]["alt"].endswith(HOSTILE)
@@ -181,15 +181,33 @@ def test_hostile_text_stays_text(realignment, tmp_path):
 
 def test_every_image_has_a_text_alternative(realignment, tmp_path):
     alternatives = [image["alt"] for image in read(write_report(realignment, tmp_path)).all("img")]
-    assert "a red book (certain)" in alternatives[1]
-    assert all(realignment.prompt in alternatives[i] for i in (0, 2))
+    assert "a red book (certain)" in alternatives[3]
+    assert all(realignment.prompt in alternatives[i] for i in (0, 1, 2, 4))
 
 
 @pytest.mark.parametrize(("width", "crisp"), [(64, True), (512, False)])
 def test_only_small_images_keep_their_pixels(realignment, tmp_path, width, crisp):
     big = Image.new("RGB", (width, width))
     page = read(write_report(dataclasses.replace(realignment, coarse=big, refined=big), tmp_path))
-    assert [image.get("class") == "small" for image in page.all("img")] == [crisp, False, crisp]
+    assert [image.get("class") == "small" for image in page.all("img")] == [crisp, crisp, crisp, False, crisp]
+
+
+def test_before_and_after_come_first_with_a_slider_for_keys(realignment, tmp_path):
+    page = read(write_report(realignment, tmp_path))
+    tags = [tag for tag, _ in page.elements]
+    assert tags.index("input") < tags.index("table")
+    (slider,) = page.all("input")
+    assert (slider["type"], slider["min"], slider["max"]) == ("range", "0", "100")
+    assert "picture before" in slider["aria-label"]
+    assert [image["alt"].partition(":")[0] for image in page.all("img")[:2]] == ["after", "before"]
+    assert any("“a red book” and “a yellow pen” in place" in text for text in page.text)
+
+
+def test_a_layout_that_was_changed_by_hand_is_not_said_to_be_repeatable(realignment, tmp_path):
+    edited = dataclasses.replace(realignment, settings={**realignment.settings, "layout": "edited"})
+    words = "no command repeats"
+    assert words in "".join(read(write_report(edited, tmp_path)).text)
+    assert words not in "".join(read(write_report(realignment, tmp_path)).text)
 
 
 def test_a_realignment_without_tags_or_timings_still_reports(realignment, tmp_path):
