@@ -51,6 +51,7 @@ EXEMPT_COMMANDS = {
     r"python -m .*world .*--count 12000": "draws for long; tests/plugins/micro/test_world_pairs.py draws a few",
     r"realignkit study serve": "serves until it is stopped; tests/study/test_server.py starts and stops it",
     r"realignkit study (import|report|export .* ranked)": "needs people's answers; tests/cli/test_study.py has some",
+    r"realignkit ui": "serves until it is stopped; tests/ui/test_browser.py starts and stops it",
     r"python benchmarks/": "measures for hours",
 }
 EXEMPT_PYTHON = {

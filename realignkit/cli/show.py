@@ -9,6 +9,7 @@ import typer
 
 from realignkit.cli._progress import out, print_realignment, set_verbosity
 
+
 def show(
     ctx: typer.Context,
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder that 'realignkit run' has written.")],

@@ -25,7 +25,10 @@ def ui(
     ] = DEFAULT_ROOT,
     model: Annotated[
         list[str] | None,
-        typer.Option(help="A model that may be chosen on the page; repeatable, the first one is the default.", show_default="micro"),
+        typer.Option(
+            help="A model that may be chosen on the page; repeatable, the first one is the default.",
+            show_default="micro",
+        ),
     ] = None,
     tagger: TaggerName = None,
     scorer: ScorerNames = None,

@@ -32,7 +32,7 @@ class Draft:
         prompt, seed: what was asked for.
         given: the user's coarse image in RGB, with a note for each change that made it so; None: one is drawn.
         start: the seed that the coarse image was drawn from; a chosen candidate has another than ``seed``.
-        candidates: what was chosen among: an image for each of :func:`candidate_seeds`; empty where there was no choice.
+        candidates: what was chosen among, an image for each of :func:`candidate_seeds`; empty: there was no choice.
         coarse_maps, refined_maps: word -> where the network attended to it; empty where nothing was drawn.
         emptied: whether a plugin's ``before_refine`` took away all that there was to modulate.
         the rest: see :class:`realignkit.realignment.Realignment`.
@@ -298,7 +298,7 @@ def candidate_seeds(seed: int, count: int) -> list[int]:
 
 
 def start_of(realignment: Realignment) -> int:
-    """The seed that a coarse image was drawn from: that of the candidate which was kept, as :meth:`Choice.note` says."""
+    """The seed that a coarse image was drawn from: the kept candidate's, as :meth:`Choice.note` has said."""
     seeds = candidate_seeds(realignment.seed, int(realignment.settings.get("candidates", 1)))
     kept = [seed for seed in seeds if any(f"{KEPT}{seed}): " in note for note in realignment.notes)]
     return kept[0] if kept else realignment.seed

@@ -1,4 +1,4 @@
-"""One image under somebody's eyes: figure 2 step by step, another candidate, and the last step again with another layout."""
+"""One image under somebody's eyes: figure 2 step by step, another candidate, the last step with another layout."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def made_of(realigner: Realigner, done: Draft) -> Realignment:
 
 
 def another_candidate(done: Draft, index: int) -> Draft:
-    """A draft that goes on from another candidate: the draft of that candidate's own seed, as if nothing had been chosen.
+    """A draft that goes on from another candidate: that of its own seed, as if nothing had been chosen.
 
     Args:
         done: one with candidates.
@@ -73,7 +73,7 @@ def refined_again(
 ) -> Realignment:
     """The fine stage alone, from the same noise, with another layout.
 
-    Plugins' ``before_refine`` is not run: what a person has changed stays so. With nothing changed the image is the same.
+    Plugins' ``before_refine`` is not run: what a person has changed stays. With nothing changed the image is the same.
 
     Args:
         realigner: of the same model; its options of attention and sampling count.

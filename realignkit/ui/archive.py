@@ -52,7 +52,9 @@ def read_archive(path: Path) -> Realignment:
         with zipfile.ZipFile(path) as archive, tempfile.TemporaryDirectory(prefix="realignkit-") as place:
             records = [name for name in archive.namelist() if Path(name).name == RECORD]
             if len(records) != 1:
-                raise OptionError(f"this archive holds {len(records)} run folders: zip one that 'realignkit run' wrote.")
+                raise OptionError(
+                    f"this archive holds {len(records)} run folders: zip one that 'realignkit run' wrote."
+                )
             top = records[0].removesuffix(RECORD)
             left = LARGEST
             for name in archive.namelist():
@@ -63,7 +65,9 @@ def read_archive(path: Path) -> Realignment:
                     with archive.open(name) as source:
                         data = source.read(left + 1)  # not what the archive says of its size
                     if len(data) > left:
-                        raise OptionError(f"this archive unpacks to more than {LARGEST // 2**20} MB: open a single run.")
+                        raise OptionError(
+                            f"this archive unpacks to more than {LARGEST // 2**20} MB: open a single run."
+                        )
                     left -= len(data)
                     target.write_bytes(data)
             return Realignment.load(place)

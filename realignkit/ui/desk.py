@@ -1,4 +1,4 @@
-"""Work that people wait for: one piece at a time in a thread of its own, a bounded line before it, watched and cancelled."""
+"""Work that people wait for: one piece at a time in a thread of its own, before it a bounded line."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LONGEST = 8
 """Pieces of work that wait at most; further ones are refused."""
 
 
-class Cancelled(Exception):
+class CancelledError(Exception):
     """Raised in the work, by the progress that it reports, once it is not wanted any more."""
 
 
@@ -72,7 +72,7 @@ class Job:
             self._end("done")
 
     def _fail(self, why: str) -> None:
-        if self._stop.is_set():  # whatever Cancelled has become on its way up
+        if self._stop.is_set():  # whatever CancelledError has become on its way up
             self._end("cancelled")
         else:
             self.error = why
@@ -84,7 +84,7 @@ class Job:
 
     def _report(self, step: str, done: int, total: int) -> None:
         if self._stop.is_set():
-            raise Cancelled
+            raise CancelledError
         self.step, self.done, self.total = step, done, total
 
 
@@ -130,4 +130,3 @@ class Desk:
             job.run()
             with self._changed:
                 self._line.popleft()
-

@@ -1,5 +1,5 @@
-// The editor of a mask: brush, eraser and box, by mouse, finger and keys. `props.value` is what there is to edit (see
-// realignkit/ui/render.py); 'paint' is triggered with the new mask, as a picture, whenever it has changed.
+// The editor of a mask: brush, eraser and box, by mouse, finger and keys. `props.value` is what there is to edit, as JSON
+// (see realignkit/ui/render.py); 'paint' is triggered with the new mask, as a picture, whenever it has changed.
 const mask = document.createElement("canvas"), picture = new Image();
 let shown = null, tool = "brush", past = [], cursor = null, corner = null, last = null;
 
@@ -77,8 +77,8 @@ function send(what) {
 }
 
 async function load() {
-  const value = props.value;
-  if (!value || !value.picture) return;
+  if (!props.value) return;
+  const value = JSON.parse(props.value);
   const stroked = new Image();
   picture.src = value.picture;
   stroked.src = value.mask;

@@ -15,16 +15,20 @@ Objects = tuple[Segment, ...]
 
 
 def objects_of(captions: Sequence[LocalCaption], layout: Layout, size: tuple[int, int]) -> Objects:
-    """What was found: all that has a mask, then the other local captions.
+    """What was found, in the captions' order; what a plugin has added to the layout comes last.
 
     Args:
         captions: of all tags.
         layout: of those that were segmented.
         size: (width, height) of the picture.
     """
-    placed = {segment.caption.tag for segment in layout}
+    placed = {segment.caption.tag: segment for segment in layout}
     nowhere = np.zeros(size[::-1], dtype=np.bool_)
-    return (*layout, *(Segment(caption, nowhere) for caption in captions if caption.tag not in placed))
+    tags = {caption.tag for caption in captions}
+    return (
+        *(placed.get(caption.tag) or Segment(caption, nowhere) for caption in captions),
+        *(segment for segment in layout if segment.caption.tag not in tags),
+    )
 
 
 def layout_of(objects: Objects, *, with_unlikely: bool = False) -> Layout:

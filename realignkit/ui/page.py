@@ -61,12 +61,12 @@ class Page:
         gr.Markdown("# realignkit\nA picture drawn again, with every object of the prompt in its place.")
         self.key = gr.Textbox(visible=False)
         self._build_request()
-        self.status = gr.HTML(elem_id="status", js_on_load=None)
+        self.status = gr.HTML(render.waiting(), elem_id="status", js_on_load=None)
         self.steps = gr.HTML(elem_id="steps", js_on_load=None)
         with gr.Group(visible=False) as self.several:
             self.candidates = gr.HTML(elem_id="candidates", js_on_load=None)
             self.candidate = gr.Radio([], label="Which candidate goes on", elem_id="candidate")
-        with gr.Column(visible=False) as self.result:
+        with gr.Column(visible="hidden") as self.result:
             gr.Markdown("## Before and after")
             self.compare = gr.HTML(elem_id="compare", js_on_load=None)
             self._build_editor()
@@ -82,14 +82,22 @@ class Page:
         self._tie(page)
 
     def _build_request(self) -> None:
-        self.prompt = gr.Textbox(label="Prompt", info="What the picture should show.", elem_id="prompt", max_length=2000)
+        self.prompt = gr.Textbox(
+            label="Prompt", info="What the picture should show.", elem_id="prompt", max_length=2000
+        )
         with gr.Row():
             names = self.models.names
             self.model = gr.Dropdown(names, value=names[0], label="Model", visible=len(names) > 1, elem_id="model")
             # A text: seeds are up to 2**63, which a browser's numbers do not hold.
             self.seed = gr.Textbox("42", label="Seed", info="The noise to start from.", elem_id="seed", max_length=20)
             self.count = gr.Slider(
-                1, MOST_CANDIDATES, 1, step=1, label="Candidates", info="First pictures to choose among.", elem_id="count"
+                1,
+                MOST_CANDIDATES,
+                1,
+                step=1,
+                label="Candidates",
+                info="First pictures to choose among.",
+                elem_id="count",
             )
         with gr.Accordion("A picture of your own", open=False):
             self.picture = gr.File(
@@ -99,7 +107,9 @@ class Page:
             gr.Markdown("In plain words; below each, what the paper calls it and the option's name.")
             self.settings = [_component(setting) for setting in SETTINGS]
         with gr.Row():
-            self.go = gr.Button("Draw", variant="primary", elem_id="draw")
+            self.go = gr.Button(
+                "Draw", variant="primary", elem_id="draw", interactive=False
+            )  # until settings are known
             self.cancel = gr.Button("Cancel", elem_id="cancel", interactive=False)
 
     def _build_editor(self) -> None:
@@ -107,7 +117,9 @@ class Page:
         with gr.Row():
             with gr.Column(min_width=280):
                 self.object = gr.Radio([], label="Object", elem_id="object")
-                self.caption = gr.Textbox(label="Its caption", info="Changed with Enter.", elem_id="caption", max_length=500)
+                self.caption = gr.Textbox(
+                    label="Its caption", info="Changed with Enter.", elem_id="caption", max_length=500
+                )
                 self.likelihood = gr.Radio(
                     [(f"{each} (s = {each.score:g})", each.value) for each in Likelihood],
                     label="How likely the prompt makes it",
@@ -118,6 +130,7 @@ class Page:
                 self.add = gr.Button("Add it", elem_id="add")
             with gr.Column(min_width=280):
                 self.editor = gr.HTML(
+                    "",
                     html_template=(HERE / "editor.html").read_text(encoding="utf-8"),
                     js_on_load=(HERE / "editor.js").read_text(encoding="utf-8"),
                     elem_id="editor",
@@ -136,9 +149,8 @@ class Page:
 
     def _tie(self, page: gr.Blocks) -> None:
         restored = [self.prompt, self.model, self.seed, self.count, *self.settings]
-        page.load(
-            self._loaded, [self.key], [self.key, *restored, *self.outputs], js=_KEY, show_progress="hidden"
-        )
+        known = page.load(None, None, [self.key], js=_KEY, show_progress="hidden")
+        known.then(self._loaded, [self.key], [*restored, *self.outputs], show_progress="hidden")
         asked = [self.prompt, self.model, self.seed, self.count, self.picture, *self.settings]
         self._do([self.go.click, self.prompt.submit], lambda work, *values: work.draw(_request(*values)), *asked)
         self._do([self.again.click], _again, self.caption, *self.settings)
@@ -180,7 +192,7 @@ class Page:
         work = self.everybody.work(key)
         restored = _tried(work, lambda work: self._restored(key)) or [gr.skip()] * (4 + len(self.settings))
         for values in self._followed(key, work):
-            yield [key, *restored, *values]
+            yield [*restored, *values]
             restored = [gr.skip()] * len(restored)
 
     def _restored(self, key: str) -> list[Any]:
@@ -218,7 +230,7 @@ class Page:
             gr.update(
                 choices=[(f"Candidate {i + 1}", i) for i in range(several)], value=work.candidate, interactive=ready
             ),
-            gr.update(visible=bool(work.versions)),
+            gr.update(visible=True if work.versions else "hidden"),
             render.compare(work),
             render.versions(work, f"runs/{key}/{{number}}.zip"),
             gr.update(choices=numbers, value=work.shown if numbers else None),
@@ -279,4 +291,6 @@ def _component(setting: Setting) -> Any:
         return gr.Checkbox(label=setting.words, info=setting.about, elem_id=name)
     if setting.low is None or setting.high is None:
         return gr.Textbox(label=setting.words, info=setting.about, elem_id=name, max_length=500)
-    return gr.Slider(setting.low, setting.high, step=setting.step, label=setting.words, info=setting.about, elem_id=name)
+    return gr.Slider(
+        setting.low, setting.high, step=setting.step, label=setting.words, info=setting.about, elem_id=name
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 from typing import Any
 
 from jinja2 import ChoiceLoader, Environment, PackageLoader
@@ -48,6 +49,11 @@ def status(work: Work) -> str:
     return _rendered("status", text=text, error=error, running=running, done=done, total=total)
 
 
+def waiting() -> str:
+    """What is said before anything is known."""
+    return _rendered("status", text=f"{WORDS['']} …", error="", running=True, done=0, total=0)
+
+
 def steps(work: Work) -> str:
     """The four steps of figure 2, as far as they are."""
     coarse, version = work.coarse, work.version
@@ -63,10 +69,22 @@ def steps(work: Work) -> str:
     where = ", ".join(f"{item.caption.caption} ({item.caption.likelihood})" for item in placed) or "no object"
     refined = version.realignment.refined if version else None
     cards = [
-        ("The first picture", coarse, f"first picture for: {prompt}", None, "What the model drew from the prompt alone."),
+        (
+            "The first picture",
+            coarse,
+            f"first picture for: {prompt}",
+            None,
+            "What the model drew from the prompt alone.",
+        ),
         ("What is in it", None, "", captions, "The objects, and how likely the prompt makes each."),
         ("Where it is", layout, f"layout: {where}", None, "Solid: certain, dashed: possible, dotted: unlikely."),
-        ("Drawn again", refined, f"refined picture for: {prompt}", None, "From the same noise, with each object in place."),
+        (
+            "Drawn again",
+            refined,
+            f"refined picture for: {prompt}",
+            None,
+            "From the same noise, with each object in place.",
+        ),
     ]
     shown = [
         {
@@ -124,12 +142,12 @@ def versions(work: Work, link: str) -> str:
     return _rendered("figures", figures=figures) if figures else ""
 
 
-def editor(work: Work) -> dict[str, Any] | None:
-    """What the editor of masks starts from: pictures as data URIs; None where there is nothing to edit."""
+def editor(work: Work) -> str:
+    """What the editor of masks starts from, as JSON: pictures as data URIs; "" where there is nothing to edit."""
     if work.coarse is None or not work.objects:
-        return None
+        return ""
     item = work.objects[work.chosen]
-    return {
+    values = {
         "picture": data_uri(work.coarse),
         "mask": data_uri(Image.fromarray(item.mask).convert("L")),
         "width": work.coarse.width,
@@ -137,6 +155,7 @@ def editor(work: Work) -> dict[str, Any] | None:
         "index": work.chosen,
         "name": item.caption.caption,
     }
+    return json.dumps(values)
 
 
 def labels(work: Work) -> list[tuple[str, int]]:

@@ -48,7 +48,7 @@ def make_app(makers: Mapping[str, Callable[[], Realigner]], folder: Path, *, any
     quiet()
     import gradio as gr
     from fastapi import FastAPI, HTTPException, Request, Response
-    from starlette.middleware.trustedhost import TrustedHostMiddleware
+    from fastapi.middleware.trustedhost import TrustedHostMiddleware
 
     from realignkit.ui.archive import Runs, archive, name_of
     from realignkit.ui.page import HERE, make_page

@@ -46,7 +46,9 @@ class Setting:
 
 SETTINGS = (
     Setting("modulation.share", "How much of the drawing is steered", "share of the steps", 0, 1, 0.05),
-    Setting("modulation.cross_weight", "How strongly words are drawn to their objects", "w, cross-attention", 0, 4, 0.1),
+    Setting(
+        "modulation.cross_weight", "How strongly words are drawn to their objects", "w, cross-attention", 0, 4, 0.1
+    ),
     Setting("modulation.self_weight", "How strongly each object keeps to itself", "w, self-attention", 0, 4, 0.1),
     Setting("modulation.power", "How soon the steering fades", "p of λ_t = w · (t / T)^p", 0, 20, 0.5),
     Setting("modulation.size_weight", "How much less large objects are steered", "1 − B", 0, 1, 0.1),
@@ -54,7 +56,9 @@ SETTINGS = (
     Setting("modulation.suppress_unlikely", "Push away what does not belong", "s_i = 0"),
     Setting("modulation.verify", "Keep the first picture if an object gets lost"),
     Setting("sampling.num_inference_steps", "Steps of a drawing (0: as the model likes)", "T", 0, 100, 1),
-    Setting("sampling.guidance_scale", "How closely the prompt is followed (0: as the model likes)", "guidance", 0, 20, 0.5),
+    Setting(
+        "sampling.guidance_scale", "How closely the prompt is followed (0: as the model likes)", "guidance", 0, 20, 0.5
+    ),
     Setting("sampling.negative_prompt", "What to steer away from"),
 )
 

@@ -158,7 +158,9 @@ def test_one_bad_file_is_named(cli, made, tmp_path):
 @pytest.mark.parametrize(("command", "missing"), [("serve", "fastapi"), ("serve", "uvicorn"), ("report", "scipy")])
 def test_what_is_not_installed_is_named_with_its_extra(cli, made, monkeypatch, command, missing):
     for name in [
-        name for name in sys.modules if name.partition(".")[0] == missing or name in ("realignkit.serving", "realignkit.study.server")
+        name
+        for name in sys.modules
+        if name.partition(".")[0] == missing or name in ("realignkit.serving", "realignkit.study.server")
     ]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, missing, None)

@@ -22,7 +22,8 @@ def test_the_share_counts_pixels_that_differ_to_be_seen():
 
 def test_the_sentence_names_objects_and_the_share(realignment):
     assert what_changed(realignment) == (
-        "Drawn again from the same noise with “a red book” and “a yellow pen” in place: 5% of the picture looks different."
+        "Drawn again from the same noise with “a red book” and “a yellow pen” in place: "
+        "5% of the picture looks different."
     )
 
 

@@ -1,0 +1,40 @@
+"""``realignkit ui``, as it is typed."""
+
+from __future__ import annotations
+
+from importlib import metadata
+
+import pytest
+
+from realignkit.cli.ui import check_gradio
+from realignkit.errors import PluginError
+
+
+@pytest.mark.parametrize("version", ["3.50.2", "6.28.9"])
+def test_an_old_gradio_is_refused_with_what_to_do(cli, monkeypatch, version):
+    monkeypatch.setattr(metadata, "version", lambda name: version)
+    result = cli("ui")
+    assert result.exit_code == 2
+    assert f"gradio {version} is too old for the page, which needs 6.29 or later" in result.stderr
+    assert "pillow<13" in result.stderr
+
+
+def test_a_gradio_that_is_not_there_is_named_with_its_extra(cli, monkeypatch):
+    def missing(name):
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(metadata, "version", missing)
+    result = cli("ui")
+    assert (result.exit_code, "install realignkit[ui]" in result.stderr) == (2, True)
+
+
+@pytest.mark.parametrize("version", ["6.29.0", "6.31.0", "7.0.0rc1"])
+def test_a_gradio_that_will_do(monkeypatch, version):
+    monkeypatch.setattr(metadata, "version", lambda name: version)
+    check_gradio()
+
+
+def test_a_gradio_in_the_future_is_compared_as_numbers(monkeypatch):
+    monkeypatch.setattr(metadata, "version", lambda name: "6.9.9")
+    with pytest.raises(PluginError, match="too old"):
+        check_gradio()
