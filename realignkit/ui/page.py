@@ -18,8 +18,9 @@ from realignkit.errors import OptionError, RealignKitError
 from realignkit.types import Likelihood
 from realignkit.ui import render
 from realignkit.ui.archive import Runs, read_archive
+from realignkit.ui.models import Models
 from realignkit.ui.settings import SETTINGS, Setting, values_of
-from realignkit.ui.work import MOST_CANDIDATES, Everybody, Models, Request, Work
+from realignkit.ui.work import MOST_CANDIDATES, Everybody, Request, Work
 
 HERE = Path(__file__).parent
 WATCHERS = 32

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from realignkit.errors import OptionError
 from realignkit.ui.desk import Desk
-from realignkit.ui.work import Everybody, Models, Work
+from realignkit.ui.models import Models
+from realignkit.ui.work import Everybody, Work
 
 if TYPE_CHECKING:
     from fastapi import FastAPI

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +17,7 @@ from realignkit.realigner.steered import another_candidate, made_of, refined_aga
 from realignkit.realigner.steps import Progress
 from realignkit.realignment import Realignment
 from realignkit.ui.desk import Desk, Job
+from realignkit.ui.models import Models
 from realignkit.ui.objects import Objects, added, changed, differences, layout_of, mask_of, objects_of
 from realignkit.ui.settings import recorded, values_of, with_values
 
@@ -29,42 +29,6 @@ if TYPE_CHECKING:
 KEPT = 64
 """People whose work is kept; of more the one who was away longest has to begin anew."""
 MOST_CANDIDATES = 8
-
-
-class Models:
-    """The models that are offered, each made at first use.
-
-    Args:
-        makers: by name; the first is the default. Each realigner has a reward to choose candidates by.
-    """
-
-    def __init__(self, makers: Mapping[str, Callable[[], Realigner]]) -> None:
-        self._makers, self._made, self._making = dict(makers), dict[str, "Realigner"](), threading.Lock()
-
-    @property
-    def names(self) -> list[str]:
-        """Those that may be chosen."""
-        return list(self._makers)
-
-    def warm(self) -> None:
-        """Load the default model, so that the first person need not wait for it; what goes wrong is told on use."""
-        with contextlib.suppress(Exception):
-            self.realigner(self.names[0]).pipeline()
-
-    def realigner(self, name: str) -> Realigner:
-        """The realigner of a model.
-
-        Raises:
-            OptionError: it is not offered.
-            PluginError, ModelError: it cannot be made.
-        """
-        if name not in self._makers:
-            offered = ", ".join(self.names)
-            raise OptionError(f"this page offers {offered}, not '{name[:60]}': start it with --model {name[:60]}.")
-        with self._making:
-            if name not in self._made:
-                self._made[name] = self._makers[name]()
-            return self._made[name]
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ import sys
 import pytest
 
 from realignkit.ui.desk import Desk
-from realignkit.ui.work import Models, Work
+from realignkit.ui.models import Models
+from realignkit.ui.work import Work
 from tests.conftest import HANGS, ROOT
 from tests.study.conftest import chromium as chromium
 
