@@ -31,7 +31,7 @@ def test_small_safe_and_half_precision():
     assert {file.suffix for file in files} <= {".safetensors", ".json", ".txt"}
     weights = [file for file in files if file.suffix == ".safetensors"]
     # VAE, text encoder, U-Net; tagger, RAM, Tag2Text, segmenter, oracle, question answerer, Promptist's adapter;
-    # captioner and its text encoder; other rewards; the flow model's VAE, two text encoders and transformer, once trained.
+    # captioner and its text encoder; other rewards. The flow model has a VAE, two text encoders and a transformer.
     flow = 4 if (checkpoints.FOLDER / "flow").is_dir() else 0
     assert len(weights) == flow + 10 + len({model for _, models, _ in REWARDS.values() for model in models.values()})
     from safetensors import safe_open
