@@ -7,8 +7,6 @@ import zipfile
 
 import pytest
 
-from tests.conftest import HANGS
-
 pytest.importorskip("gradio", minversion="6.29", reason="no gradio of realignkit[ui] is installed")
 
 KEY = "a" * 32
@@ -29,22 +27,6 @@ def client(make_realigner, tmp_path, monkeypatch):
         yield client
 
 
-def called(client, function, data):
-    """What the page's function says to data, of an event in the queue."""
-    session = {"session_hash": "s" * 10}
-    body = {"data": data, "fn_index": function, **session}
-    sent = client.post("/gradio_api/queue/join", json=body)
-    if sent.status_code != 200:
-        return sent.text
-    with client.stream("GET", "/gradio_api/queue/data", params=session, timeout=HANGS) as stream:
-        lines = []
-        for line in stream.iter_lines():
-            lines.append(line)
-            if "process_completed" in line or "unexpected_error" in line:
-                break
-    return "\n".join(lines)
-
-
 def test_no_file_is_given_out(client, tmp_path):
     secret = tmp_path / "secret.txt"
     for path in (
@@ -63,19 +45,6 @@ def test_no_file_is_given_out(client, tmp_path):
         answer = client.get(path)
         assert answer.status_code in (400, 403, 404, 405, 422), path
         assert "the secret" not in answer.text and "root:" not in answer.text
-
-
-def test_a_file_of_this_machine_is_not_taken_for_one_that_was_sent(client, tmp_path):
-    """Who says that a path is an upload gets neither the file nor what is in it."""
-    config = client.get("/config").json()
-    files = {item["id"] for item in config["components"] if item["type"] == "file"}
-    asking = [item for item in config["dependencies"] if len(item["inputs"]) == 2 and item["inputs"][1] in files]
-    assert asking  # the one that opens an archive
-    for path in (tmp_path / "runs" / "mine" / "coarse.png", tmp_path / "secret.txt"):
-        for event in asking:
-            said = called(client, event["id"], [KEY, {"path": str(path), "meta": {"_type": "gradio.FileData"}}])
-            assert "process_completed" in said and '"success":false' in said.replace(" ", "")
-            assert "the secret" not in said
 
 
 def test_the_page_asks_for_nothing_from_elsewhere(client):
