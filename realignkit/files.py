@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from realignkit.errors import DamagedError, OutputError
-from realignkit.records import parse_json
+from realignkit.parsing import parse_json
 
 _DEBRIS = re.compile(r"\.(.+)\.(old|[a-z0-9_]{8})\.tmp")
 """What atomic writers name what they have not finished, and the folder that they are about to replace."""

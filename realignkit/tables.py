@@ -16,7 +16,7 @@ from typing import Any
 
 from realignkit.errors import OptionError, refuse_address
 from realignkit.images import SUFFIXES
-from realignkit.records import kind_of, parse_json
+from realignkit.parsing import kind_of, parse_json
 
 STDIN = "-"
 """Stands for standard input, as a path."""

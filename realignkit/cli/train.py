@@ -114,7 +114,7 @@ def _merge(flags: Mapping[str, Any], path: Path | None) -> tuple[dict[str, Any],
     import yaml
 
     from realignkit.arguments import shown
-    from realignkit.records import parse_yaml
+    from realignkit.parsing import parse_yaml
     from realignkit.refl.config import refuse_former
 
     if path is None:

@@ -18,7 +18,7 @@ from realignkit.evaluation.runs import slug
 from realignkit.evaluation.statistics import Interval
 from realignkit.evaluation.summary import EVERYTHING, Value, summarise
 from realignkit.named import Named
-from realignkit.records import parse_yaml
+from realignkit.parsing import parse_yaml
 
 SHIPPED = Path(__file__).parent / "rows"
 """Rows that come with the package, by file name."""

@@ -14,9 +14,10 @@ from realignkit.arguments import check_text
 from realignkit.errors import OptionError, OutputError, PromptError, refuse_address
 from realignkit.files import read_lines
 from realignkit.images import check_image, image_files, open_image
+from realignkit.parsing import parse_json
 from realignkit.realignment import RECORD as REALIGNMENT
 from realignkit.realignment import is_complete, read_record
-from realignkit.records import parse_json, read_json
+from realignkit.records import read_json
 from realignkit.tables import TEXT_COLUMNS, Table, decoded, one_line, read_table
 
 if TYPE_CHECKING:

@@ -24,8 +24,9 @@ from pydantic import ConfigDict, Field, JsonValue
 
 from realignkit.errors import DamagedError, OptionError, OutputError
 from realignkit.files import append_lines, atomic_write, keep_lines, read_lines, write_lines
+from realignkit.parsing import parse_json
 from realignkit.provenance import MACHINE, differences, in_short, versions, without
-from realignkit.records import Format, Written, parse_json
+from realignkit.records import Format, Written
 
 logger = logging.getLogger(__name__)
 
