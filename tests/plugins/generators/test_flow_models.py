@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from realignkit import Realigner
 from realignkit.attention.dense import dense_layout
+from realignkit.cli import app
 from realignkit.errors import ModelError
 from realignkit_plugins.generators.stable_diffusion import StableDiffusionGenerator, suited_dtype
 from tests.attention.flow_pipelines import flux_pipeline, flux_transformer, sd3_pipeline, sd3_transformer
@@ -68,6 +71,21 @@ def test_the_whole_line(folder: Path, family: str, registry: Any) -> None:
     before, after = (np.asarray(image, dtype=int) for image in (result.coarse, result.refined))
     assert before.shape == after.shape == (32, 48, 3)
     assert np.abs(before - after).max() > 1
+
+
+def test_commands(folder: Path, tmp_path: Path) -> None:
+    """``run`` with a choice among first pictures, and ``dense``, of a model in a folder."""
+    small = [f"--set=sampling.{option}" for option in ("num_inference_steps=2", "height=32", "width=48")]
+    found = ["--tagger=micro", "--segmenter=micro", "--scorer=lexical", "--candidates=2", "--select-by=micro_clip"]
+    prompt, model = "a red book and a yellow pen", f"--model={folder}"
+    box = "--box=a red book=0,0,0.5,1"
+    for command, options in (("run", found), ("dense", [box])):
+        out = tmp_path / command
+        result = CliRunner().invoke(app, [command, prompt, model, *options, *small, "--seed=3", f"--out={out}"])
+        assert result.exit_code == 0, result.output
+    record = json.loads((tmp_path / "run" / "realignment.json").read_text())
+    assert record["notes"][0].startswith("candidate ")
+    assert all((tmp_path / name).is_file() for name in ("run/coarse.png", "run/refined.png", "dense/dense.png"))
 
 
 def test_adapters_and_half_precision(folder: Path, adapter: Path, family: str, registry: Any) -> None:
