@@ -220,7 +220,8 @@ class VQA(Plugin):
 class Reward(Plugin):
     """Judges how well images follow their prompts.
 
-    It may have more, of which evaluation and choosing among candidates make use where it is there, without gradients:
+    It may have more, of which evaluation and choosing among candidates make use where it is there, without gradients,
+    and guidance of sampling (``guiding``), with one:
 
     - ``reported(images, prompts)``: the rewards of PIL images (RGB), float (B,), as they are reported, where that is
       not what calling it with tensors gives: eq. 4's greedy caption, say, where an estimator is what it trains with;
@@ -230,6 +231,8 @@ class Reward(Plugin):
       then need not equal finite differences;
     - ``compares``: True where what ``ranked`` says of an image depends on the prompt's other images: it is then asked
       about all candidates of one prompt at a time;
+    - ``guiding(images, prompts)``: what guides sampling instead of what calling it gives, of the same form, where the
+      gradient of that is too noisy for single images: where it samples captions, say;
     - ``features(images)``: float (B, D), for a Fréchet distance;
     - ``parts``: of a weighted sum, a tuple of pairs: a reward (:class:`realignkit.named.Named`) and its weight. They
       are logged one by one.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pydantic import BaseModel, SecretStr
@@ -59,6 +59,10 @@ class Named:
     def has(self, method: str) -> bool:
         """Whether the plugin has a method that its contract leaves open."""
         return callable(getattr(self.plugin, method, None))
+
+    def by(self, method: str) -> Named:
+        """This plugin, asked by a method of its contract instead of being called; itself where it has none such."""
+        return replace(self, plugin=_Asked(self.plugin, method)) if self.has(method) else self
 
     def blame(self) -> contextlib.AbstractContextManager[None]:
         """See :func:`realignkit.errors.blame`."""
@@ -150,6 +154,17 @@ class Named:
         return options.model_dump(mode=mode) if isinstance(options, BaseModel) else dict(self.given)
 
 
+@dataclass(frozen=True, eq=False)
+class _Asked:
+    """Stands where a plugin does, in calls alone."""
+
+    plugin: Any
+    method: str
+
+    def __call__(self, *arguments: Any) -> Any:
+        return getattr(self.plugin, self.method)(*arguments)
+
+
 def checked_names(names: Mapping[str, str] | None, **plugins: Any) -> dict[str, str]:
     """Names for plugins that are handed in without one, by kind.
 
@@ -211,6 +226,7 @@ class Parts:
         scorers: judge them, tried in order.
         segmenter: finds them.
         reward: chooses among candidates.
+        guide: the reward that guides sampling.
     """
 
     generator: Named
@@ -218,6 +234,7 @@ class Parts:
     scorers: tuple[Named, ...] = ()
     segmenter: Named | None = None
     reward: Named | None = None
+    guide: Named | None = None
 
     @classmethod
     def of(cls, generator: Named, names: Mapping[str, str], **plugins: Any) -> Parts:
@@ -238,6 +255,7 @@ class Parts:
             () if scorers is None else chain(scorers, names.get("scorer")),
             part("segmenter", "segmenter"),
             part("reward", "select_by"),
+            None if plugins["guide_by"] is None else Named.of("reward", plugins["guide_by"], "guide_by"),
         )
 
     def needed(self, kind: str) -> Named:

@@ -44,14 +44,6 @@ class SamplingOptions(Options):
     negative_prompt: str | None = Field(None, description="what to steer away from")
 
 
-class RealignerOptions(Options):
-    """What is the realigner's own, neither attention nor sampling."""
-
-    segment_unlikely: bool = Field(
-        False, description="segment unlikely objects too: no modulation inside their masks (s_i = 0)"
-    )
-
-
 _FILES = (".safetensors", ".ckpt")
 """What a name that ends so means, also where nothing is there: the loader then says that."""
 

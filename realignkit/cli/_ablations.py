@@ -103,14 +103,15 @@ def scorer_settings(
 ) -> tuple[Settings, dict[str, Any]]:
     """What ``--set`` says, and options of the prompt set (``prompts.name=value``)."""
     from realignkit import resolve
-    from realignkit.cli._settings import options_of, parse
+    from realignkit.cli._settings import parse
     from realignkit.registry import default_registry
+    from realignkit.rewards import option_names_of
 
     registry = default_registry()
     known: dict[str, Any] = {
         "sampling": resolve.SamplingOptions.model_fields,
         "generator": resolve.option_names(resolve.choose_generator(registry, model)),
-        **{kind: options_of([registry.info(kind, name) for name in chosen]) for kind, chosen in names.items()},
+        **{kind: option_names_of([registry.info(kind, name) for name in chosen]) for kind, chosen in names.items()},
     }
     of_prompts = [text for text in assignments if text.strip().startswith("prompts.")]
     settings = parse([text for text in assignments if text not in of_prompts], known)

@@ -32,8 +32,8 @@ class EvaluationBench:
         model: a generator's name; None where the pictures exist.
         prompts: a file or a prompt set; None: the pictures say what they are of.
         metrics: by name; none: the model's companion.
-        steps: tagger, scorer and segmenter, and the ``reward`` that candidates are chosen by; what is left out is the
-            model's companion.
+        steps: tagger, scorer and segmenter, the ``reward`` that candidates are chosen by, and ``guide_by``; what is
+            left out is the model's companion.
         launch: the processes.
         companions: what names of metrics mean; None: with this model.
     """
@@ -91,10 +91,11 @@ class EvaluationBench:
 
     def settings(self, assignments: Sequence[str]) -> Any:
         """What ``--set`` says."""
-        from realignkit.cli._settings import known_options, options_of, parse
+        from realignkit.cli._settings import known_options, parse
+        from realignkit.rewards import option_names_of
 
         known = {} if self.model is None else known_options(self.registry, self.model, self.steps)
-        return parse(assignments, {**known, "metric": options_of(self.infos)})
+        return parse(assignments, {**known, "metric": option_names_of(self.infos)})
 
     def metrics(self, settings: Any) -> tuple[Named, ...]:
         """Made from their names; nothing is loaded."""
@@ -134,7 +135,7 @@ class EvaluationBench:
         from realignkit.evaluation.drawing import Drawing
 
         assert self.model is not None
-        steps = {kind: spec for kind, spec in self.steps.items() if kind != "reward"}
+        steps = {kind: spec for kind, spec in self.steps.items() if kind not in ("reward", "guide_by")}
         realigner = make_realigner(self.model, steps, settings, **chosen)
         seeds = list(dict.fromkeys(seeds))
         return Drawing(realigner, self.texts[:limit], seeds, folder, fine=fine, launch=self.launch)

@@ -20,6 +20,10 @@ SegmenterName = Annotated[
     str | None, typer.Option("--segmenter", help="Finds the objects. Default: the model's companion.")
 ]
 SelectBy = Annotated[str | None, typer.Option("--select-by", help="The reward that chooses the best candidate.")]
+GuideBy = Annotated[
+    str | None,
+    typer.Option("--guide-by", metavar="REWARD", help="The reward whose gradient guides sampling; takes longer."),
+]
 Threads = Annotated[
     int | None, typer.Option("--threads", min=1, help="CPU threads. Default: 1 for tiny models, else the machine's.")
 ]

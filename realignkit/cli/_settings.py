@@ -11,7 +11,8 @@ from realignkit.arguments import value_of
 from realignkit.attention.config import ModulationConfig
 from realignkit.contracts import Options
 from realignkit.errors import OptionError
-from realignkit.registry import PluginInfo, Registry
+from realignkit.registry import Registry
+from realignkit.rewards import option_names_of, reward_option_names
 
 if TYPE_CHECKING:
     from realignkit.realigner import Realigner
@@ -31,41 +32,28 @@ class Settings:
 
 
 def known_options(registry: Registry, model: str, specs: Mapping[str, str | None]) -> dict[str, Collection[str] | None]:
-    """The option names of each group; None for a group with a plugin that declares none and takes anything."""
+    """The option names of each group; None for a group with a plugin that declares none and takes anything.
+
+    ``specs``: by kind; ``guide_by`` is a further reward beside ``reward``.
+    """
+    from realignkit.realigner.options import RealignerOptions
+
     generator = resolve.choose_generator(registry, model)
     known: dict[str, Collection[str] | None] = {
         "modulation": ModulationConfig.model_fields,
         "sampling": resolve.SamplingOptions.model_fields,
-        "realigner": resolve.RealignerOptions.model_fields,
+        "realigner": RealignerOptions.model_fields,
         "generator": resolve.option_names(generator),
     }
     companions = resolve.companions_of(generator)
     for kind, spec in specs.items():
-        if kind == "reward":
-            known[kind] = reward_options(registry, spec, companions)
-        else:
-            known[kind] = options_of(resolve.choose(registry, kind, spec, companions))
+        if kind not in ("reward", "guide_by"):
+            known[kind] = option_names_of(resolve.choose(registry, kind, spec, companions))
+            continue
+        names = set() if spec is None else reward_option_names(registry, spec, companions)
+        earlier = known.get("reward", set())
+        known["reward"] = None if names is None or earlier is None else {*earlier, *names}
     return known
-
-
-def reward_options(registry: Registry, spec: str | None, companions: Mapping[str, str]) -> Collection[str] | None:
-    """The option names of a reward, or of all parts of a weighted sum; none without a reward."""
-    if spec is None:
-        return set()
-    known = options_of([registry.info("reward", name) for name in resolve.rewards_in(spec, companions).values()])
-    alone = list(resolve.parse_weights(spec).values()) == [1.0]
-    return known if known is None or alone else {*known, *resolve.SUM_OPTIONS}
-
-
-def options_of(infos: Sequence[PluginInfo]) -> Collection[str] | None:
-    """The option names of several plugins, bare and with their own name; None if one takes anything."""
-    names: set[str] = set()
-    for info in infos:
-        declared = resolve.option_names(info)
-        if declared is None:
-            return None
-        names |= declared | {f"{info.name}.{name}" for name in declared}
-    return names
 
 
 def parse(
@@ -105,9 +93,10 @@ def make_realigner(model: str, specs: Mapping[str, Any], settings: Settings, **a
     """
     from realignkit.contracts import parse_options
     from realignkit.realigner import Realigner
+    from realignkit.realigner.options import RealignerOptions
     from realignkit.registry import default_registry
 
-    realigner_options: Any = parse_options(resolve.RealignerOptions, settings.realigner, owner="realigner")
+    realigner_options: Any = parse_options(RealignerOptions, settings.realigner, owner="realigner")
     return Realigner.from_pretrained(
         model,
         **specs,

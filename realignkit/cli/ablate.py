@@ -222,6 +222,10 @@ def stages(
     segmenter: SegmenterName = None,
     candidates: Annotated[int, typer.Option(min=1, help="Adds rows that start from the best of so many pictures.")] = 1,
     select_by: SelectBy = None,
+    guide_by: Annotated[
+        str | None,
+        typer.Option("--guide-by", metavar="REWARD", help="Adds rows whose sampling this reward's gradient guides."),
+    ] = None,
     metric: Metric = None,
     score: Scores = None,
     reference: ReferenceFolder = None,
@@ -246,21 +250,19 @@ def stages(
         raise typer.BadParameter("--candidates N, at least 2, and --select-by REWARD go together.")
     from realignkit.contracts import parse_options
     from realignkit.evaluation.plan import stages_plan, trained_model
-    from realignkit.named import Named
     from realignkit.realigner import Realigner
-    from realignkit.resolve import RealignerOptions, make_reward
+    from realignkit.realigner.options import RealignerOptions
+    from realignkit.rewards import named_rewards
 
     ctx.with_resource(writes_into(ctx, folder))
     models = [trained_model(path) for path in lora or []]
     bench = Bench(model, metric, score, reference)
     specs: dict[str, Any] = {"tagger": tagger, "scorer": scorer, "segmenter": segmenter}
-    settings = bench.settings(assignments or [], None, {**specs, "reward": select_by})
+    settings = bench.settings(assignments or [], None, {**specs, "reward": select_by, "guide_by": guide_by})
     realigner_options: Any = parse_options(RealignerOptions, settings.realigner, owner="realigner")
-    chooser = None
     with loading():
-        if select_by is not None:
-            reward = make_reward(bench.registry, select_by, settings.options["reward"], bench.companions)
-            chooser = Named("reward", select_by, reward)
+        asked = {"select_by": select_by, "guide_by": guide_by}
+        rewards = named_rewards(bench.registry, model, asked, settings.options["reward"])
         realigner = Realigner.from_pretrained(
             model,
             **specs,
@@ -274,7 +276,10 @@ def stages(
     fine = getattr(realigner.generator, "attention_family", None) is not None
     if not fine:
         note(f"the attention of '{model}' cannot be re-weighted: no row of the fine stage")
-    plan = stages_plan(models, fine=fine, candidates=candidates, select_by=chooser)
+    guided = None if guide_by is None else realigner.with_(guide_by=rewards["guide_by"])
+    if guided is not None:
+        guided.check_guide()
+    plan = stages_plan(models, fine=fine, candidates=candidates, select_by=rewards["select_by"], guided=guided)
     ablation = bench.ablation(
         plan, realigner, bench.judging(settings), settings, folder,
         prompts=prompts, limit=limit, seeds=seed, keep_images=keep_images,

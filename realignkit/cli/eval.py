@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from realignkit.cli._evaluations import EvaluationBench, measure, show_comparison, show_metrics, stem_of
-from realignkit.cli._options import Threads
+from realignkit.cli._options import GuideBy, Threads
 from realignkit.cli._progress import Command, CommandGroup, loading, set_verbosity, writes_into
 from realignkit.machine import suited_threads
 
@@ -58,6 +58,7 @@ def evaluate(
     select_by: Annotated[
         str | None, typer.Option(metavar="REWARD", help="The reward that chooses the best candidate.")
     ] = None,
+    guide_by: GuideBy = None,
     fine: Annotated[bool, typer.Option("--fine", help="The fine stage follows: what 'realignkit run' makes.")] = False,
     stage: Annotated[
         str, typer.Option(metavar="refined|coarse", help="Which pictures of a run: after, or before the fine stage.")
@@ -98,14 +99,14 @@ def evaluate(
         raise typer.BadParameter("--stage is refined or coarse.")
     if (candidates > 1) != (select_by is not None):
         raise typer.BadParameter("--candidates N, at least 2, and --select-by REWARD go together.")
-    if model is None and (lora or fine or seed or limit or candidates > 1):
-        raise typer.BadParameter("--lora, --fine, --seed, --limit and --candidates go with --model.")
+    if model is None and (lora or fine or seed or limit or candidates > 1 or guide_by):
+        raise typer.BadParameter("--lora, --fine, --seed, --limit, --candidates and --guide-by go with --model.")
     if model is not None and prompts is None:
         raise typer.BadParameter("--model needs --prompts: what to draw.")
     from realignkit.evaluation.processes import Launch
 
     launch = Launch.of_environment()
-    bench = EvaluationBench(model, prompts, metric or [], {"reward": select_by}, launch)
+    bench = EvaluationBench(model, prompts, metric or [], {"reward": select_by, "guide_by": guide_by}, launch)
     settings = bench.settings([*([] if lora is None else [f"generator.lora={json.dumps(lora)}"]), *(assignments or [])])
     before = "-coarse" if stage == "coarse" else ""
     folder = folder or DEFAULT_ROOT / f"{stem_of(str(pictures or model), prompts)}{before}"
@@ -117,6 +118,7 @@ def evaluate(
                 chosen = {
                     "candidates": candidates,
                     "select_by": select_by,
+                    "guide_by": guide_by,
                     "batch_size": batch_size,
                     "threads": threads,
                 }

@@ -116,7 +116,7 @@ class _System:
             from realignkit.attention.dense import DENSE_DIFFUSION
 
             settings = replace(settings, modulation={**DENSE_DIFFUSION.model_dump(), **settings.modulation})
-        chosen |= {"candidates": method.candidates, "select_by": method.select_by}
+        chosen |= {"candidates": method.candidates, "select_by": method.select_by, "guide_by": method.guide_by}
         return self.bench.drawing(settings, chosen, folder, seeds=seeds, fine=bool(method.fine), limit=limit)
 
     def missing(self) -> str:
@@ -154,7 +154,7 @@ def _systems(
     systems: dict[str, _System] = {}
     companions: Mapping[str, str] | None = None
     for name, method in methods.items():
-        steps = {"reward": method.select_by}
+        steps = {"reward": method.select_by, "guide_by": method.guide_by}
         steps |= {"tagger": method.tagger, "scorer": method.scorer, "segmenter": method.segmenter}
         bench = EvaluationBench(method.model, prompts, metrics, steps, launch, companions)
         if companions is None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from realignkit.cli._options import (
+    GuideBy,
     ModelName,
     ScorerNames,
     SegmenterName,
@@ -70,6 +71,7 @@ def run(
     ] = None,
     candidates: Annotated[int, typer.Option(min=1, help="Coarse images per prompt; the best is refined.")] = 1,
     select_by: SelectBy = None,
+    guide_by: GuideBy = None,
     heat_maps: Annotated[
         str | None,
         typer.Option(metavar="WORD,WORD", help="Show where the model attends to these words, before and after."),
@@ -116,6 +118,7 @@ def run(
             options = {
                 "candidates": candidates,
                 "select_by": select_by,
+                "guide_by": guide_by,
                 "heat_maps": [] if heat_maps is None else heat_maps.split(","),
                 "batch_size": batch_size,
                 "threads": threads,
@@ -124,6 +127,7 @@ def run(
             realigner = make()
             realigner.check_reach()
             realigner.check_model()
+            realigner.check_guide()
             if single:
                 realigner.check_prompt(texts[0])
                 realigner.check_heat_maps(texts)
@@ -210,7 +214,9 @@ def realigner_of(
     from realignkit.cli._settings import known_options, make_realigner, parse
     from realignkit.registry import default_registry
 
-    known = known_options(default_registry(), model, {**specs, "reward": options["select_by"]})
+    known = known_options(
+        default_registry(), model, {**specs, "reward": options["select_by"], "guide_by": options["guide_by"]}
+    )
     return make_realigner(model, specs, parse(assignments, known), **options)
 
 

@@ -159,11 +159,12 @@ class TrainingJob:
 
     def __init__(self, wanted: Mapping[str, Any], assignments: Sequence[str]) -> None:
         from realignkit import resolve
-        from realignkit.cli._settings import nested, nested_names, parse, reward_options
+        from realignkit.cli._settings import nested, nested_names, parse
         from realignkit.contracts import parse_options
         from realignkit.refl.config import ReFLConfig, preset, refuse_former
         from realignkit.refl.data import read_pairs
         from realignkit.registry import default_registry
+        from realignkit.rewards import reward_option_names
 
         self.registry, self.wanted = default_registry(), wanted
         self.model = str(wanted["model"] or DEFAULT_MODEL)
@@ -173,7 +174,7 @@ class TrainingJob:
         known = {
             "training": set(nested_names(ReFLConfig)),
             "generator": resolve.option_names(self.generator),
-            "reward": reward_options(self.registry, str(wanted["reward"]), self.companions),
+            "reward": reward_option_names(self.registry, str(wanted["reward"]), self.companions),
             "judge": None if self.judge_name else set(),
         }
         for assignment in assignments:

@@ -26,6 +26,7 @@ from realignkit.machine import suited_threads
 from realignkit.named import Named
 from realignkit.provenance import COMPANY, differences, without
 from realignkit.realigner import Realigner
+from realignkit.realigner.options import GUIDE_OPTIONS
 
 Report = Callable[[str, int, int], None]
 """``report(step, done, total)``."""
@@ -260,7 +261,10 @@ def drawing_settings(realigner: Realigner, *, whole: bool = False) -> dict[str, 
         "model": settings["plugins"]["generator"],
         "generator": settings["generator"],
         "sampling": settings["sampling"],
-        "contents": {name: is_in for name, is_in in settings["contents"].items() if name.startswith("generator.")},
+        **{name: settings[name] for name in ("guide_by", *GUIDE_OPTIONS) if name in settings},
+        "contents": {
+            name: is_in for name, is_in in settings["contents"].items() if name.startswith(("generator.", "guide_by."))
+        },
     }
 
 

@@ -37,6 +37,7 @@ class Method(Config):
     segmenter: str | None = Field(None, description="likewise")
     candidates: int = Field(1, ge=1, description="pictures per prompt and seed; the best goes on")
     select_by: str | None = Field(None, description="the reward that chooses it")
+    guide_by: str | None = Field(None, description="the reward whose gradient guides sampling")
     settings: Mapping[str, Any] = Field({}, alias="set", description="options by name, as for --set")
     download: str = Field("", description="what is fetched where it is not here, for users")
     made_by: str = Field("", description="the command that makes the adapters, for users")

@@ -13,6 +13,7 @@ from realignkit.evaluation.results import SCORERS
 from realignkit.named import Named
 from realignkit.realigner import Realigner
 from realignkit.realigner.draft import best_of_each, candidate_seeds
+from realignkit.realigner.options import GUIDE_OPTIONS
 from realignkit.refl.run import read_record
 from realignkit.resolve import rewards_in
 
@@ -73,7 +74,7 @@ class Plan:
         kind: ``rewards``, ``stages`` or ``scorers``.
         parts: in the order that they are measured in.
         settings: what the rows' pictures depend on beside the models and the realigner.
-        selected: row -> the reward that its pictures were chosen by.
+        selected: row -> the reward that its pictures were chosen or guided by.
     """
 
     kind: str
@@ -133,9 +134,14 @@ def _coarse(row: str) -> Drawer:
 
 
 def stages_plan(
-    models: Sequence[Model], *, fine: bool = True, candidates: int = 1, select_by: Named | None = None
+    models: Sequence[Model],
+    *,
+    fine: bool = True,
+    candidates: int = 1,
+    select_by: Named | None = None,
+    guided: Realigner | None = None,
 ) -> Plan:
-    """Table II: neither stage, each alone, both; with and without a choice among candidates.
+    """Table II: neither stage, each alone, both; with and without a choice among candidates, or a reward that guides.
 
     Rows of a part that is not given are left out.
 
@@ -145,6 +151,7 @@ def stages_plan(
         candidates: images per prompt of the rows "best of N"; 1: no such rows. The first candidate is the picture of
             the row without a choice.
         select_by: the reward that chooses.
+        guided: has the ``guide_by`` of the rows "…, guided", and its options; None: no such rows.
     """
     stages = [("base", "fine", BASE, 0, 1)]
     stages += [("coarse", "both", model, i, len(models)) for i, model in enumerate(models)]
@@ -159,16 +166,28 @@ def stages_plan(
                 chosen.append(best(refined, candidates))
             rows += chosen
             selected |= dict.fromkeys(chosen, select_by.name)
-        parts.append(Part(plain, tuple(rows), model, _StageDrawer(plain, refined, candidates, select_by), run, of))
+        if guided is not None and guided.parts.guide is not None:
+            chosen = [guided_row(row) for row in (plain, *([refined] if fine else []))]
+            rows += chosen
+            selected |= dict.fromkeys(chosen, guided.parts.guide.name)
+        draw = _StageDrawer(plain, refined, candidates, select_by, guided)
+        parts.append(Part(plain, tuple(rows), model, draw, run, of))
     settings: dict[str, Any] = {}
+    if guided is not None:
+        settings |= {name: guided.settings[name] for name in ("guide_by", *GUIDE_OPTIONS)}
     if candidates > 1 and select_by is not None:
-        settings = {"candidates": candidates, "select_by": {"name": select_by.name, "options": select_by.options}}
+        settings |= {"candidates": candidates, "select_by": {"name": select_by.name, "options": select_by.options}}
     return Plan("stages", tuple(parts), settings, selected)
 
 
 def best(row: str, candidates: int) -> str:
     """The name of a row that starts from the best of several candidates."""
     return f"{row}, best of {candidates}"
+
+
+def guided_row(row: str) -> str:
+    """The name of a row whose sampling is guided by a reward."""
+    return f"{row}, guided"
 
 
 @dataclass(frozen=True)
@@ -179,6 +198,7 @@ class _StageDrawer:
     refined: str
     candidates: int
     select_by: Named | None
+    guided: Realigner | None = None
 
     def __call__(
         self, realigner: Realigner, prompts: Sequence[str], seeds: Sequence[int], wanted: Collection[str]
@@ -197,6 +217,20 @@ class _StageDrawer:
             if chosen_refined in wanted:
                 best_seeds = [pick.seed for pick in picks]
                 pictures[chosen_refined] = refine(realigner, prompts, best_seeds, pictures[chosen])
+        if {guided_row(self.plain), guided_row(self.refined)} & set(wanted):
+            pictures |= self._guided(realigner, prompts, seeds, wanted)
+        return pictures
+
+    def _guided(
+        self, realigner: Realigner, prompts: Sequence[str], seeds: Sequence[int], wanted: Collection[str]
+    ) -> dict[str, list[Image]]:
+        assert self.guided is not None
+        options = {name: getattr(self.guided, name) for name in GUIDE_OPTIONS}
+        guided = realigner.with_(guide_by=self.guided.parts.guide, **options)
+        plain = guided.generate(prompts, seeds)
+        pictures = {guided_row(self.plain): plain}
+        if guided_row(self.refined) in wanted:
+            pictures[guided_row(self.refined)] = refine(guided, prompts, seeds, plain)
         return pictures
 
 

@@ -58,7 +58,7 @@ class Difference:
 class Score:
     """The mean of a reward over a row's pictures, and its standard error over prompts (None of fewer than two).
 
-    ``raised``: a model of the row was trained to raise it, or its pictures were chosen by it.
+    ``raised``: a model of the row was trained to raise it, or its pictures were chosen or guided by it.
     """
 
     mean: float

@@ -59,16 +59,39 @@ def encode_images(
     vae = pipeline.vae
     pixels = pipeline.image_processor.preprocess([to_rgb(image) for image in images], height, width)
     dtype = vae.dtype
-    upcast = overflows(vae, dtype)
-    if upcast:
-        vae.to(torch.float32)
-    raw = _mode(vae.encode(pixels.to(pipeline._execution_device, vae.dtype)))
-    if upcast:
-        vae.to(dtype)
+    with without_overflow(vae):
+        raw = _mode(vae.encode(pixels.to(pipeline._execution_device, vae.dtype)))
     mean, std, factor = _statistics(vae, raw)
     latents = ((raw - mean) / std * factor).to(dtype)
     check_finite(latents, "in the image encoder")
     return latents
+
+
+def decoded(vae: Any, latents: Tensor) -> Tensor:
+    """Images, float32 (B, 3, H, W) in [0, 1], of clean latents (B, C, h, w); differentiable.
+
+    Raises:
+        NotFiniteError: the decoder computed NaN or infinity.
+    """
+    mean, std, factor = _statistics(vae, latents)
+    images: Tensor = vae.decode((latents * (std / factor) + mean).to(vae.dtype), return_dict=False)[0]
+    check_finite(images, "in the image decoder")
+    pixels: Tensor = (images.float() / 2 + 0.5).clamp(0, 1)
+    return pixels
+
+
+@contextlib.contextmanager
+def without_overflow(vae: Any) -> Iterator[None]:
+    """Run a VAE in float32 meanwhile, where its own precision would overflow."""
+    dtype = vae.dtype
+    upcast = overflows(vae, dtype)
+    if upcast:
+        vae.to(torch.float32)
+    try:
+        yield
+    finally:
+        if upcast:
+            vae.to(dtype)
 
 
 def overflows(vae: Any, dtype: torch.dtype) -> bool:

@@ -39,6 +39,25 @@ def why_not_modulated(pipeline: Any) -> str:
         return why_not_drawn(pipeline) or why_not_replaced(families.denoiser(pipeline))
 
 
+def why_not_guided(pipeline: Any) -> str:
+    """What keeps a pipeline's sampling from being guided by a reward, or it from drawing at all."""
+    if families.family_of(pipeline) is None:
+        return _why_incomplete(pipeline, None) or _why_foreign(pipeline, "be guided")
+    if why := why_not_drawn(pipeline):
+        return why
+    scheduler = pipeline.scheduler
+    known = scheduler.config.get("prediction_type") in ("epsilon", "v_prediction", "sample")
+    if not known or not hasattr(scheduler, "alphas_cumprod"):
+        return (
+            f"a {type(scheduler).__name__} does not say where a prediction of noise, v or the sample leads, as those "
+            f"of diffusion models do."
+        )
+    hooks = [getattr(part, "_hf_hook", None) for part in pipeline.components.values()]
+    if any(type(hook).__name__ == "CpuOffload" or getattr(hook, "offload", False) for hook in hooks):
+        return "its parts are offloaded, and a gradient goes through several of them at once: load it without offload."
+    return ""
+
+
 def why_not_replaced(network: Any) -> str:
     """What would be lost if a network's attention were replaced by modulated attention, or that it has none."""
     if not network.attn_processors:

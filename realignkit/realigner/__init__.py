@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import TYPE_CHECKING, Any, Never, Self
 
 from realignkit import arguments, calls, resolve
@@ -13,17 +12,20 @@ from realignkit.attention.config import ModulationConfig
 from realignkit.contracts import Generator, Reward, Scorer, Segmenter, Tagger, parse_options
 from realignkit.errors import OptionError
 from realignkit.images import given_image
-from realignkit.machine import check_threads, suited_threads
+from realignkit.machine import suited_threads
 from realignkit.named import Named, Parts, checked_names
 from realignkit.provenance import contents, fingerprint_of_image, versions
 from realignkit.realigner import draft
+from realignkit.realigner.guide import check_differentiable
 from realignkit.realigner.misplaced import refuse_misplaced
+from realignkit.realigner.options import FORMS, GUIDE_OPTIONS, defaults, over_defaults
 from realignkit.realigner.steps import STEPS as STEPS
 from realignkit.realigner.steps import Progress as Progress
 from realignkit.realigner.steps import Steps, silent
 from realignkit.realignment import Realignment
 from realignkit.registry import Registry, default_registry
 from realignkit.resolve import SamplingOptions
+from realignkit.rewards import named_rewards
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -49,6 +51,11 @@ class Realigner(Steps):
         candidates: how many coarse images to draw per prompt; the best goes on. That many times the coarse stage's
             time, and a batch holds as many images as without.
         select_by: the reward that chooses among them.
+        guide_by: the reward, a differentiable one, that guides sampling, in both stages: at each of the first
+            ``guide_share`` of the steps the predicted noise loses ``guide_strength`` (root mean square) of the gradient
+            that goes from the predicted picture's reward through the conditional prediction into the latents.
+            Pictures whose reward reaches ``guide_margin`` (None: as the reward states) are left alone meanwhile. For
+            its cost see :attr:`Realignment.notes`.
         heat_maps: words, each of which gets a map of where the network attends to it before and after the fine stage
             (figure 10): :attr:`realignkit.realignment.Realignment.heat_maps`. Images stay the same to the bit.
         threads: CPU threads of torch; None: one for tiny networks, the machine's for real ones, unless the user has
@@ -71,6 +78,10 @@ class Realigner(Steps):
         segment_unlikely: bool = False,
         candidates: int = 1,
         select_by: Reward | Named | None = None,
+        guide_by: Reward | Named | None = None,
+        guide_strength: float = 0.1,
+        guide_share: float = 0.65,
+        guide_margin: float | None = None,
         heat_maps: Sequence[str] = (),
         threads: int | None = None,
         names: Mapping[str, str] | None = None,
@@ -85,9 +96,18 @@ class Realigner(Steps):
                 raise OptionError(f"generator takes a plugin, or a pipeline of diffusers, not {shown(generator)}.")
             generator = Named("generator", called.get("generator", type(generator).__name__), made)
         self.parts = Parts.of(
-            generator, called, tagger=tagger, scorers=scorers, segmenter=segmenter, select_by=select_by
+            generator,
+            called,
+            tagger=tagger,
+            scorers=scorers,
+            segmenter=segmenter,
+            select_by=select_by,
+            guide_by=guide_by,
         )
+        if self.parts.guide is not None:
+            check_differentiable(self.parts.guide)
         checked: dict[str, Any] = {"batch_size": batch_size, "candidates": candidates, "heat_maps": heat_maps}
+        checked |= {"guide_strength": guide_strength, "guide_share": guide_share, "guide_margin": guide_margin}
         checked |= {"threads": threads, "segment_unlikely": segment_unlikely, "registry": registry}
         checked |= {"modulation": modulation, "sampling": sampling}
         for name, value in checked.items():
@@ -110,6 +130,10 @@ class Realigner(Steps):
         segment_unlikely: bool = False,
         candidates: int = 1,
         select_by: str | Reward | Named | None = None,
+        guide_by: str | Reward | Named | None = None,
+        guide_strength: float = 0.1,
+        guide_share: float = 0.65,
+        guide_margin: float | None = None,
         heat_maps: Sequence[str] = (),
         threads: int | None = None,
         **_misplaced: Never,
@@ -128,6 +152,7 @@ class Realigner(Steps):
                 those that it knows.
             registry: where names are looked up, and whose lifecycle hooks are called.
             select_by: a reward, its name, or a weighted sum such as ``"caption:1,clip:0.5"``.
+            guide_by: likewise.
 
         Raises:
             PluginError: an unknown or unavailable plugin.
@@ -142,26 +167,24 @@ class Realigner(Steps):
         parts = resolve.assemble(registry, model, specs, options)
         (generator,), (named_tagger,), (named_segmenter,) = (parts[k] for k in ("generator", "tagger", "segmenter"))
         if not isinstance(modulation, ModulationConfig):
-            merged = {**_defaults(generator, "refine_defaults"), **arguments.mapping("modulation", modulation)}
+            merged = {**defaults(generator, "refine_defaults"), **arguments.mapping("modulation", modulation)}
             modulation = parse_options(ModulationConfig, merged, owner="modulation")
-        if isinstance(select_by, str):
-            companions = resolve.companions_of(resolve.choose_generator(registry, model))
-            made = resolve.make_reward(registry, select_by, reward_options, companions)
-            select_by = Named("reward", select_by, made, reward_options)
-        elif reward_options:
-            raise OptionError("reward options go with select_by, a reward's name: give one, or leave them out.")
+        rewards = named_rewards(registry, model, {"select_by": select_by, "guide_by": guide_by}, reward_options)
         return cls(
             generator,
             named_tagger,
             parts["scorer"],
             named_segmenter,
             modulation=modulation,
-            sampling=_over_defaults(generator, sampling),
+            sampling=over_defaults(generator, sampling),
             registry=registry,
             batch_size=batch_size,
             segment_unlikely=segment_unlikely,
             candidates=candidates,
-            select_by=select_by,
+            **rewards,
+            guide_strength=guide_strength,
+            guide_share=guide_share,
+            guide_margin=guide_margin,
             heat_maps=heat_maps,
             threads=threads,
         )
@@ -188,7 +211,7 @@ class Realigner(Steps):
         """
         registry = arguments.instance("registry", registry, Registry) or default_registry()
         (generator,) = resolve.make([resolve.choose_generator(registry, model)], arguments.mapping("options", options))
-        return cls(generator, sampling=_over_defaults(generator, sampling), registry=registry, batch_size=batch_size)
+        return cls(generator, sampling=over_defaults(generator, sampling), registry=registry, batch_size=batch_size)
 
     def with_(self, **changes: Any) -> Self:
         """A realigner like this one, but for some arguments of :class:`Realigner`; this one stays as it is.
@@ -211,6 +234,7 @@ class Realigner(Steps):
             "scorers": self.parts.scorers or None,
             "segmenter": self.parts.segmenter,
             "select_by": self.parts.reward,
+            "guide_by": self.parts.guide,
             **{name: getattr(self, name) for name in options},
         }
         changed = type(self)(**{**same, **changes})
@@ -222,8 +246,8 @@ class Realigner(Steps):
         if isinstance(attribute, property) and attribute.fset is None:
             change = f"{name}=…" if name in inspect.signature(Realigner).parameters else "…"
             raise AttributeError(f"a realigner's {name} cannot be set: realigner.with_({change}) makes a changed copy.")
-        if name in _FORMS:
-            value = _FORMS[name](value)
+        if name in FORMS:
+            value = FORMS[name](value)
         if name == "candidates" and value > 1 and self.select_by is None:
             raise OptionError(f"{value} candidates need a reward that chooses among them: give select_by.")
         super().__setattr__(name, value)
@@ -247,6 +271,8 @@ class Realigner(Steps):
         """
         options: dict[str, Any] = {part.kind: part.options for part in self._recorded}
         options["scorer"] = {scorer.name: scorer.options for scorer in self.parts.scorers}
+        if self.parts.guide is not None:
+            options["guide_by"] = {self.parts.guide.name: self.parts.guide.options}
         return {
             **({"candidates": self.candidates} if self.candidates > 1 else {}),
             **({"heat_maps": list(self.heat_maps)} if self.heat_maps else {}),
@@ -254,6 +280,7 @@ class Realigner(Steps):
             "modulation": self.modulation.model_dump(mode="json"),
             "sampling": self.sampling.model_dump(mode="json"),
             "segment_unlikely": self.segment_unlikely,
+            **({} if self.parts.guide is None else {name: getattr(self, name) for name in GUIDE_OPTIONS}),
             **options,
             "contents": contents(options, self._known),
         }
@@ -314,29 +341,3 @@ class Realigner(Steps):
                     settings = self.settings_for(None if each.given is None else each.given[0])
                     realignments.append(draft.finished(self, each, self.names, settings))
         return realignments[0] if one else realignments
-
-
-def _over_defaults(generator: Named, sampling: SamplingOptions | Mapping[str, Any] | None) -> dict[str, Any]:
-    explicit = sampling.model_dump(exclude_unset=True) if isinstance(sampling, SamplingOptions) else sampling
-    return {**_defaults(generator, "sampling_defaults"), **arguments.mapping("sampling", explicit)}
-
-
-def _defaults(generator: Named, name: str) -> Mapping[str, Any]:
-    """What a generator says suits it; nothing where it says nothing."""
-    values = getattr(generator.plugin, name, None) or {}
-    if not isinstance(values, Mapping):
-        raise generator.breach(f"its {name} is no mapping but {shown(values)}")
-    return values
-
-
-_FORMS: Mapping[str, Callable[[Any], Any]] = {
-    "batch_size": partial(arguments.whole, "batch_size"),
-    "candidates": partial(arguments.whole, "candidates"),
-    "heat_maps": partial(arguments.words, "heat_maps"),
-    "threads": check_threads,
-    "segment_unlikely": partial(arguments.truth, "segment_unlikely"),
-    "modulation": partial(parse_options, ModulationConfig, owner="modulation"),
-    "sampling": partial(parse_options, SamplingOptions, owner="sampling"),
-    "registry": lambda registry: arguments.instance("registry", registry, Registry) or default_registry(),
-}
-"""By name, what checks a realigner's option and brings it into form."""

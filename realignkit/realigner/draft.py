@@ -15,8 +15,11 @@ from realignkit.attention.heatmaps import word_positions
 from realignkit.heatmap import Heat, HeatMap
 from realignkit.images import Given, cropped
 from realignkit.named import Named
+from realignkit.pipelines.reward_guidance import GuidedSampling
 from realignkit.provenance import versions
-from realignkit.realigner.steps import Progress, Steps, as_step, draw, lost
+from realignkit.realigner.drawing import as_step, draw
+from realignkit.realigner.guide import add_guidance, guidance_note, guided
+from realignkit.realigner.steps import Progress, Steps, lost
 from realignkit.realignment import Realignment
 from realignkit.types import Answer, Layout, Likelihood, LocalCaption, Tag
 
@@ -35,6 +38,7 @@ class Draft:
         candidates: what was chosen among, an image for each of :func:`candidate_seeds`; empty: there was no choice.
         coarse_maps, refined_maps: word -> where the network attended to it; empty where nothing was drawn.
         emptied: whether a plugin's ``before_refine`` took away all that there was to modulate.
+        guidance: what has guided the sampling of its images; empty where nothing has.
         the rest: see :class:`realignkit.realignment.Realignment`.
     """
 
@@ -50,6 +54,7 @@ class Draft:
     coarse_maps: Mapping[str, Heat] = field(default_factory=dict)
     refined_maps: Mapping[str, Heat] = field(default_factory=dict)
     emptied: bool = False
+    guidance: list[GuidedSampling] = field(default_factory=list)
     refined: Image = field(init=False)
     conditioning: str = ""
     accepted: bool = True
@@ -69,6 +74,7 @@ def check(realigner: Steps, drafts: Sequence[Draft]) -> None:
     realigner.parts.check_complete()
     realigner.check_reach()
     realigner.check_model()
+    realigner.check_guide()
     for draft in drafts:
         realigner.check_prompt(draft.prompt)
 
@@ -89,7 +95,10 @@ def generate(realigner: Steps, drafts: Sequence[Draft], progress: Progress) -> N
     seeds = [seed for draft in fresh for seed in candidate_seeds(draft.seed, count)]
     with _timed("generate", fresh):
         texts = [prompt for prompt in prompts for _ in range(count)]
-        images, heat_maps = draw(realigner, texts, seeds, progress, realigner.heat_maps)
+        drawn = draw(realigner, texts, seeds, progress, realigner.heat_maps)
+    images, heat_maps = drawn.images, drawn.heat_maps
+    for number, draft in enumerate(fresh):
+        add_guidance(draft, "generate", drawn.guidance[number * count : (number + 1) * count])
     if count == 1:
         for draft, image, maps in zip(fresh, images, heat_maps, strict=True):
             draft.coarse, draft.coarse_maps = image, maps
@@ -148,10 +157,11 @@ def refine(realigner: Steps, drafts: Sequence[Draft], progress: Progress) -> Non
             draft.notes.append(why_unrefined(draft.tags, draft.answer.captions, emptied=draft.emptied))
     if not active:
         return
-    with _timed("refine", active):
+    prompts = [draft.prompt for draft in active]
+    with _timed("refine", active), guided(realigner, prompts) as guidance:
         result = sampler.refine(
             realigner.pipeline(),
-            [draft.prompt for draft in active],
+            prompts,
             [draft.layout for draft in active],
             [draft.start for draft in active],
             realigner.modulation,
@@ -164,6 +174,7 @@ def refine(realigner: Steps, drafts: Sequence[Draft], progress: Progress) -> Non
     for draft, image, text, notes, maps in drawn:
         draft.refined, draft.conditioning, draft.refined_maps = image, text, maps
         draft.notes += notes
+        add_guidance(draft, "refine", [guidance])
     if realigner.modulation.verify:
         _verify(realigner, active, progress)
 
@@ -203,6 +214,8 @@ FIGURE_2 = (generate, tag, score, segment, refine)
 def finished(realigner: Steps, draft: Draft, plugins: Mapping[str, str], settings: Mapping[str, Any]) -> Realignment:
     """What came of it, after plugins' ``after_realign`` have seen it; ``plugins`` and ``settings`` go on record."""
     maps = heat_maps(realigner, draft)  # adds to the notes
+    if realigner.parts.guide is not None and draft.guidance:
+        draft.notes.append(guidance_note(realigner.parts.guide.name, draft.guidance))
     realignment = Realignment(
         prompt=draft.prompt,
         seed=draft.seed,

@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING
 from realignkit import arguments, calls
 from realignkit.attention import sampler
 from realignkit.attention.config import ModulationConfig
-from realignkit.attention.heatmaps import recording, word_positions
+from realignkit.attention.heatmaps import word_positions
 from realignkit.contracts import Generator, Reward, Scorer, Segmenter, Tagger
 from realignkit.errors import ModelError, OptionError, PromptError
-from realignkit.heatmap import Heat
 from realignkit.images import cropped, given_image
 from realignkit.machine import suited_threads
-from realignkit.named import Parts
+from realignkit.named import Named, Parts
 from realignkit.pipelines import encoding, families, refusals
-from realignkit.pipelines import generate as drawing
 from realignkit.pipelines.generate import GivenPipeline
+from realignkit.realigner.drawing import as_step, draw
+from realignkit.realigner.guide import guided
 from realignkit.registry import Registry
 from realignkit.resolve import SamplingOptions
 from realignkit.types import Answer, Layout, Likelihood, LocalCaption, Tag
@@ -53,6 +53,9 @@ class Steps:
     segment_unlikely: bool
     candidates: int
     heat_maps: tuple[str, ...]
+    guide_strength: float
+    guide_share: float
+    guide_margin: float | None
     threads: int | None
 
     @property
@@ -81,6 +84,11 @@ class Steps:
         """The reward that chooses among candidates."""
         return None if self.parts.reward is None else self.parts.reward.plugin
 
+    @property
+    def guide_by(self) -> Reward | None:
+        """The reward that guides sampling."""
+        return None if self.parts.guide is None else self.parts.guide.plugin
+
     def generate(
         self, prompts: Sequence[str], seeds: Sequence[int], *, progress: Progress | None = None
     ) -> list[PILImage]:
@@ -93,8 +101,9 @@ class Steps:
         prompts, seeds, _ = arguments.pair(prompts, seeds, None)
         for prompt in prompts:
             self.check_prompt(prompt)
+        self.check_guide()
         with suited_threads(threads=self.threads):
-            return draw(self, prompts, seeds, progress)[0]
+            return draw(self, prompts, seeds, progress).images
 
     def tag(self, images: Sequence[PILImage]) -> list[tuple[Tag, ...]]:
         """Name the objects in images, which may be of any kind that calling the realigner takes.
@@ -163,13 +172,14 @@ class Steps:
         """
         progress = arguments.function("progress", progress) or silent
         self.check_model()
+        self.check_guide()
         prompts, seeds, given = arguments.pair(prompts, seeds, coarse)
         for prompt in prompts:
             self.check_prompt(prompt)
         fitted = [cropped(image, self.image_size) for image in given if image is not None]
         if fitted and len(fitted) < len(given):
             raise OptionError("coarse has None for some prompts: give refine one image per prompt, or none at all.")
-        with suited_threads(threads=self.threads):
+        with suited_threads(threads=self.threads), guided(self, prompts):
             result = sampler.refine(
                 self.pipeline(),
                 prompts,
@@ -231,10 +241,12 @@ class Steps:
         Raises:
             ModelError: one of them has weights that are neither on this machine nor to be had.
         """
-        for part in self.parts.single:
-            if part.kind == "generator":  # is loaded first, and tells
+        parts: list[tuple[str, Named | None]] = [
+            ("select_by" if part.kind == "reward" else part.kind, part) for part in self.parts.single
+        ]
+        for argument, part in (*parts, ("guide_by", self.parts.guide)):
+            if part is None or part.kind == "generator":  # which is loaded first, and tells
                 continue
-            argument = "select_by" if part.kind == "reward" else part.kind
             part.check_reach(
                 f"Another {part.kind} is chosen with {argument}= (--{argument.replace('_', '-')}); 'realignkit plugins "
                 f"--kind {part.kind}'."
@@ -260,6 +272,18 @@ class Steps:
             f"generator'."
         )
 
+    def check_guide(self) -> None:
+        """Refuse a model whose sampling ``guide_by`` cannot guide. Loads the pipeline, where there is such a reward.
+
+        Raises:
+            ModelError: it cannot.
+        """
+        if self.parts.guide is not None and (why := refusals.why_not_guided(self.pipeline())):
+            raise ModelError(
+                f"sampling with {self.parts.generator.whose} cannot be guided by a reward: {why} Leave guide_by out, "
+                f"or take the best of several candidates."
+            )
+
     def pipeline(self) -> DiffusionPipeline:
         """The generator's pipeline, loaded at first use.
 
@@ -274,26 +298,6 @@ class Steps:
         return pipeline
 
 
-def draw(
-    realigner: Steps, prompts: Sequence[str], seeds: Sequence[int], progress: Progress, words: Sequence[str] = ()
-) -> tuple[list[PILImage], list[dict[str, Heat]]]:
-    """The coarse stage: an image for each prompt and seed, a batch at a time; and the heat maps of words in each."""
-    images: list[PILImage] = []
-    heat_maps: list[dict[str, Heat]] = []
-    for start in range(0, len(prompts), realigner.batch_size):
-        batch = slice(start, start + realigner.batch_size)
-        with recording(realigner.pipeline(), words, prompts[batch]) as recorder:
-            images += drawing.generate(
-                realigner.pipeline(),
-                prompts[batch],
-                seeds[batch],
-                **realigner.sampling.model_dump(),
-                progress=as_step("generate", progress),
-            )
-        heat_maps += recorder.maps()
-    return images, heat_maps
-
-
 def lost(captions: Sequence[LocalCaption], seen: Sequence[Tag]) -> tuple[str, ...]:
     """The tags of certain captions that are not among those that are seen in the refined image."""
     names = {tag.name for tag in seen}
@@ -303,8 +307,3 @@ def lost(captions: Sequence[LocalCaption], seen: Sequence[Tag]) -> tuple[str, ..
 
 def silent(step: str, done: int, total: int) -> None:
     """A :data:`Progress` that nobody follows."""
-
-
-def as_step(step: str, progress: Progress) -> Callable[[int, int], None]:
-    """``progress`` of one step."""
-    return lambda done, total: progress(step, done, total)

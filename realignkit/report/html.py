@@ -52,6 +52,7 @@ def write_report(realignment: Realignment, folder: str | Path) -> Path:
             full_command=command_line(realignment, every_setting=True),
             seconds=sum(realignment.timings.values()),
             candidates=candidates(realignment),
+            guidance=guidance(realignment),
             heat_pictures=heat_pictures(realignment),
             heat_titles=TITLES,
         )
@@ -103,6 +104,18 @@ def candidates(realignment: Realignment) -> dict[str, Any] | None:
     return {"count": count, "by": realignment.plugins.get("reward", "a reward"), "seconds": spent}
 
 
+def guidance(realignment: Realignment) -> dict[str, Any] | None:
+    """Which reward guided sampling, and how many times as long drawing took with it; None where nothing did."""
+    drawing = sum(realignment.timings.get(step, 0.0) for step in ("generate", "refine"))
+    if not drawing or "guide" not in realignment.timings:
+        return None
+    reward = next(iter(realignment.settings.get("guide_by", {})), "a reward")
+    return {"by": reward, "ratio": 1 + realignment.timings["guide"] / drawing}
+
+
+_REALIGNERS_OWN = ("segment_unlikely", "guide_strength", "guide_share", "guide_margin")
+
+
 def command_line(realignment: Realignment, *, every_setting: bool = False) -> str:
     """The shell command that asks for the same again, if wanted with every recorded option but secret ones."""
     settings = realignment.settings
@@ -115,13 +128,15 @@ def command_line(realignment: Realignment, *, every_setting: bool = False) -> st
             words += [option, name]
     if settings.get("candidates", 1) > 1:
         words += ["--candidates", str(settings["candidates"]), "--select-by", str(plugins.get("reward"))]
+    if guide := next(iter(settings.get("guide_by", {})), None):
+        words += ["--guide-by", guide]
     if settings.get("heat_maps"):
         words += ["--heat-maps", ",".join(settings["heat_maps"])]
     if settings.get("coarse") == "given":
         words += ["--coarse", "coarse.png"]
     if every_setting:
         groups = {name: settings[name] for name in ("modulation", "sampling") if name in settings}
-        single = {name: settings[name] for name in ("segment_unlikely",) if name in settings}
+        single = {name: settings[name] for name in _REALIGNERS_OWN if name in settings}
         # Mappings among a plugin's options (what goes with a model, say) have no place on a command line.
         chosen = {
             kind: {name: value for name, value in settings.get(kind, {}).items() if not isinstance(value, Mapping)}

@@ -160,6 +160,17 @@ def test_stages(trained, tmp_path):
     assert "modulation.share" in result.stderr
 
 
+def test_guided_stages(trained, tmp_path):
+    root, _, _ = trained
+    arguments = ["ablate", "stages", "--prompts", root / "prompts.txt", "--limit", "1", *FAST, "--out", tmp_path / "s"]
+    result = call(*arguments, "--guide-by", "colour", "--set", "guide_strength=0.5")
+    assert result.exit_code == 0, result.output + result.stderr
+    assert list(table(tmp_path / "s")) == ["base", "fine", "base, guided", "fine, guided"]
+    result = call(*arguments[:-1], tmp_path / "refused", "--guide-by", "darkness")
+    assert result.exit_code == 2
+    assert "has no gradient" in result.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -45,6 +45,17 @@ def test_the_best_of_several_candidates(make_realigner, tmp_path):
     assert drawing.settings != plain.settings
 
 
+def test_guided_pictures_are_others_than_plain_ones(make_realigner, tmp_path):
+    plain = Drawing(make_realigner(sampling=SAMPLING), PROMPTS[:1], [1], tmp_path)
+    plain()
+    before = pixels(plain)[0]
+    guided = Drawing(make_realigner(sampling=SAMPLING, guide_by="colour"), PROMPTS[:1], [1], tmp_path)
+    assert guided.settings["guide_by"] == {"colour": {}}
+    assert not {"guide_by", "guide_strength"} & plain.settings.keys()
+    guided()
+    assert (pixels(guided)[0] != before).any()
+
+
 def test_a_lost_or_other_picture_is_drawn_again_with_its_batch(make_realigner, tmp_path):
     realigner = make_realigner(sampling=SAMPLING, batch_size=2)
     drawing = Drawing(realigner, PROMPTS, [1], tmp_path)

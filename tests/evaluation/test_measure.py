@@ -128,6 +128,15 @@ def test_stages_are_what_a_realigner_makes(bench, make_realigner, tmp_path):
     assert marked == {name: "best of" in name for name in plan.rows}
 
 
+def test_guided_stages_are_what_a_guided_realigner_makes(bench, make_realigner, tmp_path):
+    guided = make_realigner(sampling=SAMPLING, batch_size=2, guide_by="colour", guide_strength=0.5)
+    bench(stages_plan([], guided=guided), keep_images=True, limit=1, seeds=[5])()
+    made = guided(KNOWN[0], noise_seed(5, 1))
+    for row, image in {"base-guided": made.coarse, "fine-guided": made.image}.items():
+        assert abs(pictures(tmp_path / "out", row)["0001-s5"].astype(int) - np.asarray(image)).max() <= 1, row
+    assert (pictures(tmp_path / "out", "base")["0001-s5"] != np.asarray(made.coarse)).any()
+
+
 def test_nothing_is_drawn_twice_and_more_is_welcome(bench, tmp_path):
     path = tmp_path / "out" / "rows.jsonl"
     bench(rewards_plan({}), seeds=[0])()

@@ -25,6 +25,23 @@ def test_stages_without_a_part_leave_its_rows_out():
     assert both["fine"] == [BASE]
 
 
+def test_guided_rows_stand_beside_every_stage(make_realigner):
+    guided = make_realigner(guide_by="colour", guide_strength=0.3)
+    plan = stages_plan([Model({}, {"weights": "a"})], guided=guided)
+    assert list(plan.rows) == [
+        *("base", "fine", "base, guided", "fine, guided"),
+        *("coarse", "both", "coarse, guided", "both, guided"),
+    ]
+    assert plan.settings == {
+        "guide_by": {"colour": {}},
+        "guide_strength": 0.3,
+        "guide_share": 0.65,
+        "guide_margin": None,
+    }
+    assert plan.selected["fine, guided"] == "colour"
+    assert list(stages_plan([], fine=False, guided=guided).rows) == ["base", "base, guided"]
+
+
 def test_answers_have_a_row_for_each_tagger_and_scorer():
     plan = scorers_plan(["ram", "tag2text"], ["gpt4", "lexical"])
     assert list(plan.rows) == ["ram x gpt4", "ram x lexical", "tag2text x gpt4", "tag2text x lexical"]

@@ -13,7 +13,7 @@ from pydantic import Field
 
 from realignkit.contracts import Options as PluginOptions
 from realignkit_plugins.loading import Checkpoint, DTypeName, text_tokenizer
-from realignkit_plugins.rewards.base import PixelReward, differentiable
+from realignkit_plugins.rewards.base import PixelReward, check_inputs, differentiable
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -39,9 +39,10 @@ class CaptionReward(PixelReward):
     - ``soft``: eq. 4 itself, with a straight-through gradient: the distributions over the greedy caption's words,
       mapped to ``f_enc``'s input embeddings by the words' text. Biased. Margin 1.
 
-    :meth:`reported` is eq. 4 with the greedy (or beam) caption, whatever the estimator. :meth:`ranked`, which chooses
-    among candidates, is the likelihood, whatever the estimator: it tells apart what gets the same caption. Sampling
-    uses torch's global random generator.
+    :meth:`guiding`, which guides sampling, is the likelihood where ``expected`` is chosen: the gradient of that is
+    mostly noise for a single image. :meth:`reported` is eq. 4 with the greedy (or beam) caption, whatever the
+    estimator. :meth:`ranked`, which chooses among candidates, is the likelihood, whatever the estimator: it tells apart
+    what gets the same caption. Sampling uses torch's global random generator.
     """
 
     checkpoint = Checkpoint(
@@ -100,6 +101,18 @@ class CaptionReward(PixelReward):
             "soft": self._soft,
         }
         return estimators[self.options.estimator](states, prompts)
+
+    def guiding(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
+        """The estimator's rewards, float32 (B,), with a gradient; the likelihood instead of ``expected``.
+
+        Raises:
+            OptionError, ModelError: as for calling it.
+        """
+        if self.options.estimator != "expected":
+            return self(images, prompts)
+        check_inputs(images, prompts)
+        rewards = self._likelihood(self._encode(self.preprocessing(images.float())), prompts)
+        return self.finite(rewards.float()).to(images.device)
 
     def captions(self, images: Tensor) -> list[str]:
         """``t_g``: the greedy (or beam) caption of each image, float (B, 3, H, W) in [0, 1]."""

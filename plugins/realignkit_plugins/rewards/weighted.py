@@ -98,6 +98,12 @@ class WeightedReward(Reward):
         """
         return self._sum(self.each(images, prompts))
 
+    def guiding(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
+        """The weighted sum of what guides sampling, float (B,), as :meth:`__call__`."""
+        from realignkit.calls import rewards_of
+
+        return self._sum({part.name: rewards_of(part.by("guiding"), images, prompts) for part, _ in self.parts})
+
     def each(self, images: Tensor, prompts: Sequence[str]) -> dict[str, Tensor]:
         """Every part's own rewards (B,), unweighted, by name: for logs."""
         from realignkit.calls import rewards_of

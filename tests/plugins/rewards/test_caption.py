@@ -284,3 +284,13 @@ def test_a_text_encoder_of_another_kind_is_refused(checkpoint):
 @pytest.mark.parametrize("estimator", ["expected", "likelihood", "contrast", "soft"])
 def test_it_keeps_its_contract(checkpoint, estimator):
     check_plugin(make(checkpoint, estimator=estimator))
+
+
+@pytest.mark.parametrize(("estimator", "guides"), [("expected", "likelihood"), ("contrast", "contrast")])
+def test_sampling_is_guided_by_a_gradient_without_sampled_captions(checkpoint, estimator, guides):
+    reward, expected = make(checkpoint, estimator=estimator), make(checkpoint, estimator=guides)
+    images = pictures(3).requires_grad_()
+    torch.testing.assert_close(reward.guiding(images, PROMPTS), expected(images, PROMPTS))
+    (ours,) = torch.autograd.grad(reward.guiding(images, PROMPTS).sum(), images)
+    (theirs,) = torch.autograd.grad(expected(images, PROMPTS).sum(), images)
+    torch.testing.assert_close(ours, theirs)

@@ -282,3 +282,14 @@ def test_measures_are_computed_in_float32_whatever_surrounds_them(checkpoint):
     assert told.reward.options.dtype == "bf16"
     both = RewardMetric(reward="clip,blip", options={"clip.dtype": "bf16"})
     assert [part.plugin.options.dtype for part, _ in both.reward.parts] == ["bf16", "fp32"]
+
+
+def test_what_guides_sampling_is_the_sum_of_what_guides_in_the_parts():
+    class Doubtful(Brightness):
+        def guiding(self, images, prompts):
+            return 3 * self(images, prompts)
+
+    reward = WeightedReward.of({"doubtful": (Doubtful(), 2.0), "red": (Redness(), 0.5)})
+    images = pictures(2)
+    expected = 6 * images.mean((1, 2, 3)) + 0.5 * images[:, 0].mean((1, 2))
+    torch.testing.assert_close(reward.guiding(images, PROMPTS), expected)
