@@ -82,9 +82,13 @@ def make_app(makers: Mapping[str, Callable[[], Realigner]], folder: Path, *, any
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost", "[::1]", "testserver"])
     font = ["system-ui", "sans-serif"]  # of the reader's machine: gradio's own would be fetched
     theme = gr.themes.Base(font=font, font_mono=["ui-monospace", "monospace"])
+    page = make_page(everybody, models, Runs(folder))
+    page.has_launched = (
+        True  # until then gradio takes any file of this machine that a visitor names for one that was sent
+    )
     gr.mount_gradio_app(
         app,
-        make_page(everybody, models, Runs(folder)),
+        page,
         path="/",
         allowed_paths=[],
         blocked_paths=[str(folder.resolve())],

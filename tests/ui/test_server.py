@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import io
 import zipfile
+from pathlib import Path
 
 import pytest
+
+from tests.conftest import HANGS
+from tests.ui.conftest import page_of
 
 pytest.importorskip("gradio", minversion="6.29", reason="no gradio of realignkit[ui] is installed")
 
@@ -75,3 +79,33 @@ def test_a_refinement_is_downloaded_by_whoever_has_the_key(client, make_realigne
     assert answer.headers["content-disposition"] == 'attachment; filename="a-red-book-s3.zip"'
     assert "a-red-book-s3/realignment.json" in zipfile.ZipFile(io.BytesIO(answer.content)).namelist()
     assert client.get(f"/runs/{'b' * 32}/1.zip").status_code == 404
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory):
+    """A client of a page in a process of its own: what is told of an event comes as a stream."""
+    import httpx
+
+    with page_of(tmp_path_factory.mktemp("ui") / "runs") as address, httpx.Client(base_url=address) as client:
+        yield client
+
+
+@pytest.mark.parametrize("name", ["secret.zip", "secret.txt"])
+def test_a_file_of_this_machine_is_not_taken_for_one_that_was_sent(served, tmp_path, name):
+    """Who says that a path is an upload gets neither the file nor what is in it; who sends one is heard."""
+    with zipfile.ZipFile(tmp_path / name, "w") as archive:
+        archive.writestr("secret", "the secret")
+    config = served.get("/config").json()
+    files = {item["id"] for item in config["components"] if item["type"] == "file"}
+    (opening,) = [item for item in config["dependencies"] if len(item["inputs"]) == 2 and item["inputs"][1] in files]
+    with (tmp_path / name).open("rb") as file:
+        (sent,) = served.post("/gradio_api/upload", files={"files": ("sent.zip", file)}).json()
+    told = {}
+    for path in (str(tmp_path / name), sent):
+        session = {"session_hash": "s" * 10}
+        data = [KEY, {"path": path, "meta": {"_type": "gradio.FileData"}}]
+        served.post("/gradio_api/queue/join", json={"data": data, "fn_index": opening["id"], **session})
+        with served.stream("GET", "/gradio_api/queue/data", params=session, timeout=HANGS) as stream:
+            told[path] = next(line for line in stream.iter_lines() if "process_completed" in line)
+    assert "holds 0 run folders" in told.pop(sent)
+    assert '"success":false' in told.popitem()[1] and not list(Path(sent).parents[1].rglob(name))
