@@ -5,7 +5,8 @@
 
 So a mistake in the statistics is mended without drawing anything. A folder has its rows in an archive, made by ``xz -9e
 rows.jsonl``. Those of ``realignkit ablate`` have ``ablation.json``, and ``distances.json`` with the Fréchet distances,
-whose features are too big to keep. Of Table I there is a folder for each row, with its pictures' lines packed alike.
+whose features are too big to keep. Of Table I there is a folder for each row, with its pictures' lines packed alike;
+``rows.yaml`` says which rows, where they are not those that come with the package.
 """
 
 from __future__ import annotations
@@ -55,8 +56,9 @@ def tables() -> dict[Path, str]:
 
 
 def methods(folder: Path) -> MethodsTable:
-    """Table I, from what was kept of each row's evaluation."""
-    rows = {slug(name): (name, method) for name, method in read_methods("micro").items()}
+    """Systems side by side, from what was kept of each one's evaluation."""
+    own = folder / "rows.yaml"
+    rows = {slug(name): (name, method) for name, method in read_methods(own if own.is_file() else "micro").items()}
     with tempfile.TemporaryDirectory() as unpacked:
         folders = {}
         for called, (name, _) in rows.items():
