@@ -18,7 +18,7 @@ from realignkit.named import Named
 from realignkit.pipelines.reward_guidance import GuidedSampling
 from realignkit.provenance import versions
 from realignkit.realigner.drawing import as_step, draw
-from realignkit.realigner.guide import add_guidance, guidance_note, guided
+from realignkit.realigner.guide import guidance_note, note_guidance
 from realignkit.realigner.steps import Progress, Steps, lost
 from realignkit.realignment import Realignment
 from realignkit.types import Answer, Layout, Likelihood, LocalCaption, Tag
@@ -98,7 +98,7 @@ def generate(realigner: Steps, drafts: Sequence[Draft], progress: Progress) -> N
         drawn = draw(realigner, texts, seeds, progress, realigner.heat_maps)
     images, heat_maps = drawn.images, drawn.heat_maps
     for number, draft in enumerate(fresh):
-        add_guidance(draft, "generate", drawn.guidance[number * count : (number + 1) * count])
+        note_guidance(draft.guidance, draft.timings, "generate", drawn.guidance[number * count : (number + 1) * count])
     if count == 1:
         for draft, image, maps in zip(fresh, images, heat_maps, strict=True):
             draft.coarse, draft.coarse_maps = image, maps
@@ -158,7 +158,7 @@ def refine(realigner: Steps, drafts: Sequence[Draft], progress: Progress) -> Non
     if not active:
         return
     prompts = [draft.prompt for draft in active]
-    with _timed("refine", active), guided(realigner, prompts) as guidance:
+    with _timed("refine", active), realigner.guided(prompts) as guidance:
         result = sampler.refine(
             realigner.pipeline(),
             prompts,
@@ -174,7 +174,7 @@ def refine(realigner: Steps, drafts: Sequence[Draft], progress: Progress) -> Non
     for draft, image, text, notes, maps in drawn:
         draft.refined, draft.conditioning, draft.refined_maps = image, text, maps
         draft.notes += notes
-        add_guidance(draft, "refine", [guidance])
+        note_guidance(draft.guidance, draft.timings, "refine", [guidance])
     if realigner.modulation.verify:
         _verify(realigner, active, progress)
 

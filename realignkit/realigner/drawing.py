@@ -3,19 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 from realignkit.attention.heatmaps import recording
 from realignkit.heatmap import Heat
 from realignkit.pipelines.generate import generate
 from realignkit.pipelines.reward_guidance import GuidedSampling
-from realignkit.realigner.guide import guided
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from realignkit.realigner.steps import Progress, Steps
+    from realignkit.resolve import SamplingOptions
+
+Progress = Callable[[str, int, int], None]
+"""``progress(step, done, total)``: ``step`` is one of ``STEPS``; counted in denoising steps or images."""
+
+
+class Drawing(Protocol):
+    """What is asked of a realigner that draws, which see."""
+
+    batch_size: int
+    sampling: SamplingOptions
+
+    def pipeline(self) -> Any:
+        """Of diffusers."""
+
+    def guided(self, prompts: Sequence[str]) -> AbstractContextManager[GuidedSampling | None]:
+        """Guide what the pipeline draws of some prompts, where something guides."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,14 +50,14 @@ class Drawn:
 
 
 def draw(
-    realigner: Steps, prompts: Sequence[str], seeds: Sequence[int], progress: Progress, words: Sequence[str] = ()
+    realigner: Drawing, prompts: Sequence[str], seeds: Sequence[int], progress: Progress, words: Sequence[str] = ()
 ) -> Drawn:
     """The coarse stage: an image for each prompt and seed, a batch at a time; and the heat maps of words in each."""
     drawn = Drawn()
     for start in range(0, len(prompts), realigner.batch_size):
         batch = slice(start, start + realigner.batch_size)
         with (
-            guided(realigner, prompts[batch]) as guidance,
+            realigner.guided(prompts[batch]) as guidance,
             recording(realigner.pipeline(), words, prompts[batch]) as recorder,
         ):
             images = generate(

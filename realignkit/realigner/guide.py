@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -15,24 +15,25 @@ from realignkit.pipelines.reward_guidance import GuidedSampling, guiding
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from realignkit.realigner.draft import Draft
-    from realignkit.realigner.steps import Steps
-
 
 @contextmanager
-def guided(realigner: Steps, prompts: Sequence[str]) -> Iterator[GuidedSampling | None]:
-    """Guide what a realigner's pipeline draws of some prompts by its ``guide_by``; None where it has none."""
-    reward = realigner.parts.guide
+def guided(
+    reward: Named | None, margin: float | None, pipeline: Callable[[], Any], prompts: Sequence[str], **options: Any
+) -> Iterator[GuidedSampling | None]:
+    """Guide what a realigner's pipeline draws of some prompts by its ``guide_by``; None where it has none.
+
+    Args:
+        reward: ``guide_by``.
+        margin: of phi; None: the reward's own.
+        pipeline: makes the pipeline.
+        prompts: that it draws.
+        options: ``strength``, ``share`` and ``guidance_scale`` of :func:`guiding`.
+    """
     if reward is None:
         yield None
         return
-    margin = reward.margin if realigner.guide_margin is None else realigner.guide_margin
-    options: dict[str, Any] = {
-        "strength": realigner.guide_strength,
-        "share": realigner.guide_share,
-        "guidance_scale": realigner.sampling.guidance_scale,
-    }
-    with guiding(realigner.pipeline(), prompts, partial(gradient, reward, margin), **options) as sampling:
+    following = partial(gradient, reward, reward.margin if margin is None else margin)
+    with guiding(pipeline(), prompts, following, **options) as sampling:
         yield sampling
 
 
@@ -80,14 +81,16 @@ def gradient(reward: Named, margin: float, images: Tensor, prompts: Sequence[str
     return -descent
 
 
-def add_guidance(draft: Draft, step: str, guidance: Sequence[GuidedSampling | None]) -> None:
-    """Note what guided a step, one entry for each of its images; its seconds are a step of their own, ``guide``."""
+def note_guidance(
+    noted: list[GuidedSampling], timings: dict[str, float], step: str, guidance: Sequence[GuidedSampling | None]
+) -> None:
+    """Note what guided a step, an entry for each of its images; its seconds are a step of their own, ``guide``."""
     for sampling in guidance:
         if sampling is not None:
-            draft.guidance.append(sampling)
-            seconds = min(sampling.seconds / len(sampling.prompts), draft.timings[step])
-            draft.timings[step] -= seconds
-            draft.timings["guide"] = draft.timings.get("guide", 0.0) + seconds
+            noted.append(sampling)
+            seconds = min(sampling.seconds / len(sampling.prompts), timings[step])
+            timings[step] -= seconds
+            timings["guide"] = timings.get("guide", 0.0) + seconds
 
 
 def guidance_note(name: str, guidance: Sequence[GuidedSampling]) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,8 @@ from realignkit.machine import suited_threads
 from realignkit.named import Named, Parts
 from realignkit.pipelines import encoding, families, refusals
 from realignkit.pipelines.generate import GivenPipeline
+from realignkit.pipelines.reward_guidance import GuidedSampling
+from realignkit.realigner.drawing import Progress as Progress
 from realignkit.realigner.drawing import as_step, draw
 from realignkit.realigner.guide import guided
 from realignkit.registry import Registry
@@ -29,9 +32,6 @@ if TYPE_CHECKING:
 
     from realignkit.attention.sampler import RefineResult
 
-
-Progress = Callable[[str, int, int], None]
-"""``progress(step, done, total)``: ``step`` is one of :data:`STEPS`; counted in denoising steps or images."""
 
 STEPS = ("generate", "select", "tag", "score", "segment", "refine", "verify")
 """What is reported and timed; ``select`` where there are candidates, ``verify`` where ``modulation.verify`` asks."""
@@ -88,6 +88,12 @@ class Steps:
     def guide_by(self) -> Reward | None:
         """The reward that guides sampling."""
         return None if self.parts.guide is None else self.parts.guide.plugin
+
+    def guided(self, prompts: Sequence[str]) -> AbstractContextManager[GuidedSampling | None]:
+        """Guide what the pipeline draws of some prompts by ``guide_by``; nothing where there is none."""
+        options = {"strength": self.guide_strength, "share": self.guide_share}
+        scale = self.sampling.guidance_scale
+        return guided(self.parts.guide, self.guide_margin, self.pipeline, prompts, guidance_scale=scale, **options)
 
     def generate(
         self, prompts: Sequence[str], seeds: Sequence[int], *, progress: Progress | None = None
@@ -179,7 +185,7 @@ class Steps:
         fitted = [cropped(image, self.image_size) for image in given if image is not None]
         if fitted and len(fitted) < len(given):
             raise OptionError("coarse has None for some prompts: give refine one image per prompt, or none at all.")
-        with suited_threads(threads=self.threads), guided(self, prompts):
+        with suited_threads(threads=self.threads), self.guided(prompts):
             result = sampler.refine(
                 self.pipeline(),
                 prompts,
