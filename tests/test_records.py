@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -59,19 +60,19 @@ class Thing(Written):
         ({}, "name: is missing"),
         ({"name": ""}, "name: is empty"),
         ({"name": " "}, "name: is not of the form that it should have"),
-        ({"name": 1}, "name: is no text"),
+        ({"name": 1}, "name: is no text (a string)"),
         ({"name": "x", "share": "0.5"}, "share: is no number"),
         ({"name": "x", "share": 1.01}, "share: is too large"),
         ({"name": "x", "share": float("nan")}, "share: is no finite number"),
         ({"name": "x", "sizes": [1]}, "sizes.1: is missing"),
-        ({"name": "x", "sizes": [1, 2.5]}, "sizes.1: is no whole number"),
-        ({"name": "x", "count": True}, "count: is no whole number"),
-        ({"name": "x", "done": "false"}, "done: is neither true nor false"),
+        ({"name": "x", "sizes": [1, 2.5]}, "sizes.1: is no whole number (an integer)"),
+        ({"name": "x", "count": True}, "count: is no whole number (an integer)"),
+        ({"name": "x", "done": "false"}, "done: is neither true nor false (a boolean)"),
         ({"name": "x", "other": 1}, "other: is not known"),
     ],
 )
 def test_the_first_value_that_is_wrong_is_named(tmp_path, record, place):
-    with pytest.raises(DamagedError, match=rf"record\.json is damaged \({place}\)\. Make it again"):
+    with pytest.raises(DamagedError, match=rf"record\.json is damaged \({re.escape(place)}\)\. Make it again"):
         as_written(Thing, record, tmp_path / "record.json")
 
 

@@ -110,7 +110,7 @@ def test_a_row_that_is_no_answer(study_and_answers):
     ("column", "value", "why"),
     [
         ("ranking", '[["someone"]]', "ranking.0.0: is not of the form that it should have"),
-        ("ranking", 7, "ranking: is no list"),
+        ("ranking", 7, "ranking: is no list (an array)"),
         ("seconds", "long", "seconds: is no number"),
         ("person", "me", "person: is not of the form that it should have"),
     ],

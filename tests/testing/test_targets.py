@@ -76,7 +76,8 @@ def test_no_project(tmp_path, registry, text):
         list(validate(str(tmp_path), registry))
 
 
-def test_a_file(tmp_path, registry):
+def test_a_file(tmp_path, registry, monkeypatch):
+    monkeypatch.delitem(sys.modules, "odd_dist", raising=False)  # another's of this name
     file = tmp_path / "odd_dist.py"
     file.write_text(GOOD)
     try:
