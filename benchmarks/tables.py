@@ -57,8 +57,8 @@ def tables() -> dict[Path, str]:
 
 def methods(folder: Path) -> MethodsTable:
     """Systems side by side, from what was kept of each one's evaluation."""
-    own = folder / "rows.yaml"
-    rows = {slug(name): (name, method) for name, method in read_methods(own if own.is_file() else "micro").items()}
+    named = folder / "rows.yaml"
+    rows = {slug(name): (name, method) for name, method in read_methods(named if named.is_file() else "micro").items()}
     with tempfile.TemporaryDirectory() as unpacked:
         folders = {}
         for called, (name, _) in rows.items():

@@ -31,11 +31,11 @@ def list_environments() -> None:
     """List the environments, and what was installed into each."""
     from realignkit.isolation import environments
 
-    found = environments.all_environments()
-    if not found:
+    known = environments.all_environments()
+    if not known:
         out().print(f"no environments in {escape(str(environments.environments_folder()))}")
         return
-    rows = [(each.name, ", ".join(each.requires), str(each.folder)) for each in found]
+    rows = [(each.name, ", ".join(each.requires), str(each.folder)) for each in known]
     print_table(("name", "requires", "folder"), rows)
 
 

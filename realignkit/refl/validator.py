@@ -77,7 +77,7 @@ class Validator:
             self._change(iteration, pictures, prompts) if self.processes.main else None
         )
         parts = {part.name: [each[n] for _, each in rated] for n, (part, _) in enumerate(reward.parts)}
-        found = validation(
+        outcome = validation(
             iteration,
             [total for total, _ in rated],
             judge,
@@ -85,7 +85,7 @@ class Validator:
             parts if len(parts) > 1 else None,
             {name: values for name, values in measures.items() if values},
         )
-        return found, list(pictures[: options.samples])
+        return outcome, list(pictures[: options.samples])
 
     def _draw(self, prompts: Sequence[str], places: Sequence[int], sampling: Mapping[str, Any]) -> list[Image]:
         images: list[Image] = []

@@ -116,13 +116,13 @@ def _reward_gradient(reward: Named) -> None:
         gradients = torch.stack(rows)
         if not bool(torch.isfinite(gradients).all()):
             raise reward.breach("its gradient is NaN or infinite (square roots and norms have none at 0)")
-        own = torch.stack([gradients[i, i] for i in range(len(rows))])
-        if (gradients.abs().sum() - own.abs().sum()).item() > 1e-4 * own.abs().sum().item():
+        diagonal = torch.stack([gradients[i, i] for i in range(len(rows))])
+        if (gradients.abs().sum() - diagonal.abs().sum()).item() > 1e-4 * diagonal.abs().sum().item():
             raise reward.breach("an image's reward has a gradient on others of the batch, and a batch is its pairs")
-        if not bool(own.any()):
+        if not bool(diagonal.any()):
             raise reward.breach("its gradient is 0 for every image: something on the way (rounding, argmax …) has none")
         if not getattr(reward.plugin, "estimated_gradient", False) and not _draws(reward, images.detach()):
-            _check_slopes(reward, images.detach(), own)
+            _check_slopes(reward, images.detach(), diagonal)
         _check_weights(reward, rewards)
 
 
@@ -135,14 +135,16 @@ def _check_slopes(reward: Named, images: Tensor, gradients: Tensor) -> None:
         if slope == 0:
             continue
         way = gradients[index] / slope
-        measured, told = [], False
+        measured, measurable = [], False
         with torch.no_grad():
             for step in _STEPS:
                 ends = torch.stack([images[index] + step * way, images[index] - step * way])
                 high, low = _rewards(reward, ends, [PROMPTS[index]] * 2).double().tolist()
                 measured.append((high - low) / (2 * step))
-                told = told or 2 * step * slope > 1e-4 * max(abs(high), 1e-3)  # above the rounding of single precision
-        if told and min(abs(each - slope) for each in measured) > _SLOPE * slope:
+                measurable = measurable or 2 * step * slope > 1e-4 * max(
+                    abs(high), 1e-3
+                )  # above the rounding of single precision
+        if measurable and min(abs(each - slope) for each in measured) > _SLOPE * slope:
             nearest = min(measured, key=lambda each: abs(each - slope))
             raise reward.breach(
                 f"a step along its gradient changes the reward by {nearest:.3g} per unit, and the gradient says "

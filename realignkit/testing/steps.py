@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +10,7 @@ from realignkit import calls, questions
 from realignkit.errors import TELL_AUTHOR, PluginError, RealignKitError
 from realignkit.layout import Likelihood, LocalCaption, Tag
 from realignkit.named import Named
+from realignkit.registry import bounded
 from realignkit.testing.examples import HOSTILE_PROMPTS, PROMPTS, hostile_images, tiny_images
 from realignkit.testing.making import check_pickled
 
@@ -142,16 +142,8 @@ def _score_threads(scorer: Named) -> None:
             raise scorer.breach(
                 f"asked from {min(limit, 8)} threads at once, as concurrency allows, it answers otherwise"
             )
-    elif alone != (elsewhere := _in_thread(lambda: [_captions(scorer, *question) for question in asked])):
+    elif alone != (elsewhere := bounded(lambda: [_captions(scorer, *question) for question in asked])):
         raise scorer.breach(f"asked from another thread it answers otherwise: {elsewhere!r:.80}")
-
-
-def _in_thread(call: Callable[[], Any]) -> Any:
-    results: list[Any] = []
-    thread = threading.Thread(target=lambda: results.append(call()), daemon=True)
-    thread.start()
-    thread.join()
-    return results[0] if results else None
 
 
 def _notes(scorer: Named) -> None:

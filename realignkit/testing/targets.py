@@ -83,14 +83,24 @@ def _file(file: Path, registry: Registry, unready: Unready) -> Iterator[Finding]
 
 def _imported(source: str, value: str, paths: list[str], registry: Registry, unready: Unready) -> Iterator[Finding]:
     """The checks of what an entry point names, found on these paths; the registry has it meanwhile."""
-    known, made = registry.manager.get_plugin(source), list[Any]()
+    module, _, attribute = (part.strip() for part in value.partition(":"))
+    top = module.partition(".")[0]
+    if top in sys.stdlib_module_names:
+        problem = f"plugin '{source}' is a module '{top}', as Python has one of its own: give it another name."
+        yield Finding(f"plugin '{source}'", "loaded", problem)
+        return
+    known, made, others = registry.manager.get_plugin(source), list[Any](), _from_elsewhere(top, paths)
+    if others and known is not None:
+        registry.unregister(known)
+    for name in others:
+        del sys.modules[name]
     sys.path[:0] = paths
+    importlib.invalidate_caches()
 
     def load() -> None:
-        module, _, attribute = value.partition(":")
         with prints_of(source):
-            loaded: ModuleType = importlib.import_module(module.strip())
-        made.append(getattr(loaded, attribute.strip()) if attribute else loaded)
+            loaded: ModuleType = importlib.import_module(module)
+        made.append(getattr(loaded, attribute) if attribute else loaded)
         if made[0] is not known:
             registry.register(made[0], source)
 
@@ -101,8 +111,26 @@ def _imported(source: str, value: str, paths: list[str], registry: Registry, unr
             yield from of_plugin(registry, made[0], unready)
     finally:
         sys.path[:] = [path for path in sys.path if path not in paths]
-        if made and known is None and registry.manager.is_registered(made[0]):
+        if made and made[0] is not known and registry.manager.is_registered(made[0]):
             registry.unregister(made[0])
+        if others:
+            for name in _modules_of(top):
+                del sys.modules[name]
+            sys.modules.update(others)
+            if known is not None:
+                registry.register(known, source)
+
+
+def _modules_of(top: str) -> dict[str, ModuleType]:
+    return {name: module for name, module in sys.modules.items() if name.partition(".")[0] == top}
+
+
+def _from_elsewhere(top: str, paths: list[str]) -> dict[str, ModuleType]:
+    """What has been imported by this name and below it, unless it lies on the paths (an installed copy, say)."""
+    modules = _modules_of(top)
+    file = getattr(modules.get(top), "__file__", None)
+    here = file is not None and any(Path(file).resolve().is_relative_to(path) for path in paths)
+    return {} if here else modules
 
 
 def _requirement(whose: str, lines: list[str]) -> Finding:

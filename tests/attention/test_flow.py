@@ -45,10 +45,10 @@ def test_family(pipeline, family):
 
 def test_images_are_the_pipelines_own(pipeline, plain):
     for prompt, seed, image in zip(PROMPTS, [3, 4], plain, strict=True):
-        own = pipeline(prompt, generator=torch.Generator().manual_seed(seed), **FAST).images[0]
-        assert image.size == SIZE[::-1] and distance(image, own) <= 1  # a batch of two rounds otherwise
+        stock = pipeline(prompt, generator=torch.Generator().manual_seed(seed), **FAST).images[0]
+        assert image.size == SIZE[::-1] and distance(image, stock) <= 1  # a batch of two rounds otherwise
         (alone,) = refine(pipeline, [prompt], [Layout()], [seed], STRONG, **FAST).images
-        assert distance(alone, own) == 0
+        assert distance(alone, stock) == 0
 
 
 def test_an_empty_layout_is_the_pipelines_picture_to_the_bit(pipeline, plain):

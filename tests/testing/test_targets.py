@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from types import ModuleType
 
 import pytest
 
@@ -76,14 +77,25 @@ def test_no_project(tmp_path, registry, text):
         list(validate(str(tmp_path), registry))
 
 
-def test_a_file(tmp_path, registry, monkeypatch):
-    monkeypatch.delitem(sys.modules, "odd_dist", raising=False)  # another's of this name
+@pytest.mark.parametrize("imported", [False, True])
+def test_a_file(tmp_path, registry, monkeypatch, imported):
+    """The file itself is read, whatever has been imported by its name; and that is what it was, afterwards."""
+    monkeypatch.delitem(sys.modules, "odd_dist", raising=False)
+    another = ModuleType("odd_dist")
+    if imported:
+        monkeypatch.setitem(sys.modules, "odd_dist", another)
     file = tmp_path / "odd_dist.py"
     file.write_text(GOOD)
-    try:
-        assert problems(file, registry) == []
-    finally:
-        sys.modules.pop("odd_dist", None)
+    assert problems(file, registry) == []
+    assert (sys.modules["odd_dist"] is another) == imported
+    assert [info for info in registry.infos() if info.source == "odd_dist"] == []
+    file.write_text("raise ValueError('of the file')")
+    sys.modules.pop("odd_dist") if not imported else None
+    (problem,) = problems(file, registry)
+    assert "of the file" in problem
+    odd = tmp_path / "json.py"
+    odd.write_text(GOOD)
+    assert "give it another name" in problems(odd, registry)[0]
     with pytest.raises(PluginError, match="there is no file"):
         list(validate(str(tmp_path / "none.py"), registry))
 

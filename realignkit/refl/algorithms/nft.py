@@ -88,8 +88,8 @@ class NFT(Feedback):
         import torch
 
         scores = pictures.scores.tolist()
-        told = [g for g in pictures.groups if len({scores[i] for i in g}) > 1]
-        self.groups = [group for group in told if len(group) >= self.options.pictures_at_once]
+        unequal = [group for group in pictures.groups if len({scores[i] for i in group}) > 1]
+        self.groups = [group for group in unequal if len(group) >= self.options.pictures_at_once]
         if not self.groups:
             raise ModelError(
                 f"no prompt has {self.options.pictures_at_once} pictures of which some are rated better than others, "
