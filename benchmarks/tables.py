@@ -27,7 +27,7 @@ from realignkit.evaluation.results import RECORD, ROWS, AblationFolder, kept_lin
 from realignkit.evaluation.runs import slug
 from realignkit.evaluation.table import CONTROL, AblationTable, tabulate
 from realignkit.evaluation.write import comma_separated, markdown, svg
-from realignkit.evaluation.write_methods import methods_page
+from realignkit.evaluation.write_methods import methods_page, methods_plot
 from realignkit.files import atomic_write
 from realignkit.frechet import Ratio
 from realignkit.named import Named
@@ -35,7 +35,12 @@ from realignkit.registry import default_registry
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
-PICTURES = {"cc500-rewards": "cc500-rewards.svg", "cc500-stages": "cc500-stages.svg", "stages-validation": "stages.svg"}
+PICTURES = {
+    "cc500-methods": "cc500-methods.svg",
+    "cc500-rewards": "cc500-rewards.svg",
+    "cc500-stages": "cc500-stages.svg",
+    "stages-validation": "stages.svg",
+}
 
 
 def tables() -> dict[Path, str]:
@@ -51,7 +56,10 @@ def tables() -> dict[Path, str]:
             lines = kept_lines(folder / ROWS)
             found[folder / "summary.md"] = summary(lines) if "fine" in lines[0] else sweep_summary(lines)
     for folder in sorted({path.parent.parent for path in RESULTS.rglob(f"{PICTURES_OF_A_ROW}.xz")}):
-        found[folder / "methods.md"] = methods_page(methods(folder))
+        systems = methods(folder)
+        found[folder / "methods.md"] = methods_page(systems)
+        if folder.name in PICTURES:
+            found[ROOT / "docs" / "images" / PICTURES[folder.name]] = methods_plot(systems)
     return found
 
 

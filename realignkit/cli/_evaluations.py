@@ -244,7 +244,8 @@ def print_tables(tables: Sequence[ShownTable], texts: Sequence[str], files: Sequ
     for text in texts:
         out().print(text, style="dim", markup=False)
     out().print("\n".join(f"  {path}" for path in files), markup=False)
-    if not any(path.suffix == ".svg" for path in files) and any(path.name == "metrics.md" for path in files):
+    names = {path.name for path in files}
+    if names & {"metrics.md", "methods.md"} and not names & {"metrics.svg", "methods.svg"}:
         note("there is no plot: install realignkit[plots]")
 
 

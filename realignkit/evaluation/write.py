@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,12 @@ from realignkit.tables import csv_text
 PAGE, NUMBERS, RECORDS, PLOT = "table.md", "table.csv", "table.json", "plot.svg"
 ANSWERS = ("tagger", "scorer", "success", "95 %", "answers", "prompts", "objects seen", "why not")
 """The headings of Table IV."""
+
+Point = tuple[float, float | None, float | None]
+"""A value with the ends of its interval."""
+
+PANELS_ACROSS = 3
+"""Of a plot: more panels than these go below one another."""
 
 
 def write_tables(folder: str | Path, control: str = CONTROL) -> tuple[AblationTable, list[Path]]:
@@ -258,31 +266,21 @@ def svg(table: AblationTable) -> str:
     Raises:
         ModuleNotFoundError: matplotlib is not installed.
     """
-    import matplotlib
-    from matplotlib.figure import Figure
-
-    panels = [(table.value.replace("_", " ") + (" %" if table.percent else ""), [_point(row) for row in table.rows])]
+    value = table.value.replace("_", " ") + (" %" if table.percent else "")
+    panels = [Panel(value, [_point(row) for row in table.rows])]
     for side in ("base", "control"):
         paired = [getattr(row, side) for row in table.rows]
         if any(paired):
             title = f"difference to {_against(table, side)}{', points' if table.binary else ''}"
-            panels.append((title, [_point(row) for row in paired]))
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(3 + 3.2 * len(panels), 1 + 0.3 * len(table.rows)), layout="constrained")
-        axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
-        for number, (axis, (title, points)) in enumerate(zip(axes, panels, strict=True)):
-            axis.set_title(title, fontsize=10)
-            draw_panel(axis, points, f"value-{number}", zero=number > 0)
-        axes[0].set_yticks(range(len(table.rows)), [_label(row) for row in table.rows])
-        axes[0].set_ylim(len(table.rows) - 0.5, -0.5)
-        return document(figure, "svg", f"{table.value}: {table.source}").decode()
+            panels.append(Panel(title, [_point(row) for row in paired], zero=True))
+    return panels_svg(panels, [_label(row) for row in table.rows], f"{table.value}: {table.source}")
 
 
 def _label(row: RowResult) -> str:
     return f"{row.name} (n={row.n}, {row.prompts} prompts)"
 
 
-def _point(result: RowResult | Difference | None) -> tuple[float, float | None, float | None] | None:
+def _point(result: RowResult | Difference | None) -> Point | None:
     """A value with its interval."""
     if result is None:
         return None
@@ -290,17 +288,55 @@ def _point(result: RowResult | Difference | None) -> tuple[float, float | None, 
     return None if value is None else (value, result.low, result.high)
 
 
-def draw_panel(axis: Any, points: Sequence[Any], gid: str, *, zero: bool) -> None:
+@dataclass(frozen=True)
+class Panel:
+    """A number of several rows, as a plot shows it.
+
+    Attributes:
+        title: what the number is.
+        points: of each row, the value with its interval; None where it has none.
+        zero: whether zero is marked.
+    """
+
+    title: str
+    points: Sequence[Point | None]
+    zero: bool = False
+
+
+def panels_svg(panels: Sequence[Panel], rows: Sequence[str], title: str) -> str:
+    """Values with their intervals as an SVG document: the same rows in every panel, three panels side by side.
+
+    Raises:
+        ModuleNotFoundError: matplotlib is not installed.
+    """
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    across, down = min(len(panels), PANELS_ACROSS), math.ceil(len(panels) / PANELS_ACROSS)
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(3 + 3.2 * across, down * (1 + 0.3 * len(rows))), layout="constrained")
+        axes = figure.subplots(down, across, sharey=True, squeeze=False).ravel()
+        for number, (axis, panel) in enumerate(zip(axes, panels, strict=False)):
+            axis.set_title(panel.title, fontsize=10)
+            draw_panel(axis, panel, f"value-{number}")
+        for axis in axes[len(panels) :]:
+            axis.remove()
+        axes[0].set_yticks(range(len(rows)), rows)
+        axes[0].set_ylim(len(rows) - 0.5, -0.5)
+        return document(figure, "svg", title).decode()
+
+
+def draw_panel(axis: Any, panel: Panel, gid: str) -> None:
     """Values with their intervals, one below the other; each value's mark is called ``gid``-place."""
     axis.grid(axis="x", color="#cccccc")
     axis.tick_params(axis="y", length=0)
     axis.spines[["left", "right", "top"]].set_visible(False)
-    if zero:
+    if panel.zero:
         axis.axvline(0, color="#333333", linewidth=1)
-    for place, point in enumerate(points):
+    for place, point in enumerate(panel.points):
         if point is None:
             continue
         value, low, high = point
-        width = None if low is None else [[max(0.0, value - low)], [max(0.0, high - value)]]
+        width = None if low is None or high is None else [[max(0.0, value - low)], [max(0.0, high - value)]]
         mark, *_ = axis.errorbar([value], [place], xerr=width, fmt="o", color="#2a6f97", capsize=4)
         mark.set_gid(f"{gid}-{place}")

@@ -13,7 +13,7 @@ from typing import Any
 from realignkit.evaluation.compare import Change, EvaluationPair
 from realignkit.evaluation.statistics import HOW, shown_gain, shown_p
 from realignkit.evaluation.summary import EVERYTHING, Value
-from realignkit.evaluation.write import draw_panel, markdown_table
+from realignkit.evaluation.write import Panel, draw_panel, markdown_table
 from realignkit.files import atomic_write
 from realignkit.plots import STYLE, document
 from realignkit.tables import csv_text
@@ -147,7 +147,7 @@ def _plot(values: Sequence[Value]) -> str:
         axes = figure.subplots(len(metrics), 1, squeeze=False, height_ratios=heights)[:, 0]
         for number, (axis, some) in enumerate(zip(axes, by_metric, strict=True)):
             axis.set_title(metrics[number], fontsize=10)
-            draw_panel(axis, [(v.value, v.low, v.high) for v in some], f"value-{number}", zero=False)
+            draw_panel(axis, Panel(metrics[number], [(v.value, v.low, v.high) for v in some]), f"value-{number}")
             axis.set_yticks(range(len(some)), [f"{v.name} (n={v.n})" for v in some])
             axis.set_ylim(len(some) - 0.5, -0.5)
         return document(figure, "svg", ", ".join(metrics)).decode()

@@ -1,7 +1,8 @@
-"""Table I as Markdown, CSV and JSON: a row per system, and every system paired with every other."""
+"""Table I as Markdown, CSV, JSON and a plot: a row per system, and every system paired with every other."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from realignkit.evaluation.methods import MethodsTable
 from realignkit.evaluation.statistics import Interval, shown_p
 from realignkit.evaluation.summary import Value
+from realignkit.evaluation.write import Panel, Point, panels_svg
 from realignkit.evaluation.write_evaluation import (
     INTERVALS,
     PAIRED,
@@ -26,17 +28,25 @@ METHODS = "methods"
 
 def systems_table(table: MethodsTable) -> ShownTable:
     """A row per system, a column per number; those of one kind of element are left to each row's own folder."""
-    columns = list(
-        dict.fromkeys((v.metric, v.name) for values in table.values.values() for v in values if "/" not in v.name)
-    )
+    columns = _columns(table)
     rows = []
     for name, values in table.values.items():
         by_name = {(value.metric, value.name): value for value in values}
         numbers = [shown(by_name[column]) if column in by_name else "-" for column in columns]
         rows.append((name, *numbers, *(_rank(ranks.get(name)) for ranks in table.ranks.values())))
-    headings = [name if name == metric else f"{metric} {name}" for metric, name in columns]
+    headings = [_heading(*column) for column in columns]
     headings += [f"{question} rank" for question in table.ranks]
     return ShownTable("", ("system", *headings), tuple(rows))
+
+
+def _columns(table: MethodsTable) -> list[tuple[str, str]]:
+    """(metric, name) of the numbers that are shown."""
+    values = (value for values in table.values.values() for value in values)
+    return list(dict.fromkeys((value.metric, value.name) for value in values if "/" not in value.name))
+
+
+def _heading(metric: str, name: str) -> str:
+    return name if name == metric else f"{metric} {name}"
 
 
 def _rank(ranked: tuple[float, Interval] | None) -> str:
@@ -61,8 +71,7 @@ def pairs_tables(table: MethodsTable) -> list[ShownTable]:
             if (change.metric, change.name) == (metric, name)
         )
         headings = ("system", "against", "first", "second", "difference [95 %]", "fixed / broken", "sign-flip p")
-        title = name if name == metric else f"{metric} {name}"
-        tables.append(ShownTable(f"{title}: every system with every other", headings, rows))
+        tables.append(ShownTable(f"{_heading(metric, name)}: every system with every other", headings, rows))
     return tables
 
 
@@ -77,8 +86,35 @@ def methods_page(table: MethodsTable) -> str:
     return tables_page(notes_of(table), [systems_table(table), *pairs_tables(table)], f"{INTERVALS} {PAIRED}")
 
 
+def methods_plot(table: MethodsTable) -> str:
+    """Table I as an SVG document: each metric's first number, and people's ranks, with their intervals.
+
+    Raises:
+        ModuleNotFoundError: matplotlib is not installed.
+    """
+    first: dict[str, str] = {}
+    for metric, name in _columns(table):
+        first.setdefault(metric, name)
+    panels = []
+    for metric, name in first.items():
+        column = [(row, value) for row, values in table.values.items() for value in values]
+        by_row = {row: value for row, value in column if (value.metric, value.name) == (metric, name)}
+        percent = any(value.binary for value in by_row.values())
+        points = [_point(by_row[row], 100 if percent else 1) if row in by_row else None for row in table.values]
+        panels.append(Panel(_heading(metric, name) + (" %" if percent else ""), points))
+    for question, ranks in table.ranks.items():
+        ranked = (ranks.get(row) for row in table.values)
+        panels.append(Panel(f"{question} rank", [each and (each[0], *(each[1] or (None, None))) for each in ranked]))
+    return panels_svg(panels, list(table.values), "Table I")
+
+
+def _point(value: Value, scale: float) -> Point:
+    low, high = (None if end is None else scale * end for end in (value.low, value.high))
+    return scale * value.value, low, high
+
+
 def write_methods(folder: str | Path, table: MethodsTable) -> list[Path]:
-    """Write ``methods.md``, ``.csv`` and ``.json``.
+    """Write ``methods.md``, ``.csv``, ``.json``, and ``.svg`` where matplotlib is installed.
 
     Raises:
         OutputError: they cannot be written.
@@ -95,6 +131,8 @@ def write_methods(folder: str | Path, table: MethodsTable) -> list[Path]:
         "csv": records_csv(records),
         "json": json.dumps({"systems": records, "pairs": compared, **people}, indent=1, ensure_ascii=False) + "\n",
     }
+    with contextlib.suppress(ModuleNotFoundError):
+        texts["svg"] = methods_plot(table)
     return [atomic_write(Path(folder) / f"{METHODS}.{ending}", text) for ending, text in texts.items()]
 
 
