@@ -174,3 +174,20 @@ def _inner(mask: np.ndarray) -> np.ndarray:
 def test_shades_are_lighter_and_darker() -> None:
     assert Shade(-0.5).on((100, 200, 50)) == (50, 100, 25)
     assert Shade(0.5).on((100, 200, 50)) == (178, 228, 152)
+
+
+@pytest.mark.parametrize("index", range(6))
+def test_a_scene_has_four_times_the_pixels_and_is_the_same(index: int) -> None:
+    drawn = scene(4, index)
+    coarse, fine = render(drawn), render(drawn, 4)
+    assert fine.image.shape == (256, 256, 3)
+    reduced = fine.image.reshape(64, 4, 64, 4, 3).mean((1, 3))
+    assert np.square(reduced - coarse.image).mean() < 40  # 32 dB
+    assert fine.masks.shape == (len(coarse.masks), 256, 256)
+    assert (fine.masks[:, 1::4, 1::4] != coarse.masks).mean() < 0.01
+    assert (fine.backdrop[1::4, 1::4] != coarse.backdrop).mean() < 0.02
+    # Sharper, not only larger: half the change between neighbours would be what enlarging gives.
+    assert (
+        np.abs(np.diff(fine.image.astype(int), axis=1)).max()
+        > 0.9 * np.abs(np.diff(coarse.image.astype(int), axis=1)).max()
+    )

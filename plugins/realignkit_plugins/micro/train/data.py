@@ -14,7 +14,7 @@ from realignkit_plugins.micro.world import Scene, Split, render, scene
 SCENE_SEEDS = {
     **{"vae": 11, "base": 12, "tagger": 13, "segmenter": 14, "oracle": 15, "check": 16},
     **{"clip": 21, "blip": 22, "captioner": 23, "image_reward": 24},
-    **{"ram": 13, "tag2text": 13, "vqa": 25, "promptist": 26},
+    **{"ram": 13, "tag2text": 13, "vqa": 25, "promptist": 26, "vae_256": 27},
 }
 """Each role has scenes of its own, so that none is judged by one that learned from the same pictures; the taggers,
 which have the same role, share theirs."""

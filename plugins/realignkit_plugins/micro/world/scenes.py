@@ -169,15 +169,15 @@ def _extras(rng: np.random.Generator, things: list[Thing]) -> tuple[Thing, ...]:
     return ()
 
 
-def render(scene: Scene) -> Rendering:
-    """Paint a scene, later things over earlier ones, extras at the back."""
-    size = scene.size
-    canvas = background(scene.background, size, scene.variant).copy()
+def render(scene: Scene, scale: int = 1) -> Rendering:
+    """Paint a scene, later things over earlier ones, extras at the back; ``scale`` times as many pixels to a side."""
+    size = scale * scene.size
+    canvas = background(scene.background, scene.size, scene.variant, scale).copy()
     painted = (*scene.extras, *scene.things)
     owner = np.zeros((size, size), np.uint8)
     for number, thing in enumerate(painted, start=1):
-        left, top, right, bottom = thing.box
-        pixels = thing.sprite
+        left, top, right, bottom = (scale * edge for edge in thing.box)
+        pixels = sprite(thing.noun, thing.size, thing.flip, scale)
         window = canvas[top:bottom, left:right]
         window *= 1.0 - pixels.alpha
         window += pixels.coloured(thing.rgb)
@@ -186,5 +186,6 @@ def render(scene: Scene) -> Rendering:
     numbers = [*range(len(scene.extras) + 1, len(painted) + 1), *range(1, len(scene.extras) + 1)]
     masks = owner[None] == np.array(numbers, np.uint8)[:, None, None]
     backdrop = owner == 0
-    backdrop[: background_top(scene.background, size, scene.variant) if scene.background else size] = False
+    first = background_top(scene.background, scene.size, scene.variant) if scene.background else scene.size
+    backdrop[: scale * first] = False
     return Rendering(np.clip(canvas + 0.5, 0, 255).astype(np.uint8), masks, backdrop)
