@@ -159,7 +159,7 @@ def peak_of_process() -> int:
 
 
 def added_peak(form: str, shape: Shape, device: str, dtype: torch.dtype) -> int:
-    """Bytes that one call adds to the peak; to be run in a fresh process."""
+    """Bytes that one call adds to the peak; on a CPU to be run in a fresh process."""
     calls(SMOKE[bool(shape.text)], device, dtype)[form]()  # loads kernels and thread pools
     call = calls(shape, device, dtype)[form]
     if device == "cuda":
@@ -173,9 +173,12 @@ def added_peak(form: str, shape: Shape, device: str, dtype: torch.dtype) -> int:
 
 
 def memory(shape: Shape, device: str, dtype: str) -> dict[str, int]:
-    """:func:`added_peak` of each form, each in its own process."""
+    """:func:`added_peak` of each form; on a CPU each in its own process, whose peak it is."""
+    forms = calls(SMOKE[bool(shape.text)], "cpu", torch.float32)
+    if device == "cuda":
+        return {form: added_peak(form, shape, device, getattr(torch, dtype)) for form in forms}
     out = {}
-    for form in calls(SMOKE[bool(shape.text)], "cpu", torch.float32):
+    for form in forms:
         job = json.dumps({"form": form, "shape": asdict(shape), "device": device, "dtype": dtype})
         done = subprocess.run([sys.executable, __file__, "--job", job], capture_output=True, text=True, check=True)
         out[form] = int(done.stdout)
