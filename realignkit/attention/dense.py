@@ -114,15 +114,14 @@ def check_phrases(pipeline: Any, prompt: str, layout: Layout) -> None:
     Raises:
         PromptError: see above.
     """
-    from realignkit.pipelines import encoding, phrases
+    from realignkit.pipelines import encoding, spans
 
     tokenizer = next((tokenizer for tokenizer, _ in encoding.encoders(pipeline)), None)
     if tokenizer is None:
         return
-    text = encoding.content_ids(tokenizer, prompt)
     for segment in layout:
         phrase = segment.caption.caption
-        if phrases.find_span(text, encoding.content_ids(tokenizer, phrase)) is None:
+        if not spans.names(tokenizer, prompt, phrase):
             raise PromptError(f"'{phrase}' is not part of '{prompt}', token by token. Write it as the prompt does.")
 
 

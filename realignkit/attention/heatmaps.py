@@ -25,7 +25,7 @@ from realignkit.attention.regions import layer_size
 from realignkit.errors import ModelError
 from realignkit.heatmap import Heat
 from realignkit.pipelines import encoding, families
-from realignkit.pipelines.phrases import every_span
+from realignkit.pipelines.spans import every_span
 
 SKIPPED_FACTOR = 8
 """Layers with so many times fewer cells a side than the latents are left out, as the original leaves out Stable

@@ -23,7 +23,13 @@ from realignkit.attention.modulation import Schedule
 from realignkit.attention.regions import Regions
 from realignkit.attention.state import ModulatedAttention
 from realignkit.errors import ModelError
-from realignkit.pipelines.families import alone, family_of_network, unwrapped
+from realignkit.pipelines.families import (
+    alone,
+    attention_processors,
+    family_of_network,
+    set_attention_processors,
+    unwrapped,
+)
 from realignkit.pipelines.refusals import why_not_replaced
 
 
@@ -76,16 +82,16 @@ def modulate(
     state = ModulatedAttention(*shared)
     if family is not None and family.joint is not None:
         state = JointAttention(*shared, joint=family.joint, patch=family.patch)
-    # U-Nets take (sample, timestep, text), PixArt's transformer (sample, text, timestep).
-    state.timestep_at = list(inspect.signature(type(unet).forward).parameters).index("timestep") - 1
+    else:  # U-Nets take (sample, timestep, text), PixArt's transformer (sample, text, timestep)
+        state.timestep_at = list(inspect.signature(type(unet).forward).parameters).index("timestep") - 1
     with alone(unet), ExitStack() as after:
         if reason := why_not_replaced(unet):
             raise ModelError(reason)
-        before = dict(unet.attn_processors)
+        before = attention_processors(unet)
         after.callback(unet.register_forward_pre_hook(state.observe, with_kwargs=True).remove)
         after.callback(unet.register_forward_hook(state.confirm).remove)
-        after.callback(unet.set_attn_processor, before)
-        unet.set_attn_processor({name: _processor(state, name, original) for name, original in before.items()})
+        after.callback(set_attention_processors, unet, before)
+        set_attention_processors(unet, {name: _processor(state, name, each) for name, each in before.items()})
         with torch.compiler.set_stance("force_eager"):
             yield state
     if state.foreign_calls and state.step < 0:

@@ -77,8 +77,7 @@ def regions_of(pipeline: Any, conditioning: Conditioning, length: int | None = N
             tokens[span, i] = True
     padding = torch.ones(length, dtype=torch.bool)
     for reader in encoding.readers(pipeline):
-        read = len(encoding.full_ids(reader.encoders[0][0], conditioning.text))
-        padding[reader.start : reader.start + min(read, reader.length)] = False
+        padding[encoding.stretch(reader, conditioning.text)] = False
     masks = torch.stack([torch.from_numpy(segment.mask.copy()) for segment in conditioning.segments])
     scores = torch.tensor([segment.caption.score for segment in conditioning.segments])
     return Regions(tokens, masks.bool(), scores, padding)

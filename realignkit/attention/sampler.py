@@ -28,7 +28,7 @@ from realignkit.pipelines.generate import (
     drawing,
     sampling_arguments,
     sampling_wishes,
-    text_arguments,
+    with_text,
 )
 from realignkit.pipelines.images import encode_images, to_pil
 from realignkit.pipelines.refusals import why_not_modulated
@@ -94,7 +94,7 @@ def refine(
         ModelError: the pipeline's attention cannot be modulated, or it computed NaN.
         PromptError: a prompt is empty or over the encoder's limit; or a local caption is empty.
         OptionError: numbers of prompts, layouts, seeds and coarse images differ; ``strength`` without ``coarse``,
-            or so small that no step is left, or with PixArt, which has no image-to-image pipeline.
+            or so small that no step is left, or with PixArt or FLUX.2, which have no image-to-image pipeline.
     """
     config = parse_options(ModulationConfig, config, owner="modulation")
     if reason := why_not_modulated(pipeline):
@@ -139,7 +139,7 @@ def _sample(
     runner, flows = (pipeline if coarse is None else _from_image(pipeline)), families.is_joint(pipeline)
     with drawing(runner, arguments.get("guidance_scale"), progress) as watching:
         encoded = phrases.encode(pipeline, conditionings, isolate_phrases=config.isolate_phrases)
-        arguments |= text_arguments(pipeline, *encoded)
+        arguments = with_text(pipeline, arguments, *encoded)
         if coarse is not None:
             size = (arguments.pop("height", None), arguments.pop("width", None))
             latents = encode_images(pipeline, coarse, *size)
@@ -198,6 +198,12 @@ def _steps(scheduler: Any, calls: int) -> tuple[int, ...]:
 
 
 def _check_strength(pipeline: Any, strength: float, num_inference_steps: int) -> None:
+    family = families.family_of(pipeline)
+    if family is not None and family.joint is not None and family.joint.image_to_image is None:
+        raise OptionError(
+            f"a {type(pipeline).__name__} has no image-to-image pipeline beside it: leave strength out, it then starts "
+            "from pure noise."
+        )
     if families.attention_family(pipeline) == families.PIXART:
         raise OptionError("PixArt has no image-to-image pipeline: leave strength out, it then starts from pure noise.")
     if not (hasattr(pipeline.scheduler, "add_noise") or hasattr(pipeline.scheduler, "scale_noise")):

@@ -80,6 +80,13 @@ def full_ids(tokenizer: Any, text: str) -> list[int]:
     return [int(i) for i in tokenizer(text, truncation=False, verbose=False).input_ids]
 
 
+def stretch(reader: Reader, text: str) -> slice:
+    """Where a reader's tokens of a text stand among those that the network sees; the rest of its places is padding."""
+    count = min(len(full_ids(reader.encoders[0][0], text)), reader.length)
+    start = reader.start + (reader.length - count if reader.left else 0)
+    return slice(start, start + count)
+
+
 def token_limit(pipeline: Any) -> int:
     """How many tokens, start and end included, the text encoder of the pipeline reads that reads most.
 

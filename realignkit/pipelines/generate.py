@@ -77,7 +77,7 @@ def generate(
         arguments = sampling_arguments(pipeline, seeds, wishes)
         with drawing(pipeline, wishes.get("guidance_scale"), progress) as watching:
             with torch.no_grad():
-                arguments |= text_arguments(pipeline, *encoding.encode_texts(pipeline, texts))
+                arguments = with_text(pipeline, arguments, *encoding.encode_texts(pipeline, texts))
             images = pipeline(**arguments, **watching, output_type="pt").images
         return to_pil(images)
 
@@ -164,15 +164,24 @@ def _flows(scheduler: Any) -> bool:
     return hasattr(scheduler, "scale_noise") or bool(scheduler.config.get("use_flow_sigmas"))
 
 
-def text_arguments(pipeline: Any, embeddings: Tensor, extra: Tensor | None) -> dict[str, Tensor]:
-    """The arguments for texts that have been encoded: see :func:`~realignkit.pipelines.encoding.encode_texts`.
+@torch.no_grad()
+def with_text(pipeline: Any, arguments: Mapping[str, Any], embeddings: Tensor, extra: Tensor | None) -> dict[str, Any]:
+    """A pipeline's arguments and, with them, those for texts that have been encoded.
+
+    Args:
+        pipeline: of a family.
+        arguments: see :func:`sampling_arguments`.
+        embeddings: see :func:`~realignkit.pipelines.encoding.encode_texts`, as for ``extra``.
 
     Raises:
         NotFiniteError: the text encoder computed NaN or infinity.
     """
     check_finite(embeddings, "in the text encoder")
+    family = families.family_of(pipeline)
+    if family is not None and family.with_text is not None:
+        return dict(family.with_text(pipeline, arguments, embeddings, extra))
     name = families.text_extra(pipeline)
-    return {"prompt_embeds": embeddings} | ({} if name is None or extra is None else {name: extra})
+    return {**arguments, "prompt_embeds": embeddings} | ({} if name is None or extra is None else {name: extra})
 
 
 def _called_plainly(

@@ -1,12 +1,11 @@
 """Local captions in the text that an image is conditioned on: finding, appending and isolating them.
 
-Everything works on token ids, never on characters, so any tokenizer of ``transformers`` will do. Positions count
-from the start of the padded sequence, special tokens included, as the U-Net's cross-attention sees it.
+Positions count from the start of the padded sequence, special tokens included, as the network's attention sees it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,15 +19,13 @@ from realignkit.pipelines.encoding import (
     encoders,
     full_ids,
     readers,
+    stretch,
     token_count,
     token_limit,
 )
+from realignkit.pipelines.families.family import Reader
+from realignkit.pipelines.spans import knows, names, phrase_spans, ways_to_stand
 from realignkit.types import Layout, Segment
-
-BUDGET = 2_000
-"""Placements that are tried at most; prompts need a few dozen, and what is best so far is good."""
-
-Cost = tuple[int, int]
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,7 +85,7 @@ def condition(
         else:
             segments.append(segment)
     tokenizer = encoders(pipeline)[0][0]
-    present = {id(s) for s in segments if _spanned(tokenizer, prompt, s.caption.caption)}
+    present = {id(s) for s in segments if names(tokenizer, prompt, s.caption.caption)}
     missing = [s for s in segments if id(s) not in present and s.caption.score > 0]
     if not append:
         notes += [f"'{s.caption.caption}' is not modulated: the prompt does not contain it" for s in missing]
@@ -124,10 +121,6 @@ def condition(
     )
 
 
-def _spanned(tokenizer: Any, text: str, phrase: str) -> bool:
-    return find_span(content_ids(tokenizer, text), content_ids(tokenizer, phrase)) is not None
-
-
 def _agreed_spans(pipeline: Any, text: str, phrases: Sequence[str]) -> list[slice]:
     reader = readers(pipeline)[0]
     spans = [phrase_spans(tokenizer, text, phrases) for tokenizer, _ in reader.encoders]
@@ -136,7 +129,8 @@ def _agreed_spans(pipeline: Any, text: str, phrases: Sequence[str]) -> list[slic
             f"the pipeline's tokenizers split '{text}' differently, so its phrases have no common position. "
             "Modulation needs tokenizers with one vocabulary, as SDXL's are."
         )
-    return [_moved(span, reader.start) for span in spans[0]]
+    start = stretch(reader, text).start
+    return [_moved(span, start) for span in spans[0]]
 
 
 def _more_spans(pipeline: Any, text: str, phrases: Sequence[str]) -> list[tuple[slice, ...]]:
@@ -148,12 +142,12 @@ def _more_spans(pipeline: Any, text: str, phrases: Sequence[str]) -> list[tuple[
             span = spans[0]
             # Behind the last token that is read there is the end token alone.
             if span is not None and span.stop < reader.length and all(other == span for other in spans):
-                out[i] += (_moved(span, reader.start),)
+                out[i] += (_moved(span, stretch(reader, text).start),)
     return out
 
 
 def _spans_where_known(tokenizer: Any, text: str, phrases: Sequence[str]) -> list[slice | None]:
-    known = [phrase for phrase in phrases if knows(tokenizer, phrase) and _spanned(tokenizer, text, phrase)]
+    known = [phrase for phrase in phrases if knows(tokenizer, phrase) and names(tokenizer, text, phrase)]
     spans = iter(phrase_spans(tokenizer, text, known))
     return [next(spans) if phrase in known else None for phrase in phrases]
 
@@ -177,17 +171,30 @@ def encode(
         for i, item in enumerate(conditionings):
             for segment, spans in zip(item.segments, item.places, strict=True):
                 if segment.caption.score > 0:
-                    phrases += [(i, span, segment.caption.caption) for span in spans]
+                    phrases += [(i, span, _as_written(pipeline, item.text, span, segment)) for span in spans]
     embeddings, pooled = encode_texts(pipeline, texts)
     if not phrases:
         return embeddings, pooled
     unique = list(dict.fromkeys(phrase for _, _, phrase in phrases))
     alone, _ = encode_texts(pipeline, unique)
     for i, span, phrase in phrases:
-        reader = next(each for each in readers(pipeline) if each.start <= span.start < each.start + each.length)
-        offset = reader.start + phrase_spans(reader.encoders[0][0], phrase, [phrase])[0].start
+        reader = _reader_at(pipeline, span)
+        offset = stretch(reader, phrase).start + phrase_spans(reader.encoders[0][0], phrase, [phrase])[0].start
         embeddings[i] = isolate(embeddings[i], span, alone[unique.index(phrase)], offset)
     return embeddings, pooled
+
+
+def _reader_at(pipeline: Any, span: slice) -> Reader:
+    return next(each for each in readers(pipeline) if each.start <= span.start < each.start + each.length)
+
+
+def _as_written(pipeline: Any, text: str, span: slice, segment: Segment) -> str:
+    """A segment's caption so that alone it has the tokens that it has in the text, be it behind a space there."""
+    reader = _reader_at(pipeline, span)
+    tokenizer, start = reader.encoders[0][0], stretch(reader, text).start
+    ids = full_ids(tokenizer, text)[span.start - start : span.stop - start]
+    ways = ways_to_stand(segment.caption.caption)
+    return next((way for way in ways if content_ids(tokenizer, way) == ids), ways[0])
 
 
 def isolate(embeddings: Tensor, span: slice, alone: Tensor, offset: int) -> Tensor:
@@ -204,126 +211,3 @@ def isolate(embeddings: Tensor, span: slice, alone: Tensor, offset: int) -> Tens
     out = embeddings.clone()
     out[span] = alone[offset : offset + span.stop - span.start]
     return out
-
-
-def knows(tokenizer: Any, phrase: str) -> bool:
-    """Whether the phrase has tokens, none of them the unknown one (which equals any other unknown word)."""
-    ids = content_ids(tokenizer, phrase)
-    return bool(ids) and tokenizer.unk_token_id not in ids
-
-
-def find_span(ids: Sequence[int], phrase: Sequence[int], taken: Sequence[slice] = ()) -> slice | None:
-    """First occurrence of ``phrase`` in ``ids`` that does not overlap ``taken``; None if there is none."""
-    free = (span for span in occurrences(ids, phrase) if not any(overlap(span, other) for other in taken))
-    return next(free, None)
-
-
-def phrase_spans(tokenizer: Any, text: str, phrases: Sequence[str]) -> list[slice]:
-    """Where each phrase stands in ``text``, as slices of its token sequence (start token included).
-
-    Of a phrase that stands there more than once the occurrence that overlaps no other phrase's; equal phrases take one
-    each, and share when those run out. See :func:`assign`.
-
-    Raises:
-        PromptError: a phrase is empty, unknown to the tokenizer, or no token span of the text.
-    """
-    ids = content_ids(tokenizer, text)
-    offset = _offset(tokenizer, text, ids)
-    choices = []
-    for phrase in phrases:
-        wanted = tuple(content_ids(tokenizer, phrase))
-        spans = occurrences(ids, wanted) if knows(tokenizer, phrase) else []
-        if not spans:
-            raise PromptError(
-                f"'{phrase}' is not part of '{text}', token by token. Write it as the text does, or append it."
-            )
-        inside = [_in_word(tokenizer, ids, span) for span in spans] if len(spans) > 1 else [False]
-        choices.append(Choice(wanted, spans, inside))
-    return [slice(span.start + offset, span.stop + offset) for span in assign(choices)]
-
-
-def every_span(tokenizer: Any, text: str, phrase: str) -> list[slice]:
-    """Every place of ``phrase`` in ``text`` but for those within longer words, as :func:`phrase_spans` counts them."""
-    ids, wanted = content_ids(tokenizer, text), content_ids(tokenizer, phrase)
-    if not knows(tokenizer, phrase):
-        return []
-    offset = _offset(tokenizer, text, ids)
-    spans = (span for span in occurrences(ids, wanted) if not _in_word(tokenizer, ids, span))
-    return [slice(span.start + offset, span.stop + offset) for span in spans]
-
-
-def _offset(tokenizer: Any, text: str, ids: Sequence[int]) -> int:
-    """How many special tokens stand before those of the text itself."""
-    whole = find_span(full_ids(tokenizer, text), ids)
-    return whole.start if whole else 0
-
-
-def _in_word(tokenizer: Any, ids: Sequence[int], span: slice) -> bool:
-    """Whether a span begins or ends within a word, as "cat" does in a "bobcat" of two tokens."""
-
-    def joined(left: int, right: int) -> bool:
-        before, after, both = (tokenizer.decode(some).strip() for some in ([left], [right], [left, right]))
-        return bool(both == before + after and before[-1:].isalnum() and after[:1].isalnum())
-
-    starts = span.start > 0 and joined(ids[span.start - 1], ids[span.start])
-    return starts or (span.stop < len(ids) and joined(ids[span.stop - 1], ids[span.stop]))
-
-
-@dataclass(frozen=True)
-class Choice:
-    """A phrase, and where it can stand.
-
-    Attributes:
-        kind: equal for equal phrases, which share an occurrence rather than stand inside another phrase.
-        spans: its occurrences, in the text's order; at least one.
-        inside: of each whether it is part of a longer word ("cat" in "bobcat").
-    """
-
-    kind: Hashable
-    spans: Sequence[slice]
-    inside: Sequence[bool]
-
-
-def occurrences(ids: Sequence[int], phrase: Sequence[int]) -> list[slice]:
-    """Every place of ``phrase`` in ``ids``."""
-    ids, phrase = list(ids), list(phrase)
-    starts = range(len(ids) - len(phrase) + 1 if phrase else 0)
-    return [slice(start, start + len(phrase)) for start in starts if ids[start : start + len(phrase)] == phrase]
-
-
-def overlap(one: slice, other: slice) -> bool:
-    """Whether two spans have a token in common."""
-    return bool(one.start < other.stop and other.start < one.stop)
-
-
-def assign(choices: Sequence[Choice]) -> list[slice]:
-    """An occurrence for each phrase: as few as possible inside of longer words, then as few overlaps as possible.
-
-    Branch and bound, the longest phrases first; each tries first what costs least, of equals to share an equal
-    phrase's occurrence rather than another one's words, and then the earlier. The first of equally good ones is taken.
-    """
-    order = sorted(range(len(choices)), key=lambda i: choices[i].spans[0].start - choices[i].spans[0].stop)
-    best: tuple[Cost, list[slice]] | None = None
-    tried = 0
-
-    def place(chosen: list[slice], cost: Cost) -> None:
-        nonlocal best, tried
-        tried += 1
-        if best is not None and (cost >= best[0] or tried > BUDGET):
-            return
-        if len(chosen) == len(order):
-            best = (cost, chosen)
-            return
-        choice = choices[order[len(chosen)]]
-        ranked = []
-        for span, inside in zip(choice.spans, choice.inside, strict=True):
-            met = [choices[i].kind for i, other in zip(order, chosen, strict=False) if overlap(span, other)]
-            foreign, shares = sum(kind != choice.kind for kind in met), choice.kind in met
-            ranked.append(((int(inside), foreign + shares), foreign, span.start, span))
-        for (words, overlaps), *_, span in sorted(ranked, key=lambda item: item[:3]):
-            place([*chosen, span], (cost[0] + words, cost[1] + overlaps))
-
-    place([], (0, 0))
-    assert best is not None  # the first descent is never cut short
-    by_phrase = dict(zip(order, best[1], strict=True))
-    return [by_phrase[i] for i in range(len(choices))]

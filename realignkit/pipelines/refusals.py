@@ -60,17 +60,19 @@ def why_not_guided(pipeline: Any) -> str:
 
 def why_not_replaced(network: Any) -> str:
     """What would be lost if a network's attention were replaced by modulated attention, or that it has none."""
-    if not network.attn_processors:
+    processors = families.attention_processors(network)
+    if not processors:
         return f"its {type(network).__name__} has no attention to modulate. Use a model whose network attends to text."
     family = families.family_of_network(network)
     joint = None if family is None else family.joint
-    for name, processor in network.attn_processors.items():
+    for name, processor in processors.items():
         computes = next((kind for kind in type(processor).__mro__ if "__call__" in vars(kind)), None)
         if computes not in _PLAIN if joint is None else not families.is_a(processor, *joint.processors):
-            plain = "AttnProcessor2_0" if joint is None else joint.processors[0]
+            plain = "AttnProcessor2_0" if joint is None else joint.plain
+            again = f"go back to plain attention first: set_attn_processor({plain}()) of the network"
             return (
                 f"{name} computes attention with {type(processor).__name__}, which modulation would undo. Unload what "
-                f"put it there, or go back to plain attention first: set_attn_processor({plain}()) of the network."
+                f"put it there, or {again if plain else 'load the pipeline again'}."
             )
         if (backend := getattr(processor, "_attention_backend", None)) is not None and backend != "native":
             return (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from tests.attention.chat_models import mistral3, qwen3, qwen_tokenizer
 from tests.attention.pixart import t5_tokenizer
 from tests.small_pipelines import LETTERS, MERGES, text_config
 
@@ -139,6 +140,79 @@ def flux_pipeline(*, distilled: bool = True) -> Any:
         text_encoder_2=t5_encoder(words, 32),
         tokenizer_2=words,
         transformer=flux_transformer(distilled=distilled),
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+# --- with a language model for the text -------------------------------------------------------------------------------
+
+
+def flux2_transformer(*, distilled: bool = False) -> Any:
+    """One double block and two single ones, whose projections are fused."""
+    import torch
+    from diffusers import Flux2Transformer2DModel
+
+    torch.manual_seed(0)
+    return attentive(
+        Flux2Transformer2DModel(
+            in_channels=16,
+            num_layers=1,
+            num_single_layers=2,
+            attention_head_dim=16,
+            num_attention_heads=2,
+            joint_attention_dim=24,
+            timestep_guidance_channels=16,
+            axes_dims_rope=(4, 4, 4, 4),
+            guidance_embeds=distilled,
+        ).eval()
+    )
+
+
+def flux2_vae() -> Any:
+    from diffusers import AutoencoderKLFlux2
+
+    return AutoencoderKLFlux2(
+        block_out_channels=(8, 8),
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        latent_channels=4,
+        norm_num_groups=4,
+    ).eval()
+
+
+def flux2_pipeline(*, distilled: bool = False) -> Any:
+    """FLUX.2 [klein]: Qwen3, of which layers 9, 18 and 27 are read."""
+    import torch
+    from diffusers import FlowMatchEulerDiscreteScheduler, Flux2KleinPipeline
+
+    torch.manual_seed(1)
+    tokenizer = qwen_tokenizer()
+    pipeline = Flux2KleinPipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True),
+        vae=flux2_vae(),
+        text_encoder=qwen3(tokenizer, 8, 27),
+        tokenizer=tokenizer,
+        transformer=flux2_transformer(),
+        is_distilled=distilled,
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def flux2_dev_pipeline(**tokenizer_options: Any) -> Any:
+    """FLUX.2 [dev]: Mistral, of which layers 10, 20 and 30 are read. Without its processor, which needs torchvision."""
+    import torch
+    from diffusers import FlowMatchEulerDiscreteScheduler, Flux2Pipeline
+
+    torch.manual_seed(1)
+    tokenizer = qwen_tokenizer(**tokenizer_options)
+    pipeline = Flux2Pipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True),
+        vae=flux2_vae(),
+        text_encoder=mistral3(tokenizer, 8, 30),
+        tokenizer=tokenizer,
+        transformer=flux2_transformer(distilled=True),
     )
     pipeline.set_progress_bar_config(disable=True)
     return pipeline

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 
@@ -10,18 +12,24 @@ from realignkit.attention.dense import dense_diffusion
 from realignkit.attention.regions import regions_of
 from realignkit.attention.sampler import current_schedule, refine
 from realignkit.errors import ModelError, OptionError, PromptError
-from realignkit.pipelines import phrases
-from realignkit.pipelines.families import attention_family
+from realignkit.pipelines import encoding, phrases, spans
+from realignkit.pipelines.families import attention_family, family_of
 from realignkit.pipelines.generate import generate
 from realignkit.types import Layout
-from tests.attention.flow_pipelines import LENGTH, flux_pipeline, sd3_pipeline
+from tests.attention.flow_pipelines import (
+    LENGTH,
+    flux2_dev_pipeline,
+    flux2_pipeline,
+    flux_pipeline,
+    sd3_pipeline,
+)
 from tests.small_pipelines import distance, layout
 
 PROMPTS = ["a red book and a dog", "a cat"]
 SIZE = (32, 48)
 FAST = {"num_inference_steps": 3, "height": SIZE[0], "width": SIZE[1]}
 STRONG = ModulationConfig(share=1.0, power=0.0, isolate_phrases=False)
-PIPELINES = {"sd3": sd3_pipeline, "flux": flux_pipeline}
+PIPELINES = {"sd3": sd3_pipeline, "flux": flux_pipeline, "flux2": flux2_pipeline}
 
 
 @pytest.fixture(scope="module", params=PIPELINES)
@@ -39,13 +47,17 @@ def plain(pipeline):
     return generate(pipeline, PROMPTS, [3, 4], **FAST)
 
 
+def stock_picture(pipeline, prompt, seed, **options):
+    return pipeline(prompt=prompt, generator=torch.Generator().manual_seed(seed), **FAST, **options).images[0]
+
+
 def test_family(pipeline, family):
     assert attention_family(pipeline) == family
 
 
 def test_images_are_the_pipelines_own(pipeline, plain):
     for prompt, seed, image in zip(PROMPTS, [3, 4], plain, strict=True):
-        stock = pipeline(prompt, generator=torch.Generator().manual_seed(seed), **FAST).images[0]
+        stock = stock_picture(pipeline, prompt, seed)
         assert image.size == SIZE[::-1] and distance(image, stock) <= 1  # a batch of two rounds otherwise
         (alone,) = refine(pipeline, [prompt], [Layout()], [seed], STRONG, **FAST).images
         assert distance(alone, stock) == 0
@@ -90,6 +102,10 @@ def test_dense(pipeline):
 def test_from_the_coarse_image(pipeline, plain):
     half = STRONG.model_copy(update={"strength": 0.7})
     layouts = [layout("a dog", size=SIZE), Layout()]
+    if family_of(pipeline).joint.image_to_image is None:
+        with pytest.raises(OptionError, match="has no image-to-image pipeline beside it: leave strength out"):
+            refine(pipeline, PROMPTS, layouts, [3, 4], half, coarse=plain, **FAST)
+        return
     result = refine(pipeline, PROMPTS, layouts, [3, 4], half, coarse=plain, **FAST)
     assert [image.size for image in result.images] == [SIZE[::-1]] * 2
     assert pipeline.transformer.attn_processors.keys() and not pipeline.transformer._forward_pre_hooks
@@ -178,15 +194,93 @@ def test_flux_with_true_guidance():
         generate(pipeline, PROMPTS[:1], [3], negative_prompt="a cat", **FAST)
     wishes = {**FAST, "negative_prompt": "a cat", "guidance_scale": 4.0}
     plain = generate(pipeline, PROMPTS[:1], [3], **wishes)
-    own = pipeline(
-        PROMPTS[0],
-        negative_prompt="a cat",
-        true_cfg_scale=4.0,
-        generator=torch.Generator().manual_seed(3),
-        **FAST,
-    ).images[0]
+    own = stock_picture(pipeline, PROMPTS[0], 3, negative_prompt="a cat", true_cfg_scale=4.0)
     assert distance(plain[0], own) <= 1
     nothing = refine(pipeline, PROMPTS[:1], [Layout()], [3], STRONG, **wishes)
     assert distance(nothing.images[0], plain[0]) == 0
     result = refine(pipeline, PROMPTS[:1], [layout("a dog", size=SIZE)], [3], STRONG, **wishes)
     assert result.notes == [()] and distance(result.images[0], plain[0]) > 2
+
+
+# --- texts within a conversation --------------------------------------------------------------------------------------
+
+CHATS = {
+    "flux2": flux2_pipeline,
+    "flux2 dev": flux2_dev_pipeline,
+    "flux2 dev, padded on the left": partial(flux2_dev_pipeline, padding_side="left"),
+}
+
+
+@pytest.mark.parametrize("kind", CHATS)
+def test_tokens_are_those_that_the_text_encoder_is_given(kind):
+    """Fails when a new diffusers lays out its conversations in another way."""
+    pipeline, given = CHATS[kind](), []
+    hook = pipeline.text_encoder.register_forward_pre_hook(
+        lambda _, __, options: given.append((options["input_ids"], options["attention_mask"])), with_kwargs=True
+    )
+    conditioning = phrases.condition(pipeline, PROMPTS[0], layout("a dog", "red book"))
+    embeddings, _ = encoding.encode_texts(pipeline, [conditioning.text])
+    hook.remove()
+    ids, mask = given[0]
+    reader = encoding.readers(pipeline)[0]
+    tokenizer, stretch = reader.encoders[0][0], encoding.stretch(reader, PROMPTS[0])
+    dropped = int(mask.sum()) - (stretch.stop - stretch.start)
+    assert ids[0][mask[0].bool()].tolist()[dropped:] == encoding.full_ids(tokenizer, PROMPTS[0])
+    seen = ids[0].roll(-dropped) if embeddings.shape[1] == ids.shape[1] - dropped else ids[0]
+    assert [tokenizer.decode(seen[span]) for span in conditioning.spans] == [" a dog", " red book"]
+    regions = regions_of(pipeline, conditioning, embeddings.shape[1])
+    assert (~regions.padding).nonzero()[:, 0].tolist() == list(range(stretch.start, stretch.stop))
+
+
+@pytest.mark.parametrize("kind", CHATS)
+def test_a_phrase_is_isolated_as_it_is_written(kind):
+    """ "red" at the beginning has two tokens, behind a space it has one."""
+    pipeline = CHATS[kind]()
+    tokenizer = encoding.readers(pipeline)[0].encoders[0][0]
+    assert [len(form) for form in spans.forms(tokenizer, "red book")] == [3, 2]
+    for text, written in (("a dog and a red book", " red book"), ("red book and a dog", "red book")):
+        conditioning = phrases.condition(pipeline, text, layout("red book"))
+        embeddings, _ = phrases.encode(pipeline, [conditioning])
+        alone, _ = encoding.encode_texts(pipeline, [written])
+        (place,) = spans.phrase_spans(tokenizer, written, ["red book"])
+        shift = encoding.stretch(encoding.readers(pipeline)[0], written).start
+        torch.testing.assert_close(
+            embeddings[0, conditioning.spans[0]], alone[0, place.start + shift : place.stop + shift]
+        )
+        whole, _ = encoding.encode_texts(pipeline, [text])
+        changed = (embeddings[0] - whole[0]).abs().amax(-1).nonzero()[:, 0].tolist()
+        span = conditioning.spans[0]
+        # A language model reads from left to right: at the beginning a phrase stands alone as it is.
+        assert changed == (list(range(span.start, span.stop)) if written.startswith(" ") else [])
+
+
+def test_a_tokenizer_without_a_chat_template_is_refused():
+    pipeline = flux2_pipeline()
+    pipeline.tokenizer.chat_template = None
+    with pytest.raises(ModelError, match=r"has no chat template.* chat_template\.jinja"):
+        generate(pipeline, ["a cat"], [0], **FAST)
+
+
+# --- FLUX.2 -----------------------------------------------------------------------------------------------------------
+
+
+def test_flux2_is_guided_by_calls_of_its_own():
+    pipeline = flux2_pipeline()
+    unguided = generate(pipeline, PROMPTS, [3, 4], guidance_scale=1.0, **FAST)
+    assert distance(unguided[0], stock_picture(pipeline, PROMPTS[0], 3, guidance_scale=1.0)) <= 1
+    guided = generate(pipeline, PROMPTS, [3, 4], **FAST)
+    assert distance(guided[0], unguided[0]) > 2
+    other = generate(pipeline, PROMPTS, [3, 4], negative_prompt="a cat", **FAST)
+    assert distance(other[0], guided[0]) > 2
+    result = refine(pipeline, PROMPTS, [layout("a dog", size=SIZE), Layout()], [3, 4], STRONG, **FAST)
+    assert distance(result.images[0], guided[0]) > 2 and distance(result.images[1], guided[1]) == 0
+
+
+def test_flux2_distilled_and_dev_take_no_negative_prompt():
+    for pipeline, why in ((flux2_pipeline(distilled=True), "without guidance"), (flux2_dev_pipeline(), "is told")):
+        with pytest.raises(OptionError, match=rf"{why}.*leave"):
+            generate(pipeline, ["a cat"], [0], negative_prompt="a dog", **FAST)
+        (alone,) = refine(pipeline, PROMPTS[:1], [Layout()], [3], STRONG, guidance_scale=3.0, **FAST).images
+        assert distance(alone, stock_picture(pipeline, PROMPTS[0], 3, guidance_scale=3.0)) == 0
+        result = refine(pipeline, PROMPTS[:1], [layout("a dog", size=SIZE)], [3], STRONG, guidance_scale=3.0, **FAST)
+        assert result.notes == [()] and distance(result.images[0], alone) > 2

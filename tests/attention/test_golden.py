@@ -14,7 +14,8 @@ from realignkit.attention.config import ModulationConfig
 from realignkit.attention.modulation import area_fraction, modulated_similarity, region_matrix, time_weight
 from realignkit.attention.processor import ModulatedAttention, ModulatedAttnProcessor
 from realignkit.attention.regions import Regions, region_maps, resize_masks
-from realignkit.pipelines.phrases import find_span, isolate
+from realignkit.pipelines.phrases import isolate
+from realignkit.pipelines.spans import find_span
 
 FOLDER = Path(__file__).parents[1] / "golden" / "densediffusion"
 META = json.loads((FOLDER / "meta.json").read_text())

@@ -28,7 +28,7 @@ from realignkit.attention.sampler import refine
 from realignkit.errors import ModelError
 from realignkit.pipelines.families import denoiser
 from realignkit.pipelines.generate import generate
-from realignkit.pipelines.phrases import occurrences
+from realignkit.pipelines.spans import occurrences
 from realignkit.types import Layout, Likelihood, LocalCaption, Segment
 from tests.attention.pixart import pixart_pipeline
 

@@ -16,7 +16,7 @@ _CLASS = f"{_HOME}.stable_diffusion:StableDiffusionGenerator"
 @hookimpl
 def register_generators(register: Register) -> None:
     """Any checkpoint by name, presets for the usual ones, and baselines to compare with."""
-    register("stable_diffusion", _CLASS, "any Stable Diffusion 1.x to 3.x, XL, PixArt or FLUX.1 checkpoint (model=…)")
+    register("stable_diffusion", _CLASS, "any Stable Diffusion 1.x to 3.x, XL, PixArt or FLUX checkpoint (model=…)")
     register("sd15", _CLASS, "Stable Diffusion 1.5, the paper's base model", license="CreativeML OpenRAIL-M")
     register(
         "sdxl",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -75,7 +76,7 @@ def check_fit(pipeline: Any, network: str, model: str) -> None:
     """
     for suffix in ("", "_2", "_3"):
         tokenizer, encoder = (getattr(pipeline, f"{part}{suffix}", None) for part in ("tokenizer", "text_encoder"))
-        if tokenizer is not None and (size := getattr(getattr(encoder, "config", None), "vocab_size", None)):
+        if tokenizer is not None and (size := getattr(_text_config(encoder), "vocab_size", None)):
             check_vocabulary(tokenizer, f"{model}/tokenizer{suffix}", size, _SAME_MODEL)
     if why := next(_misfits(pipeline, network), None):
         raise ModelError(f"the parts of '{model}' do not fit together: {why}. {_SAME_MODEL}")
@@ -94,8 +95,11 @@ def check_fit(pipeline: Any, network: str, model: str) -> None:
 
 def _misfits(pipeline: Any, network: str) -> Iterator[str]:
     config, vae = getattr(pipeline, network).config, getattr(pipeline, "vae", None)
-    if "joint_attention_dim" in config:
+    if "pooled_projection_dim" in config:
         yield from _joint_misfits(pipeline, config, vae)
+        return
+    if network == "transformer" and {"joint_attention_dim", "cap_feat_dim"} & set(config):
+        yield from _chat_misfits(pipeline, config, vae)
         return
     reads, predicts = config.in_channels, config.out_channels
     if network == "unet" and reads > predicts:
@@ -134,6 +138,26 @@ def _joint_misfits(pipeline: Any, config: Any, vae: Any) -> Iterator[str]:
         )
         if pooled != config.pooled_projection_dim:
             yield f"its transformer reads a text of width {config.pooled_projection_dim}, and CLIP makes {pooled}"
+
+
+def _chat_misfits(pipeline: Any, config: Any, vae: Any) -> Iterator[str]:
+    """Of flow models whose texts a language model reads; FLUX.2 reads three of its layers."""
+    packed = 1 if "cap_feat_dim" in config else 4
+    if vae is not None:
+        made = packed * (vae.config.get("latent_channels") or vae.config.z_dim)
+        if made != config.in_channels:
+            yield f"its transformer reads {config.in_channels} channels, and its vae makes {made}"
+    read = inspect.signature(pipeline.encode_prompt).parameters.get("text_encoder_out_layers")
+    width = getattr(_text_config(pipeline.text_encoder), "hidden_size", 0) * (len(read.default) if read else 1)
+    wanted = config.get("cap_feat_dim") or config.joint_attention_dim
+    if width and width != wanted:
+        yield f"its transformer reads texts of width {wanted}, and its text encoder makes {width}"
+
+
+def _text_config(encoder: Any) -> Any:
+    """Of a text encoder, or of the part of it that reads texts."""
+    config = getattr(encoder, "config", None)
+    return getattr(config, "text_config", config)
 
 
 def _text_width(pipeline: Any) -> int | None:

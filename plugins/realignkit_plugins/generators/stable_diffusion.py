@@ -1,4 +1,4 @@
-"""Stable Diffusion 1.x to 3.x and XL, PixArt, FLUX, and any other text-to-image checkpoint of diffusers."""
+"""Stable Diffusion 1.x to 3.x and XL, PixArt, FLUX and its kin, any other text-to-image checkpoint of diffusers."""
 
 from __future__ import annotations
 
@@ -16,6 +16,15 @@ from realignkit.contracts import Generator
 from realignkit.contracts import Options as PluginOptions
 from realignkit.errors import ModelError
 from realignkit_plugins.failures import KNOWN_CLASSES, OWN_CODE, loading
+from realignkit_plugins.generators.pipeline_families import (
+    FAMILIES,
+    NETWORKS,
+    family_in,
+    family_of,
+    give_tokenizer,
+    reads_pictures,
+    suited_dtype,
+)
 from realignkit_plugins.generators.pipeline_parts import check_fit, check_folders, check_index, check_tokenizers
 from realignkit_plugins.generators.single_file import single_file
 from realignkit_plugins.generators.single_file_config import Prediction
@@ -32,24 +41,8 @@ from realignkit_plugins.weight_folders import refuse_lone_file, refuse_quantised
 from realignkit_plugins.weight_formats import is_weight_file
 
 if TYPE_CHECKING:
-    import torch
     from diffusers import DiffusionPipeline
 
-# The pipelines whose attention can be modulated, and their family (realignkit.pipelines.families).
-_FAMILIES = {
-    "StableDiffusionPipeline": "unet",
-    "StableDiffusionXLPipeline": "unet",
-    "PixArtAlphaPipeline": "pixart",
-    "PixArtSigmaPipeline": "pixart",
-    "StableDiffusion3Pipeline": "sd3",
-    "FluxPipeline": "flux",
-}
-_NETWORKS = {
-    "unet": ("unet", "UNet2DConditionModel"),
-    "pixart": ("transformer", "PixArtTransformer2DModel"),
-    "sd3": ("transformer", "SD3Transformer2DModel"),
-    "flux": ("transformer", "FluxTransformer2DModel"),
-}
 SchedulerName = Literal["ddim", "ddpm", "pndm", "euler", "euler_a", "heun", "dpmpp", "dpmpp_karras", "unipc"]
 OffloadName = Literal["none", "model", "sequential"]
 _SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -66,7 +59,7 @@ _SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 class StableDiffusionGenerator(CheckpointPlugin, Generator):
-    """Any text-to-image checkpoint of diffusers that the fine stage can refine: SD 1.x, 2.x, XL, 3.x, PixArt, FLUX.1.
+    """Any text-to-image checkpoint of diffusers that the fine stage can refine: SD 1.x, 2.x, XL, 3.x, PixArt, FLUX.
 
     Other text-to-image families load too, but their ``attention_family`` is then None: they can make the coarse
     image, not the refined one.
@@ -94,7 +87,7 @@ class StableDiffusionGenerator(CheckpointPlugin, Generator):
             None, description="what the network predicts; None: as the checkpoint says"
         )
         variant: str | None = Field(None, description="weights variant, such as fp16")
-        dtype: DTypeName = Field("auto", description="auto: fp16 on CUDA (bf16 of SD 3 and FLUX), fp32 elsewhere")
+        dtype: DTypeName = Field("auto", description="auto: fp16 on CUDA (bf16 of flow models), fp32 elsewhere")
         scheduler: SchedulerName | None = Field(None, description="sampler to use instead of the checkpoint's own")
         lora: str | None = Field(
             None,
@@ -129,19 +122,14 @@ class StableDiffusionGenerator(CheckpointPlugin, Generator):
 
     @property
     def attention_family(self) -> str | None:  # type: ignore[override]
-        """``"unet"``, ``"pixart"``, ``"sd3"``, ``"flux"``, or None for others.
+        """``"unet"``, ``"pixart"``, or that of a flow model, such as ``"flux"``; None for others.
 
         Before loading: as the folder's index says, else ``"unet"``.
         """
         if (pipeline := vars(self).get("loaded")) is not None:
-            family = _FAMILIES.get(type(pipeline).__name__)
-            return family if family and type(_part(pipeline, family)).__name__ == _NETWORKS[family][1] else None
+            return family_of(pipeline)
         try:
-            index = json.loads((Path(resolve_model(self.options.model)) / "model_index.json").read_bytes())
-            name = index["_class_name"]
-            # Image-to-image and the like share their components with text-to-image, and load as that.
-            family = _FAMILIES.get(name) or ("unet" if name.startswith("StableDiffusion") else None)
-            return family if family and index[_NETWORKS[family][0]][1] == _NETWORKS[family][1] else None
+            return family_in(json.loads((Path(resolve_model(self.options.model)) / "model_index.json").read_bytes()))
         except KeyError:
             return None
         except (OSError, ValueError, TypeError, IndexError, AttributeError, ModelError):
@@ -263,7 +251,7 @@ def load_pipeline(
             ]
             extras |= dict.fromkeys(absent)
             loader: Any = DiffusionPipeline
-            if text_to_image and index.get("_class_name") not in _FAMILIES:
+            if text_to_image and index.get("_class_name") not in FAMILIES:
                 from diffusers import AutoPipelineForText2Image  # imports every pipeline that there is
 
                 loader = AutoPipelineForText2Image
@@ -274,9 +262,14 @@ def load_pipeline(
                 used = {name: entry for name, entry in index.items() if name not in extras}
                 check_folders(Path(files), used, model)
                 refuse_quantised(Path(files), used, variant, model)
+            lacks_tokenizer = reads_pictures(index)
+            if lacks_tokenizer:
+                extras["tokenizer"] = None
             pipeline = loader.from_pretrained(
                 files, dtype=dtype, use_safetensors=True, trust_remote_code=False, **extras
             )
+            if lacks_tokenizer:
+                give_tokenizer(pipeline, Path(files))
             # Neither a folder that lasts as long as this, nor the hub's cache.
             pipeline.register_to_config(_name_or_path=model if one_file else folder)
             if prediction is not None and pipeline.scheduler.config.get("prediction_type") != prediction:
@@ -284,8 +277,8 @@ def load_pipeline(
                     pipeline.scheduler.config, prediction_type=prediction
                 )
             check_tokenizers(pipeline, model)
-            if (family := _FAMILIES.get(type(pipeline).__name__)) is not None:
-                check_fit(pipeline, _NETWORKS[family][0], model)
+            if (family := FAMILIES.get(type(pipeline).__name__)) is not None:
+                check_fit(pipeline, NETWORKS[family][0], model)
             if prepare is not None:
                 prepare(pipeline)
             # Moved, never cast: some networks keep modules in float32 (T5's overflow in half precision).
@@ -305,12 +298,6 @@ def load_pipeline(
     return pipeline
 
 
-def suited_dtype(dtype: DTypeName, device: str, kind: str) -> torch.dtype:
-    """:func:`realignkit_plugins.loading.resolve_dtype` for a pipeline of a class: flow models leave fp16's range."""
-    flows = _FAMILIES.get(kind) in ("sd3", "flux")
-    return resolve_dtype("bf16" if flows and dtype == "auto" and device.startswith("cuda") else dtype, device)
-
-
 def _refuse_code(index: Mapping[str, Any], model: str) -> None:
     """Classes from anywhere but diffusers and transformers: a file of the folder, or any package that is installed."""
     from diffusers import pipelines
@@ -327,11 +314,6 @@ def _refuse_code(index: Mapping[str, Any], model: str) -> None:
 
 def _keeps_something(record: logging.LogRecord) -> bool:
     return "should be kept in float32: []" not in record.getMessage()
-
-
-def _part(pipeline: Any, family: str) -> Any:
-    part = getattr(pipeline, _NETWORKS[family][0], None)
-    return getattr(part, "_orig_mod", part)  # what torch.compile was given
 
 
 def _scheduler(name: str, current: Any) -> Any:

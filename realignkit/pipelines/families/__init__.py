@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 from realignkit.errors import OptionError
-from realignkit.pipelines.families import flux, pixart, sd3, unet
+from realignkit.pipelines.families import flux, flux2, pixart, sd3, unet
 from realignkit.pipelines.families.family import Family
 
 if TYPE_CHECKING:
@@ -18,7 +18,13 @@ if TYPE_CHECKING:
 
 UNET, PIXART, SD3 = unet.FAMILY.name, pixart.FAMILY.name, sd3.FAMILY.name
 
-FAMILIES: tuple[Family, ...] = (unet.FAMILY, pixart.FAMILY, sd3.FAMILY, flux.FAMILY)
+FAMILIES: tuple[Family, ...] = (
+    unet.FAMILY,
+    pixart.FAMILY,
+    sd3.FAMILY,
+    flux.FAMILY,
+    flux2.FAMILY,
+)
 
 SUPPORTED = tuple(name for family in FAMILIES for name in family.pipelines)
 """The pipeline classes that can be modulated, for messages."""
@@ -38,7 +44,7 @@ def family_of_network(network: Any) -> Family | None:
 
 
 def attention_family(pipeline: Any) -> str | None:
-    """What can be modulated: ``"unet"`` (SD-1.x/2.x, SDXL), ``"pixart"``, ``"sd3"`` or ``"flux"``, else None."""
+    """What can be modulated, by the name of its family, such as ``"unet"`` (SD-1.x/2.x, SDXL), else None."""
     family = family_of(pipeline)
     return None if family is None else family.name
 
@@ -69,6 +75,8 @@ def image_size(pipeline: Any, width: int | None = None, height: int | None = Non
         return width, height
     stated = getattr(getattr(denoiser(pipeline), "config", None), "sample_size", None)
     sample = stated if stated is not None else getattr(pipeline, "default_sample_size", None)
+    if sample is None and (family := family_of(pipeline)) is not None:
+        sample = family.sample_size
     if sample is None:
         raise OptionError("the model states no size of its images: give height and width.")
     scale = getattr(pipeline, "vae_scale_factor", 1)  # pixel models have none
@@ -86,6 +94,27 @@ def check_size(pipeline: Any, height: int | None, width: int | None) -> None:
     unit = 8 * (family.patch if family is not None else 1)
     if any(size is not None and (size < unit or size % unit) for size in (height, width)):
         raise OptionError(f"height and width must be multiples of {unit}, got {height} x {width}.")
+
+
+def attention_processors(network: Any) -> dict[str, Any]:
+    """What computes attention in each layer, by diffusers' names, of networks that list it and of others (Z-Image)."""
+    if hasattr(network, "attn_processors"):
+        return dict(network.attn_processors)
+    return {name: layer.get_processor() for name, layer in _attention_layers(network).items()}
+
+
+def set_attention_processors(network: Any, processors: Mapping[str, Any]) -> None:
+    """Exchange all of :func:`attention_processors`."""
+    if hasattr(network, "set_attn_processor"):
+        network.set_attn_processor(dict(processors))
+        return
+    for name, layer in _attention_layers(network).items():
+        layer.set_processor(processors[name])
+
+
+def _attention_layers(network: Any) -> dict[str, Any]:
+    layers = network.named_modules() if hasattr(network, "named_modules") else ()
+    return {f"{name}.processor": layer for name, layer in layers if hasattr(layer, "set_processor")}
 
 
 def unwrapped(network: Any) -> Any:

@@ -22,11 +22,13 @@ class Reader:
         encoders: (tokenizer, text encoder) pairs; several make the same tokens together, as SDXL's two do.
         start: place of the first token.
         length: how many there are, padding included, which is also how many are read.
+        left: whether padding comes before the text.
     """
 
     encoders: tuple[tuple[Any, Any], ...]
     start: int
     length: int
+    left: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,6 +62,7 @@ class Joint:
         call: what one call of the network comes to, of the network and its arguments by name.
         readers: what makes the text tokens of a pipeline, first the encoders that read most.
         guidance: see :data:`Guidance`.
+        plain: one of them that every layer can have; None: layers differ in that, or the network has no way to set it.
         image_only: parts of the names of layers that see image tokens alone.
         text_only: likewise of text tokens alone.
         image_to_image: diffusers' pipeline of the same components that starts from an image; None: there is none.
@@ -69,9 +72,15 @@ class Joint:
     call: Callable[[Any, Mapping[str, Any]], Call]
     readers: Callable[[Any], Sequence[Reader]]
     guidance: Guidance
+    plain: str | None = None
     image_only: tuple[str, ...] = ()
     text_only: tuple[str, ...] = ()
     image_to_image: str | None = None
+
+
+def default(pipeline: Any, name: str) -> Any:
+    """What a pipeline is called with where nobody says."""
+    return inspect.signature(type(pipeline).__call__).parameters[name].default
 
 
 def padded_length(pipeline: Any) -> int:
@@ -97,8 +106,11 @@ class Family:
         encode: text embeddings (B, K, C) and what comes with them, of a pipeline and texts; differentiable in the text
             encoders' weights.
         text_extra: the pipeline's argument for what comes with text embeddings, by pipeline class.
+        with_text: the pipeline's arguments with the text in them, of the pipeline, the others, and what ``encode``
+            gives; None: ``prompt_embeds`` and ``text_extra`` are all.
         options: arguments that the pipeline is always called with.
         sampling: sampling options as the pipeline's arguments, of the pipeline and the options that were asked for.
+        sample_size: of latents, per side, that suit the model, where neither network nor pipeline says.
         joint: of transformers that attend to text and image in one sequence.
     """
 
@@ -109,6 +121,8 @@ class Family:
     patch: int
     encode: Callable[[Any, list[str]], tuple[Tensor, Tensor | None]]
     text_extra: Mapping[str, str] = field(default_factory=dict)
+    with_text: Callable[[Any, Mapping[str, Any], Tensor, Tensor | None], Mapping[str, Any]] | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     sampling: Callable[[Any, Mapping[str, Any]], Mapping[str, Any]] = as_they_are
+    sample_size: int | None = None
     joint: Joint | None = None

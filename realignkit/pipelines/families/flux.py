@@ -73,6 +73,7 @@ FAMILY = Family(
         call=call,
         readers=readers,
         guidance="apart",
+        plain="FluxAttnProcessor",
         image_to_image="FluxImg2ImgPipeline",
     ),
 )

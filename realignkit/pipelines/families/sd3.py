@@ -64,6 +64,7 @@ FAMILY = Family(
         call=call,
         readers=readers,
         guidance="first",
+        plain="JointAttnProcessor2_0",
         image_only=(".attn2.",),
         image_to_image="StableDiffusion3Img2ImgPipeline",
     ),

@@ -16,9 +16,22 @@ from realignkit.attention.dense import dense_layout
 from realignkit.cli import app
 from realignkit.errors import ModelError
 from realignkit_plugins.generators.stable_diffusion import StableDiffusionGenerator, suited_dtype
-from tests.attention.flow_pipelines import flux_pipeline, flux_transformer, sd3_pipeline, sd3_transformer
+from tests.attention.chat_models import qwen3
+from tests.attention.flow_pipelines import (
+    flux2_dev_pipeline,
+    flux2_pipeline,
+    flux2_transformer,
+    flux_pipeline,
+    flux_transformer,
+    sd3_pipeline,
+    sd3_transformer,
+)
 
-FAMILIES = {"sd3": (sd3_pipeline, sd3_transformer), "flux": (flux_pipeline, flux_transformer)}
+FAMILIES = {
+    "sd3": (sd3_pipeline, sd3_transformer),
+    "flux": (flux_pipeline, flux_transformer),
+    "flux2": (flux2_pipeline, flux2_transformer),
+}
 LAYER = "transformer_blocks.0.attn.to_v"
 
 
@@ -100,7 +113,8 @@ def test_adapters_and_half_precision(folder: Path, adapter: Path, family: str, r
 
 
 def test_flow_models_leave_the_range_of_fp16() -> None:
-    for kind, on_cuda in (("FluxPipeline", torch.bfloat16), ("StableDiffusionPipeline", torch.float16)):
+    bfloat16 = ("FluxPipeline", torch.bfloat16), ("Flux2KleinPipeline", torch.bfloat16)
+    for kind, on_cuda in (*bfloat16, ("StableDiffusionPipeline", torch.float16)):
         assert suited_dtype("auto", "cuda:0", kind) is on_cuda
         assert suited_dtype("fp16", "cuda:0", kind) is torch.float16
         assert suited_dtype("auto", "cpu", kind) is torch.float32
@@ -110,6 +124,12 @@ def test_parts_of_other_models_are_refused(folder: Path, family: str, tmp_path: 
     from transformers import T5EncoderModel
 
     pipeline = FAMILIES[family][0]()
+    if not hasattr(pipeline, "text_encoder_2"):  # the text is a language model's
+        pipeline.text_encoder = qwen3(pipeline.tokenizer, 12, 27)
+        pipeline.save_pretrained(tmp_path)
+        with pytest.raises(ModelError, match=r"reads texts of width \d+, and its text encoder makes \d+"):
+            StableDiffusionGenerator(model=str(tmp_path), device="cpu").pipeline()
+        return
     name = "text_encoder_3" if family == "sd3" else "text_encoder_2"
     config = getattr(pipeline, name).config
     config.d_model = 24
@@ -117,3 +137,14 @@ def test_parts_of_other_models_are_refused(folder: Path, family: str, tmp_path: 
     pipeline.save_pretrained(tmp_path)
     with pytest.raises(ModelError, match="reads texts of width 32, and its text encoder makes 24"):
         StableDiffusionGenerator(model=str(tmp_path), device="cpu").pipeline()
+
+
+def test_the_tokenizer_of_a_processor_of_pictures_is_all_that_is_loaded(tmp_path: Path, registry: Any) -> None:
+    """As FLUX.2 [dev] is published: the processor would want torchvision."""
+    flux2_dev_pipeline().save_pretrained(tmp_path)
+    index = tmp_path / "model_index.json"
+    index.write_text(json.dumps(json.loads(index.read_text()) | {"tokenizer": ["transformers", "PixtralProcessor"]}))
+    generator = StableDiffusionGenerator(model=str(tmp_path), device="cpu")
+    assert generator.attention_family == "flux2"
+    result = realigner(generator, registry)("a red book and a yellow pen", 3)
+    assert result.conditioning == "a red book and a yellow pen, desk" and result.notes == ()

@@ -110,6 +110,9 @@ def test_options_become_defaults() -> None:
         ("PixArtSigmaPipeline", "transformer", "PixArtTransformer2DModel", "pixart"),
         ("StableDiffusion3Pipeline", "transformer", "SD3Transformer2DModel", "sd3"),
         ("FluxPipeline", "transformer", "FluxTransformer2DModel", "flux"),
+        ("Flux2Pipeline", "transformer", "Flux2Transformer2DModel", "flux2"),
+        ("Flux2KleinPipeline", "transformer", "Flux2Transformer2DModel", "flux2"),
+        ("Flux2KleinPipeline", "transformer", "FluxTransformer2DModel", None),
         ("IFPipeline", "unet", "UNet2DConditionModel", None),
     ],
 )

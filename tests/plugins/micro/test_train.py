@@ -13,7 +13,8 @@ import torch
 from PIL import Image
 from torch import nn
 
-from realignkit.pipelines.phrases import isolate, phrase_spans
+from realignkit.pipelines.phrases import isolate
+from realignkit.pipelines.spans import phrase_spans
 from realignkit_plugins.micro.oracle import expected
 from realignkit_plugins.micro.train import base, recognize_anything, segmenter, tokenizer
 from realignkit_plugins.micro.train.data import to_tensor
