@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import subprocess
@@ -10,16 +11,20 @@ import sys
 import numpy as np
 import pytest
 import torch
+import typer
 from PIL import Image
 from torch import nn
+from typer.testing import CliRunner
 
 from realignkit.pipelines.phrases import isolate
 from realignkit.pipelines.spans import phrase_spans
 from realignkit_plugins.micro.oracle import expected
-from realignkit_plugins.micro.train import base, recognize_anything, segmenter, tokenizer
+from realignkit_plugins.micro.train import base, data, recognize_anything, segmenter, tokenizer
+from realignkit_plugins.micro.train.__main__ import main
 from realignkit_plugins.micro.train.data import to_tensor
 from realignkit_plugins.micro.train.loop import Schedule, fit
 from realignkit_plugins.micro.train.muon import muon, orthogonalise
+from realignkit_plugins.micro.train.patches import all_labels
 from realignkit_plugins.micro.world import (
     BACKGROUNDS,
     COLOURS,
@@ -34,6 +39,8 @@ from realignkit_plugins.micro.world import (
 from realignkit_plugins.micro.world.vocabulary import plural
 from realignkit_plugins.taggers.recognize_anything import RecognizeAnythingTagger
 
+command = typer.Typer()
+command.command()(main)
 SCHEDULE = Schedule(steps=24, batch_size=8, learning_rate=1e-2, warmup=3)
 
 
@@ -163,8 +170,8 @@ def test_phrase_by_phrase_encoding_is_what_the_sampler_calls_isolation(monkeypat
         return encoder(ids).last_hidden_state[0]
 
     with torch.no_grad():
-        tokens, places = base.caption_ids(words, texts, np.random.default_rng(0))
-        batched = base.place_phrases(encoder(tokens).last_hidden_state, places, len(texts))
+        tokens, sources = base.caption_ids(words, texts, np.random.default_rng(0))
+        batched = base.place_phrases(encoder(tokens).last_hidden_state, sources)
         for text, got in zip(texts, batched, strict=True):
             wanted, parts = encode(text), phrases(text)
             for part, span in zip(parts, phrase_spans(words, text, parts), strict=True):
@@ -240,3 +247,62 @@ def test_the_tagger_reads_what_its_recipe_writes(architecture, tmp_path):
     tagger = RecognizeAnythingTagger(model=str(tmp_path / "mine"), device="cpu")
     assert tagger.labels == TAGS
     torch.testing.assert_close(tagger.probabilities([Image.fromarray(pixels)]), want, rtol=0, atol=5e-3)
+
+
+def test_a_training_by_minutes_cools_down_in_time(tmp_path, monkeypatch):
+    """The clock decides: here a step takes a second."""
+    now = itertools.count()
+    monkeypatch.setattr("realignkit_plugins.micro.train.loop.time.monotonic", lambda: float(next(now)))
+    schedule = Schedule(steps=3, batch_size=8, learning_rate=1.0, warmup=1, cooldown=0.5, minutes=0.2)
+    assert [schedule.rate(5, schedule.done(5, seconds)) for seconds in (0, 6, 9, 12)] == [1, 1, 0.5, 0]
+    model = small_model()
+    fit(model, loss_of(model), schedule, 5, tmp_path)
+    state = torch.load(tmp_path / "state.pt", weights_only=True)
+    assert 9 <= state["step"] <= 12
+    # What is over is over: the same command trains no further.
+    again = small_model()
+    fit(again, loss_of(again, kill_at=state["step"]), schedule, 5, tmp_path)
+    for ours, theirs in zip(again.parameters(), model.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
+
+
+def test_scenes_and_steps_are_the_same_by_whatever_process(tmp_path):
+    with data.processes(2):
+        together = data.images(51, 3, cache=tmp_path), all_labels(51, 3, tmp_path / "together")
+    data.scenes.cache_clear()
+    data.images.cache_clear()
+    alone = data.images(51, 3), all_labels(51, 3, tmp_path / "alone")
+    for ours, theirs in zip(together, alone, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    ahead, here = data.Ahead(square, 2), data.Ahead(square, 0)
+    for step in (4, 5, 6, 2, 3):  # in order, and once again from an earlier one
+        np.testing.assert_array_equal(ahead.of(step), here.of(step))
+
+
+def square(step: int):
+    return np.array([step, step**2])
+
+
+def test_what_trains_on_a_cpu_only_says_so(tmp_path):
+    result = CliRunner().invoke(command, ["vae", "--device", "cuda", "--out", str(tmp_path)])
+    assert result.exit_code == 2
+    assert "vae trains on a CPU only" in " ".join(result.output.replace("│", " ").split())
+
+
+def test_matrices_of_one_shape_are_updated_together_as_one_by_one():
+    matrices = torch.randn(3, 4, 6, generator=torch.Generator().manual_seed(2))
+    torch.testing.assert_close(orthogonalise(matrices), torch.stack([orthogonalise(matrix) for matrix in matrices]))
+    models = [nn.Sequential(nn.Linear(6, 4), nn.Linear(6, 4), nn.Conv2d(2, 4, (3, 1))) for _ in range(2)]
+    models[1].load_state_dict(models[0].state_dict())
+    whole = muon(models[0], 1e-2, 0.01, 0.98)
+    parts = [muon(layer, 1e-2, 0.01, 0.98) for layer in models[1]]
+    for seed in range(3):
+        for model in models:
+            generator = torch.Generator().manual_seed(seed)
+            for parameter in model.parameters():
+                parameter.grad = torch.randn(parameter.shape, generator=generator)
+        whole.step()
+        for part in parts:
+            part.step()
+    for ours, theirs in zip(models[0].parameters(), models[1].parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs)

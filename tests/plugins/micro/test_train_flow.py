@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from realignkit_plugins.micro.train import flow
+from realignkit_plugins.micro.train.recipe import Machine
 
 
 @pytest.fixture
@@ -42,7 +45,7 @@ def test_one_null_stands_for_many():
 def test_it_learns_in_the_pipelines_own_terms(recipe):
     pipeline = recipe.pipeline()
     prompts = ["a red book and a yellow pen", ""]
-    text, pooled = recipe._encode(prompts, np.random.default_rng(1))
+    text, pooled = recipe._encode(*flow.caption_ids(recipe.tokenizer, prompts, np.random.default_rng(1)))
     wanted, _, wanted_pooled, _ = pipeline.encode_prompt(
         prompts, None, None, do_classifier_free_guidance=False, max_sequence_length=1
     )
@@ -81,3 +84,40 @@ def test_what_it_saves_is_a_plain_pipeline(recipe, tmp_path):
     loaded.set_progress_bar_config(disable=True)
     image = loaded("a red book", num_inference_steps=1, guidance_scale=2.0).images[0]
     assert image.size == (64, 64)
+
+
+def test_a_stopped_run_goes_on_to_the_same_weights_whoever_prepares(tmp_path, monkeypatch):
+    monkeypatch.setattr(flow, "SCENES", 12)
+    monkeypatch.setattr(flow.FlowRecipe, "schedule", flow.Schedule(steps=4, batch_size=2, learning_rate=1e-3, warmup=1))
+
+    def train(work, steps, workers):
+        recipe = flow.FlowRecipe(tmp_path / "out", tmp_path / work, 0, None, None, Machine(workers=workers))
+        recipe.schedule = replace(recipe.schedule, steps=steps, cooldown=1e-6)
+        recipe.fit()
+        return recipe.learner
+
+    straight = train("straight", 4, 0)
+    train("stopped", 2, 2)
+    for ours, theirs in zip(train("stopped", 4, 2).parameters(), straight.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
+
+
+def test_the_blocks_compile_without_a_break(tmp_path, monkeypatch):
+    """Traced and not translated, which takes a compiler."""
+    monkeypatch.setattr(flow, "SCENES", 12)
+    plain = flow.FlowRecipe(tmp_path, tmp_path / "work", 0, 4)
+    compile_ = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda f: compile_(f, backend="aot_eager", fullgraph=True))
+    compiled = flow.FlowRecipe(tmp_path, tmp_path / "work", 0, 4, None, Machine(compile=True))
+    losses = []
+    for recipe in (plain, compiled):
+        recipe.schedule = replace(recipe.schedule, batch_size=2)
+        torch.manual_seed(0)
+        for parameter in recipe.learner.parameters():  # weights at zero let no gradient through
+            if not parameter.any():
+                torch.nn.init.normal_(parameter, std=0.02)
+        loss, _ = recipe.loss(0, torch.Generator().manual_seed(0))
+        loss.backward()
+        losses.append((loss.detach(), *(p.grad for p in recipe.transformer.parameters() if p.grad is not None)))
+    for ours, theirs in zip(*losses, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-2, atol=1e-3)

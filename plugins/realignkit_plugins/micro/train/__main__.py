@@ -53,6 +53,17 @@ def main(
     work: Annotated[Path, typer.Option(help="Logs and the state to resume from.")] = Path("runs/micro"),
     seed: Annotated[int, typer.Option(help="Seed of weights, data order and noise.")] = 0,
     steps: Annotated[int | None, typer.Option(help="Train for fewer (or more) steps than the recipe says.")] = None,
+    minutes: Annotated[
+        float | None,
+        typer.Option(help="Train for as long instead of a number of steps; what comes before not counted."),
+    ] = None,
+    device: Annotated[
+        str, typer.Option(help="Where to train; flow can elsewhere than on a CPU, such as on cuda.")
+    ] = "cpu",
+    workers: Annotated[int, typer.Option(min=0, help="Processes that prepare data beside the training.")] = 0,
+    compiled: Annotated[
+        bool, typer.Option("--compile", help="Fuse operations by torch.compile where a recipe can.")
+    ] = False,
     threads: Annotated[int | None, typer.Option(help="CPU threads for torch.")] = None,
 ) -> None:
     """Rebuild one checkpoint of the embedded world. Stop with Ctrl-C; the same command resumes."""
@@ -60,9 +71,14 @@ def main(
         raise typer.BadParameter(f"'{model}' is not one of {', '.join(RECIPES)}.", param_hint="MODEL")
     import torch
 
+    from realignkit_plugins.micro.train.recipe import Machine
+
     if threads:
         torch.set_num_threads(threads)
-    load_recipe(model).train(out=out, work=work, seed=seed, steps=steps)
+    recipe = load_recipe(model)
+    if device != "cpu" and not recipe.anywhere:
+        raise typer.BadParameter(f"{model} trains on a CPU only.", param_hint="--device")
+    recipe.train(out, work, seed, steps, minutes, Machine(device, workers, compiled))
 
 
 if __name__ == "__main__":

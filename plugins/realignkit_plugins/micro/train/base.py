@@ -16,7 +16,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from realignkit_plugins.micro.train.data import SCENE_SEEDS, images, scenes, to_tensor
 from realignkit_plugins.micro.train.loop import Schedule
 from realignkit_plugins.micro.train.recipe import Recipe
-from realignkit_plugins.micro.train.tokenizer import build_tokenizer, text_settings
+from realignkit_plugins.micro.train.tokenizer import MAX_LENGTH, build_tokenizer, text_settings
 from realignkit_plugins.micro.world import Noise, caption, phrases
 from realignkit_plugins.micro.world.captions import CARELESS
 
@@ -84,9 +84,9 @@ def encode_scenes(vae: AutoencoderKL, count: int, cache: Path) -> torch.Tensor:
     vae = vae.to(memory_format=torch.channels_last)
     batches = []
     for start in range(0, count, 256):
-        x = to_tensor(pixels[start : start + 256]) * 2 - 1
+        x = to_tensor(pixels[start : start + 256], vae.device) * 2 - 1
         mean = vae.encode(x.contiguous(memory_format=torch.channels_last)).latent_dist.mean
-        batches.append((mean * vae.config.scaling_factor).half())
+        batches.append((mean * vae.config.scaling_factor).half().cpu())
     latents = torch.cat(batches).contiguous()
     np.save(path, latents.numpy())
     return latents
@@ -103,29 +103,28 @@ def phrase_spans(tokenizer: CLIPTokenizer, text: str) -> list[tuple[slice, str]]
     return spans
 
 
-Place = tuple[int, slice]
-"""Of a phrase that is encoded alone: which caption's, and where its tokens stand there."""
-
-
 def caption_ids(
     tokenizer: CLIPTokenizer, prompts: list[str], rng: np.random.Generator
-) -> tuple[torch.Tensor, list[Place]]:
-    """Token ids (B + P, 32) of captions and, after them, of P phrases that are encoded alone, with their places."""
-    texts, places = list(prompts), []
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Captions, and some of their phrases to be encoded alone.
+
+    Returns:
+        Token ids of captions and, after them, of P phrases: int64 (B + P, 32). For each token of the captions, where
+        among all those its state is taken from: int64 (B, 32).
+    """
+    texts, sources = list(prompts), np.arange(len(prompts) * MAX_LENGTH).reshape(-1, MAX_LENGTH)
     for i, prompt in enumerate(prompts):
         if rng.random() < PHRASE_BY_PHRASE:
             for span, part in phrase_spans(tokenizer, prompt):
-                places.append((i, span))
+                sources[i, span] = len(texts) * MAX_LENGTH + 1 + np.arange(span.stop - span.start)
                 texts.append(part)
-    return tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids, places
+    ids = tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids
+    return ids, torch.from_numpy(sources)
 
 
-def place_phrases(hidden: torch.Tensor, places: list[Place], count: int) -> torch.Tensor:
-    """Hidden states (B, 32, C) of ``count`` captions in which the phrases after them have their tokens' places."""
-    out = hidden[:count].clone()
-    for row, (i, span) in enumerate(places, start=count):
-        out[i, span] = hidden[row, 1 : 1 + span.stop - span.start]
-    return out
+def place_phrases(hidden: torch.Tensor, sources: torch.Tensor) -> torch.Tensor:
+    """Hidden states (B, 32, C) of captions, the phrases after them (B + P, 32, C) put where their tokens stand."""
+    return hidden.flatten(0, 1).index_select(0, sources.flatten()).unflatten(0, sources.shape)
 
 
 def caption_noise(step: int) -> Noise:
@@ -172,8 +171,8 @@ class BaseRecipe(Recipe):
         t = (uniform * 1000).long()
         noisy = self.noise_scheduler.add_noise(x, noise, t).contiguous(memory_format=torch.channels_last)
         with torch.autocast("cpu", torch.bfloat16):
-            ids, places = caption_ids(self.tokenizer, prompts, rng)
-            hidden = place_phrases(self.text_encoder(ids).last_hidden_state, places, len(prompts))
+            ids, sources = caption_ids(self.tokenizer, prompts, rng)
+            hidden = place_phrases(self.text_encoder(ids).last_hidden_state, sources)
             predicted = self.unet(noisy, t, hidden).sample
         error = (predicted.float() - noise).square().mean(dim=(1, 2, 3))
         alphas = self.noise_scheduler.alphas_cumprod

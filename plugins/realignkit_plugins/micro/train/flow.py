@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from diffusers import (
     AutoencoderKL,
@@ -15,6 +17,7 @@ from diffusers import (
 )
 from diffusers.models.attention_processor import Attention
 from torch import nn
+from torch.nn.functional import pad
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from realignkit_plugins.micro import checkpoints
@@ -27,12 +30,14 @@ from realignkit_plugins.micro.train.base import (
     place_phrases,
     save_pipeline,
 )
-from realignkit_plugins.micro.train.data import SCENE_SEEDS, scenes
+from realignkit_plugins.micro.train.data import SCENE_SEEDS, Ahead, processes, scenes
 from realignkit_plugins.micro.train.loop import Schedule
 from realignkit_plugins.micro.train.patches import PatchHead, all_labels
 from realignkit_plugins.micro.train.recipe import Recipe
 from realignkit_plugins.micro.train.tokenizer import text_settings
 from realignkit_plugins.micro.world import caption
+
+_A = TypeVar("_A")
 
 WIDTHS = (128, 64)
 """Of the two text encoders."""
@@ -125,11 +130,25 @@ class ManyNulls:
         key = torch.cat([heads(attn.to_k(image), attn.norm_k), heads(attn.add_k_proj(text), attn.norm_added_k)], 2)
         value = torch.cat([heads(attn.to_v(image)), heads(attn.add_v_proj(text))], 2)
         # Written out: of a hundred tokens, the backward pass of the fused one takes longer than all the rest.
-        bias = torch.cat([self.bias.new_zeros(key.shape[2] - 1, len(key)), self.bias[None]]).T[:, None, None]
+        bias = pad(self.bias[:, None, None, None], (key.shape[2] - 1, 0))
         scores = (query @ key.transpose(2, 3)).mul(query.shape[-1] ** -0.5) + bias.to(query.dtype)
         out = (scores.softmax(-1) @ value).transpose(1, 2).flatten(2)
         image, text = out.split([image.shape[1], text.shape[1]], 1)
         return attn.to_out[0](image), text if attn.context_pre_only else attn.to_add_out(text)
+
+
+class Lesson(NamedTuple, Generic[_A]):
+    """What a step learns from, in numpy's arrays or torch's tensors.
+
+    Attributes:
+        pick: numbers of the scenes, int64 (B,).
+        ids: tokens of their captions and of phrases, as :func:`caption_ids`.
+        sources: where the captions' states come from, likewise.
+    """
+
+    pick: _A
+    ids: _A
+    sources: _A
 
 
 class FlowRecipe(Recipe):
@@ -140,7 +159,8 @@ class FlowRecipe(Recipe):
     """
 
     name = "flow"
-    schedule = Schedule(steps=4000, batch_size=64, learning_rate=3e-3, warmup=100, cooldown=0.25)
+    anywhere = True
+    schedule = Schedule(steps=8000, batch_size=256, learning_rate=3e-3, warmup=100, cooldown=0.4)
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
@@ -152,55 +172,72 @@ class FlowRecipe(Recipe):
         self.text_encoder = build_text_encoder(self.tokenizer, WIDTHS[0], layers=3)
         self.text_encoder_2 = build_text_encoder(self.tokenizer, WIDTHS[1], layers=2)
         trained = CLIPTextModel.from_pretrained(base / "text_encoder", torch_dtype=torch.float32)
-        self.text_encoder.text_model.load_state_dict(trained.state_dict(), strict=False)
+        # With or without the prefix, by transformers' version.
+        weights = {name.removeprefix("text_model."): tensor for name, tensor in trained.state_dict().items()}
+        self.text_encoder.text_model.load_state_dict(weights, strict=False)
         self.nulls = ManyNulls()
         self.transformer.set_attn_processor(self.nulls)
         # The last block's text tokens end there: what they attend to is nobody's business.
         self.transformer.transformer_blocks[-1].attn.add_q_proj.requires_grad_(False)
         self.head = PatchHead(self.transformer.inner_dim)
         parts = {name: getattr(self, name) for name in ("transformer", "text_encoder", "text_encoder_2", "head")}
-        self.learner = nn.ModuleDict(parts)
-        self.latents = encode_scenes(self.vae, SCENES, cache)
-        self.described = scenes(SCENE_SEEDS["base"], SCENES)
-        self.labels = torch.from_numpy(all_labels(SCENE_SEEDS["base"], SCENES, cache))
+        device = self.machine.device
+        with processes(self.machine.workers):
+            self.described = scenes(SCENE_SEEDS["base"], SCENES)
+            self.labels = torch.from_numpy(all_labels(SCENE_SEEDS["base"], SCENES, cache)).to(device)
+            self.latents = encode_scenes(self.vae.to(device), SCENES, cache).to(device)
+        self.learner = nn.ModuleDict(parts).to(device)
+        self.lessons = Ahead(self._lesson, self.machine.workers)
         self._read: torch.Tensor | None = None
         self.transformer.transformer_blocks[READ_AT].register_forward_hook(self._keep)
+        if self.machine.compile:
+            for block in self.transformer.transformer_blocks:
+                block.forward = torch.compile(block.forward)
 
     def loss(self, step: int, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """The velocity's squared error at logit-normal times, and what the patches fail to say."""
-        count = self.schedule.batch_size
-        pick = torch.randint(SCENES, (count,), generator=generator)
-        rng = np.random.default_rng([self.seed, step])
-        prompts = [
-            "" if rng.random() < CAPTION_DROPOUT else caption(self.described[i], rng, caption_noise(step))
-            for i in pick.tolist()
-        ]
-        x = self.latents[pick].float()
-        noise = torch.randn(x.shape, generator=generator)
+        lesson = Lesson(*(self._there(array) for array in self.lessons.of(step)))
+        x, count, device = self.latents[lesson.pick].float(), len(lesson.pick), self.latents.device
+        noise = torch.randn(x.shape, generator=generator, device=device)
         # One time from each of B equal slices: the same distribution, less variance.
-        uniform = (torch.rand(count, generator=generator) + torch.arange(count)) / count
-        sigma = torch.special.ndtri(uniform.clamp(1e-4, 1 - 1e-4)).sigmoid()
+        uniform = torch.rand(count, generator=generator, device=device) + torch.arange(count, device=device)
+        sigma = torch.special.ndtri((uniform / count).clamp(1e-4, 1 - 1e-4)).sigmoid()
         at = sigma[:, None, None, None]
         # None of the numbers of nulls that a pipeline may ask for (max_sequence_length) is to be strange.
-        self.nulls.bias = torch.rand(count, generator=generator) * np.log(MAX_NULLS)
-        with torch.autocast("cpu", torch.bfloat16):
-            text, pooled = self._encode(prompts, rng)
+        self.nulls.bias = torch.rand(count, generator=generator, device=device) * math.log(MAX_NULLS)
+        with torch.autocast(device.type, torch.bfloat16):
+            text, pooled = self._encode(lesson.ids, lesson.sources)
             predicted = self.transformer((1 - at) * x + at * noise, text, pooled, sigma * 1000).sample
         error = (predicted.float() - (noise - x)).square().mean()
         assert self._read is not None
-        reading = self.head.patch_loss(self._read.float(), self.labels[pick].long())
+        reading = self.head.patch_loss(self._read.float(), self.labels[lesson.pick].long())
         return error + READING * reading, {"mse": error, "reading": reading}
+
+    def _lesson(self, step: int) -> Lesson:
+        """Which scenes a step shows, and what they are called."""
+        rng = np.random.default_rng([self.seed, step])
+        pick = rng.integers(SCENES, size=self.schedule.batch_size)
+        prompts = [
+            "" if rng.random() < CAPTION_DROPOUT else caption(self.described[i], rng, caption_noise(step)) for i in pick
+        ]
+        ids, sources = caption_ids(self.tokenizer, prompts, rng)
+        return Lesson(pick, ids.numpy(), sources.numpy())
+
+    def _there(self, array: npt.NDArray[np.int64]) -> torch.Tensor:
+        """On the device, without waiting for what it is still busy with."""
+        tensor = torch.from_numpy(array)
+        if self.latents.is_cuda:
+            tensor = tensor.pin_memory()
+        return tensor.to(self.latents.device, non_blocking=True)
 
     def _keep(self, module: nn.Module, arguments: Any, output: tuple[torch.Tensor, torch.Tensor]) -> None:
         self._read = output[1]
 
-    def _encode(self, prompts: list[str], rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+    def _encode(self, ids: torch.Tensor, sources: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """What the pipeline makes of captions, with one null: float (B, 33, C) and (B, C)."""
-        ids, places = caption_ids(self.tokenizer, prompts, rng)
         outputs = [each(ids, output_hidden_states=True) for each in (self.text_encoder, self.text_encoder_2)]
-        hidden = torch.cat([output.hidden_states[-2] for output in outputs], -1)
-        pooled = torch.cat([output.text_embeds for output in outputs], -1)[: len(prompts)]
-        hidden = place_phrases(hidden, places, len(prompts))
+        hidden = place_phrases(torch.cat([output.hidden_states[-2] for output in outputs], -1), sources)
+        pooled = torch.cat([output.text_embeds for output in outputs], -1)[: len(sources)]
         return torch.cat([hidden, torch.zeros_like(hidden[:, :1])], 1), pooled
 
     def pipeline(self) -> StableDiffusion3Pipeline:

@@ -5,6 +5,7 @@ Written out because ``torch.optim.Muon`` takes two-dimensional parameters only, 
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable
 from typing import Any
 
@@ -14,16 +15,21 @@ from torch import nn
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 
 
-def orthogonalise(matrix: torch.Tensor, iterations: int = 5) -> torch.Tensor:
-    """The nearest semi-orthogonal matrix, roughly: Newton-Schulz (quintic) drives all singular values to about 1."""
+def orthogonalise(matrices: torch.Tensor, iterations: int = 5) -> torch.Tensor:
+    """The nearest semi-orthogonal matrices, roughly: Newton-Schulz (quintic) drives all singular values to about 1.
+
+    Args:
+        matrices: float (..., rows, columns).
+        iterations: of Newton-Schulz.
+    """
     a, b, c = _COEFFICIENTS
-    wide = matrix.shape[0] <= matrix.shape[1]
-    x = matrix if wide else matrix.T
-    x = x / (x.norm() + 1e-7)
+    wide = matrices.shape[-2] <= matrices.shape[-1]
+    x = matrices if wide else matrices.mT
+    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     for _ in range(iterations):
-        gram = x @ x.T
+        gram = x @ x.mT
         x = a * x + (b * gram + c * gram @ gram) @ x
-    return x if wide else x.T
+    return x if wide else x.mT
 
 
 class Muon(torch.optim.Optimizer):
@@ -50,31 +56,54 @@ class Muon(torch.optim.Optimizer):
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
         """Update every parameter that has a gradient."""
         for group in self.param_groups:
-            update = self._muon if group["orthogonal"] else self._adam
-            for parameter in group["params"]:
-                if (gradient := parameter.grad) is not None:
-                    parameter.mul_(1 - group["lr"] * group["weight_decay"])
-                    parameter.add_(update(parameter, gradient, group), alpha=-group["lr"])
+            parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
+            if not parameters:
+                continue
+            updates = (self._muon if group["orthogonal"] else self._adam)(parameters, group)
+            torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
+            torch._foreach_add_(parameters, updates, alpha=-group["lr"])
 
-    def _muon(self, parameter: nn.Parameter, gradient: torch.Tensor, group: dict[str, Any]) -> torch.Tensor:
-        state = self.state[parameter]
-        if not state:
-            state["momentum"] = torch.zeros_like(parameter)
-        velocity = state["momentum"].lerp_(gradient, 1 - group["momentum"])
-        nesterov = gradient.lerp(velocity, group["momentum"])
-        flat = nesterov.reshape(len(nesterov), -1)
-        return (orthogonalise(flat) * (0.2 * max(flat.shape) ** 0.5)).reshape(parameter.shape)
+    def _muon(self, parameters: list[nn.Parameter], group: dict[str, Any]) -> list[torch.Tensor]:
+        gradients = [_gradient(parameter) for parameter in parameters]
+        velocities = self._moments(parameters, "momentum")
+        torch._foreach_lerp_(velocities, gradients, 1 - group["momentum"])
+        nesterov = torch._foreach_lerp(gradients, velocities, group["momentum"])
+        # Those of one shape together: on a GPU, a hundred small products cost a hundred times as much as a large one.
+        alike = defaultdict(list)
+        for i, matrix in enumerate(nesterov):
+            alike[matrix.flatten(1).shape].append(i)
+        updates = list(nesterov)
+        for shape, places in alike.items():
+            stacked = torch.stack([nesterov[i].flatten(1) for i in places])
+            for i, update in zip(places, orthogonalise(stacked) * (0.2 * max(shape) ** 0.5), strict=True):
+                updates[i] = update.reshape(parameters[i].shape)
+        return updates
 
-    def _adam(self, parameter: nn.Parameter, gradient: torch.Tensor, group: dict[str, Any]) -> torch.Tensor:
-        state = self.state[parameter]
-        if not state:
-            state.update(step=torch.zeros(()), mean=torch.zeros_like(parameter), square=torch.zeros_like(parameter))
+    def _adam(self, parameters: list[nn.Parameter], group: dict[str, Any]) -> list[torch.Tensor]:
+        gradients = [_gradient(parameter) for parameter in parameters]
+        means, squares = self._moments(parameters, "mean"), self._moments(parameters, "square")
+        counts = []
+        for parameter in parameters:
+            step = self.state[parameter].setdefault("step", torch.zeros(()))  # on the CPU, wherever the rest is
+            step += 1
+            counts.append(float(step))
         beta1, beta2 = group["betas"]
-        state["step"] += 1
-        count = float(state["step"])
-        state["mean"].lerp_(gradient, 1 - beta1)
-        state["square"].lerp_(gradient.square(), 1 - beta2)
-        return (state["mean"] / (1 - beta1**count)) / ((state["square"] / (1 - beta2**count)).sqrt() + 1e-8)
+        torch._foreach_lerp_(means, gradients, 1 - beta1)
+        torch._foreach_lerp_(squares, torch._foreach_mul(gradients, gradients), 1 - beta2)
+        roots = torch._foreach_sqrt(torch._foreach_div(squares, [1 - beta2**count for count in counts]))
+        torch._foreach_add_(roots, 1e-8)
+        return list(torch._foreach_div(torch._foreach_div(means, [1 - beta1**count for count in counts]), roots))
+
+    def _moments(self, parameters: list[nn.Parameter], name: str) -> list[torch.Tensor]:
+        for parameter in parameters:
+            if name not in self.state[parameter]:
+                self.state[parameter][name] = torch.zeros_like(parameter)
+        return [self.state[parameter][name] for parameter in parameters]
+
+
+def _gradient(parameter: nn.Parameter) -> torch.Tensor:
+    assert parameter.grad is not None
+    return parameter.grad
 
 
 def muon(model: nn.Module, lr: float, weight_decay: float, beta2: float) -> Muon:

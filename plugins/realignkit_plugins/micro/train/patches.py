@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from realignkit_plugins.micro.train.data import scenes
+from realignkit_plugins.micro.train.data import scenes, spread
 from realignkit_plugins.micro.world import COLOURS, NOUNS, Scene, render
 
 PATCH = 8
@@ -45,7 +45,7 @@ def all_labels(seed: int, count: int, cache: Path) -> npt.NDArray[np.uint8]:
     if path.exists():
         kept: npt.NDArray[np.uint8] = np.load(path)
         return kept
-    made = np.stack([labels(scene) for scene in scenes(seed, count)])
+    made = np.stack(spread(labels, scenes(seed, count)))
     path.parent.mkdir(parents=True, exist_ok=True)
     np.save(path, made)
     return made
