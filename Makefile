@@ -1,6 +1,6 @@
 # make demo   watch one prompt being re-aligned        make test   everything CI runs
 # make docs   the site, in site/                       make clean  remove what make made
-# make test-browser   the pages of study and ui in Chromium (Debian: apt install chromium), which else is skipped
+# make test-browser   the pages of study, ui and docs in Chromium (Debian: apt install chromium), which else is skipped
 # make test-llama   the tests that need llama.cpp, which is compiled for that (minutes)
 # Each makes .venv when it is absent or older than pyproject.toml or constraints.txt.
 
@@ -29,7 +29,7 @@ test: lint
 # Installed by the system, as a browser needs its libraries.
 test-browser: $(VENV)/installed-dev $(VENV)/installed-browser
 	@command -v chromium chromium-browser google-chrome || { echo "No Chromium found: apt install chromium"; exit 1; }
-	$(PYTEST) -m browser tests/study tests/ui
+	$(PYTEST) -m browser tests/study tests/ui tests/test_site.py
 
 # Compiled for plain AVX2: what a processor advertises is not always usable in a virtual machine.
 test-llama: export CMAKE_ARGS ?= -DGGML_NATIVE=OFF -DGGML_AVX2=ON -DGGML_FMA=ON -DGGML_F16C=ON

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from realignkit.types import Answer, Layout, Likelihood, LocalCaption, Segment, Tag
 
 __version__ = "0.2.0"
+"""Of the package."""
 
 _HOME = {
     "attention.config": ("ModulationConfig",),

@@ -46,6 +46,7 @@ Factory = Callable[..., Any]
 
 hookspec = pluggy.HookspecMarker("realignkit")
 hookimpl = pluggy.HookimplMarker("realignkit")
+"""Marks a function of a plugin's module as one of the hooks below."""
 
 
 @hookspec

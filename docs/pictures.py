@@ -1,0 +1,53 @@
+"""Draws the pictures of the README and of the home page: the embedded model's own, of one prompt and seed.
+
+``python docs/pictures.py``, some seconds, when the embedded model draws otherwise.
+
+A test says when they are stale. Others are made where they are shown: screenshots by the tests in a browser
+(``REALIGNKIT_SCREENSHOTS=docs/images``), plots by ``python benchmarks/tables.py``.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from PIL import Image
+
+from realignkit import Realigner
+from realignkit.report import contact_sheet, heat_sheet
+
+IMAGES = Path(__file__).parent / "images"
+PROMPT, SEED = "a yellow car and a blue bench", 49
+WORDS = ("yellow", "blue")
+WIDTH = 512
+"""Of one picture on the page, in pixels."""
+
+
+def pictures() -> dict[str, Image.Image]:
+    """File name -> picture."""
+    realigner = Realigner.from_pretrained("micro", heat_maps=WORDS)
+    result = realigner(PROMPT, seed=SEED)
+    maps = heat_sheet(result)
+    return {
+        "demo.png": contact_sheet([result]),
+        "heat-maps.png": reduced(maps),
+        "before.png": enlarged(result.coarse),
+        "after.png": enlarged(result.image),
+    }
+
+
+def reduced(image: Image.Image) -> Image.Image:
+    """Half as wide, in 256 colours."""
+    half = image.resize((image.width // 2, image.height // 2), Image.Resampling.LANCZOS)
+    return half.convert("P", palette=Image.Palette.ADAPTIVE)
+
+
+def enlarged(image: Image.Image) -> Image.Image:
+    """As wide as the page shows it; its pixels stay pixels."""
+    return image.resize((WIDTH, WIDTH * image.height // image.width), Image.Resampling.NEAREST)
+
+
+if __name__ == "__main__":
+    for name, picture in pictures().items():
+        picture.save(IMAGES / name, optimize=True)
+        print(IMAGES / name, file=sys.stderr)
