@@ -6,10 +6,10 @@ the one call of torch's attention that it makes is computed here instead.
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import torch
@@ -94,7 +94,7 @@ class JointAttention(ModulatedAttention):
         """
         maps = self.maps(self.call.grid, query.device)
         self.check_tokens(maps, self.call.text.stop - self.call.text.start)
-        return self.among(query, key, value, bias, partial(self._whole, maps=maps))
+        return self.among(query, key, value, bias, functools.partial(self._whole, maps=maps))
 
     def _whole(self, query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, *, maps: RegionMaps) -> Tensor:
         length = query.shape[2]
@@ -128,7 +128,7 @@ class JointAttention(ModulatedAttention):
             score, area = (each[:, None, :, None] for each in _of_tokens(maps))
             region = region_matrix(maps.tokens, maps.cells)[:, None]
             terms: dict[str, Any] = {"region": region, "weight": self._text_weight, "score": score, "area": area}
-            blocks.append((text, image, partial(modulated_similarity, **terms, config=self.config)))
+            blocks.append((text, image, functools.partial(modulated_similarity, **terms, config=self.config)))
         return blocks
 
     @property
@@ -161,6 +161,13 @@ class JointAttnProcessor:
         self.original = original
         self.sees_text = not any(part in name for part in state.joint.image_only)
         self.sees_image = not any(part in name for part in state.joint.text_only)
+
+        @functools.wraps(original.__call__)
+        def as_original(*args: Any, **kwargs: Any) -> Any:
+            return self(*args, **kwargs)
+
+        # Layers of diffusers hand on those arguments alone that the signature of their processor's __call__ names.
+        vars(self)["__call__"] = as_original
 
     def __call__(self, attn: Any, *args: Any, **kwargs: Any) -> Any:
         """Compute the layer: what the original processor takes and returns."""

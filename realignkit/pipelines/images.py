@@ -60,7 +60,8 @@ def encode_images(
     pixels = pipeline.image_processor.preprocess([to_rgb(image) for image in images], height, width)
     dtype = vae.dtype
     with without_overflow(vae):
-        raw = _mode(vae.encode(pixels.to(pipeline._execution_device, vae.dtype)))
+        pixels = pixels.to(pipeline._execution_device, vae.dtype)
+        raw = _mode(vae.encode(pixels[:, :, None]))[:, :, 0] if _of_videos(vae) else _mode(vae.encode(pixels))
     mean, std, factor = _statistics(vae, raw)
     latents = ((raw - mean) / std * factor).to(dtype)
     check_finite(latents, "in the image encoder")
@@ -105,6 +106,11 @@ def _mode(encoded: Any) -> Tensor:
     return latents
 
 
+def _of_videos(vae: Any) -> bool:
+    """Whether pictures are videos of one frame to it, as to Qwen-Image's."""
+    return getattr(vae, "temperal_downsample", None) is not None
+
+
 def _statistics(vae: Any, like: Tensor) -> tuple[Tensor, Tensor, float]:
     """Mean and standard deviation of raw latents, and the factor: ``raw = normalised * std / factor + mean``."""
     config = vae.config
@@ -113,7 +119,8 @@ def _statistics(vae: Any, like: Tensor) -> tuple[Tensor, Tensor, float]:
         shift = getattr(config, "shift_factor", None) or 0.0
         return like.new_tensor(shift), like.new_ones(()), config.scaling_factor
     shape = (1, -1, 1, 1)
-    return like.new_tensor(mean).view(shape), like.new_tensor(std).view(shape), config.scaling_factor
+    factor = getattr(config, "scaling_factor", 1.0)
+    return like.new_tensor(mean).view(shape), like.new_tensor(std).view(shape), factor
 
 
 class Autoencoder:

@@ -13,8 +13,8 @@ CHAT = (
 )
 MARKS = ["<|im_start|>", "<|im_end|>", "<think>", "</think>"]
 SAYINGS = (
-    "system Describe the image by detailing the color, shape, size, texture, quantity, text, spatial relationships of "
-    "the objects and background: user assistant",
+    "system\nDescribe the image by detailing the color, shape, size, texture, quantity, text, spatial relationships of "
+    "the objects and background:\nuser\nassistant\n",
     "a red book and a dog, a cat and a yellow pen, a desk",
 )
 
@@ -76,3 +76,20 @@ def mistral3(tokenizer: Any, width: int, layers: int) -> Any:
         vision_config={"model_type": "pixtral", "head_dim": 4, "image_size": 32, "patch_size": 16, **vision},
     )
     return outspoken(Mistral3ForConditionalGeneration(config))
+
+
+def qwen_vl(tokenizer: Any, width: int, layers: int) -> Any:
+    from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+
+    quarter = width // 8
+    text = {
+        **_settings(tokenizer, width, layers),
+        "rope_parameters": {
+            "rope_type": "default",
+            "rope_theta": 10000.0,
+            "mrope_section": [quarter, quarter // 2, quarter // 2],
+        },
+    }
+    vision = {"depth": 1, "hidden_size": 8, "intermediate_size": 8, "num_heads": 2, "out_hidden_size": width}
+    text |= {"bos_token_id": None, "eos_token_id": None}
+    return outspoken(Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig(text_config=text, vision_config=vision)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tests.attention.chat_models import mistral3, qwen3, qwen_tokenizer
+from tests.attention.chat_models import mistral3, qwen3, qwen_tokenizer, qwen_vl
 from tests.attention.pixart import t5_tokenizer
 from tests.small_pipelines import LETTERS, MERGES, text_config
 
@@ -213,6 +213,51 @@ def flux2_dev_pipeline(**tokenizer_options: Any) -> Any:
         text_encoder=mistral3(tokenizer, 8, 30),
         tokenizer=tokenizer,
         transformer=flux2_transformer(distilled=True),
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def qwen_image_transformer() -> Any:
+    import torch
+    from diffusers import QwenImageTransformer2DModel
+
+    torch.manual_seed(0)
+    return attentive(
+        QwenImageTransformer2DModel(
+            in_channels=16,
+            out_channels=4,
+            num_layers=2,
+            attention_head_dim=16,
+            num_attention_heads=2,
+            joint_attention_dim=16,
+            axes_dims_rope=(4, 6, 6),
+        ).eval()
+    )
+
+
+def qwen_image_pipeline(**tokenizer_options: Any) -> Any:
+    """Its VAE is one of videos, its instruction the published one."""
+    import torch
+    from diffusers import AutoencoderKLQwenImage, FlowMatchEulerDiscreteScheduler, QwenImagePipeline
+
+    torch.manual_seed(1)
+    tokenizer = qwen_tokenizer(**tokenizer_options)
+    vae = AutoencoderKLQwenImage(
+        base_dim=8,
+        z_dim=4,
+        dim_mult=[1, 1],
+        num_res_blocks=1,
+        temperal_downsample=[False],
+        latents_mean=[0.1, -0.1, 0.2, 0.0],
+        latents_std=[1.5, 1.0, 2.0, 1.2],
+    )
+    pipeline = QwenImagePipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True),
+        vae=vae.eval(),
+        text_encoder=qwen_vl(tokenizer, 16, 2),
+        tokenizer=tokenizer,
+        transformer=qwen_image_transformer(),
     )
     pipeline.set_progress_bar_config(disable=True)
     return pipeline

@@ -10,7 +10,7 @@ import diffusers
 import torch
 from diffusers.models.embeddings import apply_rotary_emb
 
-from tests.attention.flow_pipelines import flux2_transformer, flux_transformer, sd3_transformer
+from tests.attention.flow_pipelines import flux2_transformer, flux_transformer, qwen_image_transformer, sd3_transformer
 from tests.attention.test_processor import TOKENS
 
 GRID = (4, 6)
@@ -115,6 +115,36 @@ class Flux2Reference(TextFirst):
         return attn.to_out(torch.cat([out, attn.mlp_act_fn(rest)], -1))
 
 
+class QwenReference(TextFirst):
+    def __call__(
+        self,
+        attn,
+        hidden_states,
+        encoder_hidden_states,
+        encoder_hidden_states_mask=None,
+        attention_mask=None,
+        image_rotary_emb=None,
+    ):
+        self.mask = encoder_hidden_states_mask
+        return super().__call__(attn, hidden_states, encoder_hidden_states, None, image_rotary_emb)
+
+    def turned(self, query, key, value, rotary):
+        turns = torch.cat([rotary[1], rotary[0]])
+        return [each.transpose(1, 2) for each in (complex_turn(query, turns), complex_turn(key, turns), value)]
+
+    def attention(self, Q, K, V, image, text, hidden=None):
+        hidden = torch.zeros(len(Q), Q.shape[2], dtype=torch.bool)
+        if self.mask is not None:
+            hidden[:, text] = ~self.mask.bool()
+        return super().attention(Q, K, V, image, text, hidden)
+
+
+def complex_turn(states, turns):
+    """Rotary embedding: neighbouring columns of (B, N, heads, d) are complex numbers, turns are (N, d / 2)."""
+    pairs = torch.view_as_complex(states.float().unflatten(-1, (-1, 2)).contiguous())
+    return torch.view_as_real(pairs * turns[:, None]).flatten(-2).to(states.dtype)
+
+
 # --- what the networks are called with --------------------------------------------------------------------------------
 
 
@@ -160,6 +190,17 @@ def flux2_inputs(noise: Noise) -> dict[str, Any]:
     }
 
 
+def qwen_image_inputs(noise: Noise) -> dict[str, Any]:
+    mask = torch.ones(noise.batch, TOKENS)
+    mask[1:, TOKENS - 2 :] = 0  # texts of different lengths
+    return {
+        "hidden_states": noise(CELLS, 16),
+        "encoder_hidden_states": noise(TOKENS, 16) * 3,
+        "encoder_hidden_states_mask": mask if noise.batch > 1 else None,
+        "img_shapes": [[(1, *GRID)]] * noise.batch,
+    }
+
+
 @dataclass(frozen=True)
 class Network:
     """One family's.
@@ -183,4 +224,5 @@ NETWORKS = {
     "sd3": Network(sd3_transformer, Reference, sd3_inputs, lambda t: {"timestep": t}, (0, 2)),
     "flux": Network(flux_transformer, TextFirst, flux_inputs),
     "flux2": Network(flux2_transformer, Flux2Reference, flux2_inputs),
+    "qwen_image": Network(qwen_image_transformer, QwenReference, qwen_image_inputs),
 }

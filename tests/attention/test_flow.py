@@ -21,6 +21,7 @@ from tests.attention.flow_pipelines import (
     flux2_dev_pipeline,
     flux2_pipeline,
     flux_pipeline,
+    qwen_image_pipeline,
     sd3_pipeline,
 )
 from tests.small_pipelines import distance, layout
@@ -29,7 +30,7 @@ PROMPTS = ["a red book and a dog", "a cat"]
 SIZE = (32, 48)
 FAST = {"num_inference_steps": 3, "height": SIZE[0], "width": SIZE[1]}
 STRONG = ModulationConfig(share=1.0, power=0.0, isolate_phrases=False)
-PIPELINES = {"sd3": sd3_pipeline, "flux": flux_pipeline, "flux2": flux2_pipeline}
+PIPELINES = {"sd3": sd3_pipeline, "flux": flux_pipeline, "flux2": flux2_pipeline, "qwen_image": qwen_image_pipeline}
 
 
 @pytest.fixture(scope="module", params=PIPELINES)
@@ -208,6 +209,8 @@ CHATS = {
     "flux2": flux2_pipeline,
     "flux2 dev": flux2_dev_pipeline,
     "flux2 dev, padded on the left": partial(flux2_dev_pipeline, padding_side="left"),
+    "qwen_image": qwen_image_pipeline,
+    "qwen_image, padded on the left": partial(qwen_image_pipeline, padding_side="left"),
 }
 
 
@@ -284,3 +287,33 @@ def test_flux2_distilled_and_dev_take_no_negative_prompt():
         assert distance(alone, stock_picture(pipeline, PROMPTS[0], 3, guidance_scale=3.0)) == 0
         result = refine(pipeline, PROMPTS[:1], [layout("a dog", size=SIZE)], [3], STRONG, guidance_scale=3.0, **FAST)
         assert result.notes == [()] and distance(result.images[0], alone) > 2
+
+
+# --- Qwen-Image -------------------------------------------------------------------------------------------------------
+
+
+def test_qwen_images_instruction_is_dropped():
+    pipeline = qwen_image_pipeline()
+    (reader,) = encoding.readers(pipeline)
+    tokenizer = reader.encoders[0][0]
+    rest = "<|im_end|>\n<|im_start|>assistant\n"
+    assert tokenizer.decode(encoding.full_ids(tokenizer, "a cat")) == f"a cat{rest}"
+    embeddings, mask = encoding.encode_texts(pipeline, PROMPTS)
+    assert embeddings.shape[:2] == mask.shape and mask.sum(1).tolist() == [6 + 5, 2 + 5]
+
+
+def test_qwen_image_with_true_guidance():
+    pipeline = qwen_image_pipeline()
+    plain = generate(pipeline, PROMPTS, [3, 4], **FAST)
+    own = stock_picture(pipeline, PROMPTS[0], 3, negative_prompt="a long text about a dog", true_cfg_scale=4.0)
+    for wishes in ({"guidance_scale": 4.0}, {}):  # which is the pipeline's
+        wishes |= {**FAST, "negative_prompt": "a long text about a dog"}
+        guided = generate(pipeline, PROMPTS, [3, 4], **wishes)
+        assert distance(guided[0], own) <= 1 < distance(guided[0], plain[0])
+        layouts = [layout("a dog", size=SIZE), Layout()]
+        result = refine(pipeline, PROMPTS, layouts, [3, 4], STRONG, **wishes)
+        assert distance(result.images[0], guided[0]) > 2 and distance(result.images[1], guided[1]) == 0
+    away = generate(pipeline, PROMPTS[:1], [3], guidance_scale=4.0, **FAST)  # from nothing in particular
+    assert distance(away[0], stock_picture(pipeline, PROMPTS[0], 3, negative_prompt=" ", true_cfg_scale=4.0)) == 0
+    off = generate(pipeline, PROMPTS[:1], [3], guidance_scale=1.0, **FAST)
+    assert distance(off[0], stock_picture(pipeline, PROMPTS[0], 3)) == 0

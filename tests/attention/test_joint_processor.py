@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import threading
 
 import pytest
@@ -139,6 +140,14 @@ def test_every_layer_computes_attention_with_one_call(family, network):
     joint = families.family_of_network(network).joint
     for processor in families.attention_processors(network).values():
         assert families.is_a(processor, *joint.processors)
+
+
+def test_layers_hand_on_what_they_handed_to_the_original(family, network):
+    """diffusers drops arguments that the signature of a processor's ``__call__`` does not name."""
+    before = families.attention_processors(network)
+    with modulate(network, [example("two", LATENT)], timesteps=SCHEDULE):
+        for name, processor in families.attention_processors(network).items():
+            assert inspect.signature(processor.__call__) == inspect.signature(before[name].__call__)
 
 
 def test_what_is_no_single_call_is_refused_by_name(family, network, monkeypatch):

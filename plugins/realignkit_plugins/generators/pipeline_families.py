@@ -20,6 +20,7 @@ FAMILIES = {
     "FluxPipeline": "flux",
     "Flux2Pipeline": "flux2",
     "Flux2KleinPipeline": "flux2",
+    "QwenImagePipeline": "qwen_image",
 }
 NETWORKS = {
     "unet": ("unet", "UNet2DConditionModel"),
@@ -27,6 +28,7 @@ NETWORKS = {
     "sd3": ("transformer", "SD3Transformer2DModel"),
     "flux": ("transformer", "FluxTransformer2DModel"),
     "flux2": ("transformer", "Flux2Transformer2DModel"),
+    "qwen_image": ("transformer", "QwenImageTransformer2DModel"),
 }
 """Of each family what its pipelines call the network with the attention, and its class."""
 

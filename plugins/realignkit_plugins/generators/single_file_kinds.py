@@ -54,6 +54,8 @@ _MARKED: tuple[tuple[tuple[str, ...], str, str], ...] = (
     (("double_blocks.",), f"a FLUX model (or one built like it), {_NONE}", "{folder}"),
     (("joint_blocks.",), f"a Stable Diffusion 3 model (or one built like it), {_NONE}", "{folder}"),
     (("double_layers.",), f"an AuraFlow model (or one built like it), {_NONE}", "{folder}"),
+    ((".txt_mod.",), f"a Qwen-Image model (or one built like it), {_NONE}", "{folder}"),
+    (("noise_refiner.",), f"a Z-Image or Lumina model (or one built like it), {_NONE}", "{folder}"),
 )
 _ADDITIONS = 3
 """How many of these, from the first, tools put into one file with a whole model."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 from realignkit.errors import OptionError
-from realignkit.pipelines.families import flux, flux2, pixart, sd3, unet
+from realignkit.pipelines.families import flux, flux2, pixart, qwen_image, sd3, unet
 from realignkit.pipelines.families.family import Family
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ FAMILIES: tuple[Family, ...] = (
     sd3.FAMILY,
     flux.FAMILY,
     flux2.FAMILY,
+    qwen_image.FAMILY,
 )
 
 SUPPORTED = tuple(name for family in FAMILIES for name in family.pipelines)

@@ -23,6 +23,8 @@ from tests.attention.flow_pipelines import (
     flux2_transformer,
     flux_pipeline,
     flux_transformer,
+    qwen_image_pipeline,
+    qwen_image_transformer,
     sd3_pipeline,
     sd3_transformer,
 )
@@ -31,6 +33,7 @@ FAMILIES = {
     "sd3": (sd3_pipeline, sd3_transformer),
     "flux": (flux_pipeline, flux_transformer),
     "flux2": (flux2_pipeline, flux2_transformer),
+    "qwen_image": (qwen_image_pipeline, qwen_image_transformer),
 }
 LAYER = "transformer_blocks.0.attn.to_v"
 

@@ -58,6 +58,8 @@ KINDS = {
     "flux": ({"double_blocks.0.img_attn.qkv.weight": (8, 8)}, "is a FLUX model"),
     "flux of comfy": ({f"{UNET}double_blocks.0.img_attn.qkv.weight": (8, 8)}, "is a FLUX model"),
     "sd3": ({f"{UNET}joint_blocks.0.context_block.attn.qkv.weight": (8, 8)}, "is a Stable Diffusion 3 model"),
+    "qwen_image": ({f"{UNET}transformer_blocks.0.txt_mod.1.weight": (8, 8)}, "is a Qwen-Image model"),
+    "z_image": ({f"{UNET}noise_refiner.0.attention.qkv.weight": (8, 8)}, "is a Z-Image or Lumina model"),
     "unet of diffusers": ({"down_blocks.0.resnets.0.conv1.weight": (8, 8, 3, 3)}, "has model_index.json"),
     "unet": ({"input_blocks.0.0.weight": (8, 4, 3, 3)}, "is a U-Net alone"),
     "text encoder": ({"text_model.encoder.layers.0.mlp.fc1.weight": (8, 8)}, "is a text encoder alone"),

@@ -113,6 +113,7 @@ def test_options_become_defaults() -> None:
         ("Flux2Pipeline", "transformer", "Flux2Transformer2DModel", "flux2"),
         ("Flux2KleinPipeline", "transformer", "Flux2Transformer2DModel", "flux2"),
         ("Flux2KleinPipeline", "transformer", "FluxTransformer2DModel", None),
+        ("QwenImagePipeline", "transformer", "QwenImageTransformer2DModel", "qwen_image"),
         ("IFPipeline", "unet", "UNet2DConditionModel", None),
     ],
 )
