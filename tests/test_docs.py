@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import re
 import shutil
 import subprocess
 import sys
 import textwrap
+import tomllib
 from dataclasses import dataclass
+from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
 import yaml
 
-from realignkit import KINDS
+from realignkit import KINDS, Likelihood, LocalCaption, Tag
 from realignkit.registry import default_registry
 from realignkit_plugins.micro import checkpoints
+from realignkit_plugins.scorers import templates
+from realignkit_plugins.scorers.answers import ANSWER_SCHEMA, write_answer
 from tests.conftest import HANGS
 from tests.plugins.generators.original import write_quick_model
+from tests.testing.test_fixtures import MODULE as FIXTURES
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
@@ -39,6 +45,9 @@ EXEMPT_COMMANDS = {
     r"realignkit run .*--scorer (gpt4|llama_cpp|openai_chat)": "needs a key, a service or a model file",
     r"realignkit run .*--model black-forest-labs/": "needs the hub and a GPU; tests/plugins/generators has small ones",
     r"export ": "sets a key of the reader's",
+    r"CMAKE_ARGS=": "installs and compiles; 'make test-llama' does",
+    r"tensorboard --logdir": "serves until it is stopped; docs/extras/tensorboard.md reads what it would show",
+    r"(wandb login|realignkit train .*tracker=wandb)": "needs an account",
     r"accelerate launch ": "wants several GPUs; tests/refl/test_cli.py has several processes",
     r"realignkit train .*--model sd15 ": "needs the hub and a GPU; tests/refl/test_cli.py trains small ones",
     r"realignkit train .*size=320 ": "as it was measured; docs/fine-tune.md has one like it",
@@ -135,6 +144,8 @@ def test_what_a_page_says_works(page, quick, tmp_path):
     THERE.get(page.relative_to(ROOT).as_posix(), lambda folder: None)(tmp_path)
     path = [str(quick), str(Path(sys.executable).parent), os.environ["PATH"]]
     environment = {**os.environ, "PATH": os.pathsep.join(path), "OMP_NUM_THREADS": "1"}
+    if all(point.value != FIXTURES for point in entry_points(group="pytest11")):  # installed before they were announced
+        environment["PYTEST_ADDOPTS"] = f"-p {FIXTURES}"
     command = [quick / "python", "-c", script(page)]
     result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=HANGS)
     assert result.returncode == 0, f"{result.stdout}\n{result.stderr}"
@@ -215,3 +226,26 @@ def test_every_plugin_of_ours_is_in_the_directory_and_no_other():
     for package in packages.values():
         assert {"package", "about", "license", "url", "plugins"} == package.keys() - {"requires"}
         assert set(package["plugins"]) <= set(KINDS)
+
+
+def test_every_extra_has_a_page_and_a_row():
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    index = (ROOT / "docs/extras/index.md").read_text(encoding="utf-8")
+    for extra in extras.keys() - {"browser", "dev", "docs", "test"}:
+        assert f"realignkit[{extra}]" in (ROOT / f"docs/extras/{extra}.md").read_text(encoding="utf-8")
+        assert f"| [`{extra}`]({extra}.md) |" in index
+    assert {path.stem for path in (ROOT / "docs/extras").glob("*.md")} - {"index"} <= extras.keys()
+
+
+@pytest.mark.parametrize("names", [("car", "bench"), ("car", "bench", "tree", "road", "sky", "grass", "wheel", "wood")])
+def test_what_gpt4_costs_is_reckoned_from_what_is_sent(names):
+    """Four characters a token; prices as the page quotes them, in US dollars per million tokens."""
+    messages = templates.question("a yellow car and a blue bench", [Tag(name, 1.0) for name in names])
+    asked = sum(len(message["content"]) for message in messages) + len(json.dumps(ANSWER_SCHEMA))
+    likelihood = Likelihood.CERTAIN if len(names) == 2 else Likelihood.POSSIBLE
+    colours = dict(zip(names, ("yellow", "blue"), strict=False))
+    captions = [LocalCaption(n, f"a {colours.get(n, 'yellow')} {n}", likelihood) for n in names]
+    tokens = round(asked / 4), round(len(write_answer(captions)) / 4)
+    dollars = [sum(t * p for t, p in zip(tokens, prices, strict=True)) / 1000 for prices in ((2.5, 10), (0.15, 0.6))]
+    row = f"| {len(names)} | {tokens[0]} | {tokens[1]} | ${dollars[0]:.2f} | ${dollars[1]:.2f} |"
+    assert row in (ROOT / "docs/extras/gpt4.md").read_text(encoding="utf-8"), row
