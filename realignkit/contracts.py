@@ -119,8 +119,8 @@ class Generator(Plugin):
 
     Attributes:
         attention_family: ``"unet"`` for SD-1.x/2.x/XL-style U-Nets, ``"pixart"`` for PixArt's transformer, ``"sd3"``,
-            ``"flux"``, ``"flux2"`` or ``"qwen_image"`` for those of flow models; None where attention cannot be
-            modulated: such a model makes coarse images only.
+            ``"flux"``, ``"flux2"``, ``"qwen_image"`` or ``"z_image"`` for those of flow models; None where attention
+            cannot be modulated: such a model makes coarse images only.
         companions: the plugins that go with this model by default (kind -> spec), e.g. ``{"tagger": "micro"}``; kinds
             are those of the steps, ``metric``, and ``reward:clip`` for what ``clip`` means with this model.
         refine_defaults: modulation options that suit this model better than the paper's.

@@ -237,12 +237,14 @@ def in_blocks(
     scaled = (query / math.sqrt(width)).flatten(0, 1)
     transposed, values = key.flatten(0, 1).transpose(-1, -2), value.flatten(0, 1)
     objects = members.shape[-1]
+    # Of one kind alone, a * rowmin is a constant that the softmax ignores.
+    alone = len(kinds) == 1 and len(range(*kinds[0].at.indices(count))) == count
     prepared = []
     for kind in kinds:
         kept = each_head((1 - kind.amount)[:, None, :, None], length, 1)
         lifted = each_head((kind.amount[..., None] * members)[:, None], length, objects)
         shared = each_head(kind.members.to(query.dtype).transpose(-1, -2)[:, None], objects, kind.members.shape[1])
-        if len(kinds) > 1:  # of one kind alone, a * rowmin is a constant that the softmax ignores
+        if not alone:
             shared = torch.cat([shared, torch.ones_like(shared[:, :1])], 1)
         prepared.append((kind.at, kept, lifted, shared))
     added = None if bias is None else each_head(bias, -1, -1)
@@ -266,7 +268,7 @@ def in_blocks(
                     high = some.masked_fill(dark, -math.inf).amax(-1, keepdim=True)
                     low = some.masked_fill(dark, math.inf).amin(-1, keepdim=True)
                 rise = (high - low) * lifted[group, part]
-                if len(prepared) > 1:
+                if not alone:
                     rise = torch.cat([rise, low * (1 - kept[group, part])], -1)
                 some.mul_(kept[group, part]).baddbmm_(rise, shared[group])
             if added is not None:

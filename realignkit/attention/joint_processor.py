@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -42,7 +42,7 @@ class JointAttention(ModulatedAttention):
     call: Call = field(init=False)
     guided: bool = False
     _condition: Any = None
-    _members: dict[torch.device, JointMembers] | None = None
+    _members: dict[tuple[torch.device, bool], JointMembers] | None = None
 
     def observe(self, network: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Forward pre-hook of the network: note what it is called with."""
@@ -50,7 +50,7 @@ class JointAttention(ModulatedAttention):
             self.foreign_calls += 1
             return
         arguments = inspect.signature(type(network).forward).bind_partial(network, *args, **kwargs).arguments
-        self.call, self._members = self.joint.call(network, arguments), {}
+        self.call, self._members = self._call_of(network, arguments), {}
         if self.joint.guidance == "apart":
             self._condition = self.call.condition if self._condition is None else self._condition
             self.guided = not _same(self._condition, self.call.condition)
@@ -65,6 +65,14 @@ class JointAttention(ModulatedAttention):
             self.attended = False
         else:
             self.begin(self.call.timestep, self.call.samples, doubled=self.joint.guidance != "apart")
+
+    def _call_of(self, network: Any, arguments: dict[str, Any]) -> Call:
+        call = self.joint.call(network, arguments)
+        if not self.joint.ragged or not self.regions:
+            return call
+        # Behind the longest conditional text there is nothing but what it lacks of a longer one, which is hidden.
+        stop = call.text.start + self.regions[0].tokens.shape[0]
+        return replace(call, text=slice(call.text.start, min(call.text.stop, stop)))
 
     @property
     def active(self) -> bool:
@@ -85,45 +93,60 @@ class JointAttention(ModulatedAttention):
         of_text = self.config.text_weight > 0 and self.active and any(item.lifts for item in self.regions)
         return of_text or self.changes(True) or self.changes(False)
 
-    def attend_jointly(self, query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) -> Tensor:
+    def attend_jointly(
+        self, query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, *, of_text: bool = True
+    ) -> Tensor:
         """Attention of a batch of whole sequences, its conditional part modulated.
 
         Args:
             query: (batch, heads, N, d); key, value: likewise, text and image where the call has them.
             bias: additive attention mask, broadcastable to (batch, heads, N, N).
+            of_text: whether the sequence holds text; if not, its image tokens stand first, and others fill it up.
         """
         maps = self.maps(self.call.grid, query.device)
+        if not of_text and query.shape[2] == maps.cells.shape[1]:
+            return self.attend(query, key, value, cross=False, size=self.call.grid, bias=bias)
         self.check_tokens(maps, self.call.text.stop - self.call.text.start)
-        return self.among(query, key, value, bias, functools.partial(self._whole, maps=maps))
+        return self.among(query, key, value, bias, functools.partial(self._whole, maps=maps, of_text=of_text))
 
-    def _whole(self, query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, *, maps: RegionMaps) -> Tensor:
+    def _whole(
+        self, query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, *, maps: RegionMaps, of_text: bool
+    ) -> Tensor:
         length = query.shape[2]
-        if self.config.mask_padding:
+        if self.config.mask_padding and of_text:
             hide = torch.zeros(len(query), 1, 1, length, dtype=query.dtype, device=query.device)
             hide[..., self.call.text] = self.without_padding(maps, query, None)
             bias = hide if bias is None else (bias + hide).clamp_min(PADDING_BIAS)
-        if not self.is_fast(maps, cross=True):
-            return literal_joint_attention(query, key, value, self._blocks(maps), bias)
+        if not self.is_fast(maps, cross=of_text):
+            return literal_joint_attention(query, key, value, self._blocks(maps, of_text), bias)
         assert self._members is not None  # a call has been observed
-        if query.device not in self._members:
-            self._members[query.device] = self._joint_members(maps, length)
-        return joint_attention(query, key, value, self._members[query.device], bias)
+        place = (query.device, of_text)
+        if place not in self._members:
+            self._members[place] = self._joint_members(maps, length, of_text)
+        return joint_attention(query, key, value, self._members[place], bias)
 
-    def _joint_members(self, maps: RegionMaps, length: int) -> JointMembers:
+    def _joint_members(self, maps: RegionMaps, length: int, of_text: bool) -> JointMembers:
         batch, _, objects = maps.cells.shape
+        text, image = self.call.text, self.call.image
         queries = maps.cells.new_zeros(batch, length, objects)
-        queries[:, self.call.text], queries[:, self.call.image] = maps.tokens, maps.cells
+        queries[:, image] = maps.cells
         to_text, to_image = (maps.score.new_zeros(batch, length) for _ in range(2))
-        to_text[:, self.call.image] = amounts(self.weight(True), maps.score, maps.area, self.config)
-        to_image[:, self.call.image] = amounts(self.weight(False), maps.score, maps.area, self.config)
-        to_image[:, self.call.text] = amounts(self._text_weight, *_of_tokens(maps), self.config)
-        kinds = Keys(self.call.text, maps.tokens, to_text), Keys(self.call.image, maps.cells, to_image)
-        return JointMembers(queries, kinds)
+        to_image[:, image] = amounts(self.weight(False), maps.score, maps.area, self.config)
+        kinds = [Keys(image, maps.cells, to_image)]
+        if of_text:
+            queries[:, text] = maps.tokens
+            to_text[:, image] = amounts(self.weight(True), maps.score, maps.area, self.config)
+            to_image[:, text] = amounts(self._text_weight, *_of_tokens(maps), self.config)
+            kinds.insert(0, Keys(text, maps.tokens, to_text))
+        return JointMembers(queries, tuple(kinds))
 
-    def _blocks(self, maps: RegionMaps) -> list[tuple[slice, slice, Equation]]:
+    def _blocks(self, maps: RegionMaps, of_text: bool) -> list[tuple[slice, slice, Equation]]:
         """The blocks of the matrix that are modulated, with their equations."""
         text, image = self.call.text, self.call.image
-        blocks = [(image, text, self.equation(maps, True)), (image, image, self.equation(maps, False))]
+        among_cells = (image, image, self.equation(maps, False))
+        if not of_text:
+            return [among_cells]
+        blocks = [(image, text, self.equation(maps, True)), among_cells]
         if self._text_weight > 0:
             score, area = (each[:, None, :, None] for each in _of_tokens(maps))
             region = region_matrix(maps.tokens, maps.cells)[:, None]
@@ -187,9 +210,7 @@ class JointAttnProcessor:
         return out
 
     def _attend(self, query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) -> Tensor:
-        if self.sees_text:
-            return self.state.attend_jointly(query, key, value, bias)
-        return self.state.attend(query, key, value, cross=False, size=self.state.call.grid, bias=bias)
+        return self.state.attend_jointly(query, key, value, bias, of_text=self.sees_text)
 
 
 class AttentionCalls(TorchFunctionMode):

@@ -30,7 +30,7 @@ from realignkit.pipelines.generate import (
     sampling_wishes,
     with_text,
 )
-from realignkit.pipelines.images import encode_images, to_pil
+from realignkit.pipelines.images import encode_images, latent_channels, to_pil
 from realignkit.pipelines.refusals import why_not_modulated
 from realignkit.types import Layout
 
@@ -228,6 +228,8 @@ def _from_image(pipeline: Any) -> Any:
     if xl:
         parts["add_watermarker"] = getattr(pipeline, "watermark", None) is not None
     out = cls(**{**given, **parts})
+    if family.joint:  # that of Z-Image takes latents of 16 channels for pictures
+        out.image_processor.register_to_config(vae_latent_channels=latent_channels(pipeline.vae))
     out.set_progress_bar_config(**getattr(pipeline, "_progress_bar_config", {}))
     return out
 

@@ -106,6 +106,11 @@ def _mode(encoded: Any) -> Tensor:
     return latents
 
 
+def latent_channels(vae: Any) -> int:
+    """How many channels the latents of a VAE have."""
+    return int(vae.config.get("latent_channels") or vae.config.z_dim)
+
+
 def _of_videos(vae: Any) -> bool:
     """Whether pictures are videos of one frame to it, as to Qwen-Image's."""
     return getattr(vae, "temperal_downsample", None) is not None

@@ -52,7 +52,7 @@ def attentive(network: Any) -> Any:
     with torch.no_grad():
         for name, parameter in network.named_parameters():
             if name.endswith("weight") and parameter.ndim == 2:
-                parameter.mul_(3 if ".attn" in name else 2)
+                parameter.mul_(3 if ".att" in name else 2)
     return network
 
 
@@ -258,6 +258,44 @@ def qwen_image_pipeline(**tokenizer_options: Any) -> Any:
         text_encoder=qwen_vl(tokenizer, 16, 2),
         tokenizer=tokenizer,
         transformer=qwen_image_transformer(),
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def z_image_transformer() -> Any:
+    """A layer of image tokens alone, one of text tokens alone, and two of both."""
+    import torch
+    from diffusers import ZImageTransformer2DModel
+
+    torch.manual_seed(0)
+    return attentive(
+        ZImageTransformer2DModel(
+            in_channels=8,
+            dim=32,
+            n_layers=2,
+            n_refiner_layers=1,
+            n_heads=2,
+            n_kv_heads=2,
+            cap_feat_dim=16,
+            axes_dims=[4, 6, 6],
+            axes_lens=[600, 32, 32],
+        ).eval()
+    )
+
+
+def z_image_pipeline(**tokenizer_options: Any) -> Any:
+    import torch
+    from diffusers import FlowMatchEulerDiscreteScheduler, ZImagePipeline
+
+    torch.manual_seed(1)
+    tokenizer = qwen_tokenizer(**tokenizer_options)
+    pipeline = ZImagePipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+        vae=flow_vae(channels=8),
+        text_encoder=qwen3(tokenizer, 16, 3, head=False),
+        tokenizer=tokenizer,
+        transformer=z_image_transformer(),
     )
     pipeline.set_progress_bar_config(disable=True)
     return pipeline

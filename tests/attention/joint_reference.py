@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import diffusers
 import torch
 from diffusers.models.embeddings import apply_rotary_emb
 
-from tests.attention.flow_pipelines import flux2_transformer, flux_transformer, qwen_image_transformer, sd3_transformer
-from tests.attention.test_processor import TOKENS
+from realignkit.attention.regions import Regions
+from tests.attention.flow_pipelines import (
+    flux2_transformer,
+    flux_transformer,
+    qwen_image_transformer,
+    sd3_transformer,
+    z_image_transformer,
+)
+from tests.attention.test_processor import TOKENS, example
 
 GRID = (4, 6)
 CELLS = GRID[0] * GRID[1]
@@ -145,6 +152,32 @@ def complex_turn(states, turns):
     return torch.view_as_real(pairs * turns[:, None]).flatten(-2).to(states.dtype)
 
 
+class ZReference(Reference):
+    def __call__(self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None, freqs_cis=None):
+        self.hidden = None if attention_mask is None else ~attention_mask
+        projected = [each(hidden_states).unflatten(-1, (attn.heads, -1)) for each in (attn.to_q, attn.to_k, attn.to_v)]
+        query, key, value = self.normed(attn, *projected, text=False)
+        query, key = (
+            torch.cat([complex_turn(one[None], turns) for one, turns in zip(each, freqs_cis, strict=True)])
+            for each in (query, key)
+        )
+        rows = [each.transpose(1, 2) for each in (query, key, value)]
+        out = self.attention(*rows, *self.places(rows[0].shape[2]), self.hidden)
+        return attn.to_out[0](out.transpose(1, 2).flatten(2))
+
+    def places(self, length):
+        """Behind the image's 24 tokens there are 8 that fill it up; the regions are of 32 text tokens."""
+        if self.name.startswith("context_refiner"):
+            return slice(0, 0), slice(0, 0)
+        return slice(0, CELLS), slice(32, 32 if self.name.startswith("noise_refiner") else 64)
+
+    def modulated(self, sim, item, image, text, hidden):
+        return sim if image.stop == 0 else super().modulated(sim, item, image, text, hidden)
+
+    def offset(self, batch):
+        return 0
+
+
 # --- what the networks are called with --------------------------------------------------------------------------------
 
 
@@ -201,6 +234,13 @@ def qwen_image_inputs(noise: Noise) -> dict[str, Any]:
     }
 
 
+def z_image_inputs(noise: Noise) -> dict[str, Any]:
+    """Of a guided batch the unconditional texts come last, one of them longer than all others."""
+    latents, text = noise(8, 1, *LATENT), noise(40, 16) * 3
+    lengths = (TOKENS, TOKENS - 2, 40, 7)
+    return {"x": list(latents), "cap_feats": [one[:length] for one, length in zip(text, lengths, strict=False)]}
+
+
 @dataclass(frozen=True)
 class Network:
     """One family's.
@@ -211,6 +251,7 @@ class Network:
         inputs: what it is called with beside the timestep, of a source of noise.
         timestep: what it is told of a timestep in [0, 1000].
         unconditional: first and last of those samples of a guided batch of four that are; None: not guided in batches.
+        tokens: how many of the text there are for the network.
     """
 
     make: Callable[[], Any]
@@ -218,6 +259,7 @@ class Network:
     inputs: Callable[[Noise], dict[str, Any]]
     timestep: Callable[[float], dict[str, float]] = lambda t: {"timestep": t / 1000}
     unconditional: tuple[int, int] | None = None
+    tokens: int = TOKENS
 
 
 NETWORKS = {
@@ -225,4 +267,15 @@ NETWORKS = {
     "flux": Network(flux_transformer, TextFirst, flux_inputs),
     "flux2": Network(flux2_transformer, Flux2Reference, flux2_inputs),
     "qwen_image": Network(qwen_image_transformer, QwenReference, qwen_image_inputs),
+    "z_image": Network(z_image_transformer, ZReference, z_image_inputs, lambda t: {"t": 1 - t / 1000}, (2, 4), 32),
 }
+
+
+def regions_for(family: str, kind: str) -> Regions:
+    """Those of :func:`tests.attention.test_processor.example`, as long as the network's text."""
+    item, missing = example(kind, LATENT), NETWORKS[family].tokens - TOKENS
+    return replace(
+        item,
+        tokens=torch.nn.functional.pad(item.tokens, (0, 0, 0, missing)),
+        padding=torch.nn.functional.pad(item.padding, (0, missing), value=True),
+    )

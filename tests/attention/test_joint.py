@@ -60,6 +60,14 @@ def test_both_fast_forms_are_exact(bias, learning):
     torch.testing.assert_close(fast, oracle, rtol=1e-4, atol=2e-6)
 
 
+@pytest.mark.parametrize("learning", [False, True])
+def test_image_tokens_alone_that_are_filled_up(learning):
+    """A range of the row's that is that of some of its keys is no constant of the row."""
+    states, both = tokens(learning=learning), members()
+    of = JointMembers(both.queries, both.kinds[1:])
+    torch.testing.assert_close(joint_attention(*states, of), literal(*states, of), rtol=1e-4, atol=2e-6)
+
+
 def test_rows_without_an_amount_are_plain():
     states, of = tokens(), members()
     untouched = torch.ones(2, TEXT + OTHER + IMAGE, dtype=torch.bool)

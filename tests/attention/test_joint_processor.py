@@ -7,14 +7,16 @@ import threading
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from realignkit.attention.config import ModulationConfig
+from realignkit.attention.joint_processor import AttentionCalls
 from realignkit.attention.processor import modulate
 from realignkit.errors import ModelError
 from realignkit.pipelines import families
 from tests.attention.flow_pipelines import flux_transformer
-from tests.attention.joint_reference import LATENT, NETWORKS, Noise, Reference
-from tests.attention.test_processor import SCHEDULE, example
+from tests.attention.joint_reference import GRID, LATENT, NETWORKS, Noise, Reference, regions_for
+from tests.attention.test_processor import SCHEDULE
 
 
 @pytest.fixture(scope="module", params=NETWORKS)
@@ -38,7 +40,8 @@ def forward(family, network, arguments, t=SCHEDULE[0]):
         name: torch.full((len(like),), value, dtype=like[0].dtype)
         for name, value in NETWORKS[family].timestep(t).items()
     }
-    return network(**told, **arguments).sample
+    sample = network(**told, **arguments).sample
+    return torch.stack(sample) if isinstance(sample, list) else sample
 
 
 @pytest.mark.parametrize(
@@ -53,7 +56,7 @@ def forward(family, network, arguments, t=SCHEDULE[0]):
     ],
 )
 def test_network_equals_recomputation(family, network, options):
-    regions, config = [example("two", LATENT), example("unlikely", LATENT)], ModulationConfig(**options)
+    regions, config = [regions_for(family, "two"), regions_for(family, "unlikely")], ModulationConfig(**options)
     guided = NETWORKS[family].unconditional
     arguments, left_alone = inputs(family, 4 if guided else 2), slice(*(guided or (0, 0)))
     with modulate(network, regions, config, timesteps=SCHEDULE) as state:
@@ -75,9 +78,9 @@ def test_network_equals_recomputation(family, network, options):
 def test_nothing_to_modulate_is_the_network_itself(family, network):
     arguments = inputs(family, 1)
     plain = forward(family, network, arguments)
-    with modulate(network, [example("all unlikely", LATENT)], timesteps=SCHEDULE):
+    with modulate(network, [regions_for(family, "all unlikely")], timesteps=SCHEDULE):
         assert torch.equal(forward(family, network, arguments), plain)
-    with modulate(network, [example("two", LATENT)], timesteps=SCHEDULE):
+    with modulate(network, [regions_for(family, "two")], timesteps=SCHEDULE):
         assert torch.equal(forward(family, network, arguments, SCHEDULE[-1]), plain) is False
     assert torch.equal(forward(family, network, arguments), plain)
     assert not network._forward_pre_hooks
@@ -86,16 +89,16 @@ def test_nothing_to_modulate_is_the_network_itself(family, network):
 def test_past_the_share_the_network_is_plain(family, network):
     arguments = inputs(family, 1)
     late = forward(family, network, arguments, SCHEDULE[-1])
-    with modulate(network, [example("two", LATENT)], timesteps=SCHEDULE) as state:
+    with modulate(network, [regions_for(family, "two")], timesteps=SCHEDULE) as state:
         assert torch.equal(forward(family, network, arguments, SCHEDULE[-1]), late)
         assert state.step == 4
 
 
 def test_calls_of_true_guidance_are_left_alone():
-    network, arguments = flux_transformer(), inputs("flux", 1)
+    family, network, arguments = "flux", flux_transformer(), inputs("flux", 1)
     other = {**arguments, "encoder_hidden_states": arguments["encoder_hidden_states"] + 1}
     plain = forward("flux", network, other)
-    with modulate(network, [example("two", LATENT)], timesteps=SCHEDULE) as state:
+    with modulate(network, [regions_for(family, "two")], timesteps=SCHEDULE) as state:
         first = forward("flux", network, arguments)
         assert torch.equal(forward("flux", network, other), plain)
         copied = {**arguments, "encoder_hidden_states": arguments["encoder_hidden_states"].clone()}
@@ -106,7 +109,7 @@ def test_calls_of_true_guidance_are_left_alone():
 def test_another_threads_calls_are_left_alone(family, network):
     arguments, out = inputs(family, 1), []
     plain = forward(family, network, arguments)
-    with modulate(network, [example("two", LATENT)], timesteps=SCHEDULE):
+    with modulate(network, [regions_for(family, "two")], timesteps=SCHEDULE):
         ours = forward(family, network, arguments)
         thread = threading.Thread(target=lambda: out.append(forward(family, network, arguments)))
         thread.start()
@@ -120,7 +123,7 @@ def test_bfloat16(family):
     for dtype in (torch.float32, torch.bfloat16):
         arguments = inputs(family, 1, dtype)
         network.to(dtype)
-        with modulate(network, [example("two", LATENT)], ModulationConfig(power=0.0), timesteps=SCHEDULE):
+        with modulate(network, [regions_for(family, "two")], ModulationConfig(power=0.0), timesteps=SCHEDULE):
             exact[dtype] = forward(family, network, arguments)
         exact[dtype, "plain"] = forward(family, network, arguments)
     assert exact[torch.bfloat16].dtype == torch.bfloat16
@@ -134,7 +137,7 @@ def test_bfloat16(family):
 
 def test_every_layer_computes_attention_with_one_call(family, network):
     """Fails, and names the layer, when a diffusers computes attention in another way."""
-    with modulate(network, [example("two", LATENT)], timesteps=SCHEDULE) as state:
+    with modulate(network, [regions_for(family, "two")], timesteps=SCHEDULE) as state:
         forward(family, network, inputs(family, 1))
         assert state.attended
     joint = families.family_of_network(network).joint
@@ -142,10 +145,44 @@ def test_every_layer_computes_attention_with_one_call(family, network):
         assert families.is_a(processor, *joint.processors)
 
 
+def test_tokens_stand_where_the_family_says(family, network):
+    """Fails when a new diffusers orders, or packs, the sequence in another way."""
+    arguments, joint = inputs(family, 1), families.family_of_network(network).joint
+    latents, texts = ("x", "cap_feats") if family == "z_image" else ("hidden_states", "encoder_hidden_states")
+
+    def queries(**changes):
+        seen = []
+
+        def attend(query, key, value, bias):
+            seen.append(query)
+            return F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
+
+        with AttentionCalls(attend):
+            forward(family, network, {**arguments, **changes})
+        return next(each for each in seen if each.shape[2] == max(other.shape[2] for other in seen))[0]
+
+    def moved(**changes):
+        return (queries(**changes) - before).abs().amax((0, 2))
+
+    before, told = queries(), NETWORKS[family].timestep(SCHEDULE[0])
+    call = joint.call(network, {**arguments, **{name: torch.tensor([value]) for name, value in told.items()}})
+    assert call.timestep == pytest.approx(SCHEDULE[0]) and (call.samples, call.grid) == (1, GRID)
+    by_text = moved(**{texts: [each + 1 for each in arguments[texts]] if family == "z_image" else arguments[texts] + 1})
+    assert by_text[call.text].min() > 1e-4 > 1e-6 > by_text[call.image].max()
+    row, column = 1, 2
+    changed = arguments[latents][0].clone()
+    if changed.shape[-2:] == LATENT:
+        changed[..., 2 * row : 2 * row + 2, 2 * column : 2 * column + 2] += 5
+    else:
+        changed[row * GRID[1] + column] += 5
+    by_image = moved(**{latents: [changed] if family == "z_image" else changed[None]})
+    assert by_image.argmax() == call.image.start + row * GRID[1] + column and by_image[call.text].max() < 1e-6
+
+
 def test_layers_hand_on_what_they_handed_to_the_original(family, network):
     """diffusers drops arguments that the signature of a processor's ``__call__`` does not name."""
     before = families.attention_processors(network)
-    with modulate(network, [example("two", LATENT)], timesteps=SCHEDULE):
+    with modulate(network, [regions_for(family, "two")], timesteps=SCHEDULE):
         for name, processor in families.attention_processors(network).items():
             assert inspect.signature(processor.__call__) == inspect.signature(before[name].__call__)
 
@@ -160,7 +197,7 @@ def test_what_is_no_single_call_is_refused_by_name(family, network, monkeypatch)
 
     monkeypatch.setattr(type(first), "__call__", twice)
     with (
-        modulate(network, [example("two", LATENT)], timesteps=SCHEDULE),
+        modulate(network, [regions_for(family, "two")], timesteps=SCHEDULE),
         pytest.raises(ModelError, match=rf"2 calls of torch's .*{type(first).__name__}"),
     ):
         forward(family, network, inputs(family, 1))

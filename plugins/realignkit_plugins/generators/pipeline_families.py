@@ -21,6 +21,7 @@ FAMILIES = {
     "Flux2Pipeline": "flux2",
     "Flux2KleinPipeline": "flux2",
     "QwenImagePipeline": "qwen_image",
+    "ZImagePipeline": "z_image",
 }
 NETWORKS = {
     "unet": ("unet", "UNet2DConditionModel"),
@@ -29,6 +30,7 @@ NETWORKS = {
     "flux": ("transformer", "FluxTransformer2DModel"),
     "flux2": ("transformer", "Flux2Transformer2DModel"),
     "qwen_image": ("transformer", "QwenImageTransformer2DModel"),
+    "z_image": ("transformer", "ZImageTransformer2DModel"),
 }
 """Of each family what its pipelines call the network with the attention, and its class."""
 

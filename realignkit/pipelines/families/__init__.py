@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 from realignkit.errors import OptionError
-from realignkit.pipelines.families import flux, flux2, pixart, qwen_image, sd3, unet
+from realignkit.pipelines.families import flux, flux2, pixart, qwen_image, sd3, unet, z_image
 from realignkit.pipelines.families.family import Family
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ FAMILIES: tuple[Family, ...] = (
     flux.FAMILY,
     flux2.FAMILY,
     qwen_image.FAMILY,
+    z_image.FAMILY,
 )
 
 SUPPORTED = tuple(name for family in FAMILIES for name in family.pipelines)

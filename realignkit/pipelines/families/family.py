@@ -63,6 +63,7 @@ class Joint:
         readers: what makes the text tokens of a pipeline, first the encoders that read most.
         guidance: see :data:`Guidance`.
         plain: one of them that every layer can have; None: layers differ in that, or the network has no way to set it.
+        ragged: whether texts are as long as the longest of a call's batch, unconditional ones included.
         image_only: parts of the names of layers that see image tokens alone.
         text_only: likewise of text tokens alone.
         image_to_image: diffusers' pipeline of the same components that starts from an image; None: there is none.
@@ -73,6 +74,7 @@ class Joint:
     readers: Callable[[Any], Sequence[Reader]]
     guidance: Guidance
     plain: str | None = None
+    ragged: bool = False
     image_only: tuple[str, ...] = ()
     text_only: tuple[str, ...] = ()
     image_to_image: str | None = None

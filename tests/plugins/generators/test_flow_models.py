@@ -27,6 +27,8 @@ from tests.attention.flow_pipelines import (
     qwen_image_transformer,
     sd3_pipeline,
     sd3_transformer,
+    z_image_pipeline,
+    z_image_transformer,
 )
 
 FAMILIES = {
@@ -34,8 +36,8 @@ FAMILIES = {
     "flux": (flux_pipeline, flux_transformer),
     "flux2": (flux2_pipeline, flux2_transformer),
     "qwen_image": (qwen_image_pipeline, qwen_image_transformer),
+    "z_image": (z_image_pipeline, z_image_transformer),
 }
-LAYER = "transformer_blocks.0.attn.to_v"
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
@@ -108,8 +110,9 @@ def test_adapters_and_half_precision(folder: Path, adapter: Path, family: str, r
     generator = StableDiffusionGenerator(model=str(folder), device="cpu", dtype="bf16", lora=str(adapter))
     pipeline = generator.pipeline()
     assert generator.attention_family == family and pipeline.transformer.dtype == torch.bfloat16
-    plain = FAMILIES[family][1]().get_submodule(LAYER).weight
-    assert (pipeline.transformer.get_submodule(LAYER).weight.float() - plain).abs().max() > 0.1
+    layer = "layers.0.attention.to_v" if family == "z_image" else "transformer_blocks.0.attn.to_v"
+    plain = FAMILIES[family][1]().get_submodule(layer).weight
+    assert (pipeline.transformer.get_submodule(layer).weight.float() - plain).abs().max() > 0.1
     layout = dense_layout({"a red book": (0.0, 0.0, 0.5, 1.0)}, (48, 32))
     result = realigner(generator, registry).refine(["a red book"], [layout], [3])
     assert result.notes == [()] and result.images[0].size == (48, 32)

@@ -114,6 +114,7 @@ def test_options_become_defaults() -> None:
         ("Flux2KleinPipeline", "transformer", "Flux2Transformer2DModel", "flux2"),
         ("Flux2KleinPipeline", "transformer", "FluxTransformer2DModel", None),
         ("QwenImagePipeline", "transformer", "QwenImageTransformer2DModel", "qwen_image"),
+        ("ZImagePipeline", "transformer", "ZImageTransformer2DModel", "z_image"),
         ("IFPipeline", "unet", "UNet2DConditionModel", None),
     ],
 )
