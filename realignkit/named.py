@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -13,8 +14,11 @@ from pydantic import BaseModel, SecretStr
 from realignkit.arguments import mapping, shown
 from realignkit.contracts import Options
 from realignkit.errors import REDACTED, ModelError, OptionError, PluginError, blame, breach, redacted_urls, url_secrets
-from realignkit.machine import suited_threads
+from realignkit.machine import networks, suited_threads
 from realignkit.provenance import MACHINE, without
+
+DIGITS = 16
+"""Of a SHA-256 that are kept."""
 
 _SECRET_WORDS = ("key", "token", "secret", "password", "credential")
 
@@ -163,6 +167,24 @@ class _Asked:
 
     def __call__(self, *arguments: Any) -> Any:
         return getattr(self.plugin, self.method)(*arguments)
+
+
+def weights_digest(plugin: Any) -> str:
+    """What stands for the weights of the networks that a plugin has loaded; "" where there are none yet.
+
+    A plugin that computes in another process says it by a method of this name.
+    """
+    if callable(elsewhere := getattr(plugin, "weights_digest", None)):
+        return str(elsewhere())
+    import torch
+
+    digest = hashlib.sha256()
+    tensors = [tensor for network in networks([plugin]) for tensor in network.state_dict().values()]
+    for tensor in tensors:
+        values = tensor.detach().cpu().contiguous()
+        digest.update(f"{values.dtype} {tuple(values.shape)}".encode())
+        digest.update(values.reshape(-1).view(torch.uint8).numpy().tobytes() if values.numel() else b"")
+    return digest.hexdigest()[:DIGITS] if tensors else ""
 
 
 def checked_names(names: Mapping[str, str] | None, **plugins: Any) -> dict[str, str]:

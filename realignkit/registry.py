@@ -9,7 +9,7 @@ import logging
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from importlib.metadata import EntryPoint, entry_points
 from types import ModuleType
@@ -117,6 +117,10 @@ class Registry:
             raise PluginError(f"{shown(plugin)} is not registered here: give the very plugin that was.")
         self.manager.unregister(plugin)
         self._infos = {key: info for key, info in self._infos.items() if info.source != source}
+
+    def substitute(self, infos: Iterable[PluginInfo]) -> None:
+        """Have plugins stand for those that are registered under the same kinds and names."""
+        self._infos |= {(info.kind, info.name): info for info in infos}
 
     def infos(self, kind: str | None = None) -> list[PluginInfo]:
         """What is registered, by kind then name."""

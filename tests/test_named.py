@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import torch
 from pydantic import Field
 
 from realignkit.contracts import Options, Reward
 from realignkit.errors import ModelError, OptionError, PluginError
-from realignkit.named import Named, chain
+from realignkit.named import Named, chain, weights_digest
 
 
 def test_settings_leave_out_where_a_reward_runs_at_any_depth():
@@ -83,3 +84,17 @@ def test_a_sum_has_parts_and_anything_else_is_its_own():
     assert alone.parts == ((alone, 1.0),)
     clip.parts = ("other", "things")  # a stranger's own attribute
     assert alone.parts == ((alone, 1.0),)
+
+
+def test_weights_are_told_apart_by_what_is_in_them():
+    class Network:
+        def __init__(self, bias: float, dtype: torch.dtype = torch.float32) -> None:
+            self.inside = (torch.nn.Linear(2, 2).to(dtype),)
+            with torch.no_grad():
+                for weight in self.inside[0].parameters():
+                    weight.fill_(bias)
+
+    assert weights_digest(Network(0.5)) == weights_digest(Network(0.5))
+    assert weights_digest(Network(0.5)) != weights_digest(Network(0.25))
+    assert len(weights_digest(Network(0.5, torch.bfloat16))) == 16
+    assert weights_digest(object()) == ""

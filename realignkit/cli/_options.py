@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -27,7 +28,28 @@ GuideBy = Annotated[
 Threads = Annotated[
     int | None, typer.Option("--threads", min=1, help="CPU threads. Default: 1 for tiny models, else the machine's.")
 ]
+Isolate = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--isolate",
+        metavar="KIND|NAME[=ENV]",
+        help="Run plugins in processes of their own, also in an environment of 'realignkit env'; repeatable.",
+    ),
+]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show logs and tracebacks.")]
+
+
+def isolate_plugins(ctx: typer.Context, wishes: Sequence[str] | None) -> None:
+    """Have ``--isolate`` hold until the command ends.
+
+    Raises:
+        OptionError, PluginError: as for :func:`realignkit.isolation.hosted.isolate`.
+    """
+    if wishes:
+        from realignkit.isolation.hosted import isolated
+        from realignkit.registry import default_registry
+
+        ctx.with_resource(isolated(default_registry(), wishes))
 
 
 def prompt_set(registry: Registry, spec: str, options: dict[str, Any] | None = None) -> PromptSet:

@@ -10,7 +10,17 @@ from typing import Annotated, Any
 import typer
 
 from realignkit.cli._ablations import Bench, make_all, measure, scorer_settings, show
-from realignkit.cli._options import ModelName, ScorerNames, SegmenterName, SelectBy, TaggerName, Threads, prompt_set
+from realignkit.cli._options import (
+    Isolate,
+    ModelName,
+    ScorerNames,
+    SegmenterName,
+    SelectBy,
+    TaggerName,
+    Threads,
+    isolate_plugins,
+    prompt_set,
+)
 from realignkit.cli._progress import (
     EXIT_SOME_FAILED,
     Command,
@@ -94,11 +104,13 @@ def scorers(
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images per forward pass.")] = 8,
     threads: Threads = None,
+    isolate: Isolate = None,
     verbose: Verbose = False,
 ) -> None:
     """Table IV: taggers by scorers, how often a scorer's answer is right, and why not."""
     set_verbosity(ctx, verbose)
     ctx.with_resource(suited_threads(threads=threads))
+    isolate_plugins(ctx, isolate)
     from realignkit import resolve
     from realignkit.calls import texts_of
     from realignkit.evaluation.measure import Ablation
@@ -159,6 +171,7 @@ def rewards(
     batch_size: BatchSize = 8,
     keep_images: KeepImages = False,
     threads: Threads = None,
+    isolate: Isolate = None,
     verbose: Verbose = False,
     train: Annotated[
         list[str] | None,
@@ -181,6 +194,7 @@ def rewards(
     """
     set_verbosity(ctx, verbose)
     ctx.with_resource(suited_threads(threads=threads))
+    isolate_plugins(ctx, isolate)
     if train:
         raise OptionError(
             "'ablate rewards' trains nothing any more: train each model with 'realignkit train', and give its folder "
@@ -236,6 +250,7 @@ def stages(
     batch_size: BatchSize = 8,
     keep_images: KeepImages = False,
     threads: Threads = None,
+    isolate: Isolate = None,
     verbose: Verbose = False,
 ) -> None:
     """Table II: neither stage, the coarse one (--lora), the fine one, both, on the same prompts and seeds, paired.
@@ -246,6 +261,7 @@ def stages(
     """
     set_verbosity(ctx, verbose)
     ctx.with_resource(suited_threads(threads=threads))
+    isolate_plugins(ctx, isolate)
     if (candidates > 1) != (select_by is not None):
         raise typer.BadParameter("--candidates N, at least 2, and --select-by REWARD go together.")
     from realignkit.contracts import parse_options

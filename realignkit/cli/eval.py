@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from realignkit.cli._evaluations import EvaluationBench, measure, show_comparison, show_metrics, stem_of
-from realignkit.cli._options import GuideBy, Threads
+from realignkit.cli._options import GuideBy, Isolate, Threads, isolate_plugins
 from realignkit.cli._progress import Command, CommandGroup, loading, set_verbosity, writes_into
 from realignkit.machine import suited_threads
 
@@ -75,6 +75,7 @@ def evaluate(
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Pictures per forward pass.")] = 8,
     threads: Threads = None,
+    isolate: Isolate = None,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show logs and tracebacks.")] = False,
 ) -> None:
     """Score pictures with metrics: means with 95 % intervals by prompt, by element and by group, and a page to look at.
@@ -93,6 +94,7 @@ def evaluate(
         return
     set_verbosity(ctx, verbose)
     ctx.with_resource(suited_threads(threads=threads))
+    isolate_plugins(ctx, isolate)
     if (pictures is None) == (model is None):
         raise typer.BadParameter("give either --pictures or --model.")
     if stage not in ("refined", "coarse"):

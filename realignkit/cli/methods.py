@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from realignkit.cli._evaluations import EvaluationBench, measure, print_tables, write_results
-from realignkit.cli._options import Threads
+from realignkit.cli._options import Isolate, Threads, isolate_plugins
 from realignkit.cli._progress import loading, note, set_verbosity, writes_into
 from realignkit.errors import ModelError, OptionError
 from realignkit.machine import suited_threads
@@ -56,6 +56,7 @@ def methods(
     ] = None,
     check: Annotated[bool, typer.Option("--check", help="Only say what each row needs, and what is missing.")] = False,
     threads: Threads = None,
+    isolate: Isolate = None,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Tracebacks and the libraries' messages.")] = False,
 ) -> None:
     """Table I: several systems on the same prompts and seeds, by the same metrics, every one paired with every other.
@@ -69,6 +70,7 @@ def methods(
     """
     set_verbosity(ctx, verbose)
     ctx.with_resource(suited_threads(threads=threads))
+    isolate_plugins(ctx, isolate)
     from realignkit.evaluation.methods import chosen_methods, methods_table, read_methods
     from realignkit.evaluation.processes import Launch
     from realignkit.evaluation.runs import slug

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -12,6 +12,7 @@ import typer
 
 from realignkit.cli._options import (
     GuideBy,
+    Isolate,
     ModelName,
     ScorerNames,
     SegmenterName,
@@ -19,6 +20,7 @@ from realignkit.cli._options import (
     TaggerName,
     Threads,
     Verbose,
+    isolate_plugins,
     read_prompts,
 )
 from realignkit.cli._progress import (
@@ -82,11 +84,13 @@ def run(
         int, typer.Option(min=1, help="Share many prompts among so many processes, each with a model of its own.")
     ] = 1,
     threads: Threads = None,
+    isolate: Isolate = None,
     verbose: Verbose = False,
 ) -> None:
     """Realign PROMPT: coarse image, tags, local captions, masks, refined image, report."""
     set_verbosity(ctx, verbose)
     ctx.with_resource(suited_threads(threads=threads))
+    isolate_plugins(ctx, isolate)
     seeds = list(dict.fromkeys(seed or [42]))
     if (prompt is None) == (prompts is None):
         raise typer.BadParameter("give either a PROMPT or --prompts FILE.")
@@ -123,7 +127,7 @@ def run(
                 "batch_size": batch_size,
                 "threads": threads,
             }
-            make = functools.partial(realigner_of, model, specs, [*extra, *(assignments or [])], options)
+            make = functools.partial(realigner_of, model, specs, [*extra, *(assignments or [])], options, isolate)
             realigner = make()
             realigner.check_reach()
             realigner.check_model()
@@ -209,11 +213,19 @@ def realigner_of(
     specs: dict[str, Any],
     assignments: list[str],
     options: dict[str, Any],
+    isolate: Sequence[str] | None = None,
 ) -> Realigner:
-    """A realigner of plugins and ``--set``; ``options``: further arguments of ``Realigner.from_pretrained``."""
+    """A realigner of plugins and ``--set``; ``options``: further arguments of ``Realigner.from_pretrained``.
+
+    ``isolate``: what ``--isolate`` says, for processes that have not been told yet.
+    """
     from realignkit.cli._settings import known_options, make_realigner, parse
     from realignkit.registry import default_registry
 
+    if isolate:
+        from realignkit.isolation.hosted import isolate as isolate_in
+
+        isolate_in(default_registry(), isolate)
     known = known_options(
         default_registry(), model, {**specs, "reward": options["select_by"], "guide_by": options["guide_by"]}
     )

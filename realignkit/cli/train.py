@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from realignkit.cli._options import Threads, Verbose, read_prompts
+from realignkit.cli._options import Isolate, Threads, Verbose, isolate_plugins, read_prompts
 from realignkit.cli._progress import (
     EXIT_INTERRUPTED,
     Bars,
@@ -73,6 +73,7 @@ def train(
         bool, typer.Option("--control", help="Then train the same without what the reward says, and show both.")
     ] = False,
     threads: Threads = None,
+    isolate: Isolate = None,
     verbose: Verbose = False,
 ) -> None:
     """Fine-tune a model with a reward; adapters, checkpoints, samples and log go to --out."""
@@ -89,6 +90,7 @@ def train(
     }
     wanted, settings = _merge(flags, config)
     ctx.with_resource(suited_threads(threads=wanted["threads"]))
+    isolate_plugins(ctx, isolate)
     for name in ("reward", "prompts", "out"):
         if wanted.get(name) is None:
             raise typer.BadParameter(f"--{name} is missing (or '{name}:' in the --config file).")

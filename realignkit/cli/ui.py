@@ -9,7 +9,16 @@ from typing import Annotated
 
 import typer
 
-from realignkit.cli._options import ScorerNames, SegmenterName, SelectBy, TaggerName, Threads, Verbose
+from realignkit.cli._options import (
+    Isolate,
+    ScorerNames,
+    SegmenterName,
+    SelectBy,
+    TaggerName,
+    Threads,
+    Verbose,
+    isolate_plugins,
+)
 from realignkit.cli._progress import note, out, set_verbosity
 from realignkit.cli.run import DEFAULT_ROOT, realigner_of
 from realignkit.errors import PluginError
@@ -43,6 +52,7 @@ def ui(
     ),
     port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free.")] = 7860,
     threads: Threads = None,
+    isolate: Isolate = None,
     verbose: Verbose = False,
 ) -> None:
     """Serve a page on which a prompt is realigned, its layout changed, and the last step repeated. Until Ctrl-C.
@@ -51,6 +61,7 @@ def ui(
     """
     set_verbosity(ctx, verbose)
     check_gradio()
+    isolate_plugins(ctx, isolate)
     from realignkit.serving import is_loopback
     from realignkit.ui.server import serve
 

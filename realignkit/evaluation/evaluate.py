@@ -16,13 +16,13 @@ import numpy as np
 from realignkit.errors import ModelError, OptionError
 from realignkit.evaluation.drawing import Drawing
 from realignkit.evaluation.folder import EvaluationFolder, Line, State, identity_of
-from realignkit.evaluation.identity import DIGITS, settings_of, weights_digest
+from realignkit.evaluation.identity import settings_of
 from realignkit.evaluation.judging import DETAILS, judge_each
 from realignkit.evaluation.pictures import Picture
 from realignkit.evaluation.processes import ALONE, Launch
 from realignkit.files import only_writer
 from realignkit.machine import full_precision, suited_threads
-from realignkit.named import Named
+from realignkit.named import DIGITS, Named, weights_digest
 from realignkit.records import checksum
 from realignkit.refl.distributed import Interruption
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -18,14 +18,18 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from realignkit.errors import PluginError, memory_error, out_of_memory
+from realignkit import errors
+from realignkit.errors import PluginError, RealignKitError, memory_error, out_of_memory
 from realignkit.isolation import worker
 from realignkit.isolation.environments import Environment
+from realignkit.machine import VARIABLES
 
 _LOOK = 0.2
 """Seconds between two looks whether a worker that computes is still there."""
 _SHARED = Path("/dev/shm")
 """Memory as files, where the system has it."""
+_ROOM = 2**30
+"""Bytes free in there from which on it is used: a container may have next to none."""
 
 
 class Process:
@@ -37,13 +41,25 @@ class Process:
         attribute: of the file, called with the options.
         options: JSON values.
         timeout: seconds that an answer may take, the first one, which loads the program, included.
+        whose: the plugin, as messages call it ("reward 'clip'"); "": they name the environment, and the program.
+
+    Attributes:
+        starts: how many workers it has had. What one of them remembered is gone with it.
     """
 
     def __init__(
-        self, environment: Environment, program: Path, attribute: str, options: Mapping[str, Any], timeout: float
+        self,
+        environment: Environment,
+        program: Path,
+        attribute: str,
+        options: Mapping[str, Any],
+        timeout: float,
+        whose: str = "",
     ) -> None:
         self._environment, self._program, self._attribute = environment, program, attribute
-        self._options, self._timeout = json.dumps(dict(options)), timeout
+        self._options, self._timeout, self.starts = dict(options), timeout, 0
+        self._worker = f"the worker of {whose}" if whose else f"the worker in environment '{environment.name}'"
+        self._author = f"the author of {whose or program.name}"
         self._lock = threading.RLock()
         self._running: _Running | None = None
 
@@ -56,14 +72,13 @@ class Process:
         """
         with self._lock:
             if self._running is None:
-                self._running = _Running(self._environment, self._program, self._attribute, self._options)
+                self._running = _Running(self._environment, self._program, self._attribute)
+                self.starts += 1
+                self._send(self._running, self._options)
                 self._answer(self._running)  # that the program is loaded
                 self._running.loaded = True
             running = self._running
-            try:
-                running.channel.send({"method": method, "arguments": arguments})
-            except OSError:
-                raise self._ended(running) from None
+            self._send(running, {"method": method, "arguments": arguments})
             return self._answer(running)
 
     def close(self) -> None:
@@ -72,6 +87,18 @@ class Process:
             if self._running is not None:
                 self._running.end()
                 self._running = None
+
+    def _send(self, running: _Running, message: Mapping[str, Any]) -> None:
+        try:
+            running.channel.send(message)
+        except ConnectionError:
+            raise self._ended(running) from None
+        except OSError as error:
+            self.close()
+            raise PluginError(
+                f"{self._worker} cannot be asked: {error}. What goes there lies in {running.folder.parent}: make room, "
+                f"or name another folder by TMPDIR."
+            ) from None
 
     def _answer(self, running: _Running) -> Any:
         until = time.monotonic() + self._timeout
@@ -82,8 +109,8 @@ class Process:
                 if time.monotonic() > until:
                     self.close()
                     raise PluginError(
-                        f"the worker in environment '{self._environment.name}' did not answer within "
-                        f"{self._timeout:g} s, and was ended. Give it longer (option timeout), or less to do at once."
+                        f"{self._worker} did not answer within {self._timeout:g} s, and was ended. Give it longer "
+                        f"(option timeout), or less to do at once."
                     )
             answer = running.channel.receive()
         except (EOFError, OSError):
@@ -92,19 +119,21 @@ class Process:
             self.close()  # interrupted half-way: its answer would be taken for the next one's
             raise
         if "error" in answer:
-            raise self._failed(running, answer["error"], answer["message"])
+            raise self._failed(running, answer)
         return answer["result"]
 
-    def _failed(self, running: _Running, kind: str, message: str) -> Exception:
-        what = f"the worker in environment '{self._environment.name}'"
+    def _failed(self, running: _Running, answer: Mapping[str, Any]) -> Exception:
+        kind, message = answer["error"], answer["message"]
         cause = type(kind, (RuntimeError,), {})(message)
         if kind == "MemoryError" or out_of_memory(cause):
             self.close()
-            return memory_error(what, cause)
+            return memory_error(self._worker, cause)
         if not running.loaded:
             self.close()
+        if (ours := _ours(kind, message, answer["details"])) is not None:
+            return ours
         said = f"{kind}: {message}".rstrip(": .")
-        return PluginError(f"{what} failed: {said}. Choose another plugin, or tell the author of {self._program.name}.")
+        return PluginError(f"{self._worker} failed: {said}. Choose another plugin, or tell {self._author}.")
 
     def _ended(self, running: _Running) -> PluginError:
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -116,22 +145,22 @@ class Process:
         why = " Where memory runs out the system does that: take fewer images at once." if killed == "SIGKILL" else ""
         said = f": {words}" if words and not killed else ""
         return PluginError(
-            f"the worker in environment '{self._environment.name}' {how} before it had answered{said}.{why} What is "
-            f"finished is kept; the same command goes on."
+            f"{self._worker} {how} before it had answered{said}.{why} What is finished is kept; the same command goes "
+            f"on."
         )
 
 
 class _Running:
     """The process, and what is shared with it; gone with whoever holds this, and with this process, however it ends."""
 
-    def __init__(self, environment: Environment, program: Path, attribute: str, options: str) -> None:
+    def __init__(self, environment: Environment, program: Path, attribute: str) -> None:
         self.loaded = False
-        shared = _SHARED if os.access(_SHARED, os.W_OK) else None
+        shared = _SHARED if os.access(_SHARED, os.W_OK) and shutil.disk_usage(_SHARED).free > _ROOM else None
         self.folder = Path(tempfile.mkdtemp(prefix="realignkit-", dir=shared))
         ours, theirs = socket.socketpair()
         self.log = self.folder / "log"
         variables = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME")}
-        arguments = (theirs.fileno(), self.folder, program, attribute, options)
+        arguments = (theirs.fileno(), self.folder, program, attribute)  # not the options: others can read these
         command = [str(each) for each in (environment.python, worker.__file__, *arguments)]
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
@@ -139,7 +168,7 @@ class _Running:
                 stdin=subprocess.PIPE,  # held open: its end tells the worker that we are gone
                 stdout=log,
                 stderr=log,
-                env={**variables, "PYTHONUNBUFFERED": "1"},
+                env={**variables, "PYTHONUNBUFFERED": "1", **_threads()},
                 pass_fds=[theirs.fileno()],
             )
         theirs.close()
@@ -154,6 +183,23 @@ class _Running:
         except OSError:
             return ""
         return next((line.strip()[:300].rstrip(".") for line in reversed(lines) if line.strip()), "")
+
+
+def _ours(kind: str, message: str, details: Mapping[str, Any]) -> RealignKitError | None:
+    """The error as it would be raised here, where it is one of ours."""
+    cls = getattr(errors, kind, None)
+    if not (isinstance(cls, type) and issubclass(cls, RealignKitError)):
+        return None
+    error = cls.__new__(cls, message)
+    error.args = (message,)
+    vars(error).update(details)
+    return error
+
+
+def _threads() -> dict[str, str]:
+    """Variables by which a worker computes with as many threads as this process does."""
+    torch = sys.modules.get("torch")
+    return {} if torch is None else dict.fromkeys(VARIABLES, str(torch.get_num_threads()))
 
 
 def _end(process: subprocess.Popen[bytes], connection: Connection, folder: Path) -> None:

@@ -2,7 +2,7 @@
 
 It is started by file, in Pythons from 3.8 on, and imports nothing but the standard library, NumPy, and torch where a
 reward's gradient is wanted. What goes to and fro is JSON on a socket that both have inherited, so that nobody else can
-connect, and arrays in a file in memory that both have open. Nothing is pickled.
+connect, and arrays in a file in memory that both can open. Nothing is pickled.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from __future__ import annotations
 import functools
 import importlib.util
 import json
-import mmap
 import os
+import signal
 import sys
 import threading
 import traceback
@@ -32,7 +32,7 @@ class Channel:
 
     Args:
         connection: of multiprocessing; carries JSON.
-        out: file for the arrays of what is sent; made where it is missing.
+        out: file for the arrays of what is sent; made where it is missing, and written anew by each message.
         back: file with those of what is received.
     """
 
@@ -43,15 +43,14 @@ class Channel:
         """Send JSON values, dicts and lists of them, and numpy arrays anywhere in them."""
         arrays: list[np.ndarray[Any, Any]] = []
         text = json.dumps(_without_arrays(message, arrays))
-        size = sum(_padded(array.nbytes) for array in arrays)
-        if size:
-            with open(self._out, "w+b") as file:
-                file.truncate(size)
-                with mmap.mmap(file.fileno(), size) as memory:
-                    start = 0
-                    for array in arrays:
-                        memory[start : start + array.nbytes] = array.tobytes()
-                        start += _padded(array.nbytes)
+        if arrays:
+            # Neither cut off nor mapped: memory that is there is used again, and where there is no more, write says so.
+            with open(os.open(self._out, os.O_WRONLY | os.O_CREAT, 0o600), "wb") as file:
+                start = 0
+                for array in arrays:
+                    file.seek(start)
+                    file.write(array.reshape(-1).view(np.uint8).data)
+                    start += _padded(array.nbytes)
         self.connection.send_bytes(text.encode())
 
     def receive(self) -> Any:
@@ -69,12 +68,10 @@ class Channel:
             return message
         if _ARRAY in message:
             start, dtype, shape = message[_ARRAY]
-            array = np.empty(shape, dtype)
-            if array.nbytes:
-                with open(self._back, "rb") as file:
-                    file.seek(start)
-                    array = np.frombuffer(file.read(array.nbytes), dtype).reshape(shape).copy()
-            return array
+            count = int(np.prod(shape, dtype=np.int64))
+            return (
+                np.fromfile(self._back, dtype, count, offset=start).reshape(shape) if count else np.empty(shape, dtype)
+            )
         return {key: self._with_arrays(value) for key, value in message.items()}
 
 
@@ -102,14 +99,16 @@ class Rewards:
         self._ways: OrderedDict[int, Any] = OrderedDict()
         self._count = 0
 
-    def rate(self, images: np.ndarray[Any, Any], prompts: list[str], seed: int, gradient: bool) -> dict[str, Any]:
+    def rate(
+        self, images: np.ndarray[Any, Any], prompts: list[str], seed: int, gradient: bool, by: str
+    ) -> dict[str, Any]:
         """Rewards (B,) of images float (B, 3, H, W), and the number of their way back; -1 where there is none."""
         import torch
 
         torch.manual_seed(seed)
         pixels = torch.from_numpy(images).requires_grad_(gradient)
         with torch.set_grad_enabled(gradient):
-            values = self._plugin(pixels, prompts)
+            values = getattr(self._plugin, by)(pixels, prompts)
         kept = -1
         if gradient and values.requires_grad:
             self._count += 1
@@ -130,8 +129,9 @@ class Rewards:
         return found
 
 
-def serve(channel: Channel, program: str, attribute: str, options: dict[str, Any]) -> None:
-    """Load a program, say that it is there, and answer until nobody asks any more."""
+def serve(channel: Channel, program: str, attribute: str) -> None:
+    """Load a program with the options that come first, say that it is there, and answer until nobody asks any more."""
+    options = channel.receive()
     specification = importlib.util.spec_from_file_location("realignkit_program", program)
     assert specification is not None
     loader = specification.loader
@@ -153,7 +153,7 @@ def serve(channel: Channel, program: str, attribute: str, options: dict[str, Any
             request = channel.receive()
         except EOFError:
             return
-        method = methods[request["method"]]
+        method = methods.get(request["method"]) or getattr(plugin, request["method"])
         _answer(channel, functools.partial(method, **request["arguments"]))
 
 
@@ -165,7 +165,9 @@ def _answer(channel: Channel, call: Callable[[], Any], quiet: bool = False) -> A
         return result
     except BaseException as error:
         traceback.print_exc()
-        channel.send({"error": type(error).__name__, "message": str(error)})
+        kind = MemoryError if isinstance(error, MemoryError) else type(error)  # NumPy has one of its own
+        details = {name: value for name, value in vars(error).items() if isinstance(value, (str, bool))}
+        channel.send({"error": kind.__name__, "message": str(error), "details": details})
         return None
 
 
@@ -176,7 +178,8 @@ def _end_with_parent() -> None:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for whoever asks: it may want this answer first
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    descriptor, memory, program, attribute, options = sys.argv[1:]
+    descriptor, memory, program, attribute = sys.argv[1:]
     both = Channel(Connection(int(descriptor)), os.path.join(memory, "answers"), os.path.join(memory, "questions"))
-    serve(both, program, attribute, json.loads(options))
+    serve(both, program, attribute)
