@@ -3,11 +3,13 @@
     python benchmarks/startup.py                        # this checkout, idle and beside one busy process
     python benchmarks/startup.py --checkout ../older    # an older one as well, in turn with this one; repeatable
     python benchmarks/startup.py --training             # also beside a training run of the embedded model
+    python benchmarks/startup.py --ui                   # only 'realignkit ui', until its page is there
     python benchmarks/startup.py --smoke                # one round of the quick commands
 
 Every round starts each command of each checkout once, in turn, and the plain import between them; ratios are within a
 round, so that what the machine does meanwhile hits both. Table: medians, with the smallest and largest in brackets.
-Writes ``startup.md`` and ``startup.json`` to ``--out``, ``benchmarks/results/startup`` unless said.
+Writes ``startup.md`` and ``startup.json`` to ``--out``, ``benchmarks/results/startup`` unless said. With ``--ui``,
+``ui.md`` and ``ui.json``: there "plain imports" are ``import torch, diffusers``, and Python has to be one that has gradio.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -41,6 +44,8 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "realignkit doctor": (*COMMAND, "doctor"),
     RUN: (*COMMAND, "run", "a green horse and a white clock", "--seed", "9", "--overwrite", "--out", "made"),
 }
+TORCH, UI = "import torch, diffusers", "realignkit ui, to its page"
+OF_UI: dict[str, tuple[str, ...]] = {TORCH: ("-c", TORCH), UI: (*COMMAND, "ui", "runs", "--port", "0")}
 QUICK = ("import realignkit", "realignkit --help")
 TRAINING = ("train", "--reward", "micro_clip", "--prompts", "micro:train", "--set", "training.iterations=1000000")
 BUSY = ("-c", "while True: pass")
@@ -65,6 +70,25 @@ def started(arguments: Sequence[str], checkout: Path, folder: Path) -> tuple[flo
     if done.returncode:
         raise SystemExit(f"{' '.join(arguments)} failed in {checkout}:\n{done.stderr.strip()}")
     return seconds, done.stderr
+
+
+def opened(arguments: Sequence[str], checkout: Path, folder: Path) -> tuple[float, str]:
+    """Seconds from the start of a process that prints an address until what is there has been sent; and that."""
+    begin = time.perf_counter()
+    with subprocess.Popen(
+        [sys.executable, *arguments], cwd=folder, env=environment(checkout), stdout=subprocess.PIPE, text=True,
+        stderr=subprocess.DEVNULL,
+    ) as process:  # fmt: skip
+        try:
+            assert process.stdout
+            address = process.stdout.readline().strip()
+            if not address.startswith("http://127.0.0.1:"):
+                raise SystemExit(f"{' '.join(arguments)} served nothing in {checkout}")
+            with urllib.request.urlopen(address) as page:
+                text = page.read().decode()
+            return time.perf_counter() - begin, text
+        finally:
+            process.kill()
 
 
 @contextlib.contextmanager
@@ -96,7 +120,8 @@ def rounds(checkouts: Mapping[str, Path], names: Sequence[str], repeats: int, fo
     for turn in range(repeats + 1):
         for name, checkout in checkouts.items():
             for command in names:
-                spent, _ = started(COMMANDS[command], checkout, folder)
+                timed = opened if command == UI else started
+                spent, _ = timed(OF_UI.get(command) or COMMANDS[command], checkout, folder)
                 if turn:
                     seconds[name][command].append(spent)
     return seconds
@@ -124,15 +149,18 @@ def spread(values: Sequence[float], form: str = ".2f") -> str:
     return f"{statistics.median(values):{form}} [{min(values):{form}}, {max(values):{form}}]"
 
 
-def report(result: Mapping[str, Any]) -> str:
-    """The results as Markdown: a row for each command, checkout and setting; then where one ``run`` went."""
+def report(result: Mapping[str, Any], libraries: str = PLAIN) -> str:
+    """The results as Markdown: a row for each command, checkout and setting; then where one ``run`` went.
+
+    ``libraries`` is the command whose time is the unit of plain imports.
+    """
     lines = ["| beside | checkout | command | seconds | in plain imports | in its own idle time |"]
     lines.append("| --- | --- | --- | --: | --: | --: |")
     idle = result["seconds"]["idle"]
     for setting, checkouts in result["seconds"].items():
         for checkout, commands in checkouts.items():
             for command, seconds in commands.items():
-                plain, alone = commands.get(PLAIN, []), statistics.median(idle[checkout][command])
+                plain, alone = commands.get(libraries, []), statistics.median(idle[checkout][command])
                 ratio = spread([own / other for own, other in zip(seconds, plain, strict=True)]) if plain else ""
                 slower = "" if setting == "idle" else spread([own / alone for own in seconds])
                 lines.append(f"| {setting} | {checkout} | {command} | {spread(seconds)} | {ratio} | {slower} |")
@@ -148,9 +176,10 @@ def report(result: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def measure(checkouts: Mapping[str, Path], repeats: int, training: bool, smoke: bool) -> dict[str, Any]:
-    """Everything, as it is written to ``startup.json``."""
-    names = QUICK if smoke else tuple(COMMANDS)
+def measure(
+    checkouts: Mapping[str, Path], names: Sequence[str], repeats: int, training: bool, parts: bool
+) -> dict[str, Any]:
+    """Some commands, and the parts of one ``run``, as it is written to ``startup.json``."""
     this = next(iter(checkouts.values()))
     result: dict[str, Any] = {
         "setting": {
@@ -172,7 +201,7 @@ def measure(checkouts: Mapping[str, Path], repeats: int, training: bool, smoke: 
             print(f"{setting} …", file=sys.stderr)
             with beside(arguments, this, folder, ready):
                 result["seconds"][setting] = rounds(checkouts, names, repeats, folder)
-        if not smoke:
+        if parts:
             result["where"] = {name: where(checkout, folder) for name, checkout in checkouts.items()}
     return result
 
@@ -182,17 +211,22 @@ def main() -> None:
     parser.add_argument("--checkout", type=Path, action="append", default=[], help="another checkout; repeatable")
     parser.add_argument("--repeats", type=int, default=5, help="rounds")
     parser.add_argument("--training", action="store_true", help="also beside a training run of the embedded model")
+    parser.add_argument("--ui", action="store_true", help="only 'realignkit ui', until its page is there")
     parser.add_argument("--smoke", action="store_true", help="one round of the quick commands; written only with --out")
     parser.add_argument("--out", type=Path, help="folder for the results")
     options = parser.parse_args()
     checkouts = {"this": ROOT} | {path.resolve().name: path.resolve() for path in options.checkout}
-    result = measure(checkouts, 1 if options.smoke else options.repeats, options.training, options.smoke)
-    print(report(result))
+    names = tuple(OF_UI) if options.ui else QUICK if options.smoke else tuple(COMMANDS)
+    parts = not options.ui and not options.smoke
+    result = measure(checkouts, names, 1 if options.smoke else options.repeats, options.training, parts)
+    table = report(result, TORCH if options.ui else PLAIN)
+    print(table)
     out = options.out or (None if options.smoke else Path(__file__).parent / "results" / "startup")
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
-        (out / "startup.md").write_text(report(result), encoding="utf-8")
-        (out / "startup.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        stem = "ui" if options.ui else "startup"
+        (out / f"{stem}.md").write_text(table, encoding="utf-8")
+        (out / f"{stem}.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

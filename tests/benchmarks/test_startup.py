@@ -75,3 +75,21 @@ def test_a_process_that_fails_is_told(startup, tmp_path):
     failing = ("-c", "raise SystemExit('not ready')")
     with pytest.raises(SystemExit, match="not ready"), startup.beside(failing, ROOT, tmp_path, tmp_path / "never"):
         pass
+
+
+def test_a_page_is_timed_until_it_has_been_sent(startup, tmp_path, monkeypatch):
+    program = (
+        "import http.server, time; time.sleep(0.5); "
+        "server = http.server.HTTPServer(('127.0.0.1', 0), http.server.SimpleHTTPRequestHandler); "
+        "print(f'http://127.0.0.1:{server.server_port}/page.txt', flush=True); server.serve_forever()"
+    )
+    (tmp_path / "page.txt").write_text("the page")
+    seconds, text = startup.opened(("-c", program), ROOT, tmp_path)
+    assert (text, seconds >= 0.5) == ("the page", True)
+    with pytest.raises(SystemExit, match="served nothing"):
+        startup.opened(("-c", "print('no address')"), ROOT, tmp_path)
+    monkeypatch.setattr(startup, "OF_UI", {startup.TORCH: ("-c", ""), startup.UI: ("-c", program)})
+    found = startup.rounds({"this": ROOT}, [startup.TORCH, startup.UI], 1, tmp_path)
+    table = startup.report({"seconds": {"idle": found}, "where": {}}, startup.TORCH)
+    assert len(table.splitlines()) == 4
+    assert " | 1.00 [1.00, 1.00] | " in table

@@ -27,7 +27,10 @@ def register_metrics(register: Register) -> None:
         license="Apache-2.0",
     )
     register(
-        "cmmd", "realignkit_plugins.metrics.kid:CMMD", "CLIP maximum mean discrepancy to real pictures", license="MIT"
+        "cmmd",
+        "realignkit_plugins.metrics.kid:CMMD",
+        "CLIP maximum mean discrepancy to real pictures",
+        license="its card names none; OpenAI's code: MIT",
     )
     register(
         "precision_recall",
@@ -45,7 +48,7 @@ def register_metrics(register: Register) -> None:
         "clip_score",
         "realignkit_plugins.metrics.clip_score:CLIPScore",
         "CLIPScore as it is defined (clip_score), and the plain cosine (clip_cosine), by any CLIP",
-        license="MIT",
+        license="its card names none; OpenAI's code: MIT",
     )
     register(
         "tifa",

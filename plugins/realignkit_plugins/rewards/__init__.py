@@ -19,25 +19,25 @@ def register_rewards(register: Register) -> None:
         "caption",
         "realignkit_plugins.rewards.caption:CaptionReward",
         "eq. 4: similarity of the prompt and a caption of the image; four gradient estimators",
-        license="MIT",
+        license="MIT (its cards); the language model within, OPT, has Meta's own",
     )
     register(
         "clip",
         "realignkit_plugins.rewards.clip:CLIPReward",
         "cosine of image and text features, by any CLIP or SigLIP checkpoint",
-        license="MIT",
+        license="its card names none; OpenAI's code: MIT",
     )
     register(
         "blip",
         "realignkit_plugins.rewards.blip:BLIPReward",
         "image-text matching (or cosine of features) by any BlipForImageTextRetrieval checkpoint",
-        license="BSD-3-Clause",
+        license="BSD-3-Clause (its card)",
     )
     register(
         "image_reward",
         "realignkit_plugins.rewards.image_reward:ImageReward",
         "ImageReward: learned from people's preferences; loads the published ImageReward.pt",
-        license="Apache-2.0",
+        license="Apache-2.0 (its card)",
     )
     register(
         "weighted",
