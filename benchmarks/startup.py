@@ -9,7 +9,7 @@
 Every round starts each command of each checkout once, in turn, and the plain import between them; ratios are within a
 round, so that what the machine does meanwhile hits both. Table: medians, with the smallest and largest in brackets.
 Writes ``startup.md`` and ``startup.json`` to ``--out``, ``benchmarks/results/startup`` unless said. With ``--ui``,
-``ui.md`` and ``ui.json``: there "plain imports" are ``import torch, diffusers``, and Python has to be one that has gradio.
+``ui.md`` and ``ui.json``: there "plain imports" are ``import torch, diffusers``, and Python has to have gradio.
 """
 
 from __future__ import annotations
