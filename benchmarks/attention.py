@@ -5,8 +5,9 @@
     python benchmarks/attention.py --smoke    # seconds; checks that everything runs
 
 With ``--joint`` a fourth form stands beside them: plain attention with a dense additive mask, which is how others draw
-regions by hand. Times are medians of interleaved calls (plain, fast, literal, plain, …), so that whatever else the
-machine does hits all alike. Memory is what one call adds to the peak of a fresh process (on a GPU: to the allocator's).
+regions by hand. On a GPU the fast form as it is without Triton, on widened heads, stands there too. Times are medians
+of interleaved calls (plain, fast, literal, plain, …), so that whatever else the machine does hits all alike. Memory is
+what one call adds to the peak of a fresh process (on a GPU: to the allocator's).
 Prints a Markdown table and writes ``benchmarks/results/attention.json``.
 """
 
@@ -28,8 +29,8 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from realignkit.attention.fast import Keys, Members, fast_attention
-from realignkit.attention.joint import JointMembers, joint_attention, literal_joint_attention
+from realignkit.attention.fast import Keys, Members, fast_attention, widened_attention
+from realignkit.attention.joint import JointMembers, joint_attention, literal_joint_attention, widened_joint_attention
 from realignkit.attention.modulation import area_fraction, literal_attention, modulated_similarity, region_matrix
 from realignkit.files import atomic_write
 
@@ -82,11 +83,15 @@ def calls(shape: Shape, device: str, dtype: torch.dtype) -> dict[str, Callable[[
     area, rows = area_fraction(queries), queries[0].any(-1).nonzero()[:, 0]
     region = region_matrix(queries, keys)[:, None]
     modulated = partial(modulated_similarity, region=region, weight=0.6, area=area[:, None, :, None])
-    return {
+    members, amount = Members(queries, keys, rows), 0.6 * (1 - area)
+    forms = {
         "plain": lambda: F.scaled_dot_product_attention(query, key, value),
-        "fast": lambda: fast_attention(query, key, value, Members(queries, keys, rows), 0.6 * (1 - area)),
+        "fast": lambda: fast_attention(query, key, value, members, amount),
         "literal": lambda: literal_attention(query, key, value, modulated),
     }
+    if device == "cuda":
+        forms["widened"] = lambda: widened_attention(query, key, value, members, amount)
+    return forms
 
 
 def joint_calls(
@@ -118,13 +123,16 @@ def joint_calls(
         for kind, weight in zip(kinds, (0.6, 0.2), strict=True)
     ]
     mask = torch.where(region_matrix(members, members), 1.0, -1.0)[:, None].to(query.dtype)
-    return {
+    forms = {
         "plain": lambda: F.scaled_dot_product_attention(query, key, value),
         "fast": lambda: joint_attention(query, key, value, joint),
         "literal": lambda: literal_joint_attention(query, key, value, blocks),
         # One for each head and sample is what an additive mask of their own similarities takes.
         "mask": lambda: F.scaled_dot_product_attention(query, key, value, attn_mask=mask.repeat(1, shape.heads, 1, 1)),
     }
+    if device.type == "cuda":
+        forms["widened"] = lambda: widened_joint_attention(query, key, value, joint)
+    return forms
 
 
 def timings(shape: Shape, device: str, dtype: torch.dtype, repeats: int) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""The exact fast form of modulated attention, for objects that do not overlap: as cheap as attention itself, nearly.
+"""The exact fast form of modulated attention, for objects that do not overlap: memory O(N), no matrix written out.
 
 Both branches of the equations (:mod:`.modulation`) are affine in ``sim``. With ``a = lambda_t * S * (1 - B)``, which
 depends on the query alone, and because a softmax ignores a constant per row,
@@ -6,7 +6,7 @@ depends on the query alone, and because a softmax ignores a constant per row,
     softmax(sim + S * M) = softmax((1 - a) * sim + a * (rowmax - rowmin) * R)
 
 and if a query lies in one object at most, ``R = P_q P_k^T`` is a product of one-hot memberships. So this is ordinary
-scaled-dot-product attention on slightly widened heads, or one pass over blocks of similarities.
+scaled-dot-product attention on slightly widened heads, one pass over blocks of similarities, or a GPU's one kernel.
 """
 
 from __future__ import annotations
@@ -15,12 +15,14 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from realignkit.attention.fused import Packed, fused_attention, is_fused, packed
 from realignkit.attention.modulation import HIDDEN, computing
 
 T = TypeVar("T")
@@ -54,6 +56,11 @@ class Members:
     keys: Tensor
     rows: Tensor | None = None
 
+    @cached_property
+    def packed(self) -> Packed:
+        """What a GPU's kernel reads of them."""
+        return packed(self.queries, self.keys, (0, self.keys.shape[1]))
+
 
 @dataclass(frozen=True, eq=False)
 class Keys:
@@ -78,12 +85,10 @@ def fast_attention(
     amount: Tensor,
     bias: Tensor | None = None,
 ) -> Tensor:
-    """Modulated attention as plain scaled-dot-product attention on widened heads: same result, memory O(N).
+    """Modulated attention, memory O(N), by the cheapest way: one launch on a GPU, one pass on a CPU, or widened heads.
 
-    Long layers on a CPU that need no gradient are computed by :func:`one_pass_attention` instead: there the row range
-    costs as much as attention itself, and one pass has it from the same similarities.
-
-    ``q'' = [(1 - a) q / sqrt(d), a * range * P_q]``, ``k'' = [k, P_k]``, scale 1, width padded to a multiple of 8.
+    One pass is for long layers on a CPU that need no gradient: there the row range costs as much as attention itself,
+    and one pass has it from the same similarities. So does the GPU's kernel.
 
     Args:
         query: (batch, heads, N, d); key: (batch, heads, K, d); value: (batch, heads, K, e), any float dtype.
@@ -94,13 +99,30 @@ def fast_attention(
     Returns:
         (batch, heads, N, e) in ``query``'s dtype.
     """
+    learning = torch.is_grad_enabled() and any(each.requires_grad for each in (query, key, value, amount))
+    if not learning and is_fused(query, key, value, members.queries.shape[-1]):
+        return fused_attention(query, key, value, members.packed, amount[None], bias)
+    exact = computing(query.dtype)
+    if query.device.type == "cpu" and query.dtype == exact and query.shape[2] >= LONG and not learning:
+        return one_pass_attention(query, key, value, members, amount.to(exact), bias)
+    return widened_attention(query, key, value, members, amount, bias)
+
+
+def widened_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    members: Members,
+    amount: Tensor,
+    bias: Tensor | None = None,
+) -> Tensor:
+    """:func:`fast_attention` as plain scaled-dot-product attention on widened heads, of the same arguments.
+
+    ``q'' = [(1 - a) q / sqrt(d), a * range * P_q]``, ``k'' = [k, P_k]``, scale 1, width padded to a multiple of 8.
+    """
     batch, heads, length, width = query.shape
     dtype, exact = query.dtype, computing(query.dtype)
-    learning = torch.is_grad_enabled() and any(each.requires_grad for each in (query, key, value, amount))
-    amount, rows = amount.to(exact), members.rows
-    if query.device.type == "cpu" and dtype == exact and length >= LONG and not learning:
-        return one_pass_attention(query, key, value, members, amount, bias)
-    amount = amount[:, None, :]
+    amount, rows = amount.to(exact)[:, None, :], members.rows
     if rows is None:
         lift = amount * row_range(query, key, bias)
     else:

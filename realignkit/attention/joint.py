@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from realignkit.attention.fast import Keys, in_blocks, row_bounds, rows_of
+from realignkit.attention.fused import Packed, fused_attention, is_fused, packed
 from realignkit.attention.modulation import HIDDEN, computing
 
 
@@ -43,6 +44,23 @@ class JointMembers:
         return touched.any(0).nonzero()[:, 0]
 
     @cached_property
+    def spans(self) -> tuple[Packed, Tensor]:
+        """What a GPU's kernel reads of them: all keys in spans of one kind or none, with amounts (spans, batch, N)."""
+        length, keys = self.queries.shape[1], torch.zeros_like(self.queries)
+        nothing = torch.zeros_like(self.kinds[0].amount)
+        ends, amounts = [0], []
+        for kind in sorted(self.kinds, key=lambda kind: kind.at.start):
+            keys[:, kind.at] = kind.members
+            for end, amount in ((kind.at.start, nothing), (kind.at.stop, kind.amount)):
+                if end > ends[-1]:
+                    ends.append(end)
+                    amounts.append(amount)
+        if length > ends[-1]:
+            ends.append(length)
+            amounts.append(nothing)
+        return packed(self.queries, keys, ends), torch.stack(amounts)
+
+    @cached_property
     def groups(self) -> list[list[Tensor]]:
         """For each sample the queries that have all amounts and objects in common, each group int (m,)."""
         same = torch.cat([self.queries, *(kind.amount[..., None] for kind in self.kinds)], -1)
@@ -56,7 +74,7 @@ class JointMembers:
 def joint_attention(
     query: Tensor, key: Tensor, value: Tensor, members: JointMembers, bias: Tensor | None = None
 ) -> Tensor:
-    """Modulated joint attention, memory O(N): in one pass on a CPU, else as attention on widened heads.
+    """Modulated joint attention, memory O(N): in one pass on a CPU, one launch on a GPU, else on widened heads.
 
     Args:
         query: (batch, heads, N, d); key: (batch, heads, N, d); value: (batch, heads, N, e), any float dtype.
@@ -67,9 +85,10 @@ def joint_attention(
         (batch, heads, N, e) in ``query``'s dtype.
     """
     learning = torch.is_grad_enabled() and any(each.requires_grad for each in (query, key, value))
+    if not learning and is_fused(query, key, value, members.queries.shape[-1]):
+        return fused_attention(query, key, value, *members.spans, bias)
     if query.device.type != "cpu" or query.dtype != computing(query.dtype) or learning:
-        samples = range(len(query))
-        return torch.cat([_in_groups(query, key, value, members, sample, bias) for sample in samples])
+        return widened_joint_attention(query, key, value, members, bias)
     rows = members.rows
     plain = torch.ones(query.shape[2], dtype=torch.bool, device=query.device)
     plain[rows] = False
@@ -80,6 +99,14 @@ def joint_attention(
     some = None if bias is None else rows_of(bias, rows)
     out[:, :, rows] = in_blocks(query[:, :, rows], key, value, members.queries[:, rows], kinds, some)
     return out
+
+
+def widened_joint_attention(
+    query: Tensor, key: Tensor, value: Tensor, members: JointMembers, bias: Tensor | None = None
+) -> Tensor:
+    """:func:`joint_attention` as plain attention on widened heads, of the same arguments."""
+    samples = range(len(query))
+    return torch.cat([_in_groups(query, key, value, members, sample, bias) for sample in samples])
 
 
 def _in_groups(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -49,12 +50,12 @@ class Regions:
         """No object at all: attention stays as it is. ``tokens``: the text's padded length K."""
         return cls(torch.zeros(tokens, 0).bool(), torch.zeros(0, 1, 1).bool(), torch.zeros(0))
 
-    @property
+    @cached_property
     def lifts(self) -> bool:
         """Whether eq. 7 changes anything: with every score 0 (or no object) it does not."""
         return bool((self.scores > 0).any())
 
-    @property
+    @cached_property
     def suppresses(self) -> bool:
         """Whether an unlikely object is named by the text, so that ``suppress_unlikely`` has something to do."""
         return bool((self.tokens.any(0) & (self.scores <= 0)).any())

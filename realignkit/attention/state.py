@@ -59,6 +59,8 @@ class ModulatedAttention:
     _call: int = -1
     _latent: tuple[int, int] = (0, 0)
     _maps: dict[tuple[Any, ...], RegionMaps] = field(default_factory=dict)
+    _layouts: dict[tuple[RegionMaps, bool], Members] = field(default_factory=dict)
+    _amounts: dict[tuple[RegionMaps, bool], Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if isinstance(self.schedule, Tensor):
@@ -82,7 +84,7 @@ class ModulatedAttention:
         Raises:
             ModelError: there are regions for another number of samples.
         """
-        self.timestep, self.attended = timestep, False
+        self.timestep, self.attended, self._amounts = timestep, False, {}
         if callable(self.schedule):
             self.schedule = self.schedule()
             self.steps = self.schedule.count
@@ -235,11 +237,18 @@ class ModulatedAttention:
         config = self.config
         if cross and config.mask_padding:
             bias = self.without_padding(maps, query, bias)
-        keys = maps.tokens if cross else maps.cells
         if self.is_fast(maps, cross):
-            amount = amounts(self.weight(cross), maps.score, maps.area, config)
-            return fast_attention(query, key, value, Members(maps.cells, keys, maps.rows), amount, bias)
+            return fast_attention(query, key, value, *self._of_layer(maps, cross), bias)
         return literal_attention(query, key, value, self.equation(maps, cross), bias)
+
+    def _of_layer(self, maps: RegionMaps, cross: bool) -> tuple[Members, Tensor]:
+        """Members and amounts of a layer, made once for a layout and for a call: on a GPU each small step is dear."""
+        layer = (maps, cross)
+        if layer not in self._layouts:
+            self._layouts[layer] = Members(maps.cells, maps.tokens if cross else maps.cells, maps.rows)
+        if layer not in self._amounts:
+            self._amounts[layer] = amounts(self.weight(cross), maps.score, maps.area, self.config)
+        return self._layouts[layer], self._amounts[layer]
 
     def without_padding(self, maps: RegionMaps, query: Tensor, bias: Tensor | None) -> Tensor:
         """An additive attention mask that hides the padding of the text as well, (batch, 1, 1, K)."""
