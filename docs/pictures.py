@@ -1,4 +1,4 @@
-"""Draws the pictures of the README and of the home page: the embedded model's own, of one prompt and seed.
+"""Draws pictures of README, home page and gallery: the embedded model's own, of one prompt and seed.
 
 ``python docs/pictures.py``, some seconds, when the embedded model draws otherwise.
 
@@ -14,7 +14,7 @@ from pathlib import Path
 from PIL import Image
 
 from realignkit import Realigner
-from realignkit.report import contact_sheet, heat_sheet
+from realignkit.report import contact_sheet, heat_sheet, overlay
 
 IMAGES = Path(__file__).parent / "images"
 PROMPT, SEED = "a yellow car and a blue bench", 49
@@ -33,6 +33,7 @@ def pictures() -> dict[str, Image.Image]:
         "heat-maps.png": reduced(maps),
         "before.png": enlarged(result.coarse),
         "after.png": enlarged(result.image),
+        "layout.png": overlay(result.coarse, result.layout),
     }
 
 

@@ -249,3 +249,25 @@ def test_what_gpt4_costs_is_reckoned_from_what_is_sent(names):
     dollars = [sum(t * p for t, p in zip(tokens, prices, strict=True)) / 1000 for prices in ((2.5, 10), (0.15, 0.6))]
     row = f"| {len(names)} | {tokens[0]} | {tokens[1]} | ${dollars[0]:.2f} | ${dollars[1]:.2f} |"
     assert row in (ROOT / "docs/extras/gpt4.md").read_text(encoding="utf-8"), row
+
+
+def test_the_page_of_models_says_what_the_page_of_all_models_says():
+    """Download and memory of a model, by its name or hub id."""
+
+    def rows(page):
+        text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+        return [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line[:1] == "|"]
+
+    known = {}
+    for cells in rows("models.md"):
+        if len(cells) == 7:  # name, checkpoint, licence, download, memory, fine stage, what was checked
+            for name in re.findall(r"`([^`]+)`", f"{cells[0]} {cells[1]}"):
+                known.setdefault(name, cells[3:5])
+    compared = 0
+    for cells in rows("which.md"):
+        if len(cells) == 6 and (name := cells[1].strip("`")) in known:
+            download, memory = known[name]
+            assert download.startswith(cells[2]), name
+            assert memory.startswith(cells[3]), name
+            compared += 1
+    assert compared >= 6

@@ -9,7 +9,7 @@ import pytest
 from tests.conftest import ROOT
 
 RESULTS = ROOT / "benchmarks" / "results"
-DOCUMENTS = ("README.md", "docs/benchmarks.md", "docs/explanation/reward-gradients.md")
+DOCUMENTS = ("README.md", "docs/benchmarks.md", "docs/which.md", "docs/explanation/reward-gradients.md")
 GAIN = re.compile(r"^[+-][\d.]+ \[.*\]$")
 COUNTS = re.compile(r"^\d+ / \d+$")
 
