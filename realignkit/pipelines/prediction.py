@@ -53,3 +53,17 @@ def predict_x0(latents: Tensor, prediction: Tensor, level: Level, kind: str) -> 
     if kind == "v_prediction":
         return level.signal * latents - level.noise * prediction
     return (latents - level.noise * prediction) / level.signal
+
+
+def x0_slope(level: Level, kind: str) -> Tensor:
+    """How far the clean latents move with a prediction, ``|d x0' / d prediction|``: shaped as the level.
+
+    Args:
+        level: of what the network has read.
+        kind: as for :func:`predict_x0`.
+    """
+    import torch
+
+    if kind == "sample":
+        return torch.ones_like(level.noise)
+    return level.noise if kind in (FLOW, "v_prediction") else level.noise / level.signal

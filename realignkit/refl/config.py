@@ -190,16 +190,21 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "optimizer": {"betas": (0.9, 0.99)},
         "ema_decay": 0.98,
     },
-    # What tells the model's own pictures of a prompt apart, by any reward; the text encoder alone learns.
+    # What tells the model's own pictures of a prompt apart, by any reward: drawn in rounds, each by what the one before
+    # has taught, and without guidance, whose exaggeration is nothing to learn. Sample with less guidance afterwards.
     "feedback": {
         "algorithm": "nft",
-        "trainable": "text_encoder",
-        "iterations": 150,
-        "batch_size": 16,
-        "learning_rate": 1.2e-3,
+        "nft": {"guidance_scale": 1.0, "prompts_per_round": 320, "iterations_per_round": 40},
+        "trainable": "unet",
+        "train_text_encoder": True,
+        "denoising_weight": 0.0,
+        "iterations": 560,
+        "batch_size": 64,
+        "learning_rate": 3e-4,
+        "schedule": "constant",
         "warmup_iterations": 20,
         "optimizer": {"betas": (0.9, 0.99)},
-        "ema_decay": 0.95,
+        "ema_decay": 0.97,
     },
     # As many steps as the model is used with, so that what is learnt mends the pictures and not the solver's error.
     "final": {

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from realignkit.pipelines.prediction import FLOW as FLOW
 from realignkit.pipelines.prediction import Level as Level
 from realignkit.pipelines.prediction import predict_x0 as predict_x0
+from realignkit.pipelines.prediction import x0_slope as x0_slope
 
 if TYPE_CHECKING:
     from torch import Tensor

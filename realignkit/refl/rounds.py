@@ -9,6 +9,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
     from realignkit.refl.model import Networks, Text
 
 FOLDER = "rounds"
+WRITERS = 8
+"""Threads that write pictures."""
 RECORD = "round.json"
 
 
@@ -185,8 +188,7 @@ class Round:
             noise = seeds.noise_of(networks.latent_shape, noise_seeds[part]).to(networks.device)
             sampled = self._sample(noise, networks.text(prompts[part]), noise_seeds[part])
             drawn = to_pil(networks.decode(sampled["latents"]))
-            for i, (place, image) in enumerate(zip(places[part], drawn, strict=True)):
-                self._keep(plan.name(place), image, {name: tensor[i] for name, tensor in sampled.items()})
+            self._keep([plan.name(place) for place in places[part]], drawn, sampled)
             images += drawn
         rewards = self._rated(images, prompts, places.start)
         lines = []
@@ -197,12 +199,20 @@ class Round:
             lines.append({**line, REWARDS: parts} if len(parts) > 1 else line)
         return lines
 
-    def _keep(self, name: str, image: Image, tensors: Mapping[str, Tensor]) -> None:
+    def _keep(self, names: Sequence[str], images: Sequence[Image], sampled: Mapping[str, Tensor]) -> None:
         from safetensors.torch import save
 
-        atomic_write(self.folder / name, png(image))
-        latents = save({name: _copy(tensor) for name, tensor in tensors.items()})
-        atomic_write((self.folder / name).with_suffix(LATENTS), seal(latents, {}))
+        # In memory of its own and in the usual order, as safetensors wants each.
+        kept = {name: tensor.cpu().contiguous() for name, tensor in sampled.items()}
+
+        def write(i: int) -> None:
+            atomic_write(self.folder / names[i], png(images[i]))
+            latents = save({name: tensor[i].clone() for name, tensor in kept.items()})
+            atomic_write((self.folder / names[i]).with_suffix(LATENTS), seal(latents, {}))
+
+        # Each waits for the disk twice; so they wait together.
+        with ThreadPoolExecutor(WRITERS) as pool:
+            list(pool.map(write, range(len(images))))
 
     def _rated(self, images: Sequence[Image], prompts: Sequence[str], place: int) -> dict[str, list[float]]:
         """What each part of the reward says of the pictures as they are on the disk."""
@@ -212,8 +222,3 @@ class Round:
             with seeds.seeded(self.plan.seed, f"reward of round {self.plan.number}", place):
                 rewards[part.name] = rewards_of(part, pixels, prompts).tolist()
         return rewards
-
-
-def _copy(tensor: Tensor) -> Tensor:
-    """In the usual order and in memory of its own, as safetensors wants it."""
-    return tensor.cpu().clone(memory_format=torch.contiguous_format)

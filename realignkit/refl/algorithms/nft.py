@@ -8,8 +8,8 @@ prediction is learnt twice: as it is for the good half of the picture, mirrored 
     loss = r |v+ - v*|^2 / w+ + (1 - r) |v- - v*|^2 / w-
 
 ``v*`` is the target and ``w`` the mean absolute error, held. ``v`` is whatever the network predicts, so the same lines
-serve epsilon, v and flow. (The paper measures errors in x_0. For v and flow these are the same up to a factor of at
-most 1; for epsilon up to one of 14 at the noisiest timesteps, which would drown all others.)
+serve epsilon, v and flow. A timestep weighs as its errors in x_0 do, as in the paper, but not without a limit: those of
+epsilon grow with noise over signal, up to fourteenfold.
 """
 
 from __future__ import annotations
@@ -45,6 +45,12 @@ class NFTOptions(FeedbackOptions):
         gt=0,
         le=1,
         description="of the old policy, a moving average of the weights; 1: it stays what drew the round",
+    )
+    max_weight: float | None = Field(
+        4.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="a timestep weighs as its errors in x_0 do, at most so much; none: all alike",
     )
     guided: bool = Field(
         False,
@@ -116,7 +122,7 @@ class NFT(Feedback):
         if unconditional is not None:
             old, now = (losses.guide(unconditional, each, self.options.guidance_scale or 1.0) for each in (old, now))
         goodness = self.goodness[indices].to(now.device)
-        loss = losses.nft(now, old, target, goodness, self.options.beta)
+        loss = losses.nft(now, old, target, goodness, self.options.beta) * self._weights(timesteps)
         check_errors(loss)
         self.accumulate(gradients.reward, loss.mean() * batch.scale)
         gradients.note("reward_loss", float(loss.detach().mean()))
@@ -131,6 +137,15 @@ class NFT(Feedback):
         group = self.groups[self.order.at(place)]
         chosen = seeds.numpy_rng(self.config.seed, "pictures at once", place).permutation(len(group))
         return [group[i] for i in chosen[: self.options.pictures_at_once]]
+
+    def _weights(self, timesteps: Tensor) -> Tensor:
+        """Of timesteps (B,): (B,)."""
+        import torch
+
+        if (limit := self.options.max_weight) is None:
+            return torch.ones_like(timesteps, dtype=torch.float32)
+        noise = self.networks.noise
+        return losses.x0_slope(noise.level(timesteps), noise.kind).flatten().clamp(max=limit)
 
     def _predict(self, latents: Tensor, timesteps: Tensor, prompts: list[str]) -> Tensor:
         return self.networks.predict(latents, timesteps, self.text_of(prompts))

@@ -15,10 +15,11 @@ from tests.refl.test_step import close
 NFT = {"algorithm": "nft", "validation.every": 0}
 
 
-@pytest.mark.parametrize("guided", [False, True])
-def test_loss_and_gradient_are_those_of_a_plain_loop(make_trainer, guided):
-    """Picture by picture: goodness, both halves, each error over its own mean absolute error, held."""
+@pytest.mark.parametrize(("guided", "max_weight"), [(False, None), (False, 0.8), (True, 4.0)])
+def test_loss_and_gradient_are_those_of_a_plain_loop(make_trainer, guided, max_weight):
+    """Picture by picture: goodness, both halves, each error over its own mean absolute error, held; by the timestep."""
     options = {"beta": 0.7, "max_advantage": 1.5, "guided": guided, "guidance_scale": 3.0, "pictures_at_once": 3}
+    options["max_weight"] = max_weight
     trainer = make_trainer(Blind(), **NFT, denoising_weight=0, nft=options)
     trainer.gradients(0)
     move(trainer.trainable)
@@ -46,7 +47,9 @@ def test_loss_and_gradient_are_those_of_a_plain_loop(make_trainer, guided):
             good, bad = 0.3 * old + 0.7 * now - noise, 1.7 * old - 0.7 * now - noise
             loss = goodness * good.square().mean() / good.detach().abs().mean()
             loss = loss + (1 - goodness) * bad.square().mean() / bad.detach().abs().mean()
-            total = total + loss / 0.7 / 6
+            # x_0 is (x_t - sqrt(1 - abar) eps) / sqrt(abar).
+            weight = 1.0 if max_weight is None else min(float(((1 - abar) / abar) ** 0.5), max_weight)
+            total = total + weight * loss / 0.7 / 6
     close(found.reward, torch.autograd.grad(total, list(trainer.trainable.parameters.values())))
     assert found.values["reward_loss"] == pytest.approx(float(total.detach()), rel=1e-4)
 
