@@ -59,7 +59,7 @@ def train(
         typer.Option(metavar="FILE|NAME", help="Held-out prompts. Default: every tenth training prompt is set aside."),
     ] = None,
     preset: Annotated[
-        str | None, typer.Option(help="By name: feedback, pairs, paper, imagereward, fast, final.")
+        str | None, typer.Option(help="By name: feedback, feedback_quick, pairs, paper, imagereward, fast, final.")
     ] = None,
     config: Annotated[
         Path | None, typer.Option(metavar="FILE", help="YAML: these options by name, and 'set' with more.")

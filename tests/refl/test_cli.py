@@ -104,7 +104,7 @@ def test_a_sum_of_rewards_in_yaml_and_on_the_command_line(cli, arguments, tmp_pa
 def test_feedback_and_its_control_learn_from_the_same_pictures(cli, arguments, tmp_path):
     arguments = [text for text in arguments if not str(text).startswith(("--set=refl", "--set=raft"))]
     quick = ["--set=nft.num_inference_steps=2", "--set=nft.candidates=4", "--set=warmup_iterations=0"]
-    result = cli(*arguments, "--preset", "feedback", *quick, "--out", tmp_path / "run", "--control")
+    result = cli(*arguments, "--preset", "feedback_quick", *quick, "--out", tmp_path / "run", "--control")
     assert result.exit_code == 0, result.output + result.stderr
     assert "24 pictures of 6 prompts" in " ".join((result.output + result.stderr).split())
     assert not (tmp_path / "run" / "control" / "rounds").exists()
@@ -112,6 +112,18 @@ def test_feedback_and_its_control_learn_from_the_same_pictures(cli, arguments, t
     assert [record["config"]["nft"]["shuffle_rewards"] for record in records] == [False, True]
     assert losses(tmp_path / "run") != losses(tmp_path / "run" / "control")
     assert (tmp_path / "run" / "model" / "text_encoder").is_dir()
+
+
+def test_feedback_in_rounds_draws_each_with_what_has_learnt(cli, arguments, tmp_path):
+    arguments = [text for text in arguments if not str(text).startswith(("--set=refl", "--set=raft"))]
+    quick = ["--set=nft.num_inference_steps=2", "--set=nft.candidates=4", "--set=warmup_iterations=0"]
+    rounds = ["--set=nft.prompts_per_round=3", "--set=nft.iterations_per_round=1", "--set=iterations=2"]
+    result = cli(*arguments, "--preset", "feedback", *quick, *rounds, "--set=batch_size=2", "--out", tmp_path)
+    assert result.exit_code == 0, result.output + result.stderr
+    first, second = (tmp_path / "rounds" / name / "round.json" for name in ("000", "001"))
+    assert json.loads(first.read_text())["weights"] != json.loads(second.read_text())["weights"]
+    assert json.loads(first.read_text())["made_with"]["guidance_scale"] == 1
+    assert (tmp_path / "model" / "text_encoder").is_dir() and (tmp_path / "model" / "unet").is_dir()
 
 
 @pytest.mark.slow
