@@ -69,7 +69,7 @@ EXEMPT_COMMANDS = {
 SMALLER = {
     r"realignkit train ": "--prompts micro:train,size=2 --set iterations=1 --set batch_size=2 --set prior_images=2"
     " --set validation.prompts=2 --set validation.diversity=0",
-    r"realignkit train --preset feedback ": "--set nft.candidates=2 --set nft.pictures_at_once=2",
+    r"realignkit train --preset feedback": "--set nft.candidates=2 --set nft.pictures_at_once=2",
     r"python -m realignkit_plugins\.micro\.world ": "--count 4",
 }
 EXEMPT_PYTHON = {
