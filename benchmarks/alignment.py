@@ -7,6 +7,7 @@ What it does as it is, ``realignkit ablate stages`` measures. Here its parts are
     python benchmarks/alignment.py sweep --out benchmarks/results/sweep              # settings, on validation prompts
     python benchmarks/alignment.py sweep --which clamp --group "two objects" --size 400 --out benchmarks/results/clamp
     python benchmarks/alignment.py sweep --which strength --group "two objects" --out benchmarks/results/strength
+    python benchmarks/alignment.py sweep --which flow --model micro_flow --group "two objects" --out /tmp/flow
     python benchmarks/alignment.py steps --out benchmarks/results/steps              # each step against ground truth
     python benchmarks/alignment.py steps --smoke --out /tmp/smoke                    # seconds; checks that it runs
 
@@ -86,6 +87,7 @@ def main() -> None:
         metavar="NAME=VALUE",
         help="an option: share=0.5, tagger.threshold=0.1, sampling.guidance_scale=4",
     )
+    parser.add_argument("--model", choices=["micro", "micro_flow"], default="micro", help="the generator")
     parser.add_argument("--tagger", help="another tagger than micro's own, by name")
     parser.add_argument("--only", action="append", default=[], help="sweep: only the setting of this name")
     parser.add_argument("--masks", choices=["world"], help="compare: ground-truth layouts instead of the segmenter's")
@@ -137,7 +139,7 @@ def make_realigner(arguments: argparse.Namespace, how: Mapping[str, Any] | None 
     sampling = options.pop("sampling", {}) | ({"num_inference_steps": 4} if arguments.smoke else {})
     own = default_registry().create("segmenter", "micro")
     return Realigner.from_pretrained(
-        "micro",
+        arguments.model,
         tagger=arguments.tagger,
         segmenter=WAYS[arguments.ask](own) if arguments.ask in WAYS else None,
         modulation=settings,
@@ -164,7 +166,7 @@ def run_compare(arguments: argparse.Namespace) -> None:
         plan = Plan("stages", (part,), settings={"masks": arguments.masks})
 
     def generator(**options: Any) -> Named:
-        return Named("generator", "micro", registry.create("generator", "micro", **options))
+        return Named("generator", arguments.model, registry.create("generator", arguments.model, **options))
 
     pictures = Pictures(make_realigner(arguments), Judging(registry, "micro_oracle"), generator, arguments.out)
     source = str(arguments.prompts.name if arguments.prompts else arguments.purpose)
@@ -264,7 +266,7 @@ def run_sweep(arguments: argparse.Namespace) -> None:
     wanted = {
         name: how for name, how in SWEEPS[arguments.which].items() if not arguments.only or name in arguments.only
     }
-    generator = Named("generator", "micro", realigner.generator)  # one pipeline for all
+    generator = Named("generator", arguments.model, realigner.generator)  # one pipeline for all
     variants = {
         name: make_realigner(arguments, {**PAPER, **how}).with_(generator=generator) for name, how in wanted.items()
     }

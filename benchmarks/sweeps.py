@@ -51,7 +51,30 @@ def _both(settings: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
 
 STRENGTH = _both({f"{s}, {name}": {"strength": s, **how} for s in (0.4, 0.6, 0.8) for name, how in _TIMES.items()})
 CLAMP = _both({"as printed": {}, "clamped": {"clamp": True}})
-SWEEPS = {"settings": SWEEP, "strength": STRENGTH, "clamp": CLAMP}
+FLOW = _both(
+    {
+        "paper's attention": {},
+        "w=2": {"cross_weight": 2.0},
+        "p=1, 50 %": {"power": 1.0, "share": 0.5},
+        "self 0": {"self_weight": 0.0},
+        "text to its region": {"text_weight": 1.0},
+        "phrases alone, missing ones appended": {"isolate_phrases": True, "append_missing": True},
+    }
+)
+"""Of joint attention, a first look."""
+_WEAK = {"cross_weight": 0.5}
+FLOW_WEAK = _both(
+    {
+        "w=0.5": _WEAK,
+        "w=0.5, self 0.5": {**_WEAK, "self_weight": 0.5},
+        "w=0.25": {"cross_weight": 0.25},
+        "w=0.25, p=1, 50 %": {"cross_weight": 0.25, "self_weight": 0.1, "power": 1.0, "share": 0.5},
+        "w=0.5, text to its region": {**_WEAK, "text_weight": 0.5},
+        "w=0.5, from 90 % noise": {**_WEAK, "strength": 0.9},
+    }
+)
+"""A second one."""
+SWEEPS = {"settings": SWEEP, "strength": STRENGTH, "clamp": CLAMP, "flow": FLOW, "flow-weak": FLOW_WEAK}
 AGAINST = {
     **{name: name.replace(how, "t / T_train") for name in STRENGTH for how in list(_TIMES)[1:] if how in name},
     **{name: name.replace("clamped", "as printed") for name in CLAMP if "clamped" in name},

@@ -105,6 +105,12 @@ class StableDiffusionGenerator(CheckpointPlugin, Generator):
         guidance_scale: float | None = Field(None, ge=0, description="default classifier-free guidance")
         height: int | None = Field(None, ge=8, description="default image height in pixels")
         width: int | None = Field(None, ge=8, description="default image width in pixels")
+        max_sequence_length: int | None = Field(
+            None,
+            ge=1,
+            le=512,
+            description="of Stable Diffusion 3: how many tokens T5 reads, or zeros stand for without it; None: 256",
+        )
         companions: dict[str, str] = Field({}, description="plugins that go with this model (kind -> name)")
         refine_defaults: dict[str, Any] = Field({}, description="modulation options that suit this model")
 
@@ -160,6 +166,13 @@ class StableDiffusionGenerator(CheckpointPlugin, Generator):
             from realignkit_plugins.generators.lora import merge_lora
 
             merge_lora(pipeline, chosen.lora, chosen.lora_scale, partial=chosen.lora_partial)
+        if chosen.max_sequence_length is not None:
+            if family_of(pipeline) != "sd3":
+                raise ModelError(
+                    f"max_sequence_length is an option of Stable Diffusion 3, and '{chosen.model}' is a "
+                    f"{type(pipeline).__name__}. Leave it out."
+                )
+            pipeline.max_sequence_length = chosen.max_sequence_length
 
 
 @dataclass(frozen=True)

@@ -63,7 +63,7 @@ REFINE_DEFAULTS = {"isolate_phrases": False, "append_missing": False, "verify": 
 
 @hookimpl
 def register_generators(register: Register) -> None:
-    """The embedded base model, and the flow model once it is trained."""
+    """The embedded base model and the flow model."""
     register(
         "micro",
         "realignkit_plugins.generators.stable_diffusion:StableDiffusionGenerator",
@@ -77,18 +77,20 @@ def register_generators(register: Register) -> None:
         },
         license=_LICENSE,
     )
-    if (FOLDER / "flow").is_dir():
-        register(
-            "micro_flow",
-            "realignkit_plugins.generators.stable_diffusion:StableDiffusionGenerator",
-            "the same scenes by a flow transformer; a 6 M parameter Stable Diffusion 3, embedded, works offline",
-            options={
-                "model": "micro:flow",
-                "companions": COMPANIONS,
-                "num_inference_steps": 20,
-                "guidance_scale": 4.0,
-            },
-        )
+    register(
+        "micro_flow",
+        "realignkit_plugins.generators.stable_diffusion:StableDiffusionGenerator",
+        "the same scenes by a flow transformer; a 6 M parameter Stable Diffusion 3, embedded, works offline",
+        options={
+            "model": "micro:flow",
+            "companions": COMPANIONS,
+            "refine_defaults": REFINE_DEFAULTS,
+            "num_inference_steps": 20,
+            "guidance_scale": 4.0,
+            "max_sequence_length": 1,
+        },
+        license=_LICENSE,
+    )
 
 
 @hookimpl

@@ -16,10 +16,20 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+def t5_length(pipeline: Any) -> int:
+    """How many tokens T5's stretch has: the pipeline's default, or what a generator has set."""
+    chosen: int | None = getattr(pipeline, "max_sequence_length", None)
+    return padded_length(pipeline) if chosen is None else chosen
+
+
 def encode(pipeline: Any, texts: list[str]) -> tuple[Tensor, Tensor]:
     """Embeddings (B, K, C), and CLIP's pooled ones (B, P)."""
     embeddings, _, pooled, _ = pipeline.encode_prompt(
-        prompt=texts, prompt_2=None, prompt_3=None, do_classifier_free_guidance=False
+        prompt=texts,
+        prompt_2=None,
+        prompt_3=None,
+        do_classifier_free_guidance=False,
+        max_sequence_length=t5_length(pipeline),
     )
     return embeddings, pooled
 
@@ -33,7 +43,7 @@ def readers(pipeline: Any) -> list[Reader]:
     )
     if getattr(pipeline, "text_encoder_3", None) is None:
         return [clip]
-    return [Reader(((pipeline.tokenizer_3, pipeline.text_encoder_3),), clip.length, padded_length(pipeline)), clip]
+    return [Reader(((pipeline.tokenizer_3, pipeline.text_encoder_3),), clip.length, t5_length(pipeline)), clip]
 
 
 def call(network: Any, arguments: Mapping[str, Any]) -> Call:
@@ -51,6 +61,11 @@ def call(network: Any, arguments: Mapping[str, Any]) -> Call:
     )
 
 
+def sampling(pipeline: Any, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The negative prompt, which the pipeline encodes, is as long as the others."""
+    return {**arguments, "max_sequence_length": t5_length(pipeline)}
+
+
 FAMILY = Family(
     name="sd3",
     pipelines=("StableDiffusion3Pipeline",),
@@ -59,6 +74,7 @@ FAMILY = Family(
     patch=2,
     encode=encode,
     text_extra={"StableDiffusion3Pipeline": "pooled_prompt_embeds"},
+    sampling=sampling,
     joint=Joint(
         processors=("JointAttnProcessor2_0", "FusedJointAttnProcessor2_0"),
         call=call,

@@ -15,6 +15,7 @@ from realignkit import Realigner
 from realignkit.attention.dense import dense_layout
 from realignkit.cli import app
 from realignkit.errors import ModelError
+from realignkit.pipelines.encoding import encode_texts, token_limit
 from realignkit_plugins.generators.stable_diffusion import StableDiffusionGenerator, suited_dtype
 from tests.attention.chat_models import qwen3
 from tests.attention.flow_pipelines import (
@@ -124,6 +125,29 @@ def test_flow_models_leave_the_range_of_fp16() -> None:
         assert suited_dtype("auto", "cuda:0", kind) is on_cuda
         assert suited_dtype("fp16", "cuda:0", kind) is torch.float16
         assert suited_dtype("auto", "cpu", kind) is torch.float32
+
+
+@pytest.mark.parametrize("t5", [True, False])
+def test_fewer_tokens_of_t5(t5: bool, tmp_path: Path, registry: Any) -> None:
+    sd3_pipeline(t5=t5).save_pretrained(tmp_path)
+    short, long = (
+        StableDiffusionGenerator(model=str(tmp_path), device="cpu", max_sequence_length=length) for length in (12, None)
+    )
+    embeddings = [encode_texts(generator.pipeline(), ["a dog"])[0] for generator in (short, long)]
+    assert embeddings[1].shape[1] - embeddings[0].shape[1] == 256 - 12
+    assert token_limit(long.pipeline()) - token_limit(short.pipeline()) == (256 - 12 if t5 else 0)
+    line = realigner(short, registry)
+    result = line("a red book and a yellow pen", 3)  # text that is guided away from is as long
+    assert np.abs(np.subtract(result.coarse, result.refined, dtype=int)).max() > 1
+    layout = dense_layout({"a red book": (0.0, 0.0, 0.5, 1.0)}, (48, 32))
+    restarted = line.with_(modulation={"strength": 0.5}).refine(["a red book"], [layout], [3], [result.coarse])
+    assert restarted.images[0].size == (48, 32)
+
+
+def test_fewer_tokens_are_sd3s_alone(tmp_path: Path) -> None:
+    flux_pipeline().save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match=r"of Stable Diffusion 3, and '.*' is a FluxPipeline\. Leave it out"):
+        StableDiffusionGenerator(model=str(tmp_path), device="cpu", max_sequence_length=12).pipeline()
 
 
 def test_parts_of_other_models_are_refused(folder: Path, family: str, tmp_path: Path) -> None:

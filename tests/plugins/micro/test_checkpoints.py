@@ -32,8 +32,7 @@ def test_small_safe_and_half_precision():
     weights = [file for file in files if file.suffix == ".safetensors"]
     # VAE, text encoder, U-Net; tagger, RAM, Tag2Text, segmenter, oracle, question answerer, Promptist's adapter;
     # captioner and its text encoder; other rewards. The flow model has a VAE, two text encoders and a transformer.
-    flow = 4 if (checkpoints.FOLDER / "flow").is_dir() else 0
-    assert len(weights) == flow + 10 + len({model for _, models, _ in REWARDS.values() for model in models.values()})
+    assert len(weights) == 4 + 10 + len({model for _, models, _ in REWARDS.values() for model in models.values()})
     from safetensors import safe_open
 
     for file in weights:
@@ -99,6 +98,24 @@ def test_the_base_model_draws_what_prompts_say_more_often_than_not_nothing(reali
     metric = FullyRight()
     metric.update(realigner.generate(prompts, list(range(32))), prompts)
     assert metric.compute()["objects_right"] > 0.4
+
+
+def test_the_flow_model_draws_what_prompts_say_however_many_nulls_there_are():
+    """As good as the base model, by pipelines of the class that Stable Diffusion 3 has."""
+    prompts = list(WorldPrompts(size=12, purpose="validation"))
+    for nulls in (1, 40):
+        realigner = Realigner.from_pretrained("micro_flow", options={"generator": {"max_sequence_length": nulls}})
+        assert realigner.generator.attention_family == "sd3"
+        metric = FullyRight()
+        metric.update(realigner.generate(prompts, list(range(12))), prompts)
+        assert metric.compute()["objects_right"] > 0.4
+    assert sum(file.stat().st_size for file in checkpoints.path("flow").rglob("*")) < 15e6
+
+
+def test_the_flow_model_goes_down_the_whole_line():
+    result = Realigner.from_pretrained("micro_flow")("a red book and a yellow cup", 3)
+    assert {segment.caption.caption for segment in result.layout} >= {"a red book", "a yellow cup"}
+    assert np.abs(np.subtract(result.coarse, result.refined, dtype=int)).max() > 1
 
 
 def test_prompt_sets_are_fixed_and_keep_validation_from_test():
