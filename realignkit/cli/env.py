@@ -16,7 +16,7 @@ env_app = typer.Typer(help="Environments of their own, for plugins whose package
 def create(
     name: Annotated[str, typer.Argument(help="As the plugin names it: letters, digits and hyphens.")],
     requires: Annotated[list[str] | None, typer.Option(help="What to install, as pip takes it; repeatable.")] = None,
-    python: Annotated[str | None, typer.Option(help="Its interpreter: a path, or with uv a version.")] = None,
+    python: Annotated[str | None, typer.Option(help="Its interpreter: a path, or a version, such as 3.8.")] = None,
 ) -> None:
     """Make an environment, with uv where it is there, else with venv and pip. Downloads what it is told to install."""
     from realignkit.isolation import environments

@@ -21,10 +21,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, SecretStr
 
 from realignkit import contracts
-from realignkit.contracts import Plugin, Reward, Scorer, Segmenter, Tagger
+from realignkit.contracts import Metric, Plugin, Reward, Scorer, Segmenter, Tagger
 from realignkit.errors import ModelError
 from realignkit.isolation import environments
 from realignkit.isolation.process import Process
@@ -34,7 +34,15 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
 
-__all__ = ["Isolated", "IsolatedReward", "IsolatedScorer", "IsolatedSegmenter", "IsolatedTagger", "IsolatedVQA"]
+__all__ = [
+    "Isolated",
+    "IsolatedMetric",
+    "IsolatedReward",
+    "IsolatedScorer",
+    "IsolatedSegmenter",
+    "IsolatedTagger",
+    "IsolatedVQA",
+]
 
 
 class Isolated(Plugin):
@@ -43,11 +51,13 @@ class Isolated(Plugin):
     Attributes:
         environment: its name, as ``realignkit env create`` is told.
         requires: what it must hold, as pip takes it.
+        python: the version of its Python, such as "3.8"; "": that of this process.
         program: the file that runs there.
     """
 
     environment: ClassVar[str]
     requires: ClassVar[tuple[str, ...]] = ()
+    python: ClassVar[str] = ""
     program: ClassVar[Path]
 
     class Options(contracts.Options):
@@ -63,7 +73,7 @@ class Isolated(Plugin):
             return ""
         return (
             f"the environment '{self.environment}' is not on this machine: run "
-            f"{environments.remedy(self.environment, self.requires)}"
+            f"{environments.remedy(self.environment, self.requires, self.python)}"
         )
 
     def out_of_reach(self) -> str:
@@ -81,6 +91,9 @@ class Isolated(Plugin):
         if environment is None:
             raise ModelError(f"{self.check()}.")
         options = self.options.model_dump(mode="json", exclude={"timeout"})
+        for name, value in self.options:
+            if isinstance(value, SecretStr):
+                options[name] = value.get_secret_value()
         return Process(environment, Path(self.program), "Plugin", options, self.options.timeout)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
@@ -139,6 +152,43 @@ class IsolatedReward(Isolated, Reward):
         from realignkit.isolation.gradients import rate
 
         return rate(self.process, images, prompts, self.differentiable)
+
+
+class IsolatedMetric(Isolated, Metric):
+    """A metric that looks at each picture alone; its program is called with ``images`` and ``prompts``, and returns a
+    dict of numbers for each.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._values: list[dict[str, float]] = []
+
+    def judge_each(self, images: Sequence[Image], prompts: Sequence[str]) -> list[dict[str, float]]:
+        """The numbers of each picture, summing up nothing."""
+        said = self.process.ask("call", images=_arrays(images), prompts=list(prompts)) if images else []
+        return [{name: float(value) for name, value in each.items()} for each in said]
+
+    def update(self, images: Sequence[Image], prompts: Sequence[str]) -> None:
+        """See :class:`realignkit.contracts.Metric`."""
+        self._values += self.judge_each(images, prompts)
+
+    def compute(self) -> dict[str, float]:
+        """Means over pictures."""
+        names = dict.fromkeys(name for each in self._values for name in each)
+        return {name: float(np.mean([each[name] for each in self._values if name in each])) for name in names}
+
+    def merge(self, other: Metric) -> None:
+        """See :class:`realignkit.contracts.Metric`."""
+        assert isinstance(other, IsolatedMetric)
+        self._values += other._values
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        """One that has seen the same, and asks the same worker."""
+        twin = type(self)(**self.options.model_dump())
+        twin._values = [dict(each) for each in self._values]
+        if "process" in self.__dict__:
+            twin.__dict__["process"] = self.process
+        return twin
 
 
 def _arrays(images: Sequence[Image]) -> list[Any]:

@@ -71,7 +71,7 @@ def create(name: str, requires: Sequence[str], python: str | None = None) -> Env
     Args:
         name: letters, digits and hyphens.
         requires: what to install, as pip takes it.
-        python: its interpreter, a path or (with uv) a version; None: the one that runs this.
+        python: its interpreter, a path or a version ("3.8"); None: the one that runs this.
 
     Raises:
         OptionError: there is one of this name already, or the name will not do.
@@ -85,6 +85,8 @@ def create(name: str, requires: Sequence[str], python: str | None = None) -> Env
     shutil.rmtree(folder, ignore_errors=True)  # half of one
     make_folder(folder.parent)
     interpreter, uv = python or sys.executable, shutil.which("uv")
+    if not uv and re.fullmatch(r"3\.\d+", interpreter):
+        interpreter = f"python{interpreter}"
     target = Environment(name, folder, tuple(requires))
     if uv:
         steps = [[uv, "venv", "--python", interpreter, str(folder)]]
@@ -121,9 +123,10 @@ def remove(name: str) -> None:
     shutil.rmtree(folder)
 
 
-def remedy(name: str, requires: Sequence[str]) -> str:
+def remedy(name: str, requires: Sequence[str], python: str = "") -> str:
     """The command that makes an environment."""
-    return " ".join(["realignkit env create", name, *(f"--requires '{each}'" for each in requires)])
+    of_python = [f"--python {python}"] if python else []
+    return " ".join(["realignkit env create", name, *of_python, *(f"--requires '{each}'" for each in requires)])
 
 
 def _checked(name: str) -> str:

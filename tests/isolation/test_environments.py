@@ -63,6 +63,12 @@ def test_nothing_stays_of_what_could_not_be_made(folder, monkeypatch):
     assert not (folder / "x").exists()
 
 
+def test_a_version_of_python_is_found_by_name(folder, monkeypatch):
+    monkeypatch.setattr(environments.shutil, "which", lambda name: None)
+    with pytest.raises(OutputError, match=r"'python3\.99' cannot be run: "):
+        environments.create("x", [], "3.99")
+
+
 @pytest.mark.parametrize("name", ["", "../x", "a b", "-x", "x_y"])
 def test_names(folder, name):
     with pytest.raises(OptionError, match="will not do as the name of an environment"):

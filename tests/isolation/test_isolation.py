@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import ast
+import copy
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from pydantic import Field
+from pydantic import Field, SecretStr
 
 from realignkit import OptionError, Reward
 from realignkit.cli.doctor import examine
 from realignkit.errors import ModelError
 from realignkit.hookspecs import PluginInfo
 from realignkit.isolation import (
+    IsolatedMetric,
     IsolatedReward,
     IsolatedScorer,
     IsolatedSegmenter,
@@ -104,6 +106,49 @@ def test_every_kind_keeps_its_contract(program, kind):
     check_plugin(isolated(base, file, Named if kind == "Tagger" else None)())
 
 
+LIGHT = """
+class Plugin:
+    def __call__(self, images, prompts):
+        lights = [{"light": image.mean() / 255} for image in images]
+        return [{**light, "long": 1} if len(text) > 3 else light for light, text in zip(lights, prompts)]
+"""
+
+
+def test_a_metric_sums_up_here_what_is_judged_there(program):
+    metric = isolated(IsolatedMetric, program(LIGHT))()
+    white, black = Image.new("RGB", (8, 8), "white"), Image.new("RGB", (8, 8), "black")
+    assert metric.judge_each([white, black], ["cat", "a cat"]) == [{"light": 1.0}, {"light": 0.0, "long": 1.0}]
+    metric.update([white, black], ["cat", "a cat"])
+    twin = copy.deepcopy(metric)
+    assert twin.process is metric.process  # what is loaded serves for both
+    twin.update([white, white], ["cat", "cat"])
+    assert metric.compute() == {"light": 0.5, "long": 1.0}
+    assert twin.compute() == {"light": 0.75, "long": 1.0}
+    metric.merge(twin)
+    assert metric.compute()["light"] == pytest.approx(4 / 6)
+    assert isolated(IsolatedMetric, program(LIGHT))().compute() == {}
+    check_plugin(isolated(IsolatedMetric, program(LIGHT))())
+
+
+def test_keys_reach_the_program_and_no_command_line(program):
+    class Keyed(IsolatedTagger.Options):
+        key: SecretStr = Field(SecretStr(""), description="of a service")
+
+    code = """
+import sys
+
+class Plugin:
+    def __init__(self, key):
+        self.key = key
+
+    def __call__(self, images):
+        return [[[self.key, 1.0], [str(self.key in open("/proc/self/cmdline").read()), 0.5]] for _ in images]
+"""
+    tagger = isolated(IsolatedTagger, program(code), Keyed)(key="sk-secret")
+    ((key, listed),) = tagger(tiny_images()[:1])
+    assert (key.name, listed.name) == ("sk-secret", "False")
+
+
 def test_options_reach_the_program_and_are_checked_here(program):
     tagger = isolated(IsolatedTagger, program(PROGRAM.replace("{kind}", "Tagger")), Named)
     ((tag, other),) = tagger(names=("day", "night"))([Image.new("RGB", (8, 8), "white")])
@@ -161,6 +206,12 @@ def test_training_through_it_moves_images_as_in_this_process(near_and_far):
         ends.append(pixels.detach())
     torch.testing.assert_close(ends[1], ends[0], rtol=1e-6, atol=1e-6)
     assert not torch.equal(ends[0], torch.full((1, 3, 8, 8), 0.5))
+
+
+def test_the_command_names_the_python_that_a_plugin_wants(program):
+    tagger = isolated(IsolatedTagger, program(""))
+    tagger.environment, tagger.python = "nowhere", "3.8"
+    assert "realignkit env create nowhere --python 3.8 --requires 'some-package==1'" in tagger().check()
 
 
 def test_an_environment_that_is_missing_is_said_with_the_command_that_makes_it(program):

@@ -7,7 +7,9 @@ import signal
 import subprocess
 import sys
 import time
+from collections import namedtuple
 
+import numpy as np
 import pytest
 
 from realignkit import PluginError
@@ -30,6 +32,9 @@ class Plugin:
             os._exit(3)
         if what == "memory":
             raise MemoryError("no more")
+        if what == "much":
+            import numpy
+            return numpy.zeros((1 << 20, 1 << 20, 1 << 10))
         if what == "quit":
             sys.exit(0)
         return {"asked": what}[what]
@@ -91,6 +96,7 @@ def test_a_hang(program):
     ("what", "error", "message"),
     [
         ("memory", ModelError, r"in environment 'far' needs more memory than there is \(no more\)"),
+        ("much", ModelError, r"in environment 'far' needs more memory than there is \(Unable to allocate"),
         (
             "nonsense",
             PluginError,
@@ -119,6 +125,30 @@ def test_crashing_while_it_is_imported(program, code, message):
     for _ in range(2):  # each time, and not something else the second time
         with pytest.raises(PluginError, match=message):
             process.ask("call", what="pid")
+
+
+def test_ctrl_c_is_for_whoever_asks(process):
+    pid = process.ask("call", what="pid")
+    os.kill(pid, signal.SIGINT)
+    assert process.ask("call", what="pid") == pid
+
+
+def test_no_room_for_arrays(process, monkeypatch):
+    process.ask("call", what="pid")
+    process._running.channel._out = "/dev/full"
+    with pytest.raises(
+        PluginError, match=r"in environment 'far' cannot be asked: .*No space left on device\. What goes"
+    ):
+        process.ask("call", what=np.zeros(100_000))
+    assert process.ask("call", what="asked") == "asked"
+
+
+def test_memory_that_is_too_small_is_not_used(process, monkeypatch, tmp_path):
+    nearly_full = namedtuple("Usage", "free")(2**20)
+    monkeypatch.setattr("realignkit.isolation.process.shutil.disk_usage", lambda path: nearly_full)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    assert process.ask("call", what="asked") == "asked"
+    assert process._running.folder.parent == tmp_path
 
 
 def test_nothing_is_left_of_it(process):

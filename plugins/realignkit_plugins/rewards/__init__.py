@@ -40,6 +40,18 @@ def register_rewards(register: Register) -> None:
         license="Apache-2.0 (its card)",
     )
     register(
+        "image_reward_package",
+        "realignkit_plugins.isolated.image_reward:ImageRewardPackage",
+        "ImageReward by its authors' package, in an environment of its own",
+        license="Apache-2.0",
+    )
+    register(
+        "open_clip_package",
+        "realignkit_plugins.isolated.open_clip:OpenCLIPPackage",
+        "cosine of image and text features by any model of open_clip's package, in an environment of its own",
+        license="MIT",
+    )
+    register(
         "weighted",
         "realignkit_plugins.rewards.weighted:WeightedReward",
         "a weighted sum of other rewards",

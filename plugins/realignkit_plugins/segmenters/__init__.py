@@ -25,3 +25,9 @@ def register_segmenters(register: Register) -> None:
         "Grounded-SAM: boxes from text by Grounding DINO, masks from boxes by SAM or SAM 2",
         license="Apache-2.0",
     )
+    register(
+        "grounded_sam_package",
+        "realignkit_plugins.isolated.grounded_sam:GroundedSamPackage",
+        "Grounded-SAM by groundingdino-py and segment-anything, in an environment of their own",
+        license="Apache-2.0",
+    )

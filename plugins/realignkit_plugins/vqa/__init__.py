@@ -26,6 +26,12 @@ def register_vqa(register: Register) -> None:
         options={"model": "Salesforce/blip-vqa-capfilt-large"},
         license="BSD-3-Clause",
     )
+    register(
+        "lavis_blip2",
+        "realignkit_plugins.isolated.lavis:LavisBLIP2",
+        "BLIP-2 by its authors' package, salesforce-lavis, in an environment of its own",
+        license="MIT",
+    )
     for name, description, options in (
         ("openai_chat", "any service with OpenAI's chat protocol that takes images, local servers included", {}),
         ("gpt4", "OpenAI's GPT-4 class, by default gpt-4o; key from OPENAI_API_KEY", {"model": "gpt-4o"}),

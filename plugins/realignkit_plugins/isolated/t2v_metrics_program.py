@@ -1,0 +1,35 @@
+"""Runs in the environment t2v-metrics."""
+
+from __future__ import annotations
+
+import functools
+import tempfile
+from pathlib import Path
+
+import torch
+
+torch.load = functools.partial(torch.load, weights_only=True)
+
+import t2v_metrics  # noqa: E402
+from PIL import Image  # noqa: E402
+
+
+class Plugin:
+    """See :class:`realignkit_plugins.isolated.t2v_metrics.T2VMetrics`."""
+
+    def __init__(self, model, device):
+        self.device = device
+        self.score = self.load(model)
+
+    def load(self, model):
+        """The package's scorer."""
+        return t2v_metrics.VQAScore(model=model, device=self.device)
+
+    def __call__(self, images, prompts):
+        """The score of each picture and its prompt."""
+        with tempfile.TemporaryDirectory() as folder:  # the package takes files
+            files = [str(Path(folder) / f"{number}.png") for number in range(len(images))]
+            for image, file in zip(images, files):
+                Image.fromarray(image).save(file)
+            scores = [self.score(images=[file], texts=[text])[0, 0] for file, text in zip(files, prompts)]
+        return [{"vqascore": float(score)} for score in scores]
