@@ -76,5 +76,4 @@ def register_metrics(register: Register) -> None:
         "t2v_metrics",
         "realignkit_plugins.isolated.t2v_metrics:T2VMetrics",
         "VQAScore by its authors' package, t2v-metrics, in an environment of its own",
-        license="Apache-2.0",
     )

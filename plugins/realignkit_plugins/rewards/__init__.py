@@ -43,13 +43,13 @@ def register_rewards(register: Register) -> None:
         "image_reward_package",
         "realignkit_plugins.isolated.image_reward:ImageRewardPackage",
         "ImageReward by its authors' package, in an environment of its own",
-        license="Apache-2.0",
+        license="Apache-2.0 (its card)",
     )
     register(
         "open_clip_package",
         "realignkit_plugins.isolated.open_clip:OpenCLIPPackage",
         "cosine of image and text features by any model of open_clip's package, in an environment of its own",
-        license="MIT",
+        license="MIT (its card)",
     )
     register(
         "weighted",

@@ -29,5 +29,4 @@ def register_segmenters(register: Register) -> None:
         "grounded_sam_package",
         "realignkit_plugins.isolated.grounded_sam:GroundedSamPackage",
         "Grounded-SAM by groundingdino-py and segment-anything, in an environment of their own",
-        license="Apache-2.0",
     )

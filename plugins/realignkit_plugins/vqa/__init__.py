@@ -30,7 +30,7 @@ def register_vqa(register: Register) -> None:
         "lavis_blip2",
         "realignkit_plugins.isolated.lavis:LavisBLIP2",
         "BLIP-2 by its authors' package, salesforce-lavis, in an environment of its own",
-        license="MIT",
+        license="MIT (its card); the language model within, OPT, has Meta's own",
     )
     for name, description, options in (
         ("openai_chat", "any service with OpenAI's chat protocol that takes images, local servers included", {}),
