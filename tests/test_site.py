@@ -109,16 +109,7 @@ def test_every_picture_is_described(pages):
     assert {name: page.undescribed for name, page in pages.items() if page.undescribed} == {}
 
 
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        ("[gone](gone.md)", "gone.md"),
-        ("[no such place](index.md#no-such-place)", "no-such-place"),
-        ("[absolute](/index.md)", "absolute"),
-        ("![gone](images/gone.png)", "gone.png"),
-    ],
-)
-def test_a_broken_link_stops_the_build(tmp_path, text, said):
+def test_broken_links_stop_the_build(tmp_path):
     (tmp_path / "docs").mkdir()
     settings = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
     head, validation = settings.partition("nav:")[0], settings.partition("validation:")[2]
@@ -126,10 +117,12 @@ def test_a_broken_link_stops_the_build(tmp_path, text, said):
     shutil.copytree(ROOT / "docs" / "stylesheets", tmp_path / "docs" / "stylesheets")
     (tmp_path / "docs" / "index.md").write_text("# Home\n")
     assert build(tmp_path / "site", tmp_path).returncode == 0
-    (tmp_path / "docs" / "index.md").write_text(f"# Home\n\n{text}\n")
+    broken = ["[a](gone.md)", "[a](index.md#no-such-place)", "[a](/absolute.md)", "![a](gone.png)"]
+    (tmp_path / "docs" / "index.md").write_text("# Home\n\n" + "\n\n".join(broken))
     done = build(tmp_path / "site", tmp_path)
     assert done.returncode != 0
-    assert said in done.stderr
+    assert all(name in done.stderr for name in ("gone.md", "no-such-place", "/absolute.md", "gone.png"))
+    assert done.stderr.count("WARNING") == len(broken)
 
 
 @pytest.mark.parametrize("package", PUBLIC)

@@ -62,9 +62,11 @@ def ui(
     set_verbosity(ctx, verbose)
     check_gradio()
     isolate_plugins(ctx, isolate)
+    from realignkit.registry import default_registry
     from realignkit.serving import is_loopback
     from realignkit.ui.server import serve
 
+    default_registry()  # before the server's threads are about: it would take them for those of a plugin
     specs = {"tagger": tagger, "scorer": scorer, "segmenter": segmenter}
     options = {"select_by": select_by, "threads": threads}
     makers = {

@@ -5,9 +5,12 @@ from __future__ import annotations
 from importlib import metadata
 
 import pytest
+from typer.testing import CliRunner
 
+from realignkit.cli import app
 from realignkit.cli.ui import check_gradio
 from realignkit.errors import PluginError
+from realignkit.registry import default_registry
 
 
 @pytest.mark.parametrize("version", ["3.50.2", "6.28.9"])
@@ -38,3 +41,14 @@ def test_a_gradio_in_the_future_is_compared_as_numbers(monkeypatch):
     monkeypatch.setattr(metadata, "version", lambda name: "6.9.9")
     with pytest.raises(PluginError, match="too old"):
         check_gradio()
+
+
+def test_plugins_are_found_before_the_servers_threads_are_about(monkeypatch):
+    pytest.importorskip("gradio", minversion="6.29", reason="no gradio of realignkit[ui] is installed")
+    from realignkit.ui import server
+
+    found = []
+    monkeypatch.setattr(server, "serve", lambda *arguments: found.append(default_registry.cache_info().currsize))
+    default_registry.cache_clear()
+    assert CliRunner().invoke(app, ["ui"]).exit_code == 0
+    assert found == [1]
