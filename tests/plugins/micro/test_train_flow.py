@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from realignkit_plugins.micro.train import flow
+from realignkit_plugins.micro.train import flow, replay
 from realignkit_plugins.micro.train.recipe import Machine
+from realignkit_plugins.micro.train.replay import Replayed
 
 
 @pytest.fixture
@@ -102,22 +103,65 @@ def test_a_stopped_run_goes_on_to_the_same_weights_whoever_prepares(tmp_path, mo
         torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
 
 
-def test_the_blocks_compile_without_a_break(tmp_path, monkeypatch):
-    """Traced and not translated, which takes a compiler."""
-    monkeypatch.setattr(flow, "SCENES", 12)
-    plain = flow.FlowRecipe(tmp_path, tmp_path / "work", 0, 4)
-    compile_ = torch.compile
-    monkeypatch.setattr(torch, "compile", lambda f: compile_(f, backend="aot_eager", fullgraph=True))
-    compiled = flow.FlowRecipe(tmp_path, tmp_path / "work", 0, 4, None, Machine(compile=True))
-    losses = []
-    for recipe in (plain, compiled):
-        recipe.schedule = replace(recipe.schedule, batch_size=2)
-        torch.manual_seed(0)
-        for parameter in recipe.learner.parameters():  # weights at zero let no gradient through
-            if not parameter.any():
-                torch.nn.init.normal_(parameter, std=0.02)
-        loss, _ = recipe.loss(0, torch.Generator().manual_seed(0))
-        loss.backward()
-        losses.append((loss.detach(), *(p.grad for p in recipe.transformer.parameters() if p.grad is not None)))
-    for ours, theirs in zip(*losses, strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-2, atol=1e-3)
+class Recorded(Replayed):
+    """As a graph does, without CUDA: it computes anew from the inputs that are kept, into the same gradients."""
+
+    def _recorded(self):
+        self._forget()
+        self._outcome = self._step(self._inputs)
+        kept = [(each, each.grad) for each in self._parameters if each.grad is not None]
+
+        def again():
+            self._forget()
+            self._outcome = self._step(self._inputs)
+            for parameter, gradient in kept:
+                gradient.copy_(parameter.grad)
+
+        return again
+
+
+def shown(recipe, step):
+    """The loss, and the gradients that a step leaves."""
+    recipe.learner.zero_grad()
+    torch.manual_seed(step)
+    value, parts = recipe.loss(step, torch.Generator().manual_seed(step))
+    value.backward()
+    gradients = {name: p.grad.clone() for name, p in recipe.learner.named_parameters() if p.grad is not None}
+    return {"loss": value.detach(), **{name: part.detach() for name, part in parts.items()}, **gradients}
+
+
+@pytest.mark.parametrize("record", [False, True])
+def test_a_replayed_step_is_a_plain_one(recipe, monkeypatch, record):
+    monkeypatch.setattr(replay, "FIRST", 1)
+    recipe.schedule = replace(recipe.schedule, batch_size=3)
+    for parameter in recipe.learner.parameters():  # weights at zero let no gradient through
+        if not parameter.any():
+            torch.nn.init.normal_(parameter, std=0.02)
+    replayed = Recorded(recipe._compare, recipe.learner, record)
+    given = []
+    monkeypatch.setattr(recipe, "replayed", lambda *inputs: given.append(inputs) or recipe._compare(*inputs))
+    monkeypatch.setattr(recipe.replayed, "record", False, raising=False)
+    plain = [shown(recipe, step) for step in range(4)]
+    monkeypatch.setattr(recipe, "replayed", replayed)
+    for step, wanted in enumerate(plain):
+        found = shown(recipe, step)
+        assert found.keys() == wanted.keys()
+        for name, tensor in wanted.items():
+            torch.testing.assert_close(found[name], tensor, rtol=1e-5, atol=1e-6)
+    assert (replayed._replay is not None) == record
+    assert len(given) == 4 and (not record or len(replayed._inputs[1]) == 6 > len(given[0][1]))
+
+
+def test_a_graph_that_cannot_be_recorded_is_done_without(recipe, monkeypatch, capsys):
+    monkeypatch.setattr(replay, "FIRST", 0)
+    recipe.schedule = replace(recipe.schedule, batch_size=2)
+    wanted = shown(recipe, 0)
+    replayed = Replayed(recipe._compare, recipe.learner, record=True)
+    monkeypatch.setattr(replayed, "_recorded", lambda: torch.ones(2)[5])
+    monkeypatch.setattr(recipe, "replayed", replayed)
+    found = shown(recipe, 0)
+    torch.testing.assert_close(found["loss"], wanted["loss"], rtol=1e-5, atol=1e-6)
+    assert not replayed.record
+    assert " ".join(capsys.readouterr().err.split()).startswith(
+        "steps are computed one by one, not replayed as a CUDA graph: index 5 is out of bounds"
+    )

@@ -61,9 +61,6 @@ def main(
         str, typer.Option(help="Where to train; flow can elsewhere than on a CPU, such as on cuda.")
     ] = "cpu",
     workers: Annotated[int, typer.Option(min=0, help="Processes that prepare data beside the training.")] = 0,
-    compiled: Annotated[
-        bool, typer.Option("--compile", help="Fuse operations by torch.compile where a recipe can.")
-    ] = False,
     threads: Annotated[int | None, typer.Option(help="CPU threads for torch.")] = None,
 ) -> None:
     """Rebuild one checkpoint of the embedded world. Stop with Ctrl-C; the same command resumes."""
@@ -78,7 +75,7 @@ def main(
     recipe = load_recipe(model)
     if device != "cpu" and not recipe.anywhere:
         raise typer.BadParameter(f"{model} trains on a CPU only.", param_hint="--device")
-    recipe.train(out, work, seed, steps, minutes, Machine(device, workers, compiled))
+    recipe.train(out, work, seed, steps, minutes, Machine(device, workers))
 
 
 if __name__ == "__main__":

@@ -34,6 +34,7 @@ from realignkit_plugins.micro.train.data import SCENE_SEEDS, Ahead, processes, s
 from realignkit_plugins.micro.train.loop import Schedule
 from realignkit_plugins.micro.train.patches import PatchHead, all_labels
 from realignkit_plugins.micro.train.recipe import Recipe
+from realignkit_plugins.micro.train.replay import Outcome, Replayed
 from realignkit_plugins.micro.train.tokenizer import text_settings
 from realignkit_plugins.micro.world import caption
 
@@ -43,6 +44,8 @@ WIDTHS = (128, 64)
 """Of the two text encoders."""
 MAX_NULLS = 256
 """The pipeline puts as many zero tokens where T5's would stand."""
+HIDDEN = -1e4
+"""What is added to the logits of tokens that stand behind."""
 READ_AT = 2
 """The block after which image tokens must know what they show."""
 READING = 0.1
@@ -190,27 +193,41 @@ class FlowRecipe(Recipe):
         self.lessons = Ahead(self._lesson, self.machine.workers)
         self._read: torch.Tensor | None = None
         self.transformer.transformer_blocks[READ_AT].register_forward_hook(self._keep)
-        if self.machine.compile:
-            for block in self.transformer.transformer_blocks:
-                block.forward = torch.compile(block.forward)
+        self.replayed = Replayed(self._compare, self.learner, record=self.latents.is_cuda)
 
-    def loss(self, step: int, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    def loss(self, step: int, generator: torch.Generator) -> Outcome:
         """The velocity's squared error at logit-normal times, and what the patches fail to say."""
         lesson = Lesson(*(self._there(array) for array in self.lessons.of(step)))
-        x, count, device = self.latents[lesson.pick].float(), len(lesson.pick), self.latents.device
-        noise = torch.randn(x.shape, generator=generator, device=device)
+        count, device, ids = len(lesson.pick), self.latents.device, lesson.ids
+        if self.replayed.record:  # of one shape in all steps: room for as many phrases as there are captions
+            ids = pad(ids, (0, 0, 0, max(0, 2 * count - len(ids))))
+        noise = torch.randn((count, *self.latents.shape[1:]), generator=generator, device=device)
         # One time from each of B equal slices: the same distribution, less variance.
         uniform = torch.rand(count, generator=generator, device=device) + torch.arange(count, device=device)
         sigma = torch.special.ndtri((uniform / count).clamp(1e-4, 1 - 1e-4)).sigmoid()
-        at = sigma[:, None, None, None]
         # None of the numbers of nulls that a pipeline may ask for (max_sequence_length) is to be strange.
-        self.nulls.bias = torch.rand(count, generator=generator, device=device) * math.log(MAX_NULLS)
-        with torch.autocast(device.type, torch.bfloat16):
-            text, pooled = self._encode(lesson.ids, lesson.sources)
+        nulls = torch.rand(count, generator=generator, device=device) * math.log(MAX_NULLS)
+        return self.replayed(lesson.pick, ids, lesson.sources, noise, sigma, nulls)
+
+    def _compare(
+        self,
+        pick: torch.Tensor,
+        ids: torch.Tensor,
+        sources: torch.Tensor,
+        noise: torch.Tensor,
+        sigma: torch.Tensor,
+        nulls: torch.Tensor,
+    ) -> Outcome:
+        """The loss of a :class:`Lesson` with noise (B, C, H, W), at times (B,), with the logarithms of nulls (B,)."""
+        x, at = self.latents[pick].float(), sigma[:, None, None, None]
+        self.nulls.bias = nulls
+        with torch.autocast(x.device.type, torch.bfloat16):
+            text, pooled = self._encode(ids, sources)
             predicted = self.transformer((1 - at) * x + at * noise, text, pooled, sigma * 1000).sample
         error = (predicted.float() - (noise - x)).square().mean()
-        assert self._read is not None
-        reading = self.head.patch_loss(self._read.float(), self.labels[lesson.pick].long())
+        read, self._read = self._read, None
+        assert read is not None
+        reading = self.head.patch_loss(read.float(), self.labels[pick].long())
         return error + READING * reading, {"mse": error, "reading": reading}
 
     def _lesson(self, step: int) -> Lesson:
@@ -235,7 +252,11 @@ class FlowRecipe(Recipe):
 
     def _encode(self, ids: torch.Tensor, sources: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """What the pipeline makes of captions, with one null: float (B, 33, C) and (B, C)."""
-        outputs = [each(ids, output_hidden_states=True) for each in (self.text_encoder, self.text_encoder_2)]
+        # Causal, as the encoders' own would be, which is made by asking the device.
+        behind = torch.full((ids.shape[1], ids.shape[1]), HIDDEN, device=ids.device).triu(1)
+        mask = behind.expand(len(ids), 1, -1, -1)
+        encoders = self.text_encoder, self.text_encoder_2
+        outputs = [each(ids, attention_mask=mask, output_hidden_states=True) for each in encoders]
         hidden = place_phrases(torch.cat([output.hidden_states[-2] for output in outputs], -1), sources)
         pooled = torch.cat([output.text_embeds for output in outputs], -1)[: len(sources)]
         return torch.cat([hidden, torch.zeros_like(hidden[:, :1])], 1), pooled

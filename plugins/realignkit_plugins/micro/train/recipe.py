@@ -21,12 +21,10 @@ class Machine:
     Attributes:
         device: where the networks are.
         workers: processes that prepare data beside the training.
-        compile: whether ``torch.compile`` is to fuse what it can.
     """
 
     device: str = "cpu"
     workers: int = 0
-    compile: bool = False
 
 
 class Recipe(ABC):
