@@ -265,9 +265,10 @@ def test_the_page_of_models_says_what_the_page_of_all_models_says():
                 known.setdefault(name, cells[3:5])
     compared = 0
     for cells in rows("which.md"):
-        if len(cells) == 6 and (name := cells[1].strip("`")) in known:
+        name = cells[1].strip("`").partition("`")[0]
+        if len(cells) == 6 and name in known:
             download, memory = known[name]
-            assert download.startswith(cells[2]), name
+            assert (download or "none").startswith(cells[2]), name
             assert memory.startswith(cells[3]), name
             compared += 1
     assert compared >= 6
