@@ -239,12 +239,17 @@ class Pairs:
 
     See :func:`read_pairs`.
 
+    Args:
+        folder: where they are.
+        networks: whose latents.
+        guidance_scale: with which the model itself has drawn the images; None: they are no model's.
+
     Raises:
         OptionError: there is no such folder, it holds no pair, or an image or caption cannot be used.
     """
 
-    def __init__(self, folder: Path, networks: Networks) -> None:
-        self.folder, self.networks = folder, networks
+    def __init__(self, folder: Path, networks: Networks, guidance_scale: float | None = None) -> None:
+        self.folder, self.networks, self.guidance_scale = folder, networks, guidance_scale
         self.pairs = read_pairs(folder).pairs
         self._latents: dict[int, Tensor] = {}
 

@@ -1,6 +1,7 @@
 """A pipeline's networks as functions of tensors: read a prompt, predict noise, decode and encode images, and draw.
 
-SD-1.x, SD-2.x, SDXL and SD3 text-to-image pipelines; everything is differentiable unless its caller switches that off.
+SD-1.x, SD-2.x, SDXL, SD3 and FLUX.1 text-to-image pipelines; everything is differentiable unless its caller switches
+that off.
 """
 
 from __future__ import annotations
@@ -21,8 +22,9 @@ from realignkit.pipelines.families import check_size, image_size, place
 from realignkit.pipelines.generate import generate
 from realignkit.pipelines.images import Autoencoder, overflows
 from realignkit.refl import losses
+from realignkit.refl.denoisers import DENOISERS, Told
 from realignkit.refl.noise import noise_of
-from realignkit.refl.refusals import TEXT_ENCODERS, check_trainable
+from realignkit.refl.refusals import check_trainable, text_encoders
 from realignkit.resolve import SamplingOptions
 
 if TYPE_CHECKING:
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Text:
-    """What the network reads: ``embeddings`` (B, K, C) and, for SDXL and Stable Diffusion 3, ``pooled`` (B, P)."""
+    """What the network reads: ``embeddings`` (B, K, C) and, for SDXL and flow transformers, ``pooled`` (B, P)."""
 
     embeddings: Tensor
     pooled: Tensor | None = None
@@ -50,7 +52,7 @@ class Networks:
     """The networks of a pipeline, frozen, on its device, in the training's precision.
 
     Args:
-        pipeline: SD-1.x/2.x, SDXL or SD3; it is changed: moved, frozen, cast.
+        pipeline: SD-1.x/2.x, SDXL, SD3 or FLUX.1; it is changed: moved, frozen, cast.
         device: where to compute.
         precision: ``no``, ``fp16`` or ``bf16``.
         height, width: of the images, in pixels; None: the model's own.
@@ -101,14 +103,26 @@ class Networks:
         self.decode, self.encode = self.autoencoder.decode, self.autoencoder.encode
         self.learns_text, self._negative_prompt = "text_encoder" in learns, negative_prompt
         self.image_size = image_size(pipeline, width, height)
+        self._denoiser = DENOISERS[str(families.attention_family(pipeline))]
+        if self.distilled and negative_prompt:
+            raise OptionError(
+                f"a {type(pipeline).__name__} is trained without true guidance, in which a negative prompt acts: leave "
+                "sampling.negative_prompt out."
+            )
         scale = pipeline.vae_scale_factor
         self.latent_shape = (
-            int(self.unet.config.in_channels),
+            int(self.unet.config.in_channels) // self._denoiser.packed,
             self.image_size[1] // scale,
             self.image_size[0] // scale,
         )
-        self.noise = noise_of(pipeline.scheduler, device)
+        tokens = self.latent_shape[1] * self.latent_shape[2] // self._denoiser.packed
+        self.noise = noise_of(pipeline.scheduler, device, tokens)
         self._texts: dict[str, tuple[Tensor, Tensor | None]] = {}
+
+    @property
+    def distilled(self) -> bool:
+        """Whether the model is told the guidance scale, or knows none: no unconditional prediction guides it."""
+        return self._denoiser.distilled
 
     @contextlib.contextmanager
     def autocast(self) -> Iterator[None]:
@@ -157,21 +171,15 @@ class Networks:
         """What guidance steers away from, for so many pictures."""
         return self.text([self._negative_prompt] * count)
 
-    def predict(self, latents: Tensor, timestep: Tensor, text: Text) -> Tensor:
-        """The network's prediction for latents (B, C, h, w) at a timestep () or (B,); float32."""
-        extra: dict[str, Any] = {}
-        if self.component == "transformer":
-            extra["pooled_projections"] = text.pooled
-            timestep = timestep.expand(len(latents))
-        elif text.pooled is not None:
-            columns, rows = self.image_size
-            sizes = torch.tensor([[rows, columns, 0, 0, rows, columns]], device=self.device, dtype=text.pooled.dtype)
-            extra["added_cond_kwargs"] = {"text_embeds": text.pooled, "time_ids": sizes.expand(len(latents), -1)}
+    def predict(self, latents: Tensor, timestep: Tensor, text: Text, guidance_scale: float | None = None) -> Tensor:
+        """The network's prediction for latents (B, C, h, w) at a timestep () or (B,); float32.
+
+        ``guidance_scale``: what a distilled network is told; None: 1, as for pictures that nothing guided.
+        """
+        scale = 1.0 if guidance_scale is None else guidance_scale
         with self.autocast():
-            prediction: Tensor = self.unet(
-                latents, timestep=timestep, encoder_hidden_states=text.embeddings, return_dict=False, **extra
-            )[0]
-        return prediction.float()
+            told = Told(timestep, text.embeddings, text.pooled, self.image_size, scale)
+            return self._denoiser.predict(self.unet, latents, told).float()
 
     def predict_x0(self, latents: Tensor, timestep: Tensor, prediction: Tensor) -> Tensor:
         """The clean latents (B, C, h, w) that a prediction for latents at a timestep () or (B,) jumps to."""
@@ -179,8 +187,8 @@ class Networks:
 
     def guided(self, latents: Tensor, timestep: Tensor, text: Text, guidance_scale: float) -> tuple[Tensor, Tensor]:
         """The guided prediction and the conditional one, gradients flowing through both halves of the guidance."""
-        if guidance_scale <= 1:
-            prediction = self.predict(latents, timestep, text)
+        if guidance_scale <= 1 or self.distilled:
+            prediction = self.predict(latents, timestep, text, guidance_scale)
             return prediction, prediction
         timestep = torch.cat([timestep, timestep]) if timestep.dim() else timestep
         both = self.predict(torch.cat([latents, latents]), timestep, self.unconditional(len(latents)).followed_by(text))
@@ -227,8 +235,8 @@ def check_full_precision(pipeline: Any, learns: Collection[str]) -> None:
     Raises:
         OptionError: they are in half precision.
     """
-    network = families.denoiser_name(pipeline)
-    for name in (*((network,) if "unet" in learns else ()), *(TEXT_ENCODERS if "text_encoder" in learns else ())):
+    own = (families.denoiser_name(pipeline),) if "unet" in learns else ()
+    for name in (*own, *(text_encoders(pipeline) if "text_encoder" in learns else ())):
         part = getattr(pipeline, name, None)
         dtypes = set() if part is None else {p.dtype for p in part.parameters()} - {torch.float32, torch.float64}
         if dtypes:

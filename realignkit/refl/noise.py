@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from typing import Any
 
@@ -96,11 +97,26 @@ def is_flow(scheduler: Any) -> bool:
     return bool(flow) or "FlowMatch" in type(scheduler).__name__
 
 
-def noise_of(scheduler: Any, device: torch.device) -> Noise:
-    """The noise that a pipeline's model was trained with, by its scheduler."""
+def shift_of(scheduler: Any, tokens: int) -> float:
+    """The shift towards noise of a scheduler of flow matching, for pictures of so many tokens."""
+    config = scheduler.config
+    if not config.get("use_dynamic_shifting", False):
+        return float(config.get("flow_shift", config.get("shift", 1.0)))
+    from diffusers.pipelines.flux.pipeline_flux import calculate_shift
+
+    names = ("base_image_seq_len", "max_image_seq_len", "base_shift", "max_shift")
+    mu = float(calculate_shift(tokens, *(config[name] for name in names)))
+    return mu if config.get("time_shift_type") == "linear" else math.exp(mu)
+
+
+def noise_of(scheduler: Any, device: torch.device, tokens: int = 4096) -> Noise:
+    """The noise that a pipeline's model was trained with, by its scheduler.
+
+    ``tokens``: how many a picture has, where the shift depends on that; by default those of 1024 x 1024 pixels.
+    """
     config = scheduler.config
     if is_flow(scheduler):
-        return FlowNoise(int(config.num_train_timesteps), float(config.get("flow_shift", config.get("shift", 1.0))))
+        return FlowNoise(int(config.num_train_timesteps), shift_of(scheduler, tokens))
     from diffusers import DDIMScheduler
 
     schedule = DDIMScheduler.from_config(config)

@@ -9,6 +9,7 @@ import torch
 
 from realignkit.errors import ModelError, with_article
 from realignkit.pipelines import families
+from realignkit.refl.denoisers import DENOISERS
 from realignkit.refl.noise import is_flow
 
 ADAPTER = "realignkit"
@@ -19,9 +20,14 @@ PREDICTIONS = ("epsilon", "v_prediction", "sample")
 """What a U-Net may predict, by diffusers' names (Salimans & Ho, 2022, for v)."""
 _AUTOENCODERS = ("AutoencoderKL", "AutoencoderTiny", "AsymmetricAutoencoderKL")
 _FEW_STEPS = ("LCMScheduler", "TCDScheduler")
-_USE = "Use a Stable Diffusion 1.x, 2.x, XL or 3 text-to-image pipeline."
-TRAINABLE = (families.UNET, families.SD3)
+_USE = "Use a Stable Diffusion 1.x, 2.x, XL or 3 text-to-image pipeline, or one of FLUX.1."
+TRAINABLE = tuple(DENOISERS)
 """The families that can learn."""
+
+
+def text_encoders(pipeline: Any) -> tuple[str, ...]:
+    """The text encoders that can learn; FLUX's second, T5, is left as it is."""
+    return TEXT_ENCODERS[:1] if families.attention_family(pipeline) == families.FLUX else TEXT_ENCODERS
 
 
 def check_trainable(pipeline: Any) -> None:
@@ -88,7 +94,7 @@ def _parts(pipeline: Any) -> str | None:
     second = type(pipeline).__name__.startswith("StableDiffusionXL")
     if second and getattr(pipeline, "text_encoder_2", None) is not None and pipeline.text_encoder is None:
         return "without its first text encoder, as SDXL's refiner is, cannot be fine-tuned here. Use SDXL's base model."
-    for name in TEXT_ENCODERS[: 2 if second or families.attention_family(pipeline) == families.SD3 else 1]:
+    for name in TEXT_ENCODERS[: 2 if second or families.is_joint(pipeline) else 1]:
         tokenizer = name.replace("text_encoder", "tokenizer")
         if getattr(pipeline, name, None) is None or getattr(pipeline, tokenizer, None) is None:
             return f"without its {name} or {tokenizer} cannot be fine-tuned here: load it with all of its parts."
@@ -96,12 +102,13 @@ def _parts(pipeline: Any) -> str | None:
 
 
 def _transformer(pipeline: Any) -> str | None:
-    if families.attention_family(pipeline) != families.SD3:
+    if not families.is_joint(pipeline):
         return None
+    family = families.attention_family(pipeline)
     channels, latents = int(pipeline.transformer.config.in_channels), int(pipeline.vae.config.latent_channels)
-    if channels != latents:
+    if channels != latents * DENOISERS[str(family)].packed:
         return f"whose transformer reads {channels} channels for {latents} of latents cannot be fine-tuned here. {_USE}"
-    if pipeline.scheduler.config.get("use_dynamic_shifting", False):
+    if family == families.SD3 and pipeline.scheduler.config.get("use_dynamic_shifting", False):
         return (
             "whose noise levels are shifted by the picture's size (use_dynamic_shifting) cannot be fine-tuned here. "
             "Give its scheduler a fixed shift."

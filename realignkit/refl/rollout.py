@@ -78,8 +78,12 @@ class Rollout:
         self.networks, self.steps, self.guidance_scale = networks, num_inference_steps, guidance_scale
         noise = networks.noise
         self._class, self._changes = (_FLOW_SOLVERS if noise.kind == FLOW else _SOLVERS)[solver]
+        self._sigmas: list[float] | None = None
         if isinstance(noise, FlowNoise):  # solvers call it by two names
-            self._changes = {**self._changes, "shift" if solver == "ddim" else "flow_shift": noise.shift}
+            shift = {"shift" if solver == "ddim" else "flow_shift": noise.shift}
+            self._changes = {**self._changes, **shift, "use_dynamic_shifting": False}
+            if solver == "ddim" and networks.distilled:  # FLUX's pipeline has levels of its own
+                self._sigmas = [1 - step / num_inference_steps for step in range(num_inference_steps)]
 
     def scheduler(self) -> Any:
         """The solver, with its steps set."""
@@ -89,7 +93,8 @@ class Rollout:
         config = dict(self.networks.pipeline.scheduler.config)
         config.pop("shift", None)  # which solvers that call it otherwise complain of
         scheduler = getattr(diffusers, self._class).from_config(config, **self._changes)
-        scheduler.set_timesteps(self.steps, device=self.networks.device)
+        levels = {} if self._sigmas is None else {"sigmas": self._sigmas}
+        scheduler.set_timesteps(self.steps, device=self.networks.device, **levels)
         return scheduler
 
     def jumps(self, noise: Tensor, text: Text, at: Sequence[int]) -> Iterator[Jump]:

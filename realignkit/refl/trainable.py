@@ -16,7 +16,7 @@ from realignkit.files import atomic_folder, atomic_write
 from realignkit.records import check_manifest, seal, sealed_notes, write_manifest
 from realignkit.refl.model import Networks
 from realignkit.refl.options import TrainingOptions
-from realignkit.refl.refusals import ADAPTER, TEXT_ENCODERS
+from realignkit.refl.refusals import ADAPTER, TEXT_ENCODERS, text_encoders
 from realignkit.refl.seeds import seeded
 
 LORA_FILE = "pytorch_lora_weights.safetensors"
@@ -48,7 +48,8 @@ class Trainable:
 
     def __init__(self, networks: Networks, config: TrainingOptions, *, keep_base: bool = False) -> None:
         self.networks, self.config = networks, config
-        texts = {name: part for name in TEXT_ENCODERS if (part := getattr(networks.pipeline, name, None)) is not None}
+        names = text_encoders(networks.pipeline)
+        texts = {name: part for name in names if (part := getattr(networks.pipeline, name, None)) is not None}
         self._parts: dict[str, Any] = {}
         if "unet" in config.learning_parts:
             self._parts["unet"] = networks.unet

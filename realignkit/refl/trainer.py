@@ -44,7 +44,7 @@ class ReFLTrainer:
     After :meth:`train` it carries the best weights.
 
     Args:
-        pipeline: SD-1.x, SD-2.x, SDXL or SD3, text to image.
+        pipeline: SD-1.x, SD-2.x, SDXL, SD3 or FLUX.1, text to image.
         reward: what to raise.
         config: how; a mapping is validated into a :class:`ReFLConfig`.
         prompts: to train on.
@@ -168,7 +168,7 @@ class ReFLTrainer:
             check_reach(self.config, self.reward, self.judge, self._validates)
             pairs = self._pairs
             if self._needs_pairs and pairs is None:
-                pairs = data.Pairs(self._draw_prior(), self.networks)
+                pairs = data.Pairs(self._draw_prior(), self.networks, self.sampling["guidance_scale"])
             kind = ALGORITHMS[self.algorithm]
             trainable = Trainable(self.networks, self.config, keep_base=kind.needs_base(self.options))
             algorithm = kind(self.networks, trainable, self.config, self.options, self.reward, self.prompts, pairs)

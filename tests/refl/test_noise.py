@@ -42,3 +42,17 @@ def test_flow_timesteps_are_logit_normal_and_shifted():
     assert abs(logits.mean()) < 0.1 and abs(logits.std() - 1) < 0.1
     shifted = np.array([FlowNoise(1000, 3.0).draw(np.random.default_rng(i)) for i in range(2000)]) / 1000
     np.testing.assert_allclose(shifted, 3 * draws / (1 + 2 * draws))
+
+
+@pytest.mark.parametrize("kind", ["exponential", "linear"])
+def test_a_shift_that_depends_on_the_size_is_diffusers_own(kind):
+    from diffusers import FlowMatchEulerDiscreteScheduler
+    from diffusers.pipelines.flux.pipeline_flux import calculate_shift
+
+    scheduler = FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, time_shift_type=kind)
+    plain = [1.0, 0.8, 0.6, 0.4, 0.2]
+    scheduler.set_timesteps(sigmas=plain, mu=calculate_shift(1024))
+    shift = noise_of(scheduler, CPU, 1024).shift
+    shifted = [shift * sigma / (1 + (shift - 1) * sigma) for sigma in plain]
+    assert scheduler.sigmas[:-1].tolist() == pytest.approx(shifted, rel=1e-5)
+    assert shift < noise_of(scheduler, CPU).shift  # of 4096 tokens

@@ -16,7 +16,7 @@ from realignkit.pipelines.families.family import Family
 if TYPE_CHECKING:
     import torch
 
-UNET, PIXART, SD3 = unet.FAMILY.name, pixart.FAMILY.name, sd3.FAMILY.name
+UNET, PIXART, SD3, FLUX = (family.FAMILY.name for family in (unet, pixart, sd3, flux))
 
 FAMILIES: tuple[Family, ...] = (
     unet.FAMILY,

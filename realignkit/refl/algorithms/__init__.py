@@ -226,7 +226,7 @@ class Algorithm(ABC):
         """Add the gradients of L_pre (eq. 3), where there is one."""
         if self.pairs is not None and self.config.denoising_weight:
             _, latents, captions = self.pairs_at(batch.places)
-            self.add_l_pre_of(gradients, self.denoising_losses(latents, captions, "pairs", batch.places), batch)
+            self.add_l_pre_of(gradients, self.losses_of_pairs(latents, captions, batch.places), batch)
 
     def add_l_pre_of(self, gradients: Gradients, each: Tensor, batch: MicroBatch) -> None:
         """Likewise, from the denoising losses (B,) of its pairs."""
@@ -234,8 +234,22 @@ class Algorithm(ABC):
         self.accumulate(gradients.denoising, loss * batch.scale)
         gradients.note("denoising_loss", float(loss.detach()))
 
-    def denoising_losses(self, clean: Tensor, captions: Sequence[str], purpose: str, places: Sequence[int]) -> Tensor:
+    def losses_of_pairs(self, clean: Tensor, captions: Sequence[str], places: Sequence[int]) -> Tensor:
+        """:meth:`denoising_losses` of pairs at places of the run."""
+        scale = None if self.pairs is None else self.pairs.guidance_scale
+        return self.denoising_losses(clean, captions, "pairs", places, scale)
+
+    def denoising_losses(
+        self,
+        clean: Tensor,
+        captions: Sequence[str],
+        purpose: str,
+        places: Sequence[int],
+        guidance_scale: float | None = None,
+    ) -> Tensor:
         """Eq. 3, on latents (B, C, h, w): mean squared errors of predictions at random timesteps, (B,).
+
+        ``guidance_scale``: with which the model has drawn them, see :meth:`realignkit.refl.model.Networks.predict`.
 
         Raises:
             ModelError: the model computed NaN or infinity.
@@ -251,7 +265,8 @@ class Algorithm(ABC):
         noise = seeds.normal(clean.shape[1:], config.seed, f"{purpose} noise", places).to(networks.device)
         timesteps = timesteps.to(networks.device)
         level = networks.noise.level(timesteps)
-        prediction = networks.predict(losses.add_noise(clean, noise, level), timesteps, networks.text(texts))
+        noised = losses.add_noise(clean, noise, level)
+        prediction = networks.predict(noised, timesteps, networks.text(texts), guidance_scale)
         target = losses.denoising_target(clean, noise, level, networks.noise.kind)
         each = (prediction - target).square().mean((1, 2, 3))
         if not torch.isfinite(each).all():

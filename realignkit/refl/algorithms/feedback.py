@@ -202,13 +202,17 @@ class Feedback(Algorithm):
         target = losses.denoising_target(clean, noise, level, self.networks.noise.kind)
         return losses.add_noise(clean, noise, level), target
 
+    def predict(self, latents: Tensor, timesteps: Tensor, prompts: Sequence[str]) -> Tensor:
+        """Predictions for noised latents of its own pictures; distilled models are told how those were guided."""
+        return self.networks.predict(latents, timesteps, self.text_of(prompts), self.options.guidance_scale)
+
     def errors(self, latents: Tensor, timesteps: Tensor, target: Tensor, prompts: Sequence[str]) -> Tensor:
         """Mean squared errors (B,) of the predictions for noised latents.
 
         Raises:
             ModelError: the model computed NaN or infinity.
         """
-        prediction = self.networks.predict(latents, timesteps, self.text_of(prompts))
+        prediction = self.predict(latents, timesteps, prompts)
         each = (prediction - target).square().mean((1, 2, 3))
         check_errors(each)
         return each

@@ -116,9 +116,9 @@ class NFT(Feedback):
         latents, target = self.noised(clean, noise, timesteps)
         with torch.no_grad():
             with self.trainable.holding(self.trainable.kept[CURRENT]):
-                old = self._predict(latents, timesteps, prompts)
+                old = self.predict(latents, timesteps, prompts)
             unconditional = self._unconditional(latents, timesteps)
-        now = self._predict(latents, timesteps, prompts)
+        now = self.predict(latents, timesteps, prompts)
         if unconditional is not None:
             old, now = (losses.guide(unconditional, each, self.options.guidance_scale or 1.0) for each in (old, now))
         goodness = self.goodness[indices].to(now.device)
@@ -147,12 +147,9 @@ class NFT(Feedback):
         noise = self.networks.noise
         return losses.x0_slope(noise.level(timesteps), noise.kind).flatten().clamp(max=limit)
 
-    def _predict(self, latents: Tensor, timesteps: Tensor, prompts: list[str]) -> Tensor:
-        return self.networks.predict(latents, timesteps, self.text_of(prompts))
-
     def _unconditional(self, latents: Tensor, timesteps: Tensor) -> Tensor | None:
         """The frozen model's, where guided predictions are learnt."""
-        if not self.options.guided:
+        if not self.options.guided or self.networks.distilled:
             return None
         with self.trainable.base():
             return self.networks.predict(latents, timesteps, self.networks.unconditional(len(latents)))

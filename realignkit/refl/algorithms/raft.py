@@ -37,7 +37,8 @@ class RAFT(Algorithm):
         prompts, count = self.prompts_at(batch.places), self.options.gradients_per_rollout
         best, rewards = self._best(prompts, batch)
         for draw in range(count):
-            loss = self.denoising_losses(best, prompts, f"raft {draw}", batch.places).mean() / count
+            scale = self.options.guidance_scale
+            loss = self.denoising_losses(best, prompts, f"raft {draw}", batch.places, scale).mean() / count
             self.accumulate(gradients.reward, loss * batch.scale)
             gradients.note("reward_loss", float(loss.detach()))
         gradients.note("reward", float(rewards.mean()))

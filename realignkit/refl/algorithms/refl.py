@@ -127,7 +127,7 @@ class ReFL(MarginAlgorithm):
             return
         with torch.no_grad(), self.trainable.base():
             base_text = self.networks.text(prompts) if self.networks.learns_text else text
-            base = self.networks.predict(point.latents, point.timestep, base_text)
+            base = self.networks.predict(point.latents, point.timestep, base_text, options.guidance_scale)
         distance = torch.nn.functional.mse_loss(point.conditional, base)
         loss = options.kl_weight * distance / options.gradients_per_rollout
         self.accumulate(gradients.denoising, loss * batch.scale, keep=self.networks.learns_text)

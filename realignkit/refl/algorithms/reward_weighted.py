@@ -73,7 +73,7 @@ class RewardWeighted(MarginAlgorithm):
     def add(self, gradients: Gradients, batch: MicroBatch) -> None:
         """Add the gradients of the denoising loss on pairs, as weighed, and of L_pre on the same ones."""
         indices, latents, captions = self.pairs_at(batch.places)
-        each = self.denoising_losses(latents, captions, "pairs", batch.places)
+        each = self.losses_of_pairs(latents, captions, batch.places)
         if self.draws_pairs:
             # Lambda is in the shares: here it would only scale the step, up to the clipping that the control escapes.
             self.accumulate(gradients.denoising, each.mean() * batch.scale)
