@@ -18,7 +18,7 @@ class ImageRewardPackage(IsolatedReward):
     requires = (
         *TORCH,
         *("image-reward==1.5", "clip-anytorch==2.6.0", "transformers==4.27.4", "diffusers==0.16.0"),
-        *("accelerate==0.20.3", "datasets==2.11.0", "huggingface_hub<0.20"),
+        *("accelerate==0.20.3", "huggingface_hub<0.26"),
     )
     program = Path(__file__).with_name("image_reward_program.py")
     margin = 2.0

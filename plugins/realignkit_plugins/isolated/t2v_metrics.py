@@ -16,7 +16,7 @@ class T2VMetrics(IsolatedMetric):
     python = "3.10"
     requires = (
         *("t2v-metrics==1.2", "clip-anytorch==2.6.0", "diffusers==0.25.1", "huggingface_hub<0.24"),
-        *("datasets<3", "setuptools<70"),
+        "setuptools<70",
     )
     program = Path(__file__).with_name("t2v_metrics_program.py")
 

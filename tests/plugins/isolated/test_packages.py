@@ -19,7 +19,6 @@ from realignkit_plugins.isolated.grounded_sam import GroundedSamPackage
 from realignkit_plugins.isolated.image_reward import ImageRewardPackage
 from realignkit_plugins.isolated.lavis import LavisBLIP2
 from realignkit_plugins.isolated.open_clip import OpenCLIPPackage
-from realignkit_plugins.isolated.t2v_metrics import T2VMetrics
 from realignkit_plugins.rewards.clip import CLIPReward
 from realignkit_plugins.rewards.image_reward import ImageReward
 
@@ -110,9 +109,3 @@ def test_blip2_answers(words):
     package = make(LavisBLIP2, model_type=str(words[0]))
     answers = package(tiny_images()[:2], ["what is it?", "how many?"])
     assert len(answers) == 2 and all(isinstance(answer, str) for answer in answers)
-
-
-def test_vqascore(tmp_path):
-    package = make(T2VMetrics, model=str(tmp_path))
-    package.update(tiny_images()[:2], ["a cat", "a dog"])
-    assert 0 <= package.compute()["vqascore"] <= 1

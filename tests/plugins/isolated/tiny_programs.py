@@ -108,16 +108,4 @@ def tiny_lavis(model, model_type, template, device):
     return Plugin(model, model_type, template, device)
 
 
-def tiny_t2v_metrics(model, device):
-    """CLIP-FlanT5 of a folder, which holds all that the package would have downloaded."""
-    base = program("t2v_metrics")
-    from t2v_metrics.models.vqascore_models import clip_t5_model
-
-    clip_t5_model.CLIP_T5_MODELS["clip-flant5-xl"] = {
-        "tokenizer": {"path": str(Path(model) / "tokenizer")},
-        "model": {"path": str(Path(model) / "model"), "conversation": "t5_chat", "image_aspect_ratio": "pad"},
-    }
-    return base.Plugin("clip-flant5-xl", device)
-
-
 Plugin = globals()[f"tiny_{Path(sys.prefix).name.replace('-', '_')}"]  # of the environment that this runs in
