@@ -10,9 +10,10 @@ import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import lru_cache
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from realignkit.errors import OptionError, refuse_address
 from realignkit.images import SUFFIXES
@@ -42,6 +43,12 @@ def named(path: Path) -> str:
     return "standard input" if str(path) == STDIN else str(path)
 
 
+@lru_cache(maxsize=1)
+def _all_of(stream: BinaryIO) -> bytes:
+    """What a stream holds, which can be read once only and may be asked for by several."""
+    return stream.read()
+
+
 def decoded(path: Path) -> str:
     """The text of a file, or of standard input (``-``): UTF-8, or UTF-16 with a mark, which is what Excel writes.
 
@@ -55,7 +62,7 @@ def decoded(path: Path) -> str:
             f"'{name}' is of a kind that is not read. Give a .txt file with a text a line, .csv or .jsonl."
         )
     try:
-        data = sys.stdin.buffer.read() if str(path) == STDIN else path.expanduser().read_bytes()
+        data = _all_of(sys.stdin.buffer) if str(path) == STDIN else path.expanduser().read_bytes()
     except (OSError, ValueError, RuntimeError) as error:  # a NUL in its name, an unknown home
         why = getattr(error, "strerror", None) or error
         raise OptionError(

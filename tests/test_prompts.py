@@ -192,6 +192,7 @@ def test_standard_input(tmp_path, monkeypatch):
     read = read_texts(Path("-"))
     assert read.texts == (RED, BLUE)
     assert read.summary == "read 2 prompts from standard input"
+    assert read_texts(Path("-")).texts == read.texts  # of several that ask for it, none goes without
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"id,Scene\n1,a room\n")))
     assert read_texts(Path("-"), column="scene").texts == ("a room",)
 

@@ -99,6 +99,8 @@ def evaluate(
         raise typer.BadParameter("give either --pictures or --model.")
     if stage not in ("refined", "coarse"):
         raise typer.BadParameter("--stage is refined or coarse.")
+    if stage == "coarse" and model is not None:
+        raise typer.BadParameter("--stage goes with --pictures; with --model, --fine decides.")
     if (candidates > 1) != (select_by is not None):
         raise typer.BadParameter("--candidates N, at least 2, and --select-by REWARD go together.")
     if model is None and (lora or fine or seed or limit or candidates > 1 or guide_by):

@@ -197,13 +197,19 @@ def _of_folder(folder: Path, prompts: Mapping[str, str], stage: Stage, say: Call
         yield from _of_evaluation(folder)
     elif any((folder / name).is_file() for name in _LISTS):
         yield from _of_table(next(folder / name for name in _LISTS if (folder / name).is_file()), prompts, say)
-    elif any(folder.rglob("*.txt")):
+    elif _captioned(folder, bool(prompts)):
         from realignkit.refl.data import read_pairs  # which imports torch
 
         for name, text in read_pairs(folder).pairs:
             yield _Entry(f"'{folder / name}'", text, folder / name)
     elif prompts:
         yield from _of_names(folder, prompts)
+
+
+def _captioned(folder: Path, otherwise: bool) -> bool:
+    """Whether texts beside the pictures say what each shows; any text will do, where prompts come from nowhere else."""
+    texts = {path.with_suffix("") for path in folder.rglob("*.txt")}
+    return bool(texts) and (not otherwise or any(path.with_suffix("") in texts for path in image_files(folder)))
 
 
 def _of_names(folder: Path, prompts: Mapping[str, str]) -> Iterator[_Entry]:

@@ -169,6 +169,7 @@ def test_evaluations_of_different_pictures_are_joined(drawn: Path, tmp_path: Pat
         (["--pictures", "x", "--model", "micro"], "give either --pictures or --model"),
         (["--model", "micro"], "--model needs --prompts"),
         (["--pictures", "x", "--fine"], "go with --model"),
+        (["--model", "micro", "--prompts", "x", "--stage", "coarse"], "--stage goes with --pictures"),
         (["--pictures", "x"], "give --metric: what is the score? Known:"),
         (["--pictures", "x", "--metric", "none"], "no metric is called 'none'"),
         (["--pictures", "none", "--metric", "clip"], "'none' is not there"),

@@ -112,6 +112,8 @@ def test_pictures_are_called_by_the_numbers_of_all_prompts(folder: Path):
     prompts = {f"#{number}": f"thing {number}" for number in range(1, 5)}
     expected = [(f"{number}.png", f"thing {number + 1}", str(number)) for number in range(4)]  # from 0
     assert [(p.path.name, p.prompt, p.id) for p in read_pictures(folder, prompts)] == expected
+    (folder / "prompts.txt").write_text("where the prompts are from, beside no picture")
+    assert [(p.path.name, p.prompt, p.id) for p in read_pictures(folder, prompts)] == expected
     (folder / "0.png").rename(folder / "0004.png")
     (folder / "1.png").rename(folder / "1-1.png")
     Image.new("RGB", (8, 8)).save(folder / "1-2.png")
