@@ -51,6 +51,9 @@ def _both(settings: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
 
 STRENGTH = _both({f"{s}, {name}": {"strength": s, **how} for s in (0.4, 0.6, 0.8) for name, how in _TIMES.items()})
 CLAMP = _both({"as printed": {}, "clamped": {"clamp": True}})
+_WEAK = {"cross_weight": 0.5}
+_INSIDE = {"outside_score": 0.0, "self_weight": 0.0}
+_AND_TEXT = {**_INSIDE, "text_weight": 1.0}
 FLOW = _both(
     {
         "paper's attention": {},
@@ -59,22 +62,30 @@ FLOW = _both(
         "self 0": {"self_weight": 0.0},
         "text to its region": {"text_weight": 1.0},
         "phrases alone, missing ones appended": {"isolate_phrases": True, "append_missing": True},
-    }
-)
-"""Of joint attention, a first look."""
-_WEAK = {"cross_weight": 0.5}
-FLOW_WEAK = _both(
-    {
         "w=0.5": _WEAK,
         "w=0.5, self 0.5": {**_WEAK, "self_weight": 0.5},
         "w=0.25": {"cross_weight": 0.25},
         "w=0.25, p=1, 50 %": {"cross_weight": 0.25, "self_weight": 0.1, "power": 1.0, "share": 0.5},
         "w=0.5, text to its region": {**_WEAK, "text_weight": 0.5},
         "w=0.5, from 90 % noise": {**_WEAK, "strength": 0.9},
+        "inside, w=1": _INSIDE,
+        "inside, w=0.5": {**_INSIDE, "cross_weight": 0.5},
+        "inside, w=2": {**_INSIDE, "cross_weight": 2.0},
+        "inside, w=1, p=1, 50 %": {**_INSIDE, "power": 1.0, "share": 0.5},
+        "inside, w=1, text to its region": _AND_TEXT,
+        "inside, w=1, self 0.1": {**_INSIDE, "self_weight": 0.1},
+        "inside and text, w=1": _AND_TEXT,
+        "inside and text, w=0.75": {**_AND_TEXT, "cross_weight": 0.75},
+        "inside and text, w=1, text 2": {**_AND_TEXT, "text_weight": 2.0},
+        "inside and text, w=1, from 90 % noise": {**_AND_TEXT, "strength": 0.9},
+        "inside and text, w=1, phrases alone": {**_AND_TEXT, "isolate_phrases": True},
+        "inside and text, w=1, 15 %": {**_AND_TEXT, "share": 0.15},
+        "from 90 % noise, w=2": {**_AND_TEXT, "strength": 0.9, "cross_weight": 2.0},
+        "from 90 % noise, w=1, text 2": {**_AND_TEXT, "strength": 0.9, "text_weight": 2.0},
     }
 )
-"""A second one."""
-SWEEPS = {"settings": SWEEP, "strength": STRENGTH, "clamp": CLAMP, "flow": FLOW, "flow-weak": FLOW_WEAK}
+"""Of joint attention, for ``micro_flow``: looks at a few settings, each made after the one before."""
+SWEEPS = {"settings": SWEEP, "strength": STRENGTH, "clamp": CLAMP, "flow": FLOW}
 AGAINST = {
     **{name: name.replace(how, "t / T_train") for name in STRENGTH for how in list(_TIMES)[1:] if how in name},
     **{name: name.replace("clamped", "as printed") for name in CLAMP if "clamped" in name},

@@ -59,6 +59,9 @@ COMPANIONS = {
 REFINE_DEFAULTS = {"isolate_phrases": False, "append_missing": False, "verify": True}
 """The paper's attention, the prompt's own text, and a second look: the best of a sweep on validation prompts
 (docs/benchmarks.md)."""
+FLOW_REFINE_DEFAULTS = {**REFINE_DEFAULTS, "outside_score": 0.0, "self_weight": 0.0, "text_weight": 2.0}
+"""Likewise of the flow model: attention stays as it is outside all objects and between image tokens, and phrases attend
+to their objects too (docs/benchmarks.md)."""
 
 
 @hookimpl
@@ -84,7 +87,7 @@ def register_generators(register: Register) -> None:
         options={
             "model": "micro:flow",
             "companions": COMPANIONS,
-            "refine_defaults": REFINE_DEFAULTS,
+            "refine_defaults": FLOW_REFINE_DEFAULTS,
             "num_inference_steps": 20,
             "guidance_scale": 4.0,
             "max_sequence_length": 1,
