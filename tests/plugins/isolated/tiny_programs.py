@@ -63,7 +63,7 @@ def tiny_grounded_sam(dino, sam, dino_config, sam_type, text_encoder, threshold,
         def load_dino(self, config, checkpoint):
             torch.manual_seed(0)
             config.enc_layers = config.dec_layers = 1
-            config.num_queries, config.hidden_dim, config.dim_feedforward = 20, 64, 64
+            config.num_queries, config.dim_feedforward = 20, 64
             return base.build_model(config)
 
         def load_sam(self, kind, checkpoint):
