@@ -70,6 +70,14 @@ class DataFile:
             return self._from_hub(self.hub)
         raise OptionError(self.missing())
 
+    def find_named(self, given: str) -> Path:
+        """As :meth:`find`, of a path, or of the published name alone: a file of that name here comes first.
+
+        Raises:
+            OptionError: it is not there, or cannot be downloaded.
+        """
+        return self.find(None if given == self.name and not Path(given).exists() else given)
+
     def missing(self) -> str:
         """What to do about a file that is not on this machine, nor to be had from the hub; "" where nothing is."""
         try:

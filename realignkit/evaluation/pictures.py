@@ -282,7 +282,8 @@ def _of_object(path: Path, text: str, prompts: Mapping[str, str]) -> Iterator[_E
         raise OptionError(f"'{path}' is no JSON ({error}).") from error
     if twice := next((key for key, count in Counter(key for key, _ in pairs).items() if count > 1), None):
         raise OptionError(f"'{path}' has '{twice}' twice. Give its pictures as one list.")
-    by_id = bool(prompts) and not {key for key, _ in pairs} <= set(prompts.values())
+    texts = {one_line(prompt): prompt for prompt in prompts.values()}
+    by_id = bool(prompts) and not {one_line(key) for key, _ in pairs} <= texts.keys()
     for key, value in pairs:
         where = f"'{key}' in '{path}'"
         names = value if isinstance(value, list) else [value]
@@ -290,8 +291,9 @@ def _of_object(path: Path, text: str, prompts: Mapping[str, str]) -> Iterator[_E
             raise OptionError(f"{where} has no path of a picture, nor a list of them.")
         if by_id and key not in prompts:
             raise OptionError(f"{where} is neither an id nor a prompt of the prompt set. Give the set that it is of.")
+        prompt = prompts[key] if by_id else texts.get(one_line(key), one_line(key))
         for name in names:
-            yield _Entry(where, prompts[key] if by_id else one_line(key), path.parent / name, key if by_id else "")
+            yield _Entry(where, prompt, path.parent / name, key if by_id else "")
 
 
 def _of_table(path: Path, prompts: Mapping[str, str], say: Callable[[str], None]) -> Iterator[_Entry]:

@@ -99,6 +99,9 @@ def test_a_json_object_goes_by_prompt_or_by_id_to_one_path_or_several(folder: Pa
     assert brief(read_pictures(by_prompt)) == expected
     ids = {"first": PROMPTS[0], "second": PROMPTS[1], "third": "another"}
     assert brief(read_pictures(by_prompt, ids)) == expected
+    with_blanks = {f" {PROMPTS[0]} ": "0.png", PROMPTS[1].replace(" ", "  "): ["1.png", "2.png"]}
+    padded = written(folder, "padded.json", with_blanks)
+    assert brief(read_pictures(padded, ids)) == brief(read_pictures(padded)) == expected
     by_id = written(folder, "b.json", {"second": "0.png", "first": "1.png"})
     assert brief(read_pictures(by_id, ids)) == [
         ("second", PROMPTS[1], None, "0.png", 1, 0),

@@ -15,6 +15,7 @@ from pydantic import Field, field_validator
 from realignkit.errors import OptionError
 from realignkit.questions import probabilities
 from realignkit.records import checksum
+from realignkit.tables import one_line
 from realignkit_plugins.datafiles import DataFile
 from realignkit_plugins.metrics.english_questions import questions_about
 from realignkit_plugins.metrics.questioning import QuestionMetric, Record, check_pairs, mean_by_prompt, pooled
@@ -88,7 +89,7 @@ class SoftTIFA(QuestionMetric):
         Raises:
             OptionError: the file of questions cannot be read.
         """
-        return atoms_by_rules(prompt) if self.options.questions == RULES else self._from_file.get(prompt)
+        return atoms_by_rules(prompt) if self.options.questions == RULES else self._from_file.get(one_line(prompt))
 
     def can_judge(self, prompt: str) -> bool:
         """Whether there are questions about a prompt."""
@@ -135,11 +136,11 @@ class SoftTIFA(QuestionMetric):
 
     @cached_property
     def _file(self) -> Path:
-        return PUBLISHED.find(None if self.options.questions == PUBLISHED.name else self.options.questions)
+        return PUBLISHED.find_named(self.options.questions)
 
     @cached_property
     def _from_file(self) -> dict[str, Atoms]:
-        return {atoms.prompt: atoms for atoms in read_atoms(self._file)}
+        return {one_line(atoms.prompt): atoms for atoms in read_atoms(self._file)}
 
 
 def atoms_by_rules(prompt: str) -> Atoms | None:

@@ -17,6 +17,7 @@ from realignkit.questions import answers
 from realignkit.records import checksum
 from realignkit.registry import default_registry
 from realignkit.resolve import make
+from realignkit.tables import one_line
 from realignkit_plugins.datafiles import DataFile
 from realignkit_plugins.metrics.choices import ENCODER, SentenceEncoder, nearest_by_words
 from realignkit_plugins.metrics.english_questions import questions_about
@@ -78,7 +79,7 @@ class TIFA(QuestionMetric):
             return questions_about(prompt)
         if self.options.questions == WRITTEN:
             return write_questions(self._writer.plugin, prompt) if prompt.strip() else []
-        return self._from_file.get(prompt, [])
+        return self._from_file.get(one_line(prompt), [])
 
     def can_judge(self, prompt: str) -> bool:
         """Whether there are questions about a prompt."""
@@ -139,7 +140,7 @@ class TIFA(QuestionMetric):
 
     @cached_property
     def _file(self) -> Path:
-        return PUBLISHED.find(None if self.options.questions == PUBLISHED.name else self.options.questions)
+        return PUBLISHED.find_named(self.options.questions)
 
     @cached_property
     def _from_file(self) -> dict[str, list[Question]]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from realignkit.errors import OptionError
+from realignkit.tables import one_line
 
 YES_NO = ("yes", "no")
 ELEMENT_TYPES = (
@@ -70,10 +71,10 @@ def _question(entry: Any, where: str) -> Question:
 
 
 def by_caption(questions: Sequence[Question]) -> dict[str, list[Question]]:
-    """Caption -> its questions in order. Of a caption with several ids, those of the first."""
+    """Caption in one line, as prompts are -> its questions in order. Of a caption with several ids, those of the first."""
     found: dict[str, list[Question]] = {}
     for question in questions:
-        own = found.setdefault(question.caption, [])
+        own = found.setdefault(one_line(question.caption), [])
         if not own or own[0].id == question.id:
             own.append(question)
     return found

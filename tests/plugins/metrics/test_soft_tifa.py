@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from realignkit import OptionError
@@ -52,6 +54,14 @@ def test_damaged_files_are_named(scripted, tmp_path, text, problem):
     (tmp_path / "prompts.jsonl").write_text(text)
     with pytest.raises(OptionError, match=problem):
         SoftTIFA(vqa=scripted, questions=str(tmp_path / "prompts.jsonl")).can_judge("a pen")
+
+
+def test_prompts_are_found_in_the_file_that_is_here_however_their_blanks_are(scripted, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    entry = {"prompt": "a green  bowl ", "atom_count": 1, "vqa_list": [["q", "Yes"]], "skills": ["object"]}
+    (tmp_path / "geneval2_data.jsonl").write_text(json.dumps(entry))
+    metric = SoftTIFA(vqa=scripted, questions="geneval2_data.jsonl")
+    assert [metric.can_judge(prompt) for prompt in ("a green bowl", "a green  bowl ", "a bowl")] == [True, True, False]
 
 
 def test_questions_are_put_as_the_template_says(scripted):

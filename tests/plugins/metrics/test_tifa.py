@@ -110,6 +110,27 @@ def test_damaged_files_are_named(tifa, tmp_path, text, problem):
         tifa(questions=str(tmp_path / "questions.json")).can_judge("a pen")
 
 
+def test_captions_are_found_however_their_blanks_are(tifa, tmp_path):
+    asked = {"question": "is there a bowl?", "choices": ["yes", "no"], "answer": "yes", "element_type": "object"}
+    caption = "a green  bowl "  # as some of the published ones
+    (tmp_path / "questions.json").write_text(json.dumps([{"id": "1", "caption": caption, **asked}]))
+    metric = tifa(questions=str(tmp_path / "questions.json"))
+    assert [metric.can_judge(prompt) for prompt in ("a green bowl", caption, "a bowl")] == [True, True, False]
+
+
+def test_the_published_name_is_a_file_here_before_it_is_one_elsewhere(tifa, tmp_path, monkeypatch):
+    name = "tifa_v1.0_question_answers.json"
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / name).write_text("[]")
+    monkeypatch.setenv("REALIGNKIT_DATA", str(tmp_path / "elsewhere"))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(OptionError, match=r"elsewhere.* holds no list of questions"):
+        tifa(questions=name).can_judge("a pen")
+    (tmp_path / name).write_text((FOLDER / "questions.json").read_text())
+    caption = json.loads((FOLDER / "questions.json").read_text())[0]["caption"]
+    assert tifa(questions=name).can_judge(caption)
+
+
 def test_a_file_that_is_not_there_says_where_to_get_it(tifa):
     with pytest.raises(OptionError, match="Yushi-Hu/tifa"):
         tifa(questions="tifa_v1.0_question_answers.json").can_judge("a pen")
