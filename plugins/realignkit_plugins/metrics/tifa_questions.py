@@ -71,7 +71,7 @@ def _question(entry: Any, where: str) -> Question:
 
 
 def by_caption(questions: Sequence[Question]) -> dict[str, list[Question]]:
-    """Caption in one line, as prompts are -> its questions in order. Of a caption with several ids, those of the first."""
+    """Caption in one line, as prompts are -> its questions in order; those of the first id where it has several."""
     found: dict[str, list[Question]] = {}
     for question in questions:
         own = found.setdefault(one_line(question.caption), [])
