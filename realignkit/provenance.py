@@ -22,6 +22,13 @@ READ_UP_TO = 2**30
 
 MACHINE = frozenset({"device", "dtype"})
 """Options that say where networks run, and how exactly they compute: that is not what they are."""
+EFFORT = frozenset(
+    (
+        *("batch_size", "concurrency", "timeout", "total_timeout", "retries", "backoff", "cache", "cache_dir"),
+        *("max_total_tokens", "max_cost", "input_price", "output_price", "auth_env", "encoder_device"),
+    )
+)
+"""Options that say how fast, how patiently and for how much something is found out: that is not what is found."""
 COMPANY = frozenset({"companions", "refine_defaults"})
 """A generator's options that only say what goes with it."""
 HANDLING = COMPANY | {"offload"}

@@ -20,7 +20,7 @@ from realignkit.errors import DamagedError, OptionError, OutputError
 from realignkit.evaluation.identity import YES_OR_NO
 from realignkit.evaluation.pictures import PICTURES, RECORD, Picture
 from realignkit.files import append_lines, atomic_write, read_lines, write_lines
-from realignkit.provenance import differences, digest_of, in_short, versions
+from realignkit.provenance import EFFORT, differences, digest_of, in_short, versions, without
 from realignkit.records import Format, Written
 
 STATES = "states"
@@ -228,10 +228,17 @@ def different_metrics(before: Mapping[str, Any], now: Mapping[str, Any]) -> list
         f"metric '{name}': {text}"
         for name in now
         if name in before
-        for text in differences(
-            *({k: v for k, v in record[name].items() if k not in _NO_DIFFERENCE} for record in (before, now))
-        )
+        for text in differences(*(_decisive(record[name]) for record in (before, now)))
     ]
+
+
+def _decisive(about: Mapping[str, Any]) -> dict[str, Any]:
+    """What a metric's numbers depend on, of what is kept of it; contents are called as the options in it."""
+    kept = {name: value for name, value in about.items() if name not in _NO_DIFFERENCE}
+    kept["options"] = without(about.get("options") or {}, EFFORT)
+    if "contents" in about:
+        kept["contents"] = {f"options.{name}": inside for name, inside in about["contents"].items()}
+    return kept
 
 
 def _merged(before: Line | None, line: Line) -> Line:

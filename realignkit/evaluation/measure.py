@@ -17,6 +17,7 @@ from realignkit.evaluation.results import (
     Measurement,
     different_plugins,
     digest,
+    lasting,
     with_plugins,
 )
 from realignkit.evaluation.runs import Job, slug
@@ -307,7 +308,7 @@ def _joined_records(
     """The rows and plugins of all folders, which must have been measured in the same way."""
     first, plugins, rows = records[0], dict[str, Any](), dict[str, Any]()
     for part, record in zip(parts, records, strict=True):
-        before, now = ({"kind": r["kind"], **r["settings"]} for r in (first, record))
+        before, now = ({"kind": r["kind"], **lasting(r["settings"])} for r in (first, record))
         different = differences(before, now) + different_plugins(plugins, record.get("plugins", {}))
         if different:
             names = ", ".join(text.partition(" (")[0] for text in different[:3])

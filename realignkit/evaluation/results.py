@@ -25,7 +25,7 @@ from pydantic import ConfigDict, Field, JsonValue
 from realignkit.errors import DamagedError, OptionError, OutputError
 from realignkit.files import append_lines, atomic_write, keep_lines, read_lines, write_lines
 from realignkit.parsing import parse_json
-from realignkit.provenance import MACHINE, differences, in_short, versions, without
+from realignkit.provenance import EFFORT, MACHINE, differences, in_short, versions, without
 from realignkit.records import Format, Written
 
 logger = logging.getLogger(__name__)
@@ -171,8 +171,8 @@ class AblationFolder:
             if plugins is None:
                 raise
             record = {}
-        before = {"kind": record.get("kind", kind), **_lasting(record.get("settings", wanted["settings"]))}
-        different = differences(before, {"kind": kind, **_lasting(wanted["settings"])})
+        before = {"kind": record.get("kind", kind), **lasting(record.get("settings", wanted["settings"]))}
+        different = differences(before, {"kind": kind, **lasting(wanted["settings"])})
         different += different_plugins(record.get("plugins", {}), added)
         rows_before = record.get("rows", {})
         different += [
@@ -332,7 +332,7 @@ def with_plugins(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str,
     return {kind: {**before.get(kind, {}), **now.get(kind, {})} for kind in {**before, **now}}
 
 
-def _lasting(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings without where its rewards run, and in which precision: that is not what they are."""
-    scores = settings.get("scores")
-    return {**settings, "scores": without(scores, MACHINE)} if scores else dict(settings)
+def lasting(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings without where its metric and rewards run, how exactly and how fast: that is not what they are."""
+    judges = {name: without(settings[name], MACHINE | EFFORT) for name in ("metric", "scores") if settings.get(name)}
+    return {**settings, **judges}

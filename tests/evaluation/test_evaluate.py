@@ -14,8 +14,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from pydantic import Field
 
+from realignkit.contracts import Options
 from realignkit.errors import ModelError, OptionError, OutputError, PluginError
+from realignkit.evaluation.compare import compare_folders
 from realignkit.evaluation.evaluate import Evaluation
 from realignkit.evaluation.folder import EvaluationFolder
 from realignkit.evaluation.pictures import read_pictures
@@ -120,6 +123,32 @@ def test_results_of_other_pictures_options_or_identities_are_refused_in_words(fo
         EvaluationFolder(tmp_path).existing()
     with pytest.raises(OptionError, match="there are no metrics"):
         Evaluation(pictures, [], out)
+
+
+class Asking(Redness):
+    class Options(Options):
+        questions: str = ""
+        vqa_options: dict[str, object] = Field({})
+
+
+def asking(questions: Path | str, **options: object) -> list[Named]:
+    return [Named("metric", "asking", Asking(questions=str(questions), vqa_options={"model": "x", **options}))]
+
+
+def test_bounds_and_batches_and_paths_of_the_same_file_make_no_difference(folder: Path, tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("one.json", "copy.json", "other.json"):
+        (tmp_path / name).write_text("[2]" if name == "other.json" else "[1]")
+    pictures, out, again = read_pictures(folder), tmp_path / "out", tmp_path / "again"
+    Evaluation(pictures, asking(tmp_path / "one.json", max_cost=1.0, batch_size=8), out)()
+    now = asking("./copy.json", batch_size=2, concurrency=3, max_total_tokens=None)
+    Evaluation(pictures, now, out)()
+    Evaluation(pictures, now, again)()
+    assert compare_folders(out, again).changes
+    with pytest.raises(OptionError, match=r"what is in options.questions \(1 file, 3 bytes"):
+        Evaluation(pictures, asking("./other.json"), out)()
+    with pytest.raises(OptionError, match=r'options.vqa_options.model \("x" there, "y" now\)'):
+        Evaluation(pictures, asking("./one.json", model="y"), out)()
 
 
 def test_weights_that_are_loaded_on_use_are_part_of_what_was_measured(folder: Path, tmp_path: Path):

@@ -103,6 +103,7 @@ def test_other_settings_are_refused_and_more_rows_are_welcome(folder):
     folder.open("rewards", SETTINGS, {**ROWS, "two": [{"weights": "c"}]}, "mine")
     folder.open("rewards", SETTINGS, {"base": ROWS["base"]}, "mine")
     assert list(folder.existing()["rows"]) == ["base", "one", "two"]
+    folder.open("rewards", {**SETTINGS, "metric": {"name": "m", "batch_size": 2, "max_cost": 1.0}}, ROWS, "mine")
     with pytest.raises(OptionError, match=r"sampling.num_inference_steps \(3 there, 4 now\)"):
         folder.open("rewards", {**SETTINGS, "sampling": {"num_inference_steps": 4}}, ROWS, "mine")
     with pytest.raises(OptionError, match="models of row 'one'"):
