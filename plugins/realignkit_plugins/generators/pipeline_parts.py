@@ -8,10 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from realignkit.errors import ModelError
-from realignkit_plugins.loading import check_tokenizer, check_vocabulary
+from realignkit_plugins.failures import KNOWN_CLASSES, OWN_CODE, loading
+from realignkit_plugins.loading import check_tokenizer, check_vocabulary, load_model
+from realignkit_plugins.model_names import resolve_model
+from realignkit_plugins.weight_folders import refuse_quantised
 
 _PREDICTIONS = ("epsilon", "sample", "v_prediction", "flow_prediction")
 _SAME_MODEL = "Use parts of the same model."
+_GIVE_A_VAE = "Give a folder or hub id of an AutoencoderKL alone (of a pipeline, its folder vae)."
 
 
 def check_index(index: Any, model: str) -> None:
@@ -29,6 +33,28 @@ def check_index(index: Any, model: str) -> None:
             f"the text-to-image pipeline '{model}' cannot be loaded (its model_index.json names no pipeline: it has no "
             f"_class_name). Copy or download it again."
         )
+
+
+def refuse_code(index: Mapping[str, Any], model: str) -> None:
+    """Refuse classes from anywhere but diffusers and transformers: a file of the folder, any package that is installed.
+
+    Args:
+        index: what the pipeline's model_index.json holds.
+        model: what the user calls the pipeline, for messages.
+
+    Raises:
+        ModelError: it names one.
+    """
+    from diffusers import pipelines
+
+    foreign = ["_class_name"] if isinstance(index.get("_class_name"), list | tuple) else []
+    for name, entry in index.items():
+        if not name.startswith("_") and isinstance(entry, list | tuple) and entry and entry[0] is not None:
+            library = str(entry[0])
+            if library not in ("diffusers", "transformers") and not hasattr(pipelines, library):
+                foreign.append(name)
+    if foreign:
+        raise ModelError(f"'{model}' {OWN_CODE} ({', '.join(foreign)} in model_index.json). {KNOWN_CLASSES}")
 
 
 def check_folders(folder: Path, parts: Mapping[str, Any], model: str) -> None:
@@ -91,6 +117,40 @@ def check_fit(pipeline: Any, network: str, model: str) -> None:
         raise ModelError(
             f"the {network} of '{model}' wants the label of a class beside the prompt. Use a text-to-image checkpoint."
         )
+
+
+def load_vae(vae: str, index: Mapping[str, Any], model: str, dtype: Any) -> Any:
+    """An autoencoder to use instead of a pipeline's own, from safetensors, in evaluation mode.
+
+    Args:
+        vae: see :func:`realignkit_plugins.model_names.resolve_model`.
+        index: what the pipeline's model_index.json holds.
+        model: what the user calls the pipeline, for messages.
+        dtype: of its weights.
+
+    Raises:
+        ModelError: it is missing, damaged or no AutoencoderKL, or the pipeline's own is none.
+    """
+    from diffusers import AutoencoderKL
+
+    _, own = index.get("vae") or (None, None)
+    if own != "AutoencoderKL":
+        has = f"the vae {own}" if own else "no vae"
+        raise ModelError(
+            f"'{model}' has {has}, and another can only stand for an AutoencoderKL. Leave the option vae out."
+        )
+    with loading("vae", vae):
+        folder = resolve_model(vae)
+        if Path(folder).is_dir():
+            if not (Path(folder) / "config.json").is_file():
+                raise ModelError(f"'{vae}' has no config.json. {_GIVE_A_VAE}")
+            refuse_quantised(Path(folder), ["."], None, vae)
+        kind = AutoencoderKL.load_config(folder).get("_class_name")
+        if kind != "AutoencoderKL":
+            raise ModelError(
+                f"'{vae}' is {f'a {kind}' if kind else 'of another library'}, no AutoencoderKL. {_GIVE_A_VAE}"
+            )
+        return load_model(AutoencoderKL, folder, vae, dtype)
 
 
 def _misfits(pipeline: Any, network: str) -> Iterator[str]:

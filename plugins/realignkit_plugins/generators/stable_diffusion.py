@@ -15,7 +15,7 @@ from pydantic import Field
 from realignkit.contracts import Generator
 from realignkit.contracts import Options as PluginOptions
 from realignkit.errors import ModelError
-from realignkit_plugins.failures import KNOWN_CLASSES, OWN_CODE, loading
+from realignkit_plugins.failures import loading
 from realignkit_plugins.generators.pipeline_families import (
     FAMILIES,
     NETWORKS,
@@ -25,7 +25,14 @@ from realignkit_plugins.generators.pipeline_families import (
     reads_pictures,
     suited_dtype,
 )
-from realignkit_plugins.generators.pipeline_parts import check_fit, check_folders, check_index, check_tokenizers
+from realignkit_plugins.generators.pipeline_parts import (
+    check_fit,
+    check_folders,
+    check_index,
+    check_tokenizers,
+    load_vae,
+    refuse_code,
+)
 from realignkit_plugins.generators.single_file import single_file
 from realignkit_plugins.generators.single_file_config import Prediction
 from realignkit_plugins.loading import (
@@ -69,6 +76,7 @@ class StableDiffusionGenerator(CheckpointPlugin, Generator):
     """
 
     checkpoint = Checkpoint("text-to-image pipeline")
+    checkpoint_options = (("model", "revision"), ("vae", None))
 
     class Options(CheckpointPlugin.Options):
         """Options of :class:`StableDiffusionGenerator`."""
@@ -89,6 +97,11 @@ class StableDiffusionGenerator(CheckpointPlugin, Generator):
         variant: str | None = Field(None, description="weights variant, such as fp16")
         dtype: DTypeName = Field("auto", description="auto: fp16 on CUDA (bf16 of flow models), fp32 elsewhere")
         scheduler: SchedulerName | None = Field(None, description="sampler to use instead of the checkpoint's own")
+        vae: str | None = Field(
+            None,
+            description="AutoencoderKL to use instead of the checkpoint's own: hub id, folder, or micro:<name>",
+            min_length=1,
+        )
         lora: str | None = Field(
             None,
             description="adapters to merge: a folder that 'realignkit train' wrote, a .safetensors file, a hub id, or "
@@ -184,6 +197,7 @@ class PipelineSettings:
         variant: of the weights, such as ``fp16``; a single file has none.
         config: settings that go with a single file, a folder or hub id; None: read off its weights.
         prediction_type: what the network predicts; None: as the checkpoint says.
+        vae: an AutoencoderKL to use instead of the checkpoint's own; its latents have to be the same.
         device: see :func:`realignkit_plugins.loading.resolve_device`.
         dtype: see :func:`realignkit_plugins.loading.resolve_dtype`.
         safety_checker: whether to load one where there is one.
@@ -195,6 +209,7 @@ class PipelineSettings:
     variant: str | None = None
     config: str | None = None
     prediction_type: Prediction | None = None
+    vae: str | None = None
     device: str = "auto"
     dtype: DTypeName = "auto"
     safety_checker: bool = False
@@ -248,8 +263,10 @@ def load_pipeline(
                 refuse_lone_file(Path(folder), model)
             index = DiffusionPipeline.load_config(folder, **hub)
             check_index(index, model)
-            _refuse_code(index, model)
+            refuse_code(index, model)
             dtype = suited_dtype(settings.dtype, device, str(index.get("_class_name")))
+            if settings.vae is not None:
+                parts["vae"] = load_vae(settings.vae, index, model, dtype)
             extras: dict[str, Any] = {**hub, **parts}
             if variant is not None:
                 extras["variant"] = variant
@@ -291,7 +308,8 @@ def load_pipeline(
                 )
             check_tokenizers(pipeline, model)
             if (family := FAMILIES.get(type(pipeline).__name__)) is not None:
-                check_fit(pipeline, NETWORKS[family][0], model)
+                named = model if settings.vae is None else f"{model}' and '{settings.vae}"
+                check_fit(pipeline, NETWORKS[family][0], named)
             if prepare is not None:
                 prepare(pipeline)
             # Moved, never cast: some networks keep modules in float32 (T5's overflow in half precision).
@@ -309,20 +327,6 @@ def load_pipeline(
             diffusers_logging.enable_progress_bar()
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
-
-
-def _refuse_code(index: Mapping[str, Any], model: str) -> None:
-    """Classes from anywhere but diffusers and transformers: a file of the folder, or any package that is installed."""
-    from diffusers import pipelines
-
-    foreign = ["_class_name"] if isinstance(index.get("_class_name"), list | tuple) else []
-    for name, entry in index.items():
-        if not name.startswith("_") and isinstance(entry, list | tuple) and entry and entry[0] is not None:
-            library = str(entry[0])
-            if library not in ("diffusers", "transformers") and not hasattr(pipelines, library):
-                foreign.append(name)
-    if foreign:
-        raise ModelError(f"'{model}' {OWN_CODE} ({', '.join(foreign)} in model_index.json). {KNOWN_CLASSES}")
 
 
 def _keeps_something(record: logging.LogRecord) -> bool:

@@ -66,18 +66,26 @@ to their objects too (docs/benchmarks.md)."""
 
 @hookimpl
 def register_generators(register: Register) -> None:
-    """The embedded base model and the flow model."""
+    """The embedded base model, at two sizes, and the flow model."""
+    base = {
+        "model": "micro:base",
+        "companions": COMPANIONS,
+        "refine_defaults": REFINE_DEFAULTS,
+        "num_inference_steps": 25,
+        "guidance_scale": 7.5,
+    }
     register(
         "micro",
         "realignkit_plugins.generators.stable_diffusion:StableDiffusionGenerator",
         "64 x 64 scenes of coloured objects; a 4 M parameter Stable Diffusion, embedded, works offline",
-        options={
-            "model": "micro:base",
-            "companions": COMPANIONS,
-            "refine_defaults": REFINE_DEFAULTS,
-            "num_inference_steps": 25,
-            "guidance_scale": 7.5,
-        },
+        options=base,
+        license=_LICENSE,
+    )
+    register(
+        "micro_256",
+        "realignkit_plugins.generators.stable_diffusion:StableDiffusionGenerator",
+        "the same scenes at 256 x 256; micro with a larger decoder, embedded, works offline",
+        options={**base, "vae": "micro:vae_256"},
         license=_LICENSE,
     )
     register(

@@ -38,7 +38,7 @@ class FullyRight(Metric):
         return Oracle.load()
 
     def update(self, images: Sequence[Image], prompts: Sequence[str]) -> None:
-        """Judge images (RGB, 64 x 64).
+        """Judge images (RGB, 64 x 64 or larger, which are reduced by area).
 
         Raises:
             ValueError: a prompt names no coloured object of the embedded world.
@@ -49,7 +49,7 @@ class FullyRight(Metric):
             self.count += 1
 
     def judge_each(self, images: Sequence[Image], prompts: Sequence[str]) -> list[dict[str, float]]:
-        """``fully_right`` (0 or 1) and ``objects_right`` (in [0, 1]) of each image (RGB, 64 x 64).
+        """``fully_right`` (0 or 1) and ``objects_right`` (in [0, 1]) of each image (RGB, as :meth:`update`).
 
         Raises:
             ValueError: a prompt names no coloured object of the embedded world.
@@ -71,7 +71,7 @@ class FullyRight(Metric):
         return in_vocabulary(prompt)
 
     def features(self, images: Sequence[Image]) -> np.ndarray:
-        """The oracle's features of images (RGB, 64 x 64), float32 (B, D)."""
+        """The oracle's features of images (RGB, as :meth:`update`), float32 (B, D)."""
         return self._oracle.features(images)
 
     def reference(self, prompts: Sequence[str], count: int) -> list[Image]:

@@ -23,6 +23,7 @@ from realignkit.errors import ModelError
 from realignkit.images import to_rgb
 from realignkit.machine import full_precision
 from realignkit_plugins.micro import checkpoints
+from realignkit_plugins.micro.world.scenes import IMAGE_SIZE
 from realignkit_plugins.micro.world.vocabulary import COLOURS, COUNTS, NOUNS, plural
 
 STRIDE = 4
@@ -34,7 +35,10 @@ _NUMBER = {"a": 1, "an": 1, "one": 1, **{word: number for number, word in COUNTS
 
 @dataclass(frozen=True)
 class Detection:
-    """An object that the oracle sees: what, in which colour, how sure (noun probability times colour's), where."""
+    """An object that the oracle sees: what, in which colour, how sure (noun probability times colour's), where.
+
+    ``x`` and ``y`` are pixels of the picture as the oracle sees it, 64 pixels large.
+    """
 
     noun: str
     colour: str
@@ -136,8 +140,14 @@ class _Block(nn.Module):
 
 
 def _pixels(images: Sequence[Image.Image]) -> torch.Tensor:
-    pixels = np.stack([np.asarray(to_rgb(image)) for image in images])
+    pixels = np.stack([np.asarray(_small(to_rgb(image))) for image in images])
     return torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255
+
+
+def _small(image: Image.Image) -> Image.Image:
+    # What it was trained on is 64 pixels large: larger pictures are averaged over squares of 2 x 2, 3 x 3 … pixels.
+    factor = min(image.size) // IMAGE_SIZE
+    return image.reduce(factor) if factor > 1 else image
 
 
 def _peaks(centres: torch.Tensor, colours: torch.Tensor, threshold: float) -> tuple[Detection, ...]:

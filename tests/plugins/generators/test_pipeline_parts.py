@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
+from safetensors.torch import load_file, save_file
 from transformers import CLIPTextModel
 
 from realignkit.errors import ModelError
@@ -159,3 +161,94 @@ def test_parts_that_fit() -> None:
     with_unet(pipeline, in_channels=9)
     check_fit(pipeline, "unet", "mine")
     check_fit(pixart_pipeline(), "transformer", "mine")
+
+
+def with_vae(folder: Path, vae: object) -> StableDiffusionGenerator:
+    return StableDiffusionGenerator(model=str(folder), vae=str(vae), device="cpu")
+
+
+@pytest.fixture
+def finer(folder: Path, tmp_path: Path) -> Path:
+    """An autoencoder of the same latents and twice the size."""
+    config = AutoencoderKL.load_config(folder / "vae")
+    widths = config["block_out_channels"]
+    blocks = {name: [*config[name], config[name][-1]] for name in ("down_block_types", "up_block_types")}
+    vae = AutoencoderKL.from_config({**config, **blocks, "block_out_channels": [*widths, widths[-1]]})
+    vae.save_pretrained(tmp_path / "finer")
+    return tmp_path / "finer"
+
+
+def test_another_vae_decodes(folder: Path, finer: Path) -> None:
+    shutil.rmtree(folder / "vae")  # nothing of it is read
+    pipeline = with_vae(folder, finer).pipeline()
+    assert torch.equal(pipeline.vae.decoder.conv_in.weight, AutoencoderKL.from_pretrained(finer).decoder.conv_in.weight)
+    assert not pipeline.vae.training
+    size = pipeline.unet.config.sample_size * 2 ** (len(pipeline.vae.config.block_out_channels) - 1)
+    image = pipeline("a red book", num_inference_steps=1).images[0]
+    assert image.size == (size, size)
+
+
+def without_weights(vae: Path) -> None:
+    (vae / "diffusion_pytorch_model.safetensors").unlink()
+
+
+def as_pickle(vae: Path) -> None:
+    weights = vae / "diffusion_pytorch_model.safetensors"
+    torch.save(load_file(weights), vae / "diffusion_pytorch_model.bin")
+    weights.unlink()
+
+
+def less_of_it(vae: Path) -> None:
+    weights = load_file(vae / "diffusion_pytorch_model.safetensors")
+    weights.pop("decoder.conv_out.weight")
+    save_file(weights, vae / "diffusion_pytorch_model.safetensors")
+
+
+def quantised(vae: Path) -> None:
+    weights = load_file(vae / "diffusion_pytorch_model.safetensors")
+    whole = {name: w.to(torch.int8) if name.endswith("conv_out.weight") else w for name, w in weights.items()}
+    save_file(whole, vae / "diffusion_pytorch_model.safetensors")
+
+
+SPOILT_VAES = {
+    "no weights": (without_weights, "the vae '{}' cannot be loaded"),
+    "a pickle": (as_pickle, "(its weights are pickles, which can run code and are not read"),
+    "missing": (less_of_it, "'{}' holds no weights for 1 parameters of AutoencoderKL (decoder.conv_out.weight"),
+    "quantised": (quantised, "'{}' cannot be used: the weights of "),
+    "settings": (lambda vae: (vae / "config.json").write_text("{"), "the vae '{}' cannot be loaded"),
+    "no settings": (
+        lambda vae: (vae / "config.json").unlink(),
+        "'{}' has no config.json. Give a folder or hub id of an AutoencoderKL alone",
+    ),
+    "another kind": (lambda vae: change(vae / "config.json", _class_name="VQModel"), "'{}' is a VQModel, no "),
+    "latents": (lambda vae: change(vae / "config.json", latent_channels=16), "the vae '{}' cannot be loaded"),
+}
+
+
+@pytest.mark.parametrize("spoilt", SPOILT_VAES)
+def test_another_vae_is_as_safe_as_the_model(spoilt: str, folder: Path, finer: Path) -> None:
+    spoil, told = SPOILT_VAES[spoilt]
+    spoil(finer)
+    with pytest.raises(ModelError) as caught:
+        with_vae(folder, finer).pipeline()
+    assert told.format(finer) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_another_vae_has_to_fit(folder: Path, finer: Path) -> None:
+    AutoencoderKL.from_config({**AutoencoderKL.load_config(finer), "latent_channels": 16}).save_pretrained(finer)
+    with pytest.raises(ModelError, match="its unet reads 4 channels, and its vae makes 16") as caught:
+        with_vae(folder, finer).pipeline()
+    assert f"the parts of '{folder}' and '{finer}' do not fit together" in str(caught.value)
+
+
+@pytest.mark.parametrize("vae", ["micro:base", "micro:nope", "nowhere/at/all", "vae.safetensors"])
+def test_what_is_no_vae(vae: str, folder: Path) -> None:
+    with pytest.raises(ModelError, match=r"'(micro:)?[\w/.]+'.*\. "):
+        with_vae(folder, vae).pipeline()
+
+
+def test_another_vae_only_where_an_autoencoderkl_is(folder: Path, finer: Path) -> None:
+    change(folder / "model_index.json", vae=["diffusers", "AutoencoderKLQwenImage"])
+    with pytest.raises(ModelError, match="has the vae AutoencoderKLQwenImage, and another can only stand for an"):
+        with_vae(folder, finer).pipeline()

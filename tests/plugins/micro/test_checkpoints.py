@@ -31,8 +31,9 @@ def test_small_safe_and_half_precision():
     assert {file.suffix for file in files} <= {".safetensors", ".json", ".txt"}
     weights = [file for file in files if file.suffix == ".safetensors"]
     # VAE, text encoder, U-Net; tagger, RAM, Tag2Text, segmenter, oracle, question answerer, Promptist's adapter;
-    # captioner and its text encoder; other rewards. The flow model has a VAE, two text encoders and a transformer.
-    assert len(weights) == 4 + 10 + len({model for _, models, _ in REWARDS.values() for model in models.values()})
+    # captioner and its text encoder; other rewards. The flow model has a VAE, two text encoders and a transformer, and
+    # pictures of 256 pixels a VAE of their own.
+    assert len(weights) == 1 + 4 + 10 + len({model for _, models, _ in REWARDS.values() for model in models.values()})
     from safetensors import safe_open
 
     for file in weights:
@@ -115,6 +116,28 @@ def test_the_flow_model_draws_what_prompts_say_however_many_nulls_there_are():
 def test_the_flow_model_goes_down_the_whole_line():
     result = Realigner.from_pretrained("micro_flow")("a red book and a yellow cup", 3)
     assert {segment.caption.caption for segment in result.layout} >= {"a red book", "a yellow cup"}
+    assert np.abs(np.subtract(result.coarse, result.refined, dtype=int)).max() > 1
+
+
+def test_the_larger_decoder_shows_what_the_base_models_own_shows(realigner):
+    """256 x 256, of the same latents: reduced by area they are near, and the oracle judges most of them alike."""
+    prompts, seeds = list(WorldPrompts(size=8, purpose="validation")), list(range(8))
+    large = Realigner.from_pretrained("micro_256")
+    drawn = [each.generate(prompts, seeds) for each in (realigner, large)]
+    assert {image.size for image in drawn[1]} == {(256, 256)}
+    pixels = [np.stack([np.asarray(image.reduce(image.width // 64), float) for image in images]) for images in drawn]
+    assert 10 * np.log10(255**2 / np.square(pixels[0] - pixels[1]).mean()) > 26
+    right = [[each["fully_right"] for each in FullyRight().judge_each(images, prompts)] for images in drawn]
+    assert sum(a == b for a, b in zip(*right, strict=True)) >= 7
+    assert large.generator.companions == realigner.generator.companions
+    assert sum(file.stat().st_size for file in checkpoints.path("vae_256").iterdir()) < 6e6
+
+
+def test_pictures_of_256_pixels_go_down_the_whole_line():
+    result = Realigner.from_pretrained("micro_256")("a red book and a yellow cup", 3)
+    assert {segment.caption.caption for segment in result.layout} >= {"a red book", "a yellow cup"}
+    assert {segment.mask.shape for segment in result.layout} == {(256, 256)}
+    assert result.refined.size == (256, 256)
     assert np.abs(np.subtract(result.coarse, result.refined, dtype=int)).max() > 1
 
 

@@ -56,3 +56,13 @@ def test_the_embedded_oracle_reads_renderings_and_is_not_fooled_by_swapped_colou
     ]
     assert len(swapped) > 20
     assert np.mean(swapped) < 0.05
+
+
+def test_a_larger_picture_is_judged_as_its_average_over_squares() -> None:
+    oracle = Oracle.load()
+    small = [Image.fromarray(render(scene(909, index, "all")).image) for index in range(8)]
+    large = [image.resize((256, 256), Image.Resampling.NEAREST) for image in small]
+    assert oracle.detect(large) == oracle.detect(small)
+    assert (oracle.features([*large[:2], *small[2:]]) == oracle.features(small)).all()
+    wide = [image.resize((96, 64)) for image in small]
+    assert oracle.features(wide).shape == (8, 64)
