@@ -51,7 +51,7 @@ class PromptistGenerator(StableDiffusionGenerator):
         length_penalty: float = Field(-1.0, description="exponent of the length in a beam's score", allow_inf_nan=False)
 
     options: PromptistGenerator.Options
-    checkpoint_options = (("model", "revision"), ("adapter", None))
+    checkpoint_options = (("model", "revision"), ("vae", None), ("adapter", None))
     attention_family = None  # type: ignore[assignment]
 
     def load(self) -> AdaptingPipeline:
