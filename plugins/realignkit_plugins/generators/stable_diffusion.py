@@ -8,7 +8,7 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -76,7 +76,7 @@ class StableDiffusionGenerator(CheckpointPlugin, Generator):
     """
 
     checkpoint = Checkpoint("text-to-image pipeline")
-    checkpoint_options = (("model", "revision"), ("vae", None))
+    checkpoint_options: ClassVar[tuple[tuple[str, str | None], ...]] = (("model", "revision"), ("vae", None))
 
     class Options(CheckpointPlugin.Options):
         """Options of :class:`StableDiffusionGenerator`."""
