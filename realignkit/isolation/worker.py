@@ -11,6 +11,7 @@ import functools
 import importlib.util
 import json
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -171,15 +172,16 @@ def _answer(channel: Channel, call: Callable[[], Any], quiet: bool = False) -> A
         return None
 
 
-def _end_with_parent() -> None:
+def _end_with_parent(memory: str) -> None:
     """Standard input is a pipe that nobody writes to: it ends when whoever started this is gone, even by kill -9."""
     os.read(0, 1)  # not sys.stdin, whose lock the interpreter wants when it ends
+    shutil.rmtree(memory, ignore_errors=True)  # what is shared, which nobody else is left to remove
     os._exit(1)
 
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for whoever asks: it may want this answer first
-    threading.Thread(target=_end_with_parent, daemon=True).start()
     descriptor, memory, program, attribute = sys.argv[1:]
+    threading.Thread(target=_end_with_parent, args=(memory,), daemon=True).start()
     both = Channel(Connection(int(descriptor)), os.path.join(memory, "answers"), os.path.join(memory, "questions"))
     serve(both, program, attribute)

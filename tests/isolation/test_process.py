@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections import namedtuple
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -165,7 +166,7 @@ from pathlib import Path
 from realignkit.isolation import environments
 from realignkit.isolation.process import Process
 process = Process(environments.find("far"), Path(sys.argv[1]), "Plugin", {}, timeout=3600)
-print(process.ask("call", what="pid"), flush=True)
+print(process.ask("call", what="pid"), process._running.folder, flush=True)
 process.ask("call", what="hang")
 """
 
@@ -175,6 +176,6 @@ def test_no_orphan_when_this_process_is_killed_while_the_worker_is_busy(program,
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "plugins")])}
     command = [sys.executable, "-c", ASKS, str(program(CODE))]
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as asking:
-        pid = int(asking.stdout.readline())
+        pid, folder = asking.stdout.readline().split()
         asking.send_signal(how)
-    assert gone(pid)
+    assert gone(int(pid)) and not Path(folder).exists()
