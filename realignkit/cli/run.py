@@ -226,9 +226,8 @@ def realigner_of(
         from realignkit.isolation.hosted import isolate as isolate_in
 
         isolate_in(default_registry(), isolate)
-    known = known_options(
-        default_registry(), model, {**specs, "reward": options["select_by"], "guide_by": options["guide_by"]}
-    )
+    rewards = {"reward": options.get("select_by"), "guide_by": options.get("guide_by")}
+    known = known_options(default_registry(), model, {**specs, **rewards})
     return make_realigner(model, specs, parse(assignments, known), **options)
 
 

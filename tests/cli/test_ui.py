@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from importlib import metadata
+from types import SimpleNamespace
 
 import pytest
 from typer.testing import CliRunner
@@ -52,3 +54,14 @@ def test_plugins_are_found_before_the_servers_threads_are_about(monkeypatch):
     default_registry.cache_clear()
     assert CliRunner().invoke(app, ["ui"]).exit_code == 0
     assert found == [1]
+
+
+@pytest.mark.parametrize("model", ["micro", "micro_256"])
+def test_the_models_that_the_page_is_given_can_be_made(cli, monkeypatch, model):
+    """What ``ui`` passes on is what making a realigner asks for; the page itself wants gradio."""
+    given = []
+    monkeypatch.setattr(metadata, "version", lambda name: "6.29.0")
+    server = SimpleNamespace(serve=lambda makers, *more: given.append(makers))
+    monkeypatch.setitem(sys.modules, "realignkit.ui.server", server)
+    assert cli("ui", "--model", model).exit_code == 0
+    assert given[0][model]().generator.options.companions["tagger"] == "micro"
