@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import ClassVar
 
-from realignkit.parsing import parse_json
 from realignkit.tables import TEXT_COLUMNS, decoded, lines, read_table
 from realignkit_plugins.datafiles import DataFile
 from realignkit_plugins.prompts.published import Entry, PublishedPrompts, text_of
@@ -63,7 +63,7 @@ class TifaPrompts(PublishedPrompts):
 
     def read(self, path: Path) -> list[Entry]:
         """A list of objects with ``id`` and ``caption``; an id begins with where the caption is from."""
-        items = parse_json(decoded(path))
+        items = json.loads(decoded(path))
         return [
             Entry(text_of(item["caption"]), {"id": str(item["id"]), "source": str(item["id"]).partition("_")[0]})
             for item in items
@@ -83,5 +83,5 @@ class GenEval2(PublishedPrompts):
 
     def read(self, path: Path) -> list[Entry]:
         """Objects with ``prompt`` and ``atom_count``, a line each; their questions are for a metric."""
-        items = [parse_json(line) for line in lines(decoded(path)) if line.strip()]
+        items = [json.loads(line) for line in lines(decoded(path)) if line.strip()]
         return [Entry(text_of(item["prompt"]), {"atom_count": str(int(item["atom_count"]))}) for item in items]

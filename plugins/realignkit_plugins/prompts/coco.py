@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -9,7 +10,6 @@ import numpy as np
 from pydantic import Field
 
 from realignkit.contracts import Options
-from realignkit.parsing import parse_json
 from realignkit.tables import decoded
 from realignkit_plugins.datafiles import DataFile
 from realignkit_plugins.prompts.published import Entry, GivenPath, Limit, PublishedPrompts, text_of
@@ -54,7 +54,7 @@ class CocoCaptions(PublishedPrompts):
 
     def read(self, path: Path) -> list[Entry]:
         """All captions, by picture, then by their own number."""
-        annotations = parse_json(decoded(path))["annotations"]
+        annotations = json.loads(decoded(path))["annotations"]
         ordered = sorted(annotations, key=lambda each: (int(each["image_id"]), int(each["id"])))
         return [Entry(text_of(each["caption"]), {"id": str(int(each["image_id"]))}) for each in ordered]
 

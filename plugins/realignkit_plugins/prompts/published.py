@@ -84,7 +84,7 @@ class PublishedPrompts(PromptSet):
         path = self.file.check(self.file.find(self.options.path))
         try:
             entries = self.read(path)
-        except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, OSError, RecursionError) as error:
             raise OptionError(
                 f"'{path}' is not {self.file.name} as it is published ({type(error).__name__}: {error}). Get it again "
                 f"from {self.file.source}."
