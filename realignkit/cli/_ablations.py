@@ -79,7 +79,7 @@ class Bench:
 
         spec = chosen["prompts"]
         texts = read_prompts(self.registry, spec)
-        able = judging.able(texts)
+        able = judging.able(texts, note)
 
         def generator(**options: Any) -> Named:
             info = self.generator

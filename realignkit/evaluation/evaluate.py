@@ -17,7 +17,7 @@ from realignkit.errors import ModelError, OptionError
 from realignkit.evaluation.drawing import Drawing
 from realignkit.evaluation.folder import EvaluationFolder, Line, State, identity_of
 from realignkit.evaluation.identity import settings_of
-from realignkit.evaluation.judging import DETAILS, judge_each
+from realignkit.evaluation.judging import DETAILS, Inquiry
 from realignkit.evaluation.pictures import Picture
 from realignkit.evaluation.processes import ALONE, Launch
 from realignkit.files import only_writer
@@ -79,8 +79,9 @@ class Evaluation:
             raise OptionError(f"there are no {'metrics' if self.pictures else 'pictures'} to evaluate with: give some.")
         self.metrics, self.labels = list(metrics), labels or {}
         prompts = list(dict.fromkeys(picture.prompt for picture in self.pictures))
+        self._inquiries = {metric.name: Inquiry(metric) for metric in metrics}
         for metric in metrics:
-            if not any(_knows(metric, prompt) for prompt in prompts):
+            if not any(self._inquiries[metric.name].knows(prompt) for prompt in prompts):
                 raise OptionError(
                     f"{metric.whose} can judge none of {len(prompts)} prompts. Give pictures of prompts that it knows, "
                     f"or another --metric."
@@ -129,6 +130,8 @@ class Evaluation:
                 self._forget_changed(say)
             self.launch.wait()
             self._measure(report)
+            for text in (text for inquiry in self._inquiries.values() for text in inquiry.left_out):
+                say(text)
             self.launch.wait()
             if first:
                 self.results.gather([picture.id for picture in self.pictures])
@@ -162,6 +165,8 @@ class Evaluation:
     def _measure(self, report: Report) -> None:
         lines = self.results.lines()
         seen = {name: self._seen(name) for name in self._whole}
+        for name, inquiry in self._inquiries.items():
+            inquiry.heard = any(line["values"].get(name) for line in lines.values())
         batches = [self.pictures[i : i + self.batch_size] for i in range(0, len(self.pictures), self.batch_size)]
         share = batches[self.launch.rank :: self.launch.count]
         total, done, written = sum(map(len, share)), 0, time.monotonic()
@@ -212,16 +217,18 @@ class Evaluation:
     def _judged(
         self, metric: Named, batch: Sequence[Picture], images: Mapping[str, Image]
     ) -> dict[str, dict[str, Any]]:
-        """What a metric says of each picture, by id; nothing where it does not understand the prompt."""
+        """What a metric says of each picture, by id; nothing where it does not know the prompt, or leaves it out."""
         judged: dict[str, dict[str, Any]] = {picture.id: {} for picture in batch}
-        for same in _by_size([p for p in batch if _knows(metric, p.prompt)], images):
-            answers = judge_each(metric, [images[p.id] for p in same], [p.prompt for p in same])
+        inquiry = self._inquiries[metric.name]
+        for same in _by_size([p for p in batch if inquiry.knows(p.prompt)], images):
+            answers = inquiry.judge_each([images[p.id] for p in same], [p.prompt for p in same])
             judged |= {picture.id: answer for picture, answer in zip(same, answers, strict=True)}
         return judged
 
     def _update(self, metric: Named, pictures: Sequence[Picture], images: Mapping[str, Image]) -> None:
         whole = self._whole[metric.name]
-        for same in _by_size([p for p in pictures if _knows(metric, p.prompt)], images):
+        known = [p for p in pictures if self._inquiries[metric.name].knows(p.prompt)]
+        for same in _by_size(known, images):
             with metric.calling(), full_precision():
                 metric.plugin.update([images[p.id].copy() for p in same], [p.prompt for p in same])
         whole.seen += [picture.id for picture in pictures]
@@ -297,11 +304,6 @@ def _state(metric: Named) -> State:
     if not all(isinstance(name, str) and isinstance(values, np.ndarray | np.number) for name, values in state.items()):
         raise metric.breach("its state is no mapping of names to numpy arrays")
     return state
-
-
-def _knows(metric: Named, prompt: str) -> bool:
-    with metric.blame():
-        return bool(metric.plugin.can_judge(prompt)) if metric.has("can_judge") else True
 
 
 def _by_size(pictures: Sequence[Picture], images: Mapping[str, Image]) -> list[list[Picture]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from realignkit.calls import measure, rate
-from realignkit.errors import ModelError, OptionError
+from realignkit.errors import ModelError, OptionError, ScorerError
 from realignkit.evaluation.results import Features
 from realignkit.images import image_files, open_image
 from realignkit.machine import full_precision
@@ -37,6 +37,63 @@ class Judgement:
     values: Mapping[str, float]
     scores: Mapping[str, float] = field(default_factory=dict)
     features: Features | None = None
+
+
+class Inquiry:
+    """A metric, asked about prompts and pictures; what it gets no usable answer about is left out, and ends nothing.
+
+    It is not asked again about a prompt. :attr:`PATIENCE` failures before anything else end all the same: whom it asks
+    is taken to be unable.
+
+    Attributes:
+        left_out: what was left out and why, a sentence each.
+        heard: whether it has said anything of a picture.
+    """
+
+    PATIENCE = 5
+
+    def __init__(self, metric: Named) -> None:
+        self.metric, self.heard = metric, False
+        self.left_out: list[str] = []
+        self._known: dict[str, bool] = {}
+
+    def knows(self, prompt: str) -> bool:
+        """Whether it can judge pictures of a prompt; one without ``can_judge(prompt)`` takes any.
+
+        Raises:
+            PluginError: it failed.
+            ScorerError: it cannot ask, or gets no usable answer about any prompt.
+        """
+        if prompt not in self._known:
+            try:
+                with self.metric.blame():
+                    able = bool(self.metric.plugin.can_judge(prompt)) if self.metric.has("can_judge") else True
+            except ScorerError as error:
+                self._leave_out(f"'{prompt[:60]}'", error, any(self._known.values()))
+                able = False
+            self._known[prompt] = able
+        return self._known[prompt]
+
+    def judge_each(self, images: Sequence[Image], prompts: Sequence[str]) -> list[dict[str, Any]]:
+        """As :func:`judge_each`; nothing of a picture that is left out.
+
+        Raises:
+            ScorerError: it cannot ask, or gets no usable answer about any picture.
+        """
+        try:
+            judged = judge_each(self.metric, images, prompts)
+        except ScorerError as error:
+            if len(images) > 1 and error.final:  # find out which
+                return [self.judge_each([image], [text])[0] for image, text in zip(images, prompts, strict=True)]
+            self._leave_out(f"a picture of '{prompts[0][:60]}'", error, self.heard)
+            return [{}]
+        self.heard = True
+        return judged
+
+    def _leave_out(self, what: str, error: ScorerError, otherwise: bool) -> None:
+        if not error.final or (len(self.left_out) >= self.PATIENCE and not otherwise):
+            raise error
+        self.left_out.append(f"{self.metric.whose} leaves out {what}: {error}")
 
 
 class Judging:
@@ -90,15 +147,17 @@ class Judging:
             "reference": None if self._eyes is None else _fingerprint(self._files) if self._files else self.metric.name,
         }
 
-    def able(self, prompts: Sequence[str]) -> list[str]:
-        """The prompts that the metric knows; a metric without ``can_judge(prompt)`` takes any.
+    def able(self, prompts: Sequence[str], say: Callable[[str], None] = lambda text: None) -> list[str]:
+        """The prompts that the metric knows; ``say`` is told about which it got no usable answer.
 
         Raises:
             OptionError: it knows none of them.
+            ScorerError: see :class:`Inquiry`.
         """
-        with self.metric.blame():
-            choosy = self.metric.has("can_judge")
-            judged = [prompt for prompt in prompts if not choosy or self.metric.plugin.can_judge(prompt)]
+        inquiry = Inquiry(self.metric)
+        judged = [prompt for prompt in prompts if inquiry.knows(prompt)]
+        for text in inquiry.left_out:
+            say(text)
         if not judged:
             raise OptionError(
                 f"{self.metric.whose} can judge none of {len(prompts)} prompts. Give prompts that it knows, or "

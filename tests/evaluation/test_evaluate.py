@@ -17,7 +17,7 @@ from PIL import Image
 from pydantic import Field
 
 from realignkit.contracts import Options
-from realignkit.errors import ModelError, OptionError, OutputError, PluginError
+from realignkit.errors import ModelError, OptionError, OutputError, PluginError, ScorerError
 from realignkit.evaluation.compare import compare_folders
 from realignkit.evaluation.evaluate import Evaluation
 from realignkit.evaluation.folder import EvaluationFolder
@@ -172,6 +172,54 @@ def test_weights_that_are_loaded_on_use_are_part_of_what_was_measured(folder: Pa
     (out / "pictures.jsonl").unlink()
     with pytest.raises(OptionError, match=rf"metric 'redness' with other weights \({weights} there, "):
         Evaluation(pictures, [Named("metric", "redness", other)], out)()
+
+
+class Unsure(Redness):
+    """Asks somebody whose answers about some prompts and some pictures are of no use."""
+
+    final = True
+
+    def __init__(self, prompts=(), pictures=()):
+        super().__init__()
+        self.prompts, self.pictures, self.asked = prompts, pictures, []
+
+    def can_judge(self, prompt):
+        self.asked.append(prompt)
+        if prompt in self.prompts:
+            raise ScorerError("no usable answer in 2 attempt(s): nonsense", "form", final=self.final)
+        return True
+
+    def judge_each(self, images, prompts):
+        if any(levels(image)[0] in self.pictures for image in images):
+            raise ScorerError("no usable answer about it", "declined", final=self.final)
+        return super().judge_each(images, prompts)
+
+
+def test_what_gets_no_usable_answer_is_left_out_and_said(folder: Path, tmp_path: Path):
+    pictures, said = read_pictures(folder), []
+    odd = levels(pictures[4].open())[0]
+    metric, out = Unsure([PROMPTS[0]], [odd]), tmp_path / "out"
+    Evaluation(pictures, [Named("metric", "unsure", metric)], out)(say=said.append)
+    values = [line["values"]["unsure"] for line in EvaluationFolder(out).lines().values()]
+    assert [bool(each) for each in values] == [place % 3 != 0 and place != 4 for place in range(12)]
+    assert said == [
+        "metric 'unsure' leaves out 'a red book': no usable answer in 2 attempt(s): nonsense",
+        "metric 'unsure' leaves out a picture of 'a blue pen': no usable answer about it",
+    ]
+    assert sorted(metric.asked) == sorted(PROMPTS)
+
+
+@pytest.mark.parametrize("final", [True, False])
+def test_whoever_cannot_answer_at_all_ends_an_evaluation(folder: Path, tmp_path: Path, final: bool):
+    pictures = read_pictures(folder)
+    broken = Unsure(pictures=[levels(picture.open())[0] for picture in pictures[: 12 if final else 1]])
+    broken.final = final
+    with pytest.raises(ScorerError, match="no usable answer about it"):
+        Evaluation(pictures, [Named("metric", "unsure", broken)], tmp_path / "out")()
+    away = Unsure(PROMPTS[:1])
+    away.final = False
+    with pytest.raises(ScorerError, match="nonsense"):
+        Evaluation(pictures, [Named("metric", "unsure", away)], tmp_path / "out")
 
 
 def test_a_metric_that_breaks_its_contract_is_named(folder: Path, tmp_path: Path):
