@@ -104,6 +104,8 @@ def compare_folders(before: str | Path, after: str | Path) -> EvaluationPair:
         )
     if others := [name for record in records for name in record["metrics"] if name not in common]:
         notes.append(f"only one of the two has {', '.join(others)}")
+    for folder, record, some in zip(folders, records, lines, strict=True):
+        check_measured(folder, record, some, common)
     different = different_metrics(*({name: record["metrics"][name] for name in common} for record in records))
     for name in common:
         weights = [record["metrics"][name].get("weights") for record in records]
@@ -114,6 +116,9 @@ def compare_folders(before: str | Path, after: str | Path) -> EvaluationPair:
     pairs = _paired(before, after, *lines)
     if None in {line["seed"] for line in lines[0]} ^ {line["seed"] for line in lines[1]}:
         notes.append("the seeds of one of the two are not known: pictures of a prompt are paired in their order")
+    for metric in common:
+        if odd := sum(bool(p.before["values"].get(metric)) != bool(p.after["values"].get(metric)) for p in pairs):
+            notes.append(f"metric '{metric}' says nothing of one of the two pictures in {odd} of {len(pairs)} pairs")
     changes = tuple(
         change for metric in common for change in _changes(metric, pairs, records[1]["metrics"][metric].get(YES_OR_NO))
     )
@@ -136,6 +141,23 @@ def finished(folder: EvaluationFolder, record: Mapping[str, Any]) -> list[Line]:
             f"again with the same options."
         )
     return lines
+
+
+def check_measured(
+    folder: EvaluationFolder, record: Mapping[str, Any], lines: Sequence[Line], metrics: Collection[str]
+) -> None:
+    """Refuse metrics that were added to an evaluation and have not seen all its pictures.
+
+    Raises:
+        OptionError: one has not.
+    """
+    for metric in metrics:
+        count = sum(metric in line["values"] for line in lines)
+        if count < len(lines) and (count or metric not in record.get("whole", {})):
+            raise OptionError(
+                f"{folder.folder} is not finished: metric '{metric}' has measured {count} of {len(lines)} pictures. "
+                f"Run 'realignkit eval' again with the same options."
+            )
 
 
 def _paired(before: object, after: object, first: Sequence[Line], second: Sequence[Line]) -> list[Pair]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from realignkit.errors import OptionError
-from realignkit.evaluation.compare import finished
+from realignkit.evaluation.compare import check_measured, finished
 from realignkit.evaluation.evaluate import joined_values
 from realignkit.evaluation.folder import EvaluationFolder, Line, different_metrics
 from realignkit.evaluation.pictures import PICTURES
@@ -82,7 +82,9 @@ def _joined_lines(parts: Sequence[EvaluationFolder], records: Sequence[Any]) -> 
     owners: dict[Any, int] = {}
     names: set[str] = set()
     for place, (part, record) in enumerate(zip(parts, records, strict=True)):
-        for line in finished(part, record):
+        measured = finished(part, record)
+        check_measured(part, record, measured, record["metrics"])
+        for line in measured:
             key = line["prompt"], line["seed"], line["number"]
             if owners.setdefault(key, place) != place:
                 raise OptionError(

@@ -12,11 +12,13 @@ from PIL import Image
 from realignkit.errors import OptionError
 from realignkit.evaluation.compare import compare_folders
 from realignkit.evaluation.evaluate import Evaluation
+from realignkit.evaluation.join import join_folders
 from realignkit.evaluation.pictures import read_pictures
 from realignkit.evaluation.statistics import compare
 from realignkit.evaluation.summary import summarise
 from realignkit.evaluation.write_evaluation import comparison_table, tables_of, write_comparison, write_metrics
 from realignkit.named import Named
+from realignkit.registry import default_registry
 from tests.evaluation.judges import Redness, Spread
 
 PROMPTS = [f"a red book, number {number}" for number in range(12)]
@@ -157,6 +159,31 @@ def test_what_is_not_finished_or_has_nothing_in_common_is_refused(tmp_path: Path
     (before / "pictures.jsonl").write_text("".join(lines[:-1]))
     with pytest.raises(OptionError, match="a/out is not finished: 23 of 24 pictures are measured"):
         compare_folders(before, before)
+
+
+def test_metrics_that_have_seen_a_part_of_the_pictures_are_refused(tmp_path: Path):
+    folders = [measured(tmp_path / name, 0, prompts=PROMPTS[:3]) for name in ("a", "b")]
+
+    def changed(values):
+        path = folders[1] / "pictures.jsonl"
+        rows = [json.loads(text) for text in path.read_text().splitlines()]
+        rows[2]["values"] = values
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    changed({"redness": {}})  # nothing to say of it
+    pair = compare_folders(*folders)
+    assert pair.notes == ("metric 'redness' says nothing of one of the two pictures in 1 of 6 pairs",)
+    assert {change.n for change in pair.changes} == {5}
+    changed({})
+    with pytest.raises(OptionError, match=r"b/out is not finished: metric 'redness' has measured 5 of 6 pictures"):
+        compare_folders(*folders)
+    with pytest.raises(OptionError, match="metric 'redness' has measured 5 of 6"):
+        join_folders([folders[1]], tmp_path / "joined", default_registry())
+    record = json.loads((folders[0] / "eval.json").read_text())
+    del record["whole"]["spread"]
+    (folders[0] / "eval.json").write_text(json.dumps(record))
+    with pytest.raises(OptionError, match=r"a/out is not finished: metric 'spread' has measured 0 of 6"):
+        compare_folders(*folders)
 
 
 def test_tables_and_files_say_the_same(tmp_path: Path):
