@@ -7,6 +7,8 @@ import json
 import pytest
 
 from realignkit import OptionError, ScorerError
+from realignkit.evaluation.judging import Inquiry
+from realignkit.named import Named
 from realignkit_plugins.metrics.tifa import TIFA
 from realignkit_plugins.metrics.written_questions import read_written, write_questions
 from realignkit_plugins.scorers.lexical import LexicalScorer
@@ -101,3 +103,22 @@ def test_tifa_asks_what_was_written(options, scripted, dark):
 def test_who_is_no_language_model_is_refused():
     with pytest.raises(OptionError, match="LexicalScorer writes no questions"):
         write_questions(LexicalScorer(), PROMPT)
+
+
+def test_a_prompt_that_it_writes_no_usable_questions_about_is_left_out(options, scripted):
+    def reply(request, number):
+        return say("no" if asked_prompt(request) == "a cat" else answer())
+
+    with serving(reply) as service:
+        metric = TIFA(
+            vqa=scripted,
+            encoder=None,
+            questions="language_model",
+            language_model="openai_chat",
+            language_model_options=options(service),
+        )
+        inquiry = Inquiry(Named("metric", "tifa", metric))
+        assert [inquiry.knows(prompt) for prompt in ("a cat", PROMPT, "a cat")] == [False, True, False]
+    (text,) = inquiry.left_out
+    assert text.startswith("metric 'tifa' leaves out 'a cat': ")
+    assert "no usable answer in 2 attempt(s)" in text
