@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -240,7 +241,9 @@ def preset(name: str, **changes: Any) -> ReFLConfig:
         OptionError: there is no such preset, or a value is bad.
     """
     if name not in PRESETS:
-        raise OptionError(f"there is no preset '{name}'. Known: {', '.join(PRESETS)}.")
+        near = get_close_matches(name, PRESETS, n=1)
+        hint = f" Did you mean '{near[0]}'?" if near else ""
+        raise OptionError(f"there is no preset '{name}'.{hint} Known: {', '.join(PRESETS)}.")
     chosen = changes.get("algorithm", "auto")
     settings = {
         option: value

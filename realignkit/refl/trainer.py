@@ -28,7 +28,7 @@ from realignkit.refl.refusals import check_trainable
 from realignkit.refl.run import LOG, RunFolder, grid, identifying_options, sampling_identity, validation_from
 from realignkit.refl.step import Learner
 from realignkit.refl.trainable import Trainable
-from realignkit.refl.validation import Judge, best_of, check_reach, doubts, without_improvement
+from realignkit.refl.validation import Judge, best_of, check_reach, doubts, last_doubts, without_improvement
 from realignkit.refl.validator import Validator
 from realignkit.registry import Registry, default_registry
 from realignkit.types import TrainResult, TrainState, Validation
@@ -337,14 +337,6 @@ class ReFLTrainer:
         self.processes.wait()
         self.trainable.load_exported(self.folder, done if best is None else best.iteration)
         self.networks.autoencoder.give_back()
-        if best is not None and best.score <= self.history[0].score:
-            self.warnings.append(
-                f"no weights were judged better than the model as it came ({self.history[0].judgement:.4g}; best "
-                f"{best.judgement:.4g}, iteration {best.iteration}). Do not use them; try another reward, a lower "
-                f"learning rate, or fewer iterations."
-            )
-        if self.judge is None and self._validates:
-            self.warnings.append(
-                "the training reward was its own judge, so its exploitation could not be noticed. Give a judge."
-            )
+        self.warnings += last_doubts(self.history, unjudged=self.judge is None and self._validates)
+        self.run.write_record(status, done, self.history, best, self.warnings)
         return TrainResult(self.folder, status, done, tuple(self.history), best, tuple(self.warnings))

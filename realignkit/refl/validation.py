@@ -204,6 +204,27 @@ def doubts(history: Sequence[Validation], judge: Judge | None, grid: Path | None
     return [warning for warning in (exploited, left_range(history, grid)) if warning is not None]
 
 
+def last_doubts(history: Sequence[Validation], unjudged: bool) -> list[str]:
+    """What a training that has ended should make a reader doubt, in words.
+
+    Args:
+        history: all validations.
+        unjudged: the reward was validated by itself.
+    """
+    warnings, best = [], best_of(history)
+    if best is not None and best.score <= history[0].score:
+        warnings.append(
+            f"no weights were judged better than the model as it came ({history[0].judgement:.4g}; best "
+            f"{best.judgement:.4g}, iteration {best.iteration}). Do not use them; try another reward, a lower "
+            f"learning rate, or fewer iterations."
+        )
+    if unjudged:
+        warnings.append(
+            "the training reward was its own judge, so its exploitation could not be noticed. Give a judge."
+        )
+    return warnings
+
+
 def _sign(value: float) -> int:
     return (value > 0) - (value < 0)
 

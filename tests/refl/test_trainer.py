@@ -158,6 +158,7 @@ def test_stops_early_and_says_so_when_nothing_gets_better(make_trainer):
     assert any("no weights were judged better" in warning for warning in result.warnings)
     record = json.loads((trainer.folder / "training.json").read_text())
     assert (record["status"], record["best"], len(record["history"])) == ("stopped early", 1, 3)
+    assert record["warnings"] == list(result.warnings)
     assert len(messages) >= 3
     assert {path.name for path in (trainer.folder / "samples").iterdir()} == {f"00000{i}.png" for i in range(3)}
     again = make_trainer(iterations=9, validation={"patience": 2}, judge=Falling()).train(resume=True)

@@ -47,8 +47,8 @@ def merge_lora(
     whole = Path(lora).expanduser() / "model"
     if (whole / "model_index.json").is_file():
         raise ModelError(
-            f"'{lora}' holds a whole model, no adapters, as its training changed the whole U-Net. Use it as the "
-            f"model: --model {whole}"
+            f"'{lora}' holds a whole model, no adapters, as its training changed weights of the model itself. Use it "
+            f"in place of the one that it was trained from: --set generator.model={whole}"
         )
     with loading("LoRA", lora):
         layers = Layers(pipeline)

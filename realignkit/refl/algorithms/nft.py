@@ -60,7 +60,10 @@ class NFTOptions(FeedbackOptions):
     @model_validator(mode="after")
     def _enough(self) -> NFTOptions:
         if self.pictures is None and self.pictures_at_once > self.candidates:
-            raise ValueError(f"{self.pictures_at_once} pictures_at_once of {self.candidates} candidates are too many")
+            raise ValueError(
+                f"{self.pictures_at_once} pictures_at_once of {self.candidates} candidates are too many: set "
+                f"nft.pictures_at_once={self.candidates} or less"
+            )
         return self
 
 
