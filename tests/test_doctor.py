@@ -153,17 +153,18 @@ def findings(registry, **states):
     ]
 
 
-RUN = 'realignkit run "a red book and a yellow pen" --model'
+def run(model):
+    return f'realignkit run "a red book and a yellow pen" --model {model} --out realignments/{model}'
 
 
 @pytest.mark.parametrize(
     ("states", "expected"),
     [
-        ({}, [f"{RUN} modulated", f"{RUN} own_tagger"]),
-        ({"ram": ("not ready", "no file")}, [f"{RUN} modulated --tagger small", f"{RUN} own_tagger"]),
+        ({}, [f"{run('modulated')}", f"{run('own_tagger')}"]),
+        ({"ram": ("not ready", "no file")}, [f"{run('modulated')} --tagger small", f"{run('own_tagger')}"]),
         (
             {"ram": ("on first use", "downloads owner/ram from the hub", ("owner/ram",))},
-            [f"{RUN} own_tagger", f"{RUN} modulated   # downloads owner/ram from the hub"],
+            [f"{run('own_tagger')}", f"{run('modulated')}   # downloads owner/ram from the hub"],
         ),
         ({"modulated": ("ready", "needs model with each use"), "own_tagger": ("broken", "…")}, []),
         ({"clipseg": ("not installed", "pip install …")}, []),
@@ -200,7 +201,7 @@ def test_every_command_that_needs_no_download_works(quick, tmp_path):
 def test_what_run_refuses_is_not_recommended():
     registry = default_registry()
     every = [Finding(info.kind, info.name, "ready") for info in registry.infos()]
-    recommended = {command.split()[-1] for command in commands(every, registry) if "--model" in command}
+    recommended = {command.rpartition("/")[2] for command in commands(every, registry) if "--model" in command}
     refused = {i.name for i in registry.infos("generator") if i.create().attention_family is None}
     assert refused >= {"deepfloyd_if", "promptist", "structure_diffusion"}
     assert recommended == {i.name for i in registry.infos("generator")} - refused

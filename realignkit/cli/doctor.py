@@ -187,7 +187,9 @@ def run_command(registry: Registry, info: PluginInfo, usable: Mapping[tuple[str,
     generator = usable.get((info.kind, info.name))
     if generator is None or getattr(info.create(), "attention_family", None) is None:
         return None
-    parts, command = [generator], f'realignkit run "a red book and a yellow pen" --model {info.name}'
+    # A folder of its own: what one model has drawn there another refuses to go on with.
+    where = f"--model {info.name} --out realignments/{info.name}"
+    parts, command = [generator], f'realignkit run "a red book and a yellow pen" {where}'
     for kind in ("tagger", "segmenter"):
         try:
             name = choose(registry, kind, None, companions_of(info))[0].name

@@ -152,7 +152,7 @@ def test_everything_registered_can_be_made() -> None:
         *(("tagger", name) for name in ("image_classification", "ram", "ram_plus", "tag2text", "florence2")),
         *(("scorer", name) for name in ("lexical", "openai_chat", "gpt4", "chatgpt")),
         *(("scorer", name) for name in ("llama_cpp", "llama_cpp_logprob", "vicuna", "llama2")),
-        *(("segmenter", name) for name in ("clipseg", "grounded_sam")),
+        *(("segmenter", name) for name in ("clipseg", "grounded_sam", "grounded_sam_package")),
         *(("prompts", name) for name in ("abc6k", "cc500", "coco", "drawbench", "file")),
         *(("prompts", name) for name in ("geneval2", "partiprompts", "tifa", "vilg300")),
     }
