@@ -157,6 +157,7 @@ def test_everything_registered_can_be_made() -> None:
         *(("prompts", name) for name in ("geneval2", "partiprompts", "tifa", "vilg300")),
     }
     required = {"image_classification": {"model": "x/y"}, "file": {"path": "x.txt"}}
+    required["grounded_sam_package"] = {"dino": "x.pth", "sam": "y.pth"}
     for info in (info for info in registry.infos() if info.available):  # some need an extra that has to be compiled
         assert info.create(**required.get(info.name, {})).options is not None
     assert registry.create("generator", "sdxl").options.variant == "fp16"
