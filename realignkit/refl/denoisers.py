@@ -12,7 +12,7 @@ from torch import Tensor
 from realignkit.pipelines import families
 
 
-class Told(NamedTuple):
+class Conditioning(NamedTuple):
     """What a network is told beside the latents.
 
     Attributes:
@@ -30,45 +30,45 @@ class Told(NamedTuple):
     guidance: float
 
 
-def unet(network: Any, latents: Tensor, told: Told) -> Tensor:
+def unet(network: Any, latents: Tensor, given: Conditioning) -> Tensor:
     """Stable Diffusion 1.x, 2.x and XL, which is told sizes too."""
     extra: dict[str, Any] = {}
-    if told.pooled is not None:
-        columns, rows = told.image_size
-        sizes = torch.tensor([[rows, columns, 0, 0, rows, columns]], device=latents.device, dtype=told.pooled.dtype)
-        extra["added_cond_kwargs"] = {"text_embeds": told.pooled, "time_ids": sizes.expand(len(latents), -1)}
+    if given.pooled is not None:
+        columns, rows = given.image_size
+        sizes = torch.tensor([[rows, columns, 0, 0, rows, columns]], device=latents.device, dtype=given.pooled.dtype)
+        extra["added_cond_kwargs"] = {"text_embeds": given.pooled, "time_ids": sizes.expand(len(latents), -1)}
     prediction: Tensor = network(
-        latents, timestep=told.timestep, encoder_hidden_states=told.embeddings, return_dict=False, **extra
+        latents, timestep=given.timestep, encoder_hidden_states=given.embeddings, return_dict=False, **extra
     )[0]
     return prediction
 
 
-def sd3(network: Any, latents: Tensor, told: Told) -> Tensor:
+def sd3(network: Any, latents: Tensor, given: Conditioning) -> Tensor:
     """Stable Diffusion 3."""
     prediction: Tensor = network(
         latents,
-        timestep=told.timestep.expand(len(latents)),
-        encoder_hidden_states=told.embeddings,
+        timestep=given.timestep.expand(len(latents)),
+        encoder_hidden_states=given.embeddings,
         return_dict=False,
-        pooled_projections=told.pooled,
+        pooled_projections=given.pooled,
     )[0]
     return prediction
 
 
-def flux(network: Any, latents: Tensor, told: Told) -> Tensor:
+def flux(network: Any, latents: Tensor, given: Conditioning) -> Tensor:
     """FLUX.1: latents are packed, the timestep is a share, and FLUX.1-dev is told the guidance scale."""
     from diffusers import FluxPipeline
 
     count, channels, height, width = latents.shape
-    like: dict[str, Any] = {"device": latents.device, "dtype": told.embeddings.dtype}
-    guidance = torch.full((count,), told.guidance, device=latents.device) if network.config.guidance_embeds else None
+    like: dict[str, Any] = {"device": latents.device, "dtype": given.embeddings.dtype}
+    guidance = torch.full((count,), given.guidance, device=latents.device) if network.config.guidance_embeds else None
     packed = network(
         FluxPipeline._pack_latents(latents, count, channels, height, width),
-        timestep=told.timestep.expand(count) / 1000,
+        timestep=given.timestep.expand(count) / 1000,
         guidance=guidance,
-        encoder_hidden_states=told.embeddings,
-        pooled_projections=told.pooled,
-        txt_ids=torch.zeros(told.embeddings.shape[1], 3, **like),
+        encoder_hidden_states=given.embeddings,
+        pooled_projections=given.pooled,
+        txt_ids=torch.zeros(given.embeddings.shape[1], 3, **like),
         img_ids=FluxPipeline._prepare_latent_image_ids(count, height // 2, width // 2, **like),
         return_dict=False,
     )[0]
@@ -86,7 +86,7 @@ class Denoiser:
         distilled: whether it is told the guidance scale, or knows none, so that nothing else guides it.
     """
 
-    predict: Callable[[Any, Tensor, Told], Tensor]
+    predict: Callable[[Any, Tensor, Conditioning], Tensor]
     packed: int = 1
     distilled: bool = False
 

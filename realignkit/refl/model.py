@@ -22,7 +22,7 @@ from realignkit.pipelines.families import check_size, image_size, place
 from realignkit.pipelines.generate import generate
 from realignkit.pipelines.images import Autoencoder, overflows
 from realignkit.refl import losses
-from realignkit.refl.denoisers import DENOISERS, Told
+from realignkit.refl.denoisers import DENOISERS, Conditioning
 from realignkit.refl.noise import noise_of
 from realignkit.refl.refusals import check_trainable, text_encoders
 from realignkit.resolve import SamplingOptions
@@ -178,8 +178,8 @@ class Networks:
         """
         scale = 1.0 if guidance_scale is None else guidance_scale
         with self.autocast():
-            told = Told(timestep, text.embeddings, text.pooled, self.image_size, scale)
-            return self._denoiser.predict(self.unet, latents, told).float()
+            given = Conditioning(timestep, text.embeddings, text.pooled, self.image_size, scale)
+            return self._denoiser.predict(self.unet, latents, given).float()
 
     def predict_x0(self, latents: Tensor, timestep: Tensor, prediction: Tensor) -> Tensor:
         """The clean latents (B, C, h, w) that a prediction for latents at a timestep () or (B,) jumps to."""

@@ -74,7 +74,7 @@ def by_caption(questions: Sequence[Question]) -> dict[str, list[Question]]:
     """Caption in one line, as prompts are -> its questions in order; those of the first id where it has several."""
     found: dict[str, list[Question]] = {}
     for question in questions:
-        own = found.setdefault(one_line(question.caption), [])
-        if not own or own[0].id == question.id:
-            own.append(question)
+        of_caption = found.setdefault(one_line(question.caption), [])
+        if not of_caption or of_caption[0].id == question.id:
+            of_caption.append(question)
     return found
