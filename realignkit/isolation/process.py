@@ -13,10 +13,10 @@ import tempfile
 import threading
 import time
 import weakref
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from realignkit import errors
 from realignkit.errors import PluginError, RealignKitError, memory_error, out_of_memory
@@ -96,7 +96,7 @@ class Process:
         except OSError as error:
             self.close()
             raise PluginError(
-                f"{self._worker} cannot be asked: {error}. What goes there lies in {running.folder.parent}: make room, "
+                f"{self._worker} cannot be asked: {error}. What goes there lies in {running.memory}: make room, "
                 f"or name another folder by TMPDIR."
             ) from None
 
@@ -155,34 +155,33 @@ class _Running:
 
     def __init__(self, environment: Environment, program: Path, attribute: str) -> None:
         self.loaded = False
-        shared = _SHARED if os.access(_SHARED, os.W_OK) and shutil.disk_usage(_SHARED).free > _ROOM else None
-        self.folder = Path(tempfile.mkdtemp(prefix="realignkit-", dir=shared))
+        shared = os.access(_SHARED, os.W_OK) and shutil.disk_usage(_SHARED).free > _ROOM
+        self.memory = _SHARED if shared else Path(tempfile.gettempdir())
+        # Files without a name: however and whenever the processes end, nothing is left of them.
+        self._files = [tempfile.TemporaryFile(dir=self.memory) for _ in range(3)]  # noqa: SIM115 - _end closes them
+        self._log, questions, answers = (file.fileno() for file in self._files)
         ours, theirs = socket.socketpair()
-        self.log = self.folder / "log"
         variables = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME")}
-        arguments = (theirs.fileno(), self.folder, program, attribute)  # not the options: others can read these
+        descriptors = (theirs.fileno(), answers, questions)
+        arguments = (*descriptors, program, attribute)  # not the options: others can read these
         command = [str(each) for each in (environment.python, worker.__file__, *arguments)]
-        with self.log.open("wb") as log:
-            self.process = subprocess.Popen(
-                command,
-                stdin=subprocess.PIPE,  # held open: its end tells the worker that we are gone
-                stdout=log,
-                stderr=log,
-                env={**variables, "PYTHONUNBUFFERED": "1", **_threads()},
-                pass_fds=[theirs.fileno()],
-            )
+        self.process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,  # held open: its end tells the worker that we are gone
+            stdout=self._log,
+            stderr=self._log,
+            env={**variables, "PYTHONUNBUFFERED": "1", **_threads()},
+            pass_fds=descriptors,
+        )
         theirs.close()
         connection = Connection(ours.detach())
-        self.channel = worker.Channel(connection, str(self.folder / "questions"), str(self.folder / "answers"))
-        self.end = weakref.finalize(self, _end, self.process, connection, self.folder)
+        self.channel = worker.Channel(connection, questions, answers)
+        self.end = weakref.finalize(self, _end, self.process, connection, self._files)
 
     def last_words(self) -> str:
         """The last line that the worker has printed."""
-        try:
-            lines = self.log.read_text(encoding="utf-8", errors="replace").split("\n")
-        except OSError:
-            return ""
-        return next((line.strip()[:300].rstrip(".") for line in reversed(lines) if line.strip()), "")
+        text = os.pread(self._log, os.fstat(self._log).st_size, 0).decode("utf-8", errors="replace")
+        return next((line.strip()[:300].rstrip(".") for line in reversed(text.split("\n")) if line.strip()), "")
 
 
 def _ours(kind: str, message: str, details: Mapping[str, Any]) -> RealignKitError | None:
@@ -202,11 +201,12 @@ def _threads() -> dict[str, str]:
     return {} if torch is None else dict.fromkeys(VARIABLES, str(torch.get_num_threads()))
 
 
-def _end(process: subprocess.Popen[bytes], connection: Connection, folder: Path) -> None:
+def _end(process: subprocess.Popen[bytes], connection: Connection, files: Sequence[IO[bytes]]) -> None:
     with contextlib.suppress(OSError):
         connection.close()
     process.kill()
     process.wait()
     if process.stdin is not None:
         process.stdin.close()
-    shutil.rmtree(folder, ignore_errors=True)
+    for file in files:
+        file.close()

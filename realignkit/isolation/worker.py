@@ -2,7 +2,7 @@
 
 It is started by file, in Pythons from 3.8 on, and imports nothing but the standard library, NumPy, and torch where a
 reward's gradient is wanted. What goes to and fro is JSON on a socket that both have inherited, so that nobody else can
-connect, and arrays in a file in memory that both can open. Nothing is pickled.
+connect, and arrays in files in memory that both have inherited, too, and that have no name. Nothing is pickled.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import functools
 import importlib.util
 import json
 import os
-import shutil
 import signal
 import sys
 import threading
@@ -29,15 +28,15 @@ _KEPT = 8
 
 
 class Channel:
-    """Messages with arrays, over a connection and a file that is mapped.
+    """Messages with arrays, over a connection and two files.
 
     Args:
         connection: of multiprocessing; carries JSON.
-        out: file for the arrays of what is sent; made where it is missing, and written anew by each message.
-        back: file with those of what is received.
+        out: descriptor of the file for the arrays of what is sent, which is written anew by each message.
+        back: that of the file with those of what is received.
     """
 
-    def __init__(self, connection: Connection, out: str, back: str) -> None:
+    def __init__(self, connection: Connection, out: int, back: int) -> None:
         self.connection, self._out, self._back = connection, out, back
 
     def send(self, message: Any) -> None:
@@ -46,7 +45,7 @@ class Channel:
         text = json.dumps(_without_arrays(message, arrays))
         if arrays:
             # Neither cut off nor mapped: memory that is there is used again, and where there is no more, write says so.
-            with open(os.open(self._out, os.O_WRONLY | os.O_CREAT, 0o600), "wb") as file:
+            with open(self._out, "wb", closefd=False) as file:
                 start = 0
                 for array in arrays:
                     file.seek(start)
@@ -70,9 +69,11 @@ class Channel:
         if _ARRAY in message:
             start, dtype, shape = message[_ARRAY]
             count = int(np.prod(shape, dtype=np.int64))
-            return (
-                np.fromfile(self._back, dtype, count, offset=start).reshape(shape) if count else np.empty(shape, dtype)
-            )
+            if not count:
+                return np.empty(shape, dtype)
+            with open(self._back, "rb", closefd=False) as file:
+                file.seek(start)
+                return np.fromfile(file, dtype, count).reshape(shape)
         return {key: self._with_arrays(value) for key, value in message.items()}
 
 
@@ -172,16 +173,14 @@ def _answer(channel: Channel, call: Callable[[], Any], quiet: bool = False) -> A
         return None
 
 
-def _end_with_parent(memory: str) -> None:
+def _end_with_parent() -> None:
     """Standard input is a pipe that nobody writes to: it ends when whoever started this is gone, even by kill -9."""
     os.read(0, 1)  # not sys.stdin, whose lock the interpreter wants when it ends
-    shutil.rmtree(memory, ignore_errors=True)  # what is shared, which nobody else is left to remove
     os._exit(1)
 
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for whoever asks: it may want this answer first
-    descriptor, memory, program, attribute = sys.argv[1:]
-    threading.Thread(target=_end_with_parent, args=(memory,), daemon=True).start()
-    both = Channel(Connection(int(descriptor)), os.path.join(memory, "answers"), os.path.join(memory, "questions"))
-    serve(both, program, attribute)
+    descriptor, answers, questions = map(int, sys.argv[1:4])
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    serve(Channel(Connection(descriptor), answers, questions), *sys.argv[4:])

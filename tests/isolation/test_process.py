@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 from collections import namedtuple
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -24,6 +23,8 @@ import os, sys, time
 
 class Plugin:
     def __call__(self, what):
+        if not isinstance(what, str):
+            return what
         if what == "pid":
             return os.getpid()
         if what == "hang":
@@ -136,7 +137,7 @@ def test_ctrl_c_is_for_whoever_asks(process):
 
 def test_no_room_for_arrays(process, monkeypatch):
     process.ask("call", what="pid")
-    process._running.channel._out = "/dev/full"
+    process._running.channel._out = os.open("/dev/full", os.O_WRONLY)
     with pytest.raises(
         PluginError, match=r"in environment 'far' cannot be asked: .*No space left on device\. What goes"
     ):
@@ -149,33 +150,39 @@ def test_memory_that_is_too_small_is_not_used(process, monkeypatch, tmp_path):
     monkeypatch.setattr("realignkit.isolation.process.shutil.disk_usage", lambda path: nearly_full)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     assert process.ask("call", what="asked") == "asked"
-    assert process._running.folder.parent == tmp_path
+    assert process._running.memory == tmp_path
 
 
 def test_nothing_is_left_of_it(process):
     pid = process.ask("call", what="pid")
-    folder = process._running.folder
-    assert folder.is_dir()
     process.close()
-    assert gone(pid) and not folder.exists()
+    assert gone(pid)
 
 
 ASKS = """
 import sys
 from pathlib import Path
-from realignkit.isolation import environments
-from realignkit.isolation.process import Process
-process = Process(environments.find("far"), Path(sys.argv[1]), "Plugin", {}, timeout=3600)
-print(process.ask("call", what="pid"), process._running.folder, flush=True)
-process.ask("call", what="hang")
+import numpy as np
+from realignkit.isolation import environments, process
+process._SHARED = Path(sys.argv[2])
+process._ROOM = 0
+asking = process.Process(environments.find("far"), Path(sys.argv[1]), "Plugin", {}, timeout=3600)
+assert asking.ask("call", what=np.ones(1000)).sum() == 1000
+print(asking.ask("call", what="pid"), flush=True)
+asking.ask("call", what=sys.argv[3])
+sys.stdin.read()
 """
 
 
+@pytest.mark.parametrize("what", ["hang", "asked"], ids=["busy", "idle"])
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
-def test_no_orphan_when_this_process_is_killed_while_the_worker_is_busy(program, how):
+def test_no_orphan_and_no_file_when_this_process_is_killed(program, tmp_path, how, what):
+    memory = tmp_path / "memory"
+    memory.mkdir()
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "plugins")])}
-    command = [sys.executable, "-c", ASKS, str(program(CODE))]
-    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as asking:
-        pid, folder = asking.stdout.readline().split()
+    command = [sys.executable, "-c", ASKS, str(program(CODE)), str(memory), what]
+    with subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as asking:
+        pid = asking.stdout.readline()
+        assert not list(memory.iterdir())  # not even while they work: both could be killed at once
         asking.send_signal(how)
-    assert gone(int(pid)) and not Path(folder).exists()
+    assert gone(int(pid))
