@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
 import mimetypes
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -111,10 +112,31 @@ def open_image(path: str | Path, background: str = "white") -> tuple[PILImage, t
     Raises:
         OptionError: there is no such file, or it holds no picture that can be read; the message names it and says why.
     """
+    return _seen(path, background, lambda file: file)
+
+
+def read_image(path: str | Path) -> tuple[PILImage, str]:
+    """A file's picture as :func:`open_image` makes it, and the SHA-256 of the very bytes that it was read from.
+
+    Raises:
+        OptionError: as for :func:`open_image`.
+    """
+    digest = hashlib.sha256()
+
+    def content(file: Path) -> io.BytesIO:
+        data = file.read_bytes()
+        digest.update(data)
+        return io.BytesIO(data)
+
+    image, _ = _seen(path, "white", content)
+    return image, digest.hexdigest()
+
+
+def _seen(path: str | Path, background: str, source: Callable[[Path], Path | io.BytesIO]) -> Given:
     refuse_address(path)
     path = Path(path).expanduser()
     try:
-        with _opened(path) as image:
+        with _opened(source(path)) as image:
             return as_seen(image, background)
     except OptionError as error:
         raise OptionError(f"'{path}' cannot be used: {error}") from None
@@ -189,11 +211,11 @@ def given_image(value: Any) -> tuple[PILImage, tuple[str, ...]]:
     raise OptionError(f"an image is a PIL image, a path or a uint8 array, not {type(value).__name__}.")
 
 
-def _opened(path: Path) -> PILImage:
+def _opened(file: Path | io.BytesIO) -> PILImage:
     with warnings.catch_warnings():
         # Large scans are welcome up to Pillow's limit, where it raises.
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        return Image.open(path)
+        return Image.open(file)
 
 
 def png(image: PILImage, key: str | None = None, *, optimize: bool = False) -> bytes:

@@ -177,7 +177,8 @@ class Evaluation:
                 unseen = {name: [p for p in batch if p.id not in seen[name]] for name in self._whole}
                 fresh = bool(each) or any(p.id not in lines for p in batch)
                 if fresh or any(unseen.values()):
-                    self._take(batch, each, unseen, fresh)
+                    known = {p.id: lines[p.id]["sha256"] for p in batch if p.id in lines}
+                    self._take(batch, each, unseen, known, fresh)
                 done += len(batch)
                 report("pictures", done, total)
                 if interruption.wanted or time.monotonic() - written > KEEP_EVERY:
@@ -201,10 +202,22 @@ class Evaluation:
         return next(metric for metric in self.metrics if metric.name == name)
 
     def _take(
-        self, batch: Sequence[Picture], each: Sequence[Named], unseen: Mapping[str, Sequence[Picture]], fresh: bool
+        self,
+        batch: Sequence[Picture],
+        each: Sequence[Named],
+        unseen: Mapping[str, Sequence[Picture]],
+        known: Mapping[str, str],
+        fresh: bool,
     ) -> None:
         """Look at a batch; if there is anything new to say, its lines are on the disk when this returns."""
-        images = {picture.id: picture.open() for picture in batch}
+        read = {picture.id: picture.read() for picture in batch}
+        images = {name: image for name, (image, _) in read.items()}
+        hashes = {name: digest[:DIGITS] for name, (_, digest) in read.items()}
+        if changed := next((p for p in batch if known.get(p.id, hashes[p.id]) != hashes[p.id]), None):
+            raise OptionError(
+                f"'{changed.path}' has changed while pictures were judged. Run the same command again: it is then "
+                f"measured anew."
+            )
         judged = {metric.name: self._judged(metric, batch, images) for metric in each}
         for name, some in unseen.items():
             if some:
@@ -212,7 +225,9 @@ class Evaluation:
         for metric in self.metrics:
             self._note_weights(metric)
         if fresh:
-            self.results.add([self._line(p, {name: values[p.id] for name, values in judged.items()}) for p in batch])
+            self.results.add(
+                [self._line(p, hashes[p.id], {name: values[p.id] for name, values in judged.items()}) for p in batch]
+            )
 
     def _judged(
         self, metric: Named, batch: Sequence[Picture], images: Mapping[str, Image]
@@ -247,12 +262,12 @@ class Evaluation:
             self._hashed.add(metric.name)
             self.results.note_weights(metric.name, digest)
 
-    def _line(self, picture: Picture, judged: Mapping[str, Mapping[str, Any]]) -> Line:
+    def _line(self, picture: Picture, sha256: str, judged: Mapping[str, Mapping[str, Any]]) -> Line:
         folder = self.results.folder.resolve()
         path = picture.path.resolve()
         line: Line = {name: getattr(picture, name) for name in ("id", "index", "prompt", "seed", "number")}
         line["image"] = path.relative_to(folder).as_posix() if path.is_relative_to(folder) else str(path)
-        line["sha256"] = checksum(picture.path)[:DIGITS]
+        line["sha256"] = sha256
         if labels := self.labels.get(picture.prompt):
             line["labels"] = dict(labels)
         line["values"] = {

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from realignkit.arguments import check_text
 from realignkit.errors import OptionError, OutputError, PromptError, refuse_address
 from realignkit.files import read_lines
-from realignkit.images import check_image, image_files, open_image
+from realignkit.images import check_image, image_files, read_image
 from realignkit.parsing import parse_json
 from realignkit.realignment import RECORD as REALIGNMENT
 from realignkit.realignment import is_complete, read_record
@@ -65,8 +65,12 @@ class Picture:
         Raises:
             OptionError: it cannot be read; the message says where it is listed.
         """
+        return self.read()[0]
+
+    def read(self) -> tuple[PILImage, str]:
+        """The picture, in RGB, and the SHA-256 of the bytes that it was read from; errors as for :meth:`open`."""
         try:
-            return open_image(self.path)[0]
+            return read_image(self.path)
         except OptionError as error:
             raise OptionError(f"{self.where}: {error}" if self.where else str(error)) from error
 

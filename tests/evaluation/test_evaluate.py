@@ -24,6 +24,7 @@ from realignkit.evaluation.folder import EvaluationFolder
 from realignkit.evaluation.pictures import read_pictures
 from realignkit.evaluation.processes import Launch
 from realignkit.named import Named
+from realignkit.records import checksum
 from tests.conftest import HANGS, ROOT
 from tests.evaluation.judges import Redness, Spread, levels
 
@@ -105,6 +106,40 @@ def test_a_picture_that_has_changed_is_measured_again(folder: Path, tmp_path: Pa
     Evaluation(read_pictures(folder), metrics(), out)(say=said.append)
     assert said == ["1 pictures have changed, and are measured again"]
     Evaluation(read_pictures(folder), metrics(), tmp_path / "fresh")()
+    assert results(out) == results(tmp_path / "fresh")
+
+
+class Rewriting(Redness):
+    """Somebody rewrites a picture while it is judged."""
+
+    picture: Path
+
+    def judge_each(self, images, prompts):
+        Image.new("RGB", (6, 8), "red").save(self.picture)
+        return super().judge_each(images, prompts)
+
+
+def test_a_picture_that_is_rewritten_while_it_is_judged_keeps_the_hash_of_what_was_judged(folder, tmp_path):
+    out, before, said = tmp_path / "out", checksum(folder / "0.png"), []
+    rewriting = Rewriting()
+    rewriting.picture = folder / "0.png"
+    Evaluation(read_pictures(folder), [Named("metric", "redness", rewriting)], out)()
+    assert EvaluationFolder(out).lines()["0001-1"]["sha256"] == before[:16]
+    Evaluation(read_pictures(folder), metrics(), out)(say=said.append)
+    assert said == ["1 pictures have changed, and are measured again"]
+    assert EvaluationFolder(out).lines()["0001-1"]["values"]["redness"]["colour/red"] == 1.0
+
+
+def test_values_of_two_metrics_are_of_the_same_picture(folder: Path, tmp_path: Path):
+    out = tmp_path / "out"
+    Evaluation(read_pictures(folder), metrics(), out)()
+    rewriting = Rewriting()
+    rewriting.picture = folder / "6.png"  # of a later batch
+    again = Named("metric", "again", rewriting)
+    with pytest.raises(OptionError, match=r"6\.png' has changed while pictures were judged\. Run the same command"):
+        Evaluation(read_pictures(folder), [*metrics(), again], out, batch_size=4)()
+    Evaluation(read_pictures(folder), [*metrics(), again], out, batch_size=4)()
+    Evaluation(read_pictures(folder), [*metrics(), again], tmp_path / "fresh", batch_size=4)()
     assert results(out) == results(tmp_path / "fresh")
 
 
