@@ -59,6 +59,10 @@ class OptionError(RealignKitError):
     """An option has an unknown name or a value out of range."""
 
 
+class ImageError(OptionError):
+    """An image is none that can be looked at, such as one of a size that a network does not take."""
+
+
 class PromptError(RealignKitError):
     """The prompt is empty, too long for the text encoder, or a phrase cannot be found in it."""
 

@@ -30,14 +30,17 @@ from realignkit.tables import (
 _BULLETS = "-*+•–—◦‣"
 _MARK = re.compile(rf"([{re.escape(_BULLETS)}]|\d{{1,3}}[.)])(?: \[[ xX]\])?(?: |$)")
 _HEADING = re.compile(r"#+(?: |$)")
+_ID = "id"
+"""The column by whose cells lists of pictures may call prompts."""
 
 
 @dataclass(frozen=True)
 class TextList:
-    """The texts of a file, without blank ones, and in words what was read."""
+    """The texts of a file, without blank ones, in words what was read, and each one's id where a table has ids."""
 
     texts: tuple[str, ...]
     summary: str
+    ids: tuple[str, ...] = ()
 
 
 def read_texts(path: Path, column: str | None = None, limit: int | None = None) -> TextList:
@@ -55,19 +58,21 @@ def read_texts(path: Path, column: str | None = None, limit: int | None = None) 
         OptionError: it cannot be read, has no such column, or does not say which of several is meant.
     """
     name, content = named(path), decoded(path)
-    source, prompts, left_out = name, list[str](), ""
+    source, prompts, ids, left_out = name, list[str](), list[str](), ""
     if is_table(path, content, column):
         table = parsed_table(name, path.suffix, content)
         if table.columns or column:
             chosen = table.column(column, TEXT_COLUMNS) if column or _has_usual(table) else _only_texts(table)
             source = f"{name}, column '{chosen}'"
             prompts = [table.text(line, row, chosen) for line, row in table.rows]
+            ids = [] if chosen.lower() == _ID else _ids(table)
     elif column is not None:
         raise OptionError(f"'{name}' holds a prompt a line, and no columns. Leave out column, or give a CSV file.")
     else:
         prompts, left_out = _prompts_of(name, content)
     texts = [text for text in prompts if text]
-    return TextList(tuple(texts[:limit]), _summary(source, prompts, texts, limit) + left_out)
+    ids = [each for each, text in zip(ids, prompts, strict=True) if text] if ids else []
+    return TextList(tuple(texts[:limit]), _summary(source, prompts, texts, limit) + left_out, tuple(ids[:limit]))
 
 
 def is_file(spec: str) -> bool:
@@ -132,6 +137,16 @@ def labels_of(prompts: Named) -> list[dict[str, str]]:
     if not all(isinstance(text, str) for each in labels for pair in each.items() for text in pair):
         raise prompts.breach("a label is no text")
     return labels
+
+
+def _ids(table: Table) -> list[str]:
+    """The cells of the column ``id``; nothing where there is none, or where one would mean several prompts."""
+    column = next((name for name in table.columns if name.lower() == _ID), None)
+    if column is None:
+        return []
+    cells = ["" if (cell := row.get(column)) is None else one_line(str(cell)) for _, row in table.rows]
+    known = [cell for cell in cells if cell]
+    return cells if len(set(known)) == len(known) > 0 else []
 
 
 def _has_usual(table: Table) -> bool:

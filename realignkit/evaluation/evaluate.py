@@ -6,14 +6,14 @@ import contextlib
 import copy
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from realignkit.errors import ModelError, OptionError
+from realignkit.errors import ImageError, ModelError, OptionError
 from realignkit.evaluation.drawing import Drawing
 from realignkit.evaluation.folder import EvaluationFolder, Line, State, identity_of
 from realignkit.evaluation.identity import settings_of
@@ -236,7 +236,8 @@ class Evaluation:
         judged: dict[str, dict[str, Any]] = {picture.id: {} for picture in batch}
         inquiry = self._inquiries[metric.name]
         for same in _by_size([p for p in batch if inquiry.knows(p.prompt)], images):
-            answers = inquiry.judge_each([images[p.id] for p in same], [p.prompt for p in same])
+            with _naming(same):
+                answers = inquiry.judge_each([images[p.id] for p in same], [p.prompt for p in same])
             judged |= {picture.id: answer for picture, answer in zip(same, answers, strict=True)}
         return judged
 
@@ -244,7 +245,7 @@ class Evaluation:
         whole = self._whole[metric.name]
         known = [p for p in pictures if self._inquiries[metric.name].knows(p.prompt)]
         for same in _by_size(known, images):
-            with metric.calling(), full_precision():
+            with _naming(same), metric.calling(), full_precision():
                 metric.plugin.update([images[p.id].copy() for p in same], [p.prompt for p in same])
         whole.seen += [picture.id for picture in pictures]
         whole.kept = False
@@ -319,6 +320,17 @@ def _state(metric: Named) -> State:
     if not all(isinstance(name, str) and isinstance(values, np.ndarray | np.number) for name, values in state.items()):
         raise metric.breach("its state is no mapping of names to numpy arrays")
     return state
+
+
+@contextlib.contextmanager
+def _naming(same_size: Sequence[Picture]) -> Iterator[None]:
+    """What a metric says of an image, which has no name for it, is said of the picture."""
+    try:
+        yield
+    except ImageError as error:
+        more = len(same_size) - 1
+        others = f" and {more} other{'s' * (more > 1)} of its size" if more else ""
+        raise OptionError(f"'{same_size[0].path}'{others}: {error}") from error
 
 
 def _by_size(pictures: Sequence[Picture], images: Mapping[str, Image]) -> list[list[Picture]]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -228,16 +228,28 @@ def different_metrics(before: Mapping[str, Any], now: Mapping[str, Any]) -> list
         f"metric '{name}': {text}"
         for name in now
         if name in before
-        for text in differences(*(_decisive(record[name]) for record in (before, now)))
+        for text in differences(*_decisive(before[name], now[name]))
     ]
 
 
-def _decisive(about: Mapping[str, Any]) -> dict[str, Any]:
-    """What a metric's numbers depend on, of what is kept of it; contents are called as the options in it."""
+def _decisive(*about: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What a metric's numbers depend on, of what is kept of it twice; contents are called as the options in it.
+
+    Where it says the same of itself under the name of an option, it does not matter how that is written: a file may be
+    given by its path, or be found.
+    """
+    first, second = (each.get("identity") or {} for each in about)
+    alike = {name for name in first.keys() & second.keys() if first[name] == second[name]}
+    return [_options_and_more(each, alike) for each in about]
+
+
+def _options_and_more(about: Mapping[str, Any], alike: Collection[str]) -> dict[str, Any]:
     kept = {name: value for name, value in about.items() if name not in _NO_DIFFERENCE}
-    kept["options"] = without(about.get("options") or {}, EFFORT)
+    options = without(about.get("options") or {}, EFFORT)
+    kept["options"] = {name: value for name, value in options.items() if name not in alike}
     if "contents" in about:
-        kept["contents"] = {f"options.{name}": inside for name, inside in about["contents"].items()}
+        inside = {name: value for name, value in about["contents"].items() if name not in alike}
+        kept["contents"] = {f"options.{name}": value for name, value in inside.items()}
     return kept
 
 

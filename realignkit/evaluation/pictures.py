@@ -272,6 +272,11 @@ def _of_file(path: Path, prompts: Mapping[str, str], say: Callable[[str], None])
         if text.lstrip().startswith("{"):
             yield from _of_object(path, text, prompts)
             return
+        if re.match(r'\s*\[\s*"', text):
+            raise OptionError(
+                f"'{path}' is a list of texts. Give for each picture an object with prompt and image_path, or one "
+                f"object prompt -> path."
+            )
     elif path.suffix.lower() not in (".jsonl", ".ndjson", ".csv", ".tsv"):
         why = "is no list of pictures" if path.exists() else "is not there"
         raise OptionError(f"'{path}' {why}. {_FORMS}")

@@ -17,7 +17,7 @@ from PIL import Image
 from pydantic import Field
 
 from realignkit.contracts import Options
-from realignkit.errors import ModelError, OptionError, OutputError, PluginError, ScorerError
+from realignkit.errors import ImageError, ModelError, OptionError, OutputError, PluginError, ScorerError
 from realignkit.evaluation.compare import compare_folders
 from realignkit.evaluation.evaluate import Evaluation
 from realignkit.evaluation.folder import EvaluationFolder
@@ -184,6 +184,45 @@ def test_bounds_and_batches_and_paths_of_the_same_file_make_no_difference(folder
         Evaluation(pictures, asking("./other.json"), out)()
     with pytest.raises(OptionError, match=r'options.vqa_options.model \("x" there, "y" now\)'):
         Evaluation(pictures, asking("./one.json", model="y"), out)()
+
+
+class Found(Asking):
+    """Finds its file where no option says, and says what is in it."""
+
+    def identity(self):
+        found = self.options.questions or "found.json"
+        return {"questions": Path(found).read_text()}
+
+
+def test_a_file_that_is_found_is_the_same_as_by_its_path(folder: Path, tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("found.json", "copy.json", "other.json"):
+        (tmp_path / name).write_text("[2]" if name == "other.json" else "[1]")
+    pictures, out, again = read_pictures(folder), tmp_path / "out", tmp_path / "again"
+
+    def found(questions: str) -> list[Named]:
+        return [Named("metric", "asking", Found(questions=questions))]
+
+    Evaluation(pictures, found(""), out)()
+    Evaluation(pictures, found("./copy.json"), out)()
+    Evaluation(pictures, found("./copy.json"), again)()
+    assert compare_folders(out, again).changes
+    with pytest.raises(OptionError, match=r'identity.questions \("\[1\]" there, "\[2\]" now\)'):
+        Evaluation(pictures, found("./other.json"), out)()
+
+
+def test_a_picture_that_a_metric_cannot_look_at_is_named(folder: Path, tmp_path: Path):
+    class Picky(Redness):
+        def judge_each(self, images, prompts):
+            if images[0].size != (8, 6):
+                raise ImageError(f"{images[0].width} x {images[0].height} pixels are too many.")
+            return super().judge_each(images, prompts)
+
+    pictures = read_pictures(folder)[:4]
+    with pytest.raises(OptionError, match=r"given/1\.png': 8 x 8 pixels are too many\.$"):
+        Evaluation(pictures, [Named("metric", "picky", Picky())], tmp_path / "out", batch_size=2)()
+    with pytest.raises(OptionError, match=r"given/1\.png' and 1 other of its size: 8 x 8"):
+        Evaluation(pictures, [Named("metric", "picky", Picky())], tmp_path / "more", batch_size=4)()
 
 
 def test_weights_that_are_loaded_on_use_are_part_of_what_was_measured(folder: Path, tmp_path: Path):

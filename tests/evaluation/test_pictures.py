@@ -188,6 +188,11 @@ def test_numbers_that_might_be_shifted_are_refused(folder: Path):
             '{"prompt": "a", "image_path": "a\\u0000.png"}',
             r"'.*a\\0\.png' as an image: its name holds a zero",
         ),
+        (
+            "a.json",
+            '["0.png"]',
+            r"a\.json' is a list of texts\. Give for each picture an object with prompt and image_path",
+        ),
         ("a.txt", "a", "is no list of pictures. Give a folder of 'realignkit run'"),
     ],
 )

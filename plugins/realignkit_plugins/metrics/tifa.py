@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from realignkit.errors import OptionError
+from realignkit.machine import say_once
 from realignkit.named import Named
 from realignkit.questions import answers
 from realignkit.records import checksum
@@ -144,7 +145,15 @@ class TIFA(QuestionMetric):
 
     @cached_property
     def _from_file(self) -> dict[str, list[Question]]:
-        return by_caption(read_questions(self._file))
+        questions = read_questions(self._file)
+        if unanswerable := [each for each in questions if each.answer not in each.choices]:
+            first = unanswerable[0]
+            say_once(
+                f"{len(unanswerable)} of {len(questions)} questions of '{self._file}' have an answer that is none of "
+                f"their choices, such as '{first.question}' ('{first.answer}'): they count as answered wrong, "
+                f"whatever is said, as they do by TIFA's own code"
+            )
+        return by_caption(questions)
 
     @cached_property
     def _nearest(self) -> Any:

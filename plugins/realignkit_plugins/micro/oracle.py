@@ -19,7 +19,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from realignkit.errors import ModelError
+from realignkit.errors import ImageError, ModelError
 from realignkit.images import to_rgb
 from realignkit.machine import full_precision
 from realignkit_plugins.micro import checkpoints
@@ -27,6 +27,8 @@ from realignkit_plugins.micro.world.scenes import IMAGE_SIZE
 from realignkit_plugins.micro.world.vocabulary import COLOURS, COUNTS, NOUNS, plural
 
 STRIDE = 4
+_DEEPEST = 2 * STRIDE
+"""Pixels between two cells of the deepest layer: a picture's sides are multiples of it."""
 THRESHOLD = 0.2
 """Chosen by agreement with 120 pictures labelled by looking; none are held out (docs/micro.md)."""
 _SINGULAR = {form: noun for noun in NOUNS for form in (noun, plural(noun))}
@@ -140,14 +142,21 @@ class _Block(nn.Module):
 
 
 def _pixels(images: Sequence[Image.Image]) -> torch.Tensor:
-    pixels = np.stack([np.asarray(_small(to_rgb(image))) for image in images])
+    pixels = np.stack([np.asarray(_seen(to_rgb(image))) for image in images])
     return torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255
 
 
-def _small(image: Image.Image) -> Image.Image:
+def _seen(image: Image.Image) -> Image.Image:
     # What it was trained on is 64 pixels large: larger pictures are averaged over squares of 2 x 2, 3 x 3 … pixels.
     factor = min(image.size) // IMAGE_SIZE
-    return image.reduce(factor) if factor > 1 else image
+    seen = image.reduce(factor) if factor > 1 else image
+    if any(side % _DEEPEST for side in seen.size):
+        raise ImageError(
+            f"a picture of {image.width} x {image.height} pixels is none of the embedded world, whose objects the "
+            f"oracle finds by their size: {IMAGE_SIZE} x {IMAGE_SIZE}, or a multiple of it, as 256 x 256. Leave it "
+            f"out, or choose another metric."
+        )
+    return seen
 
 
 def _peaks(centres: torch.Tensor, colours: torch.Tensor, threshold: float) -> tuple[Detection, ...]:

@@ -54,6 +54,11 @@ class FilePrompts(PromptSet):
     def __len__(self) -> int:
         return len(self._read.texts)
 
+    def labels(self) -> list[dict[str, str]]:
+        """The ``id`` of each prompt, where a table has a column of that name whose cells differ."""
+        ids = self._read.ids or ("",) * len(self)
+        return [{"id": each} if each else {} for each in ids]
+
     def truth(self, prompt: str, tags: Sequence[str]) -> Truth:
         """By rules; see :func:`realignkit_plugins.prompts.wording.truth_by_rules`."""
         return truth_by_rules(prompt, tags)

@@ -150,3 +150,18 @@ def test_weights_that_cannot_be_had_are_told_before_any_work(scripted, tmp_path)
 
 def test_it_keeps_its_contract(tifa):
     check_plugin(tifa())
+
+
+def test_questions_whose_answer_is_none_of_the_choices_are_counted(tifa, dark, tmp_path, caplog):
+    entry = {"id": "1", "caption": "a red book", "element_type": "color", "choices": ["red", "blue"]}
+    entries = [
+        {**entry, "question": "what color is the book?", "answer": "red"},
+        {**entry, "question": "which color is it?", "answer": "crimson"},
+    ]
+    (tmp_path / "questions.json").write_text(json.dumps(entries))
+    metric = tifa({each["question"]: each["answer"] for each in entries}, questions=str(tmp_path / "questions.json"))
+    (values,) = metric.judge_each([dark], ["a red book"])
+    assert values["tifa"] == 0.5
+    (said,) = [record.message for record in caplog.records if "choices" in record.message]
+    assert said.startswith("1 of 2 questions of '")
+    assert "'which color is it?' ('crimson'): they count as answered wrong" in said

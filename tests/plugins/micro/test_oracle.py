@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from realignkit.errors import ImageError
 from realignkit_plugins.micro.oracle import Detection, Oracle, expected, fully_right, in_vocabulary, share_right
 from realignkit_plugins.micro.world import caption, render, scene
 
@@ -66,3 +67,11 @@ def test_a_larger_picture_is_judged_as_its_average_over_squares() -> None:
     assert (oracle.features([*large[:2], *small[2:]]) == oracle.features(small)).all()
     wide = [image.resize((96, 64)) for image in small]
     assert oracle.features(wide).shape == (8, 64)
+
+
+@pytest.mark.parametrize("size", [(90, 40), (100, 100), (130, 64)])
+def test_a_picture_of_another_shape_is_refused_in_words(size: tuple[int, int]) -> None:
+    oracle = Oracle.load()
+    for looks in (oracle.detect, oracle.features):
+        with pytest.raises(ImageError, match=rf"^a picture of {size[0]} x {size[1]} pixels is none of the embedded"):
+            looks([Image.new("RGB", size)])

@@ -52,3 +52,17 @@ def test_empty_file(tmp_path: Path) -> None:
 def test_it_keeps_its_contract(tmp_path: Path) -> None:
     (tmp_path / "prompts.txt").write_text("a red book\na blue car\n")
     check_plugin(FilePrompts(path=str(tmp_path / "prompts.txt")))
+
+
+def test_ids_of_a_table_go_with_its_prompts(tmp_path: Path) -> None:
+    path = tmp_path / "mine.csv"
+    path.write_text("ID,prompt\nb7,a red book\nnone,\n,a pen\np1,a blue car\n")
+    assert FilePrompts(path=path).labels() == [{"id": "b7"}, {}, {"id": "p1"}]
+    assert FilePrompts(path=path, limit=1).labels() == [{"id": "b7"}]
+    path.write_text("id,prompt\n1,a red book\n1,a pen\n")  # says nothing of which is meant
+    assert FilePrompts(path=path).labels() == [{}, {}]
+    lines = tmp_path / "mine.jsonl"
+    lines.write_text('{"id": 7, "prompt": "a red book"}\n')
+    assert FilePrompts(path=lines).labels() == [{"id": "7"}]
+    (tmp_path / "mine.txt").write_text("a red book\n")
+    assert FilePrompts(path=tmp_path / "mine.txt").labels() == [{}]
