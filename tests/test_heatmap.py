@@ -10,11 +10,13 @@ import pytest
 from PIL import Image
 from safetensors.numpy import save_file
 
-from realignkit.errors import DamagedError, OptionError, PromptError
+from realignkit import Realigner
+from realignkit.errors import DamagedError, ModelError, OptionError, PromptError
 from realignkit.evaluation.runs import run_many
 from realignkit.heatmap import HEAT_MAPS, HeatMap
 from realignkit.realignment import RECORD, Realignment, copied
 from realignkit.types import Layout
+from tests.attention.flow_pipelines import sd3_pipeline
 from tests.tiny import certain
 
 PROMPT = "a red book and a yellow pen"
@@ -115,6 +117,14 @@ def test_one_prompt_without_the_word_is_refused_before_any_work(make_realigner):
         PromptError, match=r"no heat map of 'purple', which is not part of 'a red book and a yellow pen'"
     ):
         realigner(PROMPT, [7, 8], progress=lambda *_: pytest.fail("work has begun"))
+
+
+def test_a_model_that_cannot_be_recorded_is_refused_before_any_work():
+    realigner = Realigner.from_pretrained(sd3_pipeline(), tagger="micro", segmenter="micro", heat_maps=["red"])
+    coarse = Image.new("RGB", realigner.image_size)
+    for given in (None, coarse):
+        with pytest.raises(ModelError, match="no heat maps are made of a StableDiffusion3Pipeline"):
+            realigner(["a red book"], 7, coarse=[given], progress=lambda *_: pytest.fail("work has begun"))
 
 
 def test_of_many_prompts_each_has_the_maps_of_its_words(make_realigner):

@@ -92,6 +92,19 @@ def word_positions(pipeline: Any, text: str, words: Sequence[str]) -> dict[str, 
     }
 
 
+def check_recorded(pipeline: Any) -> None:
+    """Refuse a pipeline of which there can be no heat maps.
+
+    Raises:
+        ModelError: it attends to text and image in one sequence.
+    """
+    if families.is_joint(pipeline):
+        raise ModelError(
+            f"no heat maps are made of a {type(pipeline).__name__}, which attends to text and image in one sequence. "
+            "Leave heat maps out."
+        )
+
+
 @contextmanager
 def recording(pipeline: Any, words: Sequence[str], texts: Sequence[str]) -> Iterator[Recorder]:
     """Record where the network of a pipeline attends to words while the context lasts, in the thread that enters it.
@@ -109,11 +122,8 @@ def recording(pipeline: Any, words: Sequence[str], texts: Sequence[str]) -> Iter
         ModelError: the network is called with a batch that does not fit, has no layer of a suitable size, or attends to
             text and image in one sequence.
     """
-    if words and families.is_joint(pipeline):
-        raise ModelError(
-            f"no heat maps are made of a {type(pipeline).__name__}, which attends to text and image in one sequence. "
-            "Leave heat maps out."
-        )
+    if words:
+        check_recorded(pipeline)
     recorder = Recorder([word_positions(pipeline, text, words) for text in texts])
     network = families.denoiser(pipeline)
     with families.alone(network), ExitStack() as after:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from realignkit import arguments, calls
 from realignkit.attention import sampler
 from realignkit.attention.config import ModulationConfig
-from realignkit.attention.heatmaps import word_positions
+from realignkit.attention.heatmaps import check_recorded, word_positions
 from realignkit.contracts import Generator, Reward, Scorer, Segmenter, Tagger
 from realignkit.errors import ModelError, OptionError, PromptError
 from realignkit.images import cropped, given_image
@@ -259,7 +259,9 @@ class Steps:
             )
 
     def check_model(self) -> None:
-        """Refuse a model that cannot be loaded or whose attention cannot be modulated. Loads the pipeline.
+        """Refuse a model that cannot be loaded or whose attention cannot be modulated, or recorded for ``heat_maps``.
+
+        Loads the pipeline.
 
         Raises:
             ModelError: it cannot.
@@ -271,6 +273,8 @@ class Steps:
             raise ModelError(why)
         why = "it has neither a U-Net of the SD-1.x, SD-2.x or SDXL kind nor the transformer of PixArt."
         if supported and not (why := refusals.why_not_modulated(self.pipeline())):
+            if self.heat_maps:
+                check_recorded(self.pipeline())
             return
         raise ModelError(
             f"the attention of {self.parts.generator.whose} cannot be re-weighted: {why} It can still make "
