@@ -76,11 +76,26 @@ class DataFile:
         Raises:
             OptionError: it is not there, or cannot be downloaded.
         """
-        return self.find(None if given == self.name and not Path(given).exists() else given)
+        return self.find(self._unless_name(given))
 
-    def missing(self) -> str:
-        """What to do about a file that is not on this machine, nor to be had from the hub; "" where nothing is."""
+    def missing_named(self, given: str) -> str:
+        """As :meth:`missing`, of what :meth:`find_named` finds."""
+        return self.missing(self._unless_name(given))
+
+    def _unless_name(self, given: str) -> str | None:
+        return None if given == self.name and not Path(given).exists() else given
+
+    def missing(self, path: str | Path | None = None) -> str:
+        """What to do about a file that is not on this machine, nor to be had from the hub; "" where nothing is.
+
+        Args:
+            path: as the user gave it; None: it is looked for.
+        """
         try:
+            if path is not None:
+                if not _HUB_FILE.fullmatch(str(path)):
+                    self._given(path)
+                return ""
             if self._here() is not None or self.hub:
                 return ""
         except OptionError as error:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,7 +14,7 @@ import typer
 from realignkit.cli._evaluations import EvaluationBench, measure, print_tables, write_results
 from realignkit.cli._options import Isolate, Threads, isolate_plugins
 from realignkit.cli._progress import loading, note, set_verbosity, writes_into
-from realignkit.errors import ModelError, OptionError
+from realignkit.errors import ModelError, OptionError, PluginError
 from realignkit.machine import suited_threads
 
 if TYPE_CHECKING:
@@ -124,27 +125,55 @@ class _System:
     def missing(self) -> str:
         """Why the row cannot be drawn here, in a sentence; "" where nothing is known to be missing."""
         from realignkit.evaluation.plan import trained_model
-        from realignkit.resolve import choose, choose_generator, make
 
-        method, registry = self.method, self.bench.registry
+        method = self.method
         if method.lora is not None:
             try:
                 trained_model(method.lora)
             except ModelError as error:
                 return f"{error}" + (f" Make it so: {method.made_by}" if method.made_by else "")
+        try:
+            return next(filter(None, map(_lack, self.parts)), "")
+        except PluginError as error:
+            return str(error)
+
+    @cached_property
+    def parts(self) -> list[Named]:
+        """What draws: the generator, the fine stage's plugins, and the rewards that choose or guide.
+
+        Raises:
+            PluginError: one of them is not installed.
+        """
+        from realignkit.resolve import choose, choose_generator, make
+        from realignkit.rewards import named_rewards
+
+        method, registry, options = self.method, self.bench.registry, self.settings.options
         infos = [choose_generator(registry, method.model)]
-        steps = ("tagger", "scorer", "segmenter") if method.fine else ()
-        for kind in steps:
+        for kind in ("tagger", "scorer", "segmenter") if method.fine else ():
             infos += choose(registry, kind, self.bench.steps[kind], self.bench.companions)
-        for info in infos:
-            if not info.available:
-                return f"{info.kind} '{info.name}' is not installed: {info.remedy}."
-            for part in make([info], self.settings.options.get(info.kind, {})):
-                with part.blame():
-                    why = part.plugin.check() if part.has("check") else ""
-                if why := why or part.out_of_reach():
-                    return f"{part.whose} cannot work: {why}"
-        return ""
+        if unusable := next((info for info in infos if not info.available), None):
+            raise PluginError(f"{unusable.kind} '{unusable.name}' is not installed: {unusable.remedy}.")
+        made = [part for info in infos for part in make([info], options.get(info.kind, {}))]
+        asked = {"select_by": method.select_by, "guide_by": method.guide_by}
+        rewards = named_rewards(registry, method.model, asked, options.get("reward", {}))
+        return made + [reward for reward in rewards.values() if reward is not None]
+
+
+def _lack(part: Named) -> str:
+    """What keeps a plugin from working here, in a sentence; "" where nothing is known to."""
+    with part.blame():
+        why = str(part.plugin.check()) if part.has("check") else ""
+    why = why or part.out_of_reach()
+    return f"{part.whose} cannot work: {why}" if why else ""
+
+
+def _downloads(parts: Sequence[Named]) -> str:
+    """The models on the hub that plugins load and that are not here, in words."""
+    from realignkit.cli.doctor import cached_models, hub_repositories
+
+    named = dict.fromkeys(repository for part in parts for repository in hub_repositories(part.plugin))
+    cached = cached_models() if named else frozenset()
+    return " and ".join(repository for repository in named if repository not in cached)
 
 
 def _systems(
@@ -171,10 +200,11 @@ def _systems(
 
 
 def _all_here(systems: Mapping[str, _System], *, strict: bool) -> bool:
-    """Say what each row needs; whether all of it is here, or can be fetched.
+    """Say what each row and each metric needs; whether all of it is here, or can be fetched.
 
     Raises:
-        OptionError: a row lacks something, and ``strict``.
+        OptionError: one lacks something, and ``strict``.
+        PluginError: a metric is not installed.
     """
     missing = {name: system.missing() for name, system in systems.items()}
     for name, system in systems.items():
@@ -182,6 +212,9 @@ def _all_here(systems: Mapping[str, _System], *, strict: bool) -> bool:
             note(f"{name}: {missing[name]}")
         elif system.method.download:
             note(f"{name}: downloads {system.method.download}, unless that is here already")
+        elif downloads := _downloads(system.parts):
+            note(f"{name}: downloads {downloads} from the hub")
+    mute = _mute_metrics(systems.values())
     lacking = [name for name, why in missing.items() if why]
     if lacking and strict:
         left_out = " ".join(f"--without '{name}'" if " " in name else f"--without {name}" for name in lacking)
@@ -189,9 +222,31 @@ def _all_here(systems: Mapping[str, _System], *, strict: bool) -> bool:
             f"{len(lacking)} of {len(systems)} rows cannot be drawn here: {', '.join(lacking)}; the reasons are above. "
             f"Mend them, or leave the rows out: {left_out}."
         )
-    if not lacking:
+    if mute and strict:
+        raise OptionError(
+            f"some metrics cannot judge here: {', '.join(mute)}; the reasons are above. Mend them, or give another "
+            f"--metric."
+        )
+    if not lacking and not mute:
         note("every row has what it needs, or can fetch it")
-    return not lacking
+    return not lacking and not mute
+
+
+def _mute_metrics(systems: Iterable[_System]) -> list[str]:
+    """Say what metrics need; the names of those that cannot judge here.
+
+    Raises:
+        PluginError: one is not installed.
+    """
+    metrics = [metric for system in systems for metric in system.bench.metrics(system.settings)]
+    mute = []
+    for metric in {(metric.name, repr(metric.options)): metric for metric in metrics}.values():
+        if why := _lack(metric):
+            mute.append(metric.name)
+            note(why)
+        elif downloads := _downloads([metric]):
+            note(f"{metric.whose}: downloads {downloads} from the hub")
+    return list(dict.fromkeys(mute))
 
 
 def people_ranks(study: Path, rows: list[str]) -> dict[str, dict[str, tuple[float, Any]]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -137,6 +138,11 @@ class Judging:
         if self._eyes is not None and not self._files and not self.metric.has("reference"):
             self._eyes = None
 
+    @cached_property
+    def inquiry(self) -> Inquiry:
+        """The metric, asked about pictures."""
+        return Inquiry(self.metric)
+
     @property
     def settings(self) -> dict[str, Any]:
         """What results depend on, as JSON values."""
@@ -172,6 +178,7 @@ class Judging:
             PluginError: a metric or reward failed.
             ModelError: what it computed is no number.
             OptionError: the metric has no value of the wanted name.
+            ScorerError: it gets no usable answer about any picture; where it gets some, others have no values.
         """
         values = self._values(images, prompts)
         scores: list[dict[str, float]] = [{} for _ in images]
@@ -186,8 +193,11 @@ class Judging:
         return [Judgement(v, s, f) for v, s, f in zip(values, scores, features, strict=True)]
 
     def _values(self, images: Sequence[Image], prompts: Sequence[str]) -> list[dict[str, float]]:
-        ordered = []
-        for judged in judge_each(self.metric, images, prompts):
+        ordered: list[dict[str, float]] = []
+        for judged in self.inquiry.judge_each(images, prompts):
+            if not judged:  # left out
+                ordered.append({})
+                continue
             numbers = {name: value for name, value in judged.items() if name not in ("n", DETAILS)}
             decides = self.value or next(iter(numbers), "")
             if decides not in numbers:

@@ -50,6 +50,11 @@ class Measurer(ABC):
         """How many prompts are measured, and kept, at once."""
         return self.realigner.batch_size
 
+    @property
+    def left_out(self) -> Sequence[str]:
+        """What nothing was found out about, and why, a sentence each."""
+        return ()
+
     @abstractmethod
     def open(self, plan: Plan, source: str) -> None:
         """Write down what is about to be measured.
@@ -169,8 +174,12 @@ class Pictures(Measurer):
     ) -> None:
         super().__init__(realigner, out)
         self.judging, self.keep_images = judging, keep_images
-        self._generator = generator
-        self._prompts_checked = False
+        self._generator, self._prompts_checked = generator, False
+
+    @property
+    def left_out(self) -> Sequence[str]:
+        """See :class:`Measurer`: pictures about which the metric gets no usable answer."""
+        return self.judging.inquiry.left_out
 
     def open(self, plan: Plan, source: str) -> None:
         """See :class:`Measurer`."""
@@ -190,6 +199,7 @@ class Pictures(Measurer):
         prompts = {job.index: job.prompt for job in jobs}
         looks = self.judging.settings["features"] is not None
         earlier = self.results.read(features=looks)
+        self.judging.inquiry.heard = any(m.values for m in earlier)
         if any(m.index in prompts and digest(prompts[m.index]) != m.prompt for m in earlier):
             raise OptionError(
                 f"{self.results.folder} holds results of other prompts, or of these in another order. Use another "

@@ -17,6 +17,7 @@ from realignkit.evaluation.folder import EvaluationFolder
 from realignkit.evaluation.runs import slug
 from realignkit.evaluation.statistics import Interval
 from realignkit.evaluation.summary import EVERYTHING, Value, summarise
+from realignkit.evaluation.write_evaluation import facts_of
 from realignkit.named import Named
 from realignkit.parsing import parse_yaml
 
@@ -102,6 +103,8 @@ class MethodsTable:
         notes: row -> what to know about it.
         about: what all rows share.
         ranks: question -> row -> its average rank by people, 1 for the best, and the 95 % interval of that.
+        measured: metric -> what its numbers depend on beside the pictures (weights, resize mode, reference …), the same
+            for all rows.
     """
 
     values: Mapping[str, Sequence[Value]]
@@ -109,6 +112,7 @@ class MethodsTable:
     notes: Mapping[str, str]
     about: str
     ranks: Mapping[str, Mapping[str, tuple[float, Interval]]] = field(default_factory=dict)
+    measured: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 def methods_table(folders: Mapping[str, Path], methods: Mapping[str, Method], metrics: Sequence[Named]) -> MethodsTable:
@@ -131,7 +135,10 @@ def methods_table(folders: Mapping[str, Path], methods: Mapping[str, Method], me
             value for value in summarise(lines, metrics, record.get("whole", {})) if value.group == EVERYTHING
         ]
     pairs = {(a, b): compare_folders(folders[a], folders[b]).changes for a, b in combinations(folders, 2)}
-    record = EvaluationFolder(next(iter(folders.values()))).existing()["pictures"]
-    seeds = record["count"] // max(record["prompts"], 1)
-    about = f"{record['prompts']} prompts, {seeds} picture{'s' * (seeds != 1)} of each in every row, the same seeds."
-    return MethodsTable(values, pairs, {name: methods[name].note for name in folders if methods[name].note}, about)
+    record = EvaluationFolder(next(iter(folders.values()))).existing()
+    pictures, known = record["pictures"], record["metrics"]
+    seeds = pictures["count"] // max(pictures["prompts"], 1)
+    about = f"{pictures['prompts']} prompts, {seeds} picture{'s' * (seeds != 1)} of each in every row, the same seeds."
+    notes = {name: methods[name].note for name in folders if methods[name].note}
+    measured = {metric.name: facts_of(known[metric.name]) for metric in metrics if metric.name in known}
+    return MethodsTable(values, pairs, notes, about, measured=measured)

@@ -185,7 +185,7 @@ def tabulate(
         control: the row that others are compared with beside the base.
     """
     kind, rows = record["kind"], _by_row(measurements, record["rows"])
-    value = SUCCESS if kind == SCORERS else next((next(iter(m.values)) for m in measurements), "")
+    value = SUCCESS if kind == SCORERS else next((next(iter(m.values)) for m in measurements if m.values), "")
     judged = {name: {pair: m for pair, m in row.items() if value in m.values} for name, row in rows.items()}
     binary = all(m.values[value] in (0.0, 1.0) for row in judged.values() for m in row.values())
     known = Gaussian.of(reference) if reference is not None and len(reference) > 1 else None

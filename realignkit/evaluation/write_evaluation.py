@@ -6,7 +6,7 @@ import contextlib
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -106,9 +106,8 @@ def write_metrics(folder: str | Path, record: Mapping[str, Any], values: Sequenc
     """
     pictures = record["pictures"]
     about = [f"Pictures: {pictures['source']}, {pictures['count']} of {pictures['prompts']} different prompts."]
-    for name, metric in record["metrics"].items():
-        facts = {**metric["identity"], **({"weights": metric["weights"]} if "weights" in metric else {})}
-        about += [f"{name}: {', '.join(f'{key} {value}' for key, value in facts.items())}."] if facts else []
+    known = {name: facts_of(metric) for name, metric in record["metrics"].items()}
+    about += [f"{name}: {in_words(facts)}." for name, facts in known.items() if facts]
     texts = {
         "md": tables_page(about, tables_of(values), INTERVALS),
         "csv": records_csv([value.record() for value in values]),
@@ -118,6 +117,16 @@ def write_metrics(folder: str | Path, record: Mapping[str, Any], values: Sequenc
         with contextlib.suppress(ModuleNotFoundError):
             texts["svg"] = _plot(whole)
     return [atomic_write(Path(folder) / f"{METRICS}.{ending}", text) for ending, text in texts.items()]
+
+
+def facts_of(metric: Mapping[str, Any]) -> dict[str, Any]:
+    """What a metric's numbers depend on beside the pictures, of what ``eval.json`` has of it."""
+    return {**metric["identity"], **({"weights": metric["weights"]} if "weights" in metric else {})}
+
+
+def in_words(facts: Mapping[str, Any]) -> str:
+    """Facts by name, one after another."""
+    return ", ".join(f"{name} {value}" for name, value in facts.items())
 
 
 def tables_page(about: Sequence[str], tables: Sequence[ShownTable], how: str) -> str:
@@ -170,6 +179,12 @@ def _whole_cells(before: float, after: float) -> tuple[str, str, str]:
     return f"{before:.4g}", f"{after:.4g}", f"{round(after - before, places) + 0.0:+.{places}f}"  # no -0
 
 
+def _whole_record(metric: str, name: str, before: float, after: float) -> dict[str, Any]:
+    """A change of a number of whole sets, as :meth:`Change.record`."""
+    known = {"metric": metric, "name": name, "before": before, "after": after, "gain": after - before}
+    return {**dict.fromkeys(field.name for field in fields(Change)), **known}
+
+
 def change_cells(change: Change) -> tuple[str, ...]:
     """A change as cells: metric, value, pairs, prompts, before, after, difference, fixed / broken."""
     binary = change.fixed is not None
@@ -196,10 +211,11 @@ def write_comparison(folder: str | Path, about: str, pair: EvaluationPair) -> li
         OutputError: they cannot be written.
     """
     records = [change.record() for change in pair.changes]
+    sets = [_whole_record(metric, name, *both) for metric, of in pair.whole.items() for name, both in of.items()]
     whole = {metric: {name: list(both) for name, both in values.items()} for metric, values in pair.whole.items()}
     texts = {
         "md": tables_page([about, *pair.notes], [comparison_table(pair)], PAIRED),
-        "csv": records_csv(records),
+        "csv": records_csv([*records, *sets]),
         "json": json.dumps({"changes": records, "whole": whole}, indent=1, ensure_ascii=False) + "\n",
     }
     return [atomic_write(Path(folder) / f"{COMPARISON}.{ending}", text) for ending, text in texts.items()]

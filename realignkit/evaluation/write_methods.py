@@ -16,6 +16,7 @@ from realignkit.evaluation.write_evaluation import (
     PAIRED,
     ShownTable,
     change_cells,
+    in_words,
     records_csv,
     shown,
     tables_page,
@@ -76,9 +77,16 @@ def pairs_tables(table: MethodsTable) -> list[ShownTable]:
 
 
 def notes_of(table: MethodsTable) -> list[str]:
-    """What to know about the rows."""
+    """What to know about the numbers and the rows."""
+    measured = [f"{name}: {in_words({**_pictures(table, name), **facts})}." for name, facts in table.measured.items()]
     people = ["Ranks are people's, 1 for the best, from a study of some of the pictures."] if table.ranks else []
-    return [table.about, *(f"{name}: {note}" for name, note in table.notes.items()), *people]
+    return [table.about, *measured, *(f"{name}: {note}" for name, note in table.notes.items()), *people]
+
+
+def _pictures(table: MethodsTable, metric: str) -> dict[str, str]:
+    """How many pictures of each system a metric's numbers are of."""
+    counts = {value.n for values in table.values.values() for value in values if value.metric == metric}
+    return {"n": " to ".join(map(str, sorted({min(counts), max(counts)})))} if counts else {}
 
 
 def methods_page(table: MethodsTable) -> str:
@@ -125,11 +133,12 @@ def write_methods(folder: str | Path, table: MethodsTable) -> list[Path]:
         for (before, after), changes in table.pairs.items()
         for change in changes
     ]
-    people = {"ranks": table.ranks} if table.ranks else {}
+    more = {name: known for name in ("ranks", "measured") if (known := getattr(table, name))}
+    content = {"systems": records, "pairs": compared, **more}
     texts = {
         "md": methods_page(table),
         "csv": records_csv(records),
-        "json": json.dumps({"systems": records, "pairs": compared, **people}, indent=1, ensure_ascii=False) + "\n",
+        "json": json.dumps(content, indent=1, ensure_ascii=False) + "\n",
     }
     with contextlib.suppress(ModuleNotFoundError):
         texts["svg"] = methods_plot(table)

@@ -12,7 +12,7 @@ from pydantic import Field, field_validator, model_validator
 from realignkit.contracts import Options, parse_options
 from realignkit.errors import OptionError
 from realignkit.named import Named
-from realignkit.refl.algorithms import Algorithm
+from realignkit.refl.algorithms import Algorithm, DrawingOptions
 from realignkit.refl.algorithms.dpo import DPO, DPOOptions
 from realignkit.refl.algorithms.grpo import GRPO, GRPOOptions
 from realignkit.refl.algorithms.nft import NFT, NFTOptions
@@ -293,7 +293,10 @@ def refuse_former(name: str) -> None:
             f"docs/explanation/reward-hacking.md says what was seen."
         )
     if name in RENAMED:
-        raise OptionError(f"training option {name} is now {' or '.join(f'training.{now}' for now in RENAMED[name])}.")
+        called = list(RENAMED[name])
+        if name in DrawingOptions.model_fields:  # algorithms of later versions draw, too
+            called = [f"{kind}.{name}" for kind, its in ALGORITHMS.items() if name in its.Options.model_fields]
+        raise OptionError(f"training option {name} is now {' or '.join(f'training.{now}' for now in called)}.")
 
 
 def translated(config: Mapping[str, Any], algorithm: str) -> dict[str, Any]:

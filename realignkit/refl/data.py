@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from realignkit.refl.model import Networks
 
 METADATA = "metadata.jsonl"
-_TABLES = (METADATA, "metadata.csv", "metadata.tsv")
+TABLES = (METADATA, "metadata.csv", "metadata.tsv")
 _FILE_COLUMNS = ("file_name", "filename", "file", "image", "image_path", "path")
 _CAPTION_COLUMNS = ("text", *(name for name in TEXT_COLUMNS if name != "text"))
 KEPT_LATENTS = 2**26
@@ -130,7 +130,7 @@ def read_pairs(folder: Path) -> PairList:
     """
     if not folder.is_dir():
         raise OptionError(f"there is no folder '{folder}' with image-caption pairs. Check the path.")
-    tables = [path for name in _TABLES if (path := folder / name).is_file()]
+    tables = [path for name in TABLES if (path := folder / name).is_file()]
     table = _only(folder, tables) if tables else None
     pairs, rows, remark = _from_table(table) if table else _from_texts(folder)
     if not pairs:

@@ -15,7 +15,7 @@ from realignkit.advantages import advantages
 from realignkit.errors import DamagedError, OptionError
 from realignkit.provenance import digest_of
 from realignkit.records import sealed_notes
-from realignkit.refl.data import Pairs, read_pairs
+from realignkit.refl.data import METADATA, TABLES, Pairs, read_pairs
 from realignkit.refl.seeds import numpy_rng
 
 if TYPE_CHECKING:
@@ -45,6 +45,11 @@ class RatedPictures(Pairs):
     """
 
     def __init__(self, folder: Path, networks: Networks, weights: Mapping[str, float] | None = None) -> None:
+        if folder.is_dir() and not any((folder / name).is_file() for name in TABLES):
+            raise OptionError(
+                f"'{folder}' has no table that says how good each picture is. Add {METADATA} with file_name, text and "
+                f"'{REWARD}' (higher is better) or '{RANK}' (1 is the best)."
+            )
         super().__init__(folder, networks)
         rows = read_pairs(folder).rows
         of_prompt: dict[str, list[int]] = {}

@@ -138,6 +138,10 @@ def test_metrics_of_whole_sets_are_kept_compared_and_joined(drawn: Path, tmp_pat
     assert done.exit_code == 0, done.output
     whole = json.loads((tmp_path / "base-fine" / "comparison.json").read_text())["whole"]
     assert whole["fid"]["fid"] == [value["value"], pytest.approx(0, abs=1e-9)]
+    heading, cells = (line.split(",") for line in (tmp_path / "base-fine" / "comparison.csv").read_text().split())
+    row = dict(zip(heading, cells, strict=True))
+    assert (row["metric"], row["name"], row["n"], row["p"]) == ("fid", "fid", "", "")
+    assert float(row["gain"]) == pytest.approx(-value["value"], abs=1e-9)
 
 
 def test_evaluations_of_different_pictures_are_joined(drawn: Path, tmp_path: Path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -118,6 +119,73 @@ def test_what_a_row_lacks_is_said_before_any_work(measured, tmp_path):
     assert "--without tuned" in done.output.replace("\n", " ")
     assert not (tmp_path / "out").exists()
     assert call(*asked, "--check").exit_code == 0
+
+
+ELSEWHERE = """
+rows:
+  base: {model: micro}
+  chosen: {model: micro, candidates: 2, select_by: clip, set: {reward.model: nobody/clip}}
+  guided: {model: micro, guide_by: clip, set: {reward.model: nobody/other}}
+"""
+
+
+def test_what_metrics_and_rewards_need_is_said_before_any_work(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        "realignkit_plugins.loading.out_of_reach",
+        lambda model, revision=None: "" if model.startswith("micro") else "(nobody has it).",
+    )
+    (tmp_path / "rows.yaml").write_text(ELSEWHERE)
+    (tmp_path / "prompts.txt").write_text(PROMPTS)
+    asked = (
+        "--rows", tmp_path / "rows.yaml", "--prompts", tmp_path / "prompts.txt", "--out", tmp_path / "out",
+        "--metric", "micro_oracle", "--metric", "fid", "--metric", "tifa", "--metric", "clip_score",
+        "--set", "metric.fid.features=micro_oracle", "--set", "metric.fid.reference=nowhere",
+        "--set", "metric.vqa=micro", "--set", "metric.questions=none.json",
+    )  # fmt: skip
+    done = call(*asked, "--check")
+    said = " ".join(done.output.split())
+    assert done.exit_code == 0, done.output
+    assert "metric 'fid' cannot work: there is no reference 'nowhere'" in said
+    assert "metric 'micro_tifa' cannot work: there is no file 'none.json'" in said
+    assert "metric 'clip_score' cannot work: its checkpoint" in said
+    assert "chosen: reward 'clip' cannot work: its checkpoint 'nobody/clip'" in said
+    assert "guided: reward 'clip' cannot work: its checkpoint 'nobody/other'" in said
+    assert "base: " not in said
+    assert "every row has what it needs" not in said
+    done = call(*asked, "--without", "chosen", "--without", "guided")
+    assert done.exit_code == 2
+    assert "some metrics cannot judge here: fid, micro_tifa, clip_score; the" in " ".join(done.output.split())
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_metrics_fetch_is_said(tmp_path, monkeypatch):
+    monkeypatch.setattr("realignkit_plugins.loading.out_of_reach", lambda model, revision=None: "")
+    monkeypatch.setattr(import_module("realignkit.cli.doctor"), "cached_models", frozenset)
+    (tmp_path / "rows.yaml").write_text("rows: {base: {model: micro}}")
+    (tmp_path / "prompts.txt").write_text(PROMPTS)
+    asked = (
+        "--rows",
+        tmp_path / "rows.yaml",
+        "--prompts",
+        tmp_path / "prompts.txt",
+        "--out",
+        tmp_path / "out",
+        "--check",
+    )
+    done = call(*asked, "--metric", "clip_score")
+    said = " ".join(done.output.split())
+    assert "metric 'clip_score': downloads openai/clip-vit-base-patch32 from the hub" in said
+    assert "every row has what it needs, or can fetch it" in said
+
+
+def test_the_table_says_what_its_numbers_depend_on(measured, tmp_path):
+    root, _ = measured
+    page = (root / "out" / "methods.md").read_text()
+    known = json.loads((root / "out" / "base" / "eval.json").read_text())["metrics"]["micro_clip"]
+    assert f"micro_clip: n 2, weights {known['weights']}." in page
+    assert (
+        json.loads((root / "out" / "methods.json").read_text())["measured"]["micro_clip"]["weights"] == known["weights"]
+    )
 
 
 def test_an_option_that_a_row_does_not_have_is_told_with_its_name(tmp_path):

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from realignkit.contracts import Metric
-from realignkit.errors import OptionError, PluginError, PromptError
+from realignkit.errors import OptionError, PluginError, PromptError, ScorerError
 from realignkit.evaluation.judging import Judging
 from realignkit.evaluation.measure import Ablation, Pictures
 from realignkit.evaluation.plan import Model, noise_seed, rewards_plan, stages_plan
@@ -236,6 +236,26 @@ def test_what_a_metric_breaks_is_told(bench):
     ablation.measurer.judging.metric = Named("metric", "forgetful", Forgetful())
     with pytest.raises(PluginError, match="2 images got 1 judgements"):
         ablation()
+
+
+class Unsure(Brightness):
+    def judge_each(self, images, prompts):
+        if "a red book" in prompts:
+            raise ScorerError("it says nothing.", "tags", final=True)
+        return super().judge_each(images, prompts)
+
+
+def test_a_picture_without_a_usable_answer_is_left_out_and_ends_nothing(bench, tmp_path):
+    said = ["metric 'unsure' leaves out a picture of 'a red book': it says nothing."]
+    for left_out in (said, []):  # it is not asked again
+        ablation = bench(rewards_plan({}))
+        ablation.measurer.judging.metric = Named("metric", "unsure", Unsure())
+        ablation()
+        assert ablation.measurer.left_out == left_out
+        assert Unsure.seen == 2
+    (base,) = write_tables(tmp_path / "out")[0].rows
+    assert (base.n, base.prompts) == (2, 2)
+    assert [bool(m.values) for m in AblationFolder(tmp_path / "out").read()] == [True, False, True]
 
 
 def test_what_is_missing_of_a_picture_is_measured_again(bench, tmp_path):

@@ -166,6 +166,16 @@ def test_what_was_removed_is_said_to_be_with_where_its_lesson_is(options):
     [
         ("margin", "training option margin is now training.refl.margin or training.reward_weighted.margin."),
         ("candidates", "training option candidates is now training.raft.candidates."),
+        (
+            "guidance_scale",
+            "training option guidance_scale is now training.refl.guidance_scale or training.raft.guidance_scale or "
+            "training.dpo.guidance_scale or training.nft.guidance_scale or training.grpo.guidance_scale.",
+        ),
+        (
+            "gradients_per_rollout",
+            "training option gradients_per_rollout is now training.refl.gradients_per_rollout or "
+            "training.raft.gradients_per_rollout.",
+        ),
         ("validate_every", "training option validate_every is now training.validation.every."),
         ("lora_rank", "training option lora_rank is now training.lora.rank."),
     ],

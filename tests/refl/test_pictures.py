@@ -90,6 +90,11 @@ def test_ratings_that_are_none_are_refused(ranked, networks, table, message):
         RatedPictures(ranked, networks)
 
 
+def test_a_folder_without_a_table_is_told_what_the_table_must_have(tmp_path, networks):
+    with pytest.raises(OptionError, match=r"has no table that says how good .* file_name, text and 'reward' \(higher"):
+        RatedPictures(tmp_path, networks)
+
+
 def test_latents_of_another_model_are_refused(make_trainer, networks):
     from realignkit.refl.rounds import folder_of
 

@@ -93,7 +93,20 @@ class SetMetric(Metric):
 
     def out_of_reach(self) -> str:
         """What is missing and cannot be downloaded, see :class:`realignkit.contracts.Plugin`."""
-        return self.check() or getattr(self.borrowed, "out_of_reach", str)()
+        from realignkit_plugins.metrics.weights import PUBLISHED
+
+        given = self.options.weights if self._by_inception else None
+        why = self.check() or (PUBLISHED.missing(given) if given else "")
+        return why or getattr(self.borrowed, "out_of_reach", str)() or self._no_reference()
+
+    def _no_reference(self) -> str:
+        """Why the reference that is given is none."""
+        try:
+            if getattr(self.options, "reference", None) is not None:
+                _ = self.compared
+        except OptionError as error:
+            return str(error)
+        return ""
 
     @property
     def borrowed(self) -> Any:

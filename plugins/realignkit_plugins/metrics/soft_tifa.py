@@ -134,6 +134,11 @@ class SoftTIFA(QuestionMetric):
         questions = RULES if self.options.questions == RULES else checksum(self._file)
         return {**super().identity(), "questions": questions, "template": self.options.template}
 
+    def out_of_reach(self) -> str:
+        """What the question answerer cannot get, or a file of questions that is not there."""
+        questions = self.options.questions
+        return super().out_of_reach() or ("" if questions == RULES else PUBLISHED.missing_named(questions))
+
     @cached_property
     def _file(self) -> Path:
         return PUBLISHED.find_named(self.options.questions)

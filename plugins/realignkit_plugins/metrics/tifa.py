@@ -131,7 +131,13 @@ class TIFA(QuestionMetric):
     def out_of_reach(self) -> str:
         """What the question answerer or the encoder cannot get, see :class:`realignkit.contracts.Plugin`."""
         encoder = getattr(self._nearest, "out_of_reach", str)
-        return super().out_of_reach() or str(encoder())
+        return super().out_of_reach() or self._no_questions() or str(encoder())
+
+    def _no_questions(self) -> str:
+        """Why there are none, where they are asked of somebody or read."""
+        if self.options.questions == WRITTEN:
+            return str(getattr(self._writer.plugin, "check", str)())
+        return "" if self.options.questions == RULES else PUBLISHED.missing_named(self.options.questions)
 
     @cached_property
     def _writer(self) -> Named:
