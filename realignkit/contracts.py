@@ -316,3 +316,16 @@ class PromptSet(Plugin):
     def truth(self, prompt: str, tags: Sequence[str]) -> Truth | None:
         """What a right answer of a scorer says about these tags; None where the set does not know."""
         return None
+
+
+CONTRACTS: Mapping[str, type[Plugin]] = {
+    "generator": Generator,
+    "reward": Reward,
+    "tagger": Tagger,
+    "scorer": Scorer,
+    "segmenter": Segmenter,
+    "vqa": VQA,
+    "metric": Metric,
+    "prompts": PromptSet,
+}
+"""The contract of each of :data:`KINDS`."""

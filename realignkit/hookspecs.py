@@ -27,6 +27,7 @@ from __future__ import annotations
 import functools
 import importlib
 import importlib.util
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
@@ -35,8 +36,8 @@ from typing import TYPE_CHECKING, Any
 import pluggy
 
 from realignkit.arguments import mapping, words
-from realignkit.contracts import Options
-from realignkit.errors import FOREIGN, OptionError, PluginError, RealignKitError
+from realignkit.contracts import CONTRACTS, Options
+from realignkit.errors import FOREIGN, TELL_AUTHOR, OptionError, PluginError, RealignKitError, with_article
 
 if TYPE_CHECKING:
     from realignkit.realignment import Realignment
@@ -158,17 +159,38 @@ class PluginInfo:
         requirement = f"realignkit[{self.extra}]" if self.extra.isidentifier() else self.extra
         return f"pip install '{requirement}'"
 
+    @property
+    def fault(self) -> str:
+        """What is wrong with the factory, as far as can be told without importing anything; "" where nothing is."""
+        factory: Any = self.factory
+        if isinstance(factory, str):
+            module, _, attribute = factory.partition(":")
+            parent = module.rpartition(".")[0]
+            if module in sys.modules:
+                factory = getattr(sys.modules[module], attribute, None)
+                if not callable(factory):
+                    return f"{module} has no class '{attribute}'"
+            elif (not parent or parent in sys.modules) and not _importable(module):
+                return f"there is no module '{module}'"
+        kinds = [
+            kind for kind, contract in CONTRACTS.items() if isinstance(factory, type) and issubclass(factory, contract)
+        ]
+        if kinds and self.kind not in kinds:
+            return f"{factory.__name__} is {with_article(kinds[0])}, no {self.kind}"
+        return ""
+
     def resolve(self) -> Factory:
         """Import the factory.
 
         Raises:
-            PluginError: a requirement is missing, or importing fails.
+            PluginError: a requirement is missing, importing fails, or it is of another kind.
         """
         if not self.available:
             raise PluginError(
                 f"{self.kind} '{self.name}' needs {', '.join(self.missing)}, which is not installed. Run: {self.remedy}"
             )
         if callable(self.factory):
+            self._check_kind()
             return self.factory
         module, _, attribute = self.factory.partition(":")
         try:
@@ -178,7 +200,12 @@ class PluginInfo:
                 f"{self.kind} '{self.name}' (from {self.source or module}) cannot be imported: "
                 f"{type(error).__name__}: {error}. Update or uninstall the package that provides it."
             ) from error
+        self._check_kind()
         return factory
+
+    def _check_kind(self) -> None:
+        if fault := self.fault:
+            raise PluginError(f"{self.kind} '{self.name}' (from {self.source}) cannot be used: {fault}. {TELL_AUTHOR}")
 
     def options_model(self) -> type[Options] | None:
         """The plugin's options class, if it declares one (imports the plugin)."""

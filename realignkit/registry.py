@@ -23,10 +23,12 @@ from realignkit.contracts import KINDS
 from realignkit.errors import PluginError, RealignKitError, blame
 from realignkit.hookspecs import PluginInfo as PluginInfo
 from realignkit.hookspecs import Register as Register
-from realignkit.requirements import check_version
+from realignkit.requirements import NAME, check_version
 
 ENTRY_POINT_GROUP = "realignkit"
 logger = logging.getLogger(__name__)
+skipped = logging.getLogger(f"{__name__}.skipped")
+"""Warns of broken plugins as they are found; a command that lists them itself switches it off meanwhile."""
 
 TIMEOUT_VARIABLE = "REALIGNKIT_PLUGIN_TIMEOUT"
 TIMEOUT = 60.0
@@ -50,8 +52,7 @@ class Registry:
         self.broken: dict[str, str] = {}
         self._infos: dict[tuple[str, str], PluginInfo] = {}
         if discover:
-            # Sorted, so that which of two plugins wins a name does not depend on the file system.
-            for entry_point in sorted(entry_points(group=ENTRY_POINT_GROUP), key=lambda e: (e.value, e.name)):
+            for entry_point in sorted(entry_points(group=ENTRY_POINT_GROUP), key=_rank):
                 self._load(entry_point)
 
     def _load(self, entry_point: EntryPoint) -> None:
@@ -63,9 +64,8 @@ class Registry:
                 plugin = load_plugin(entry_point)
             self.register(plugin, source)
         except Exception as error:  # somebody else's code; named, recorded, skipped
-            ours = isinstance(error, RealignKitError)
-            self.broken[source] = str(error) if ours else f"{type(error).__name__}: {error}"
-            logger.warning("plugin %s is broken and was skipped: %s", source, self.broken[source])
+            self.broken[source] = str(error) if isinstance(error, RealignKitError) else failure(error, entry_point)
+            skipped.warning("plugin %s is broken and was skipped: %s", source, self.broken[source])
 
     def register(self, plugin: object, name: str | None = None) -> None:
         """Add a module or object with hook implementations.
@@ -179,6 +179,26 @@ class Registry:
     def _alone(self, hook: str, plugin: object) -> pluggy.HookCaller:
         others = [other for other in self.manager.get_plugins() if other is not plugin]
         return self.manager.subset_hook_caller(hook, remove_plugins=others)
+
+
+def _rank(entry_point: EntryPoint) -> tuple[bool, str, str]:
+    """Where an entry point stands: who comes later with a name that is taken is skipped.
+
+    Realignkit's own come first, the others in an order that does not depend on the file system.
+    """
+    foreign = entry_point.dist is None or entry_point.dist.name.lower() != NAME
+    return foreign, entry_point.value, entry_point.name
+
+
+def failure(error: Exception, entry_point: EntryPoint) -> str:
+    """Why what an entry point names could not be loaded, and what to do."""
+    if isinstance(error, ModuleNotFoundError) and error.name and f"{entry_point.module}.".startswith(f"{error.name}."):
+        remedy = "Its entry point names a module that is not there: install the package again, or uninstall it."
+    elif isinstance(error, ModuleNotFoundError):
+        remedy = "Install the package that brings it, or uninstall the plugin."
+    else:
+        remedy = "Tell its author, or uninstall it."
+    return f"{type(error).__name__}: {str(error).rstrip('.')}. {remedy}"
 
 
 def _check_hooks(manager: pluggy.PluginManager, plugin: object) -> None:

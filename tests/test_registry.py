@@ -283,6 +283,64 @@ def test_which_of_two_plugins_gets_a_name_does_not_depend_on_the_order_of_files(
     assert "already registered by aa_dist:aa_dist_entry" in registry.broken["zz_dist:zz_dist_entry"]
 
 
+def test_a_plugin_that_wants_a_name_of_ours_is_skipped_and_not_we(installed):
+    installed("aa_dist", GOOD.format(name="lexical", module="aa_dist"))
+    registry = Registry()
+    assert registry.info("scorer", "lexical").source == "realignkit:scorers"
+    refused = "scorer 'lexical' is already registered by realignkit:scorers; rename it or uninstall one of the two."
+    assert registry.broken == {"aa_dist:aa_dist_entry": refused}
+
+
+@pytest.mark.parametrize(
+    ("code", "value", "said"),
+    [
+        ("import no_such_module_b", None, "Install the package that brings it, or uninstall the plugin."),
+        ("", "no_such_module_c", "Its entry point names a module that is not there: install the package again"),
+        ("", "no_such_package.module", "Its entry point names a module that is not there"),
+        ("def broken(:", None, "Tell its author, or uninstall it."),
+        ("", "broken_dist:absent", "Tell its author, or uninstall it."),
+    ],
+)
+def test_what_could_not_be_imported_ends_with_what_to_do(installed, code, value, said):
+    installed("broken_dist", code, value)
+    assert f". {said}" in Registry().broken["broken_dist:broken_dist_entry"]
+
+
+PARTS = """
+import realignkit
+
+class Names(realignkit.Tagger):
+    def __call__(self, images):
+        return [() for _ in images]
+
+@realignkit.hookimpl
+def register_scorers(register):
+    register("absent", "parts_dist:Absent", "")
+    register("gone", "no_such_module_d:Scorer", "")
+    register("other", "parts_dist:Names", "")
+    register("made-by", "parts_dist:make", "")
+    register("elsewhere", "parts_dist_far.scorer:Scorer", "")
+
+def make(**options):
+    return options
+"""
+
+
+def test_what_can_be_seen_to_be_wrong_without_an_import(installed):
+    installed("parts_dist", PARTS)
+    registry = Registry()
+    faults = {info.name: info.fault for info in registry.infos() if info.source == "parts_dist:parts_dist_entry"}
+    assert faults == {
+        "absent": "parts_dist has no class 'Absent'",
+        "gone": "there is no module 'no_such_module_d'",
+        "other": "Names is a tagger, no scorer",
+        "made-by": "",
+        "elsewhere": "",
+    }
+    with pytest.raises(PluginError, match=r"scorer 'other' \(from parts.*cannot be used: Names is a tagger, no scorer"):
+        registry.create("scorer", "other")
+
+
 def test_the_first_party_plugins_load():
     registry = default_registry()
     assert registry is default_registry()
@@ -303,6 +361,7 @@ def test_every_first_party_plugin_keeps_the_contract_of_the_listing():
         assert info.description == info.description.strip()
         assert "\n" not in info.description
         assert info.available or info.remedy.startswith("pip install")
+        assert info.fault == ""
         if info.available:
             assert callable(info.resolve())
 

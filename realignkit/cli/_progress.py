@@ -27,6 +27,7 @@ from realignkit.errors import PluginError, RealignKitError
 if TYPE_CHECKING:
     from realignkit.named import Named
     from realignkit.realignment import Realignment
+    from realignkit.registry import Registry
 
 EXIT_SOME_FAILED = 1
 EXIT_ERROR = 2
@@ -268,6 +269,17 @@ def set_verbosity(ctx: typer.Context, verbose: bool) -> None:
         return
     for name in ("TRANSFORMERS_VERBOSITY", "DIFFUSERS_VERBOSITY"):
         os.environ.setdefault(name, "error")
+
+
+def registry_to_list() -> Registry:
+    """The registry of this process, for a command that lists what is broken, and so need not be warned of it."""
+    from realignkit.registry import default_registry, skipped
+
+    skipped.disabled = True
+    try:
+        return default_registry()
+    finally:
+        skipped.disabled = False
 
 
 def print_usage(plugins: Iterable[Named]) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.markup import escape
 
-from realignkit.cli._progress import new_table, out, print_json
+from realignkit.cli._progress import new_table, out, print_json, registry_to_list
 from realignkit.errors import FOREIGN, PluginError, RealignKitError
 from realignkit.machine import bf16_speedup
 
@@ -42,9 +42,8 @@ class Finding:
 def doctor(as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False) -> None:
     """Check device, memory, extras, keys and checkpoints, and say which commands will work."""
     from realignkit.provenance import versions
-    from realignkit.registry import default_registry
 
-    registry = default_registry()
+    registry = registry_to_list()
     cached = cached_models()
     findings = [examine(info, cached) for info in registry.infos()]
     findings += [Finding("plugin", source, "broken", error) for source, error in registry.broken.items()]

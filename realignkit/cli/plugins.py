@@ -21,6 +21,7 @@ from realignkit.cli._progress import (
     out,
     print_json,
     print_table,
+    registry_to_list,
     results_only,
 )
 from realignkit.errors import PluginError
@@ -59,11 +60,9 @@ def plugins(
 
 
 def _list(kind: str | None, as_json: bool) -> None:
-    from realignkit.registry import default_registry
-
     if kind is not None and kind not in KINDS:
         raise PluginError(f"'{kind}' is no kind of plugin. Kinds: {', '.join(KINDS)}.")
-    registry = default_registry()
+    registry = registry_to_list()
     infos = registry.infos(kind)
     if as_json:
         listing = {"plugins": [_record(info) for info in infos], "broken": registry.broken}
@@ -73,7 +72,8 @@ def _list(kind: str | None, as_json: bool) -> None:
     for column in table.columns[:2]:
         column.no_wrap = True
     for info in infos:
-        status = "[green]yes[/]" if info.available else f"[yellow]{escape(info.remedy)}[/]"
+        lacks = info.remedy or info.fault
+        status = f"[yellow]{escape(lacks)}[/]" if lacks else "[green]yes[/]"
         table.add_row(info.kind, escape(info.name), escape(info.description), status)
     out().print(table if infos else "no plugins found")
     for source, error in registry.broken.items():
@@ -175,9 +175,9 @@ def _record(info: PluginInfo) -> dict[str, Any]:
         "name": info.name,
         "description": info.description,
         "source": info.source,
-        "available": info.available,
+        "available": info.available and not info.fault,
         "missing": list(info.missing),
-        "remedy": info.remedy,
+        "remedy": info.remedy or info.fault,
     }
 
 

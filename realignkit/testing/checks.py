@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from types import ModuleType
 from typing import Any
 
-from realignkit import contracts, hookspecs
-from realignkit.contracts import KINDS
+from realignkit import hookspecs
+from realignkit.contracts import CONTRACTS, KINDS
 from realignkit.errors import FOREIGN, TELL_AUTHOR, OptionError, PluginError, RealignKitError
 from realignkit.hookspecs import PluginInfo
 from realignkit.named import Named
@@ -29,11 +29,6 @@ CHECKS: Mapping[str, Mapping[str, Callable[[Named], object]]] = {
     "prompts": sources.PROMPTS,
 }
 """By kind, what its plugins are asked, in this order, until something is wrong: one cause has many consequences."""
-
-CONTRACTS = {
-    kind: getattr(contracts, {"prompts": "PromptSet", "vqa": "VQA"}.get(kind, kind.capitalize())) for kind in KINDS
-}
-
 
 Unready = Callable[[PluginInfo], str]
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import json
 
 from realignkit import hookimpl
-from realignkit.registry import default_registry
+from realignkit.registry import Registry, default_registry
 
 
 def test_a_name_alone_shows_every_plugin_of_that_name(cli):
@@ -45,6 +46,31 @@ def test_package_version_and_licence_are_shown(cli):
     default_registry().register(plugin, "licensed")
     try:
         assert "licence of its checkpoint: CreativeML OpenRAIL-M" in cli("plugins", "licensed").stdout
+    finally:
+        default_registry().unregister(plugin)
+
+
+def test_what_is_broken_is_said_once(installed, monkeypatch, caplog, cli):
+    installed("torn_dist", "raise RuntimeError('torn')")
+    monkeypatch.setattr("realignkit.registry.default_registry", functools.cache(Registry))
+    done = cli("plugins")
+    assert done.exit_code == 0, done.output
+    assert (done.output + caplog.text).count("torn_dist:torn_dist_entry") == 1
+
+
+def test_a_class_that_is_not_there_is_not_available(cli):
+    class Absent:
+        @hookimpl
+        def register_scorers(self, register):
+            register("absent", "tests.tiny:NoSuchScorer", "")
+
+    plugin = Absent()
+    default_registry().register(plugin, "absent")
+    try:
+        listed = json.loads(cli("plugins", "--kind", "scorer", "--json").stdout)["plugins"]
+        (record,) = [record for record in listed if record["name"] == "absent"]
+        assert (record["available"], record["remedy"]) == (False, "tests.tiny has no class 'NoSuchScorer'")
+        assert "has no class" in " ".join(cli("plugins", "--kind", "scorer").stdout.split())
     finally:
         default_registry().unregister(plugin)
 
