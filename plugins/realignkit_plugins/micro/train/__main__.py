@@ -18,6 +18,7 @@ RECIPES = {
     "vae": "vae:VAERecipe",
     "base": "base:BaseRecipe",
     "flow": "flow:FlowRecipe",
+    "vae_256": "vae_256:VAE256Recipe",
     "tagger": "tagger:TaggerRecipe",
     "segmenter": "segmenter:SegmenterRecipe",
     "oracle": "oracle:OracleRecipe",
@@ -45,7 +46,7 @@ def main(
     model: Annotated[
         str,
         typer.Argument(
-            help=f"Which to rebuild: {', '.join(RECIPES)}. Base needs vae, flow, rewards and vqa use base, "
+            help=f"Which to rebuild: {', '.join(RECIPES)}. Base needs vae, flow, vae_256, rewards and vqa use base, "
             "promptist base and image_reward."
         ),
     ],
@@ -58,7 +59,7 @@ def main(
         typer.Option(help="Train for as long instead of a number of steps; what comes before not counted."),
     ] = None,
     device: Annotated[
-        str, typer.Option(help="Where to train; flow can elsewhere than on a CPU, such as on cuda.")
+        str, typer.Option(help="Where to train; flow and vae_256 can elsewhere than on a CPU, such as on cuda.")
     ] = "cpu",
     workers: Annotated[int, typer.Option(min=0, help="Processes that prepare data beside the training.")] = 0,
     threads: Annotated[int | None, typer.Option(help="CPU threads for torch.")] = None,

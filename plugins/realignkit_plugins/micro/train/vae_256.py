@@ -9,40 +9,34 @@ latents of three kinds:
   latents have the U-Net's faults;
 - what the U-Net draws from pure noise: known is only what the small decoder makes of them, which the large picture
   must look like when it is reduced.
-
-``python -m realignkit_plugins.micro.train.vae_256 OUT --device cuda`` takes a number of minutes, not of steps.
 """
 
 from __future__ import annotations
 
 import json
-import math
-import shutil
-import time
 from pathlib import Path
-from typing import Annotated
+from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
-import typer
-from diffusers import AutoencoderKL
+from diffusers import AutoencoderKL, StableDiffusionPipeline
 from torch import nn
 from torch.nn.functional import avg_pool2d, l1_loss, mse_loss
 
-from realignkit_plugins.micro.train.data import SCENE_SEEDS
-from realignkit_plugins.micro.train.loop import console
-from realignkit_plugins.micro.train.muon import orthogonalise
-from realignkit_plugins.micro.train.vae_256_data import Latents, Pictures, captions, draw, prompts
+from realignkit_plugins.micro.train.data import SCENE_SEEDS, Ahead, scenes
+from realignkit_plugins.micro.train.loop import Schedule, console
+from realignkit_plugins.micro.train.recipe import Recipe, save
+from realignkit_plugins.micro.train.vae_256_data import Latents
 from realignkit_plugins.micro.train.vae_256_judge import judge
+from realignkit_plugins.micro.world import render
 
 SCALE = 4
 """Pixels of a side for each of the small autoencoder's."""
-RENDERED, ENCODED, DRAWN = 48, 32, 24
-"""Pictures of a step: whose latents are decoded, the first of them encoded too; and latents that the U-Net drew."""
-LEARNING_RATE, WARMUP, COOLDOWN, EMA, CLIP = 4e-3, 100, 0.6, 0.998, 1.0
-"""Cooldown: the last share of the time, in which the rate falls to zero."""
-OUTSIDE = 40
-"""Seconds of the whole time that are kept for judging and saving."""
+SCENES, DRAWN, JUDGED = 3000, 1200, 400
+"""Scenes and drawn latents to learn from; validation pictures."""
+CRITICAL, DOUBT = 0.3, 0.4
+"""Share of the steps after which a critic looks at pictures too; how much its gradient counts beside the others'."""
 
 
 def build() -> AutoencoderKL:
@@ -55,6 +49,7 @@ def build() -> AutoencoderKL:
         latent_channels=4,
         norm_num_groups=8,
         mid_block_add_attention=False,
+        shift_factor=0.0,
         sample_size=256,
     )
     for name, parameter in model.named_parameters():
@@ -83,191 +78,118 @@ def likeness_loss(made: torch.Tensor, small: torch.Tensor) -> torch.Tensor:
     return l1_loss(*halves) + mse_loss(*halves) + 0.25 * (l1_loss(reduced, small) + mse_loss(reduced, small))
 
 
-class StackedMuon:
-    """Muon for a model of convolutions on a GPU, where many small operations take longer than a few large ones.
+def build_critic() -> nn.Module:
+    """Says of each 8 x 8 square of images (B, 3, 256, 256) whether it is of a rendering: above zero where it is."""
+    return nn.Sequential(
+        nn.Conv2d(3, 16, 4, stride=2, padding=1),
+        nn.LeakyReLU(0.2),
+        nn.Conv2d(16, 32, 4, stride=2, padding=1),
+        nn.GroupNorm(8, 32),
+        nn.LeakyReLU(0.2),
+        nn.Conv2d(32, 64, 4, stride=2, padding=1),
+        nn.GroupNorm(8, 64),
+        nn.LeakyReLU(0.2),
+        nn.Conv2d(64, 1, 3, padding=1),
+    )
 
-    Weights of one shape are updated together; there is no weight decay.
+
+def critic_loss(critic: nn.Module, made: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
+    """What the critic minimises, the hinge: renderings above 1, made pictures below -1."""
+    return (1 - critic(true)).relu().mean() + (1 + critic(made.detach())).relu().mean()
+
+
+def doubt_loss(critic: nn.Module, made: torch.Tensor, likeness: torch.Tensor) -> torch.Tensor:
+    """What the critic finds wrong with made pictures; it is left as it is.
+
+    Weighted so that its gradient with respect to them is :data:`DOUBT` times as large as another loss's (Esser et al.,
+    *Taming Transformers*, 2021, at the pictures in place of the last layer).
+    """
+    fixed = {name: parameter.detach() for name, parameter in critic.named_parameters()}
+    doubt = -torch.func.functional_call(critic, fixed, (made,)).mean()
+    norms = [torch.autograd.grad(each, made, retain_graph=True)[0].norm() for each in (likeness, doubt)]
+    return DOUBT * norms[0] / norms[1].clamp(min=1e-12) * doubt
+
+
+class Lesson(NamedTuple):
+    """Which scenes a step shows, int64 (B,), and their pictures, uint8 (B, 256, 256, 3)."""
+
+    pick: npt.NDArray[np.int64]
+    pixels: npt.NDArray[np.uint8]
+
+
+class VAE256Recipe(Recipe):
+    """Renderings and the U-Net's pictures; late in it, a critic that tells the second from the first.
+
+    It goes on from the checkpoint that is there, if there is one, and then leaves that one's encoder as it is.
     """
 
-    def __init__(self, model: nn.Module, momentum: float = 0.95, betas: tuple[float, float] = (0.9, 0.98)) -> None:
-        self._momentum = momentum
-        shapes: dict[torch.Size, list[torch.Tensor]] = {}
-        for parameter in model.parameters():
-            if parameter.ndim >= 2:
-                shapes.setdefault(parameter.shape, []).append(parameter)
-        self._stacks = list(shapes.values())
-        self._velocities = [torch.zeros_like(torch.stack(list(stack)).flatten(2)) for stack in self._stacks]
-        vectors = [parameter for parameter in model.parameters() if parameter.ndim < 2]
-        self._adam = torch.optim.AdamW(vectors, betas=betas, weight_decay=0.0, foreach=True)
+    name = "vae_256"
+    anywhere = True
+    schedule = Schedule(
+        steps=680, batch_size=4, learning_rate=1e-3, weight_decay=0.0, warmup=30, ema=0.99, cooldown=0.6
+    )
 
-    def zero_grad(self) -> None:
-        """Forget the gradients."""
-        self._adam.zero_grad()
-        for stack in self._stacks:
-            for parameter in stack:
-                parameter.grad = None
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        device = torch.device(self.machine.device)
+        pipeline = StableDiffusionPipeline.from_pretrained(self.out / "base").to(device, torch.float32)
+        self.latents = Latents(pipeline, SCENES, DRAWN, JUDGED, self.work / self.name / "latents.safetensors")
+        self.model, self.critic = build(), build_critic()
+        self.encodes = not (self.out / self.name).is_dir()
+        if not self.encodes:
+            checkpoint = AutoencoderKL.from_pretrained(self.out / self.name)
+            self.model.load_state_dict(checkpoint.float().state_dict())
+        self.model.register_to_config(scaling_factor=self.latents.scaling)
+        self.learner = nn.ModuleDict({"model": self.model, "critic": self.critic}).to(device)
+        self.described = scenes(SCENE_SEEDS["vae"], SCENES)
+        self.lessons = Ahead(self._lesson, self.machine.workers)
 
-    @torch.no_grad()
-    def step(self, lr: float) -> None:
-        """Update every parameter, all of which have a gradient."""
-        self._adam.param_groups[0]["lr"] = lr
-        self._adam.step()
-        for stack, velocity in zip(self._stacks, self._velocities, strict=True):
-            gradient = torch.stack([parameter.grad for parameter in stack]).flatten(2)  # type: ignore[misc]
-            nesterov = gradient.lerp(velocity.lerp_(gradient, 1 - self._momentum), self._momentum)
-            update = torch.vmap(orthogonalise)(nesterov) * (0.2 * max(nesterov.shape[1:]) ** 0.5)
-            torch._foreach_add_(stack, list(update.view(len(stack), *stack[0].shape).unbind()), alpha=-lr)
-
-
-class Training:
-    """The model, what it learns from, and its loss.
-
-    Args:
-        pictures: scenes as pictures, being rendered.
-        latents: theirs, and those that the U-Net drew.
-        device: where to train.
-    """
-
-    def __init__(self, pictures: Pictures, latents: Latents, device: torch.device) -> None:
-        torch.manual_seed(0)
-        self.device, self.latents = device, latents
-        self.large = torch.from_numpy(pictures.large).to(device)
-        self.model = build().to(device)
-        self.model.register_to_config(scaling_factor=latents.scaling)
-        self.average = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
-        self.optimizer = StackedMuon(self.model)
-        self.layout = torch.contiguous_format
-
-    def loss(self) -> dict[str, torch.Tensor]:
-        """Of a random batch: ``picture``, ``likeness`` and ``latents``, whose sum is to be small."""
-        known, drawn = self.latents.known, self.latents.drawn
-        pick = torch.randint(len(self.large), (RENDERED,), device=self.device)
-        true = self.large[pick].permute(0, 3, 1, 2).float().contiguous(memory_format=self.layout) / 127.5 - 1
-        version = torch.randint(known.shape[1], (RENDERED,), device=self.device)
-        z = known[pick, version].float()
-        noise = torch.randn((RENDERED, 1, 1, 1), device=self.device) * 0.1
-        z = z + noise * (version == 0)[:, None, None, None] * torch.randn_like(z)
-        some = torch.randint(len(drawn), (DRAWN,), device=self.device)
-        with torch.autocast(self.device.type, torch.bfloat16):
-            made = self.decode(torch.cat([z, drawn[some].float()])).float()
-            moments = self.model.quant_conv(self.model.encoder(true[:ENCODED])).float()
-        mean, logvar = moments.chunk(2, dim=1)
-        aim = known[pick[:ENCODED], 0].float() / self.latents.scaling
-        spread = mse_loss(logvar, self.latents.logvar[pick[:ENCODED]].float())
-        return {
-            "picture": picture_loss(made[:RENDERED], true),
-            "likeness": likeness_loss(made[RENDERED:], self.latents.small[some].float()),
-            "latents": mse_loss(mean, aim) + 0.01 * spread,
+    def loss(self, step: int, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Of scenes decoded, and of a drawn picture for every four of them."""
+        lesson, device = self.lessons.of(step), self.latents.known.device
+        pick = torch.from_numpy(lesson.pick).to(device)
+        true = torch.from_numpy(lesson.pixels).to(device).permute(0, 3, 1, 2).float().contiguous() / 127.5 - 1
+        some = torch.randint(len(self.latents.drawn), (-(-len(pick) // 4),), generator=generator, device=device)
+        latents = torch.cat([self._known(pick, generator), self.latents.drawn[some].float()])
+        with torch.autocast(device.type, torch.bfloat16):
+            made = self.model.decode(latents / self.latents.scaling).sample.float()
+        scenes_made, drawn_made = made.split([len(pick), len(some)])
+        parts = {
+            "picture": picture_loss(scenes_made, true),
+            "likeness": likeness_loss(drawn_made, self.latents.small[some].float()),
         }
+        if step >= CRITICAL * self.schedule.steps:
+            with torch.autocast(device.type, torch.bfloat16):
+                parts["doubt"] = doubt_loss(self.critic, made, sum(parts.values()))
+                parts["critic"] = critic_loss(self.critic, made, true)
+        if self.encodes:
+            parts["latents"] = self._encoding_loss(true[:1], pick[:1])
+        error = mse_loss(scenes_made.detach().clamp(-1, 1), true)
+        return sum(parts.values()), {**parts, "psnr": -10 * torch.log10(error / 4)}
 
-    def decode(self, z: torch.Tensor) -> torch.Tensor:
-        """Images (B, 3, 256, 256) in about [-1, 1] of latents of unit variance."""
-        return self.model.decode(z / self.latents.scaling).sample
+    def _encoding_loss(self, true: torch.Tensor, pick: torch.Tensor) -> torch.Tensor:
+        """How far the encoder's latents of pictures are from the small one's."""
+        with torch.autocast(true.device.type, torch.bfloat16):
+            mean, logvar = self.model.quant_conv(self.model.encoder(true)).float().chunk(2, dim=1)
+        aim = self.latents.known[pick, 0].float() / self.latents.scaling
+        return mse_loss(mean, aim) + 0.01 * mse_loss(logvar, self.latents.logvar[pick].float())
 
-    def learn(self, step: int, progress: float) -> dict[str, torch.Tensor]:
-        """One step, at this share of the time."""
-        parts = self.loss()
-        sum(parts.values()).backward()  # type: ignore[union-attr]
-        parts["norm"] = nn.utils.clip_grad_norm_(self.model.parameters(), CLIP)
-        rate = LEARNING_RATE * min((step + 1) / WARMUP, max(0.0, 1 - progress) / COOLDOWN, 1.0)
-        self.optimizer.step(rate)
-        self.optimizer.zero_grad()
-        mine = list(self.average.values())
-        torch._foreach_lerp_(mine, list(self.model.state_dict().values()), 1 - min(EMA, (step + 1) / (step + 10)))
-        return parts
+    def _known(self, pick: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        """Latents (B, 4, 16, 16) of scenes: the encoder's with a little noise, or the U-Net's estimate."""
+        device = pick.device
+        version = torch.randint(2, pick.shape, generator=generator, device=device)
+        z = self.latents.known[pick, version].float()
+        much = 0.1 * torch.randn((len(pick), 1, 1, 1), generator=generator, device=device)
+        noise = torch.randn(z.shape, generator=generator, device=device)
+        return z + much * (version == 0)[:, None, None, None] * noise
 
-    def averaged(self) -> AutoencoderKL:
-        """A model with the moving average of the weights, in their half precision."""
-        model = build()
-        model.register_to_config(scaling_factor=self.latents.scaling)
-        model.load_state_dict({name: tensor.half().float() for name, tensor in self.average.items()})
-        return model.to(self.device).eval()
+    def _lesson(self, step: int) -> Lesson:
+        pick = np.random.default_rng([self.seed, step]).integers(SCENES, size=self.schedule.batch_size)
+        return Lesson(pick, np.stack([render(self.described[i], SCALE).image for i in pick]))
 
-    def fit(self, until: float, folder: Path) -> None:
-        """Train until a time of ``time.monotonic``; a checkpoint is left in the folder now and then."""
-        self._choose_format()
-        began = saved = time.monotonic()
-        step = 0
-        while (now := time.monotonic()) < until:
-            parts = self.learn(step, (now - began) / (until - began))
-            if step % 50 == 0:
-                shown = "  ".join(f"{name} {float(value.detach()):.4f}" for name, value in parts.items())
-                if not all(math.isfinite(value) for value in parts.values()):
-                    raise RuntimeError(f"step {step}: {shown}")
-                console.print(f"step {step}  {(step + 1) / (time.monotonic() - began):.1f}/s  {shown}")
-            if now - saved > 100:
-                save(self.averaged(), folder)
-                saved = now
-            step += 1
-        console.print(f"{step} steps in {time.monotonic() - began:.0f} s")
-
-    def _choose_format(self) -> None:
-        """The memory format in which steps are faster on this device."""
-        if self.device.type == "cpu":
-            return
-        seconds = {}
-        for self.layout in (torch.contiguous_format, torch.channels_last):
-            self.model.to(memory_format=self.layout)
-            for step in range(12):
-                if step == 4:
-                    torch.cuda.synchronize()
-                    began = time.monotonic()
-                sum(self.loss().values()).backward()  # type: ignore[union-attr]
-                self.optimizer.zero_grad()
-            torch.cuda.synchronize()
-            seconds[self.layout] = (time.monotonic() - began) / 8
-        self.layout = min(seconds, key=seconds.__getitem__)
-        self.model.to(memory_format=self.layout)
-        torch.cuda.empty_cache()
-        console.print(f"seconds a step: {seconds}; {torch.cuda.max_memory_allocated() / 2**30:.1f} GiB")
-
-
-def save(model: AutoencoderKL, folder: Path) -> None:
-    """Write it in half precision."""
-    copy = build()
-    copy.register_to_config(scaling_factor=model.config.scaling_factor)
-    copy.load_state_dict(model.state_dict())
-    copy.half().save_pretrained(folder, safe_serialization=True)
-
-
-def main(
-    out: Annotated[Path, typer.Argument(help="Folder for vae_256.zip.")],
-    minutes: Annotated[float, typer.Option(help="For everything: rendering, training, judging.")] = 8.0,
-    device: Annotated[str, typer.Option(help="torch's name of it.")] = "cpu",
-    scenes: Annotated[int, typer.Option(help="To learn from.")] = 24_000,
-    drawn: Annotated[int, typer.Option(help="Latents that the U-Net draws.")] = 6_000,
-    judged: Annotated[int, typer.Option(help="Validation pictures.")] = 400,
-    processes: Annotated[int, typer.Option(help="That render.")] = 4,
-) -> None:
-    """Train the autoencoder of large pictures, measure it, and pack it with a sheet of pictures."""
-    until = time.monotonic() + minutes * 60 - min(OUTSIDE, minutes * 30)
-    place = torch.device(device)
-    if place.type == "cuda":
-        torch.set_float32_matmul_precision("high")
-        torch.backends.cudnn.benchmark = True
-    # Before anything runs on the device: processes that are forked must not have touched it.
-    described = captions(SCENE_SEEDS["vae_256"], drawn, processes)
-    pictures = Pictures(SCENE_SEEDS["vae"], scenes, SCALE, processes)
-    unseen = Pictures(SCENE_SEEDS["check"], min(256, scenes), SCALE, 1)
-    latents = Latents.made(place, described)
-    told = prompts("validation", judged)
-    validation = draw(latents.pipeline, told, "base", seed=7)
-    pictures.wait()
-    unseen.wait()
-    latents.encode(pictures)
-    work = out / "vae_256"
-    training = Training(pictures, latents, place)
-    training.fit(until, work)
-    model = training.averaged()
-    save(model, work)
-    report = judge(model, latents, unseen, told, validation, work)
-    (work / "report.json").write_text(json.dumps(report, indent=2) + "\n")
-    console.print(report)
-    np.save(work / "validation.npy", validation.half().cpu().numpy())
-    (work / "validation.json").write_text(json.dumps(told, indent=0) + "\n")
-    shutil.make_archive(str(out / "vae_256"), "zip", work)
-    shutil.rmtree(work)
-
-
-if __name__ == "__main__":
-    typer.run(main)
+    def finish(self, folder: Path) -> None:
+        """Save it, say how good it is, and leave numbers and a sheet of pictures with the log."""
+        save(self.model, folder)
+        report = judge(self.model.float(), self.latents, self.work / self.name)
+        (self.work / self.name / "report.json").write_text(json.dumps(report, indent=2) + "\n")
+        console.print(report)

@@ -13,10 +13,15 @@ from PIL import Image
 from torch.nn.functional import avg_pool2d
 
 from realignkit_plugins.micro.oracle import Oracle, fully_right
-from realignkit_plugins.micro.train.vae_256_data import Latents, Pictures, to_images, to_pixels
+from realignkit_plugins.micro.train.data import SCENE_SEEDS, scenes, to_tensor
+from realignkit_plugins.micro.train.vae_256_data import Latents, prompts, to_pixels
+from realignkit_plugins.micro.world import Scene, render
 
+CHECKED = 128
+"""Unseen scenes that it is measured on."""
 SHOWN, COLUMNS = 24, 4
 """Pictures of the sheet, and how many stand in a row: each by the small decoder, enlarged, and by the large one."""
+BATCH = 16
 
 
 def psnr(made: torch.Tensor, true: torch.Tensor) -> float:
@@ -25,36 +30,24 @@ def psnr(made: torch.Tensor, true: torch.Tensor) -> float:
 
 
 @torch.no_grad()
-def judge(
-    model: AutoencoderKL, latents: Latents, unseen: Pictures, told: Sequence[str], drawn: torch.Tensor, folder: Path
-) -> dict[str, float]:
-    """Numbers of a model, and ``folder/sheet.png``.
-
-    Args:
-        model: the autoencoder of large pictures.
-        latents: with the small one.
-        unseen: rendered scenes that it has not learned from.
-        told, drawn: prompts and the latents of unit variance (B, 4, 16, 16) that the U-Net drew of them.
-        folder: where the sheet goes.
-    """
-    device, scale = drawn.device, latents.scaling
-    small, large = to_images(unseen.small, device), (to_images(part, device) for part in _parts(unseen.large))
-    z = latents.vae.encode(small).latent_dist.mean
-    rows = []
-    for part, true in zip(z.split(32), large, strict=True):
-        posterior = model.encode(true).latent_dist.mean
-        rows.append((model.decode(part).sample, model.decode(posterior).sample, posterior, true))
-    decoded, there_and_back, encoded, true = (torch.cat(column) for column in zip(*rows, strict=True))
+def judge(model: AutoencoderKL, latents: Latents, folder: Path) -> dict[str, float]:
+    """Numbers of an autoencoder of large pictures, and ``folder/sheet.png``."""
+    vae, scale, drawn = latents.pipeline.vae, latents.scaling, latents.validation.float()
+    described = scenes(SCENE_SEEDS["check"], CHECKED)
+    small, true = (_rendered(described, finer).to(drawn.device) for finer in (1, 4))
+    z = vae.encode(small).latent_dist.mean
+    encoded = torch.cat([model.encode(part).latent_dist.mean for part in true.split(BATCH)])
+    decoded, there_and_back, after = (_decoded(model, each) for each in (z, encoded, drawn / scale))
     before = latents.decode(drawn)
-    after = torch.cat([model.decode(part / scale).sample.clamp(-1, 1) for part in drawn.split(32)])
     reduced = avg_pool2d(after, after.shape[-1] // before.shape[-1])
     _sheet(to_pixels(before[:SHOWN]), to_pixels(after[:SHOWN]), folder / "sheet.png")
-    right = {"before": _right(before, told), "after": _right(reduced, told)}
+    asked = prompts(len(drawn))
+    right = {"before": _right(before, asked), "after": _right(reduced, asked)}
     return {
         "psnr_decoded": psnr(decoded, true),
         "psnr_encoded_and_decoded": psnr(there_and_back, true),
         "psnr_small": psnr(latents.decode(z * scale), small),
-        "psnr_reduced_of_small_picture": psnr(avg_pool2d(decoded.clamp(-1, 1), 4), small),
+        "psnr_reduced_of_small_picture": psnr(avg_pool2d(decoded, 4), small),
         "latents_error": round(float(((encoded - z) * scale).square().mean().sqrt()), 4),
         "psnr_drawn_reduced": psnr(reduced, before),
         "right_before": round(float(right["before"].mean()), 4),
@@ -63,13 +56,17 @@ def judge(
     }
 
 
-def _parts(pixels: npt.NDArray[np.uint8]) -> list[npt.NDArray[np.uint8]]:
-    return [pixels[start : start + 32] for start in range(0, len(pixels), 32)]
+def _rendered(described: Sequence[Scene], scale: int) -> torch.Tensor:
+    return to_tensor(np.stack([render(each, scale).image for each in described])) * 2 - 1
 
 
-def _right(images: torch.Tensor, told: Sequence[str]) -> npt.NDArray[np.bool_]:
+def _decoded(model: AutoencoderKL, latents: torch.Tensor) -> torch.Tensor:
+    return torch.cat([model.decode(part).sample.clamp(-1, 1) for part in latents.split(BATCH)])
+
+
+def _right(images: torch.Tensor, asked: Sequence[str]) -> npt.NDArray[np.bool_]:
     detections = Oracle.load().detect([Image.fromarray(pixels) for pixels in to_pixels(images)])
-    return np.array([fully_right(prompt, seen) for prompt, seen in zip(told, detections, strict=True)])
+    return np.array([fully_right(prompt, seen) for prompt, seen in zip(asked, detections, strict=True)])
 
 
 def _sheet(small: npt.NDArray[np.uint8], large: npt.NDArray[np.uint8], path: Path) -> None:
