@@ -126,7 +126,7 @@ class VAE256Recipe(Recipe):
     name = "vae_256"
     anywhere = True
     schedule = Schedule(
-        steps=680, batch_size=4, learning_rate=1e-3, weight_decay=0.0, warmup=30, ema=0.99, cooldown=0.6
+        steps=900, batch_size=4, learning_rate=1e-3, weight_decay=0.0, warmup=30, ema=0.99, cooldown=0.6
     )
 
     def __init__(self, *arguments: Any) -> None:
@@ -160,12 +160,12 @@ class VAE256Recipe(Recipe):
         }
         if step >= CRITICAL * self.schedule.steps:
             with torch.autocast(device.type, torch.bfloat16):
-                parts["doubt"] = doubt_loss(self.critic, made, sum(parts.values()))
+                parts["doubt"] = doubt_loss(self.critic, made, _total(parts))
                 parts["critic"] = critic_loss(self.critic, made, true)
         if self.encodes:
             parts["latents"] = self._encoding_loss(true[:1], pick[:1])
         error = mse_loss(scenes_made.detach().clamp(-1, 1), true)
-        return sum(parts.values()), {**parts, "psnr": -10 * torch.log10(error / 4)}
+        return _total(parts), {**parts, "psnr": -10 * torch.log10(error / 4)}
 
     def _encoding_loss(self, true: torch.Tensor, pick: torch.Tensor) -> torch.Tensor:
         """How far the encoder's latents of pictures are from the small one's."""
@@ -193,3 +193,7 @@ class VAE256Recipe(Recipe):
         report = judge(self.model.float(), self.latents, self.work / self.name)
         (self.work / self.name / "report.json").write_text(json.dumps(report, indent=2) + "\n")
         console.print(report)
+
+
+def _total(parts: dict[str, torch.Tensor]) -> torch.Tensor:
+    return torch.stack(list(parts.values())).sum()
