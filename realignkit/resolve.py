@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -48,16 +48,29 @@ _FILES = (".safetensors", ".ckpt")
 """What a name that ends so means, also where nothing is there: the loader then says that."""
 
 
-def unknown_option(name: str, known: Iterable[str]) -> OptionError:
-    """The error for an option that nobody takes, with the nearest known names."""
+def unknown_option(name: str, known: Iterable[str], groups: Collection[str] = ()) -> OptionError:
+    """The error for an option that nobody takes, with the nearest known names.
+
+    Args:
+        name: as it was given.
+        known: those that there are, under their groups where the name has one.
+        groups: what they belong to, where there are too many to list: then those of the group that is meant are listed.
+    """
     names = sorted(set(known))
-    ours = DENSE_DIFFUSION_NAMES.get(name.rpartition(".")[2])
-    if near := [known for known in names if known.rpartition(".")[2] == ours]:
-        hint = f"DenseDiffusion's {name.rpartition('.')[2]} is {near[0]} here. "
+    group, _, option = name.rpartition(".")
+    of_group = [each for each in names if group in groups and each.startswith(f"{group}.")]
+    elsewhere = [each for each in names if each.partition(".")[2] == option]
+    ours = DENSE_DIFFUSION_NAMES.get(option)
+    if near := [each for each in names if each.rpartition(".")[2] == ours]:
+        hint = f"DenseDiffusion's {option} is {near[0]} here. "
     else:
-        near = get_close_matches(name, names, n=3, cutoff=0.5)
+        near = elsewhere or get_close_matches(name, of_group or names, n=3, cutoff=0.5)
         hint = f"Did you mean {' or '.join(near)}? " if near else ""
-    return OptionError(f"there is no option '{name}'. {hint}Known: {', '.join(names) or 'none'}.")
+    if groups and not of_group:
+        listed = f"Groups of options here: {', '.join(groups)}; a wrong name within a group lists what it has."
+    else:
+        listed = f"Known: {', '.join(of_group or names) or 'none'}."
+    return OptionError(f"there is no option '{name}'. {hint}{listed}")
 
 
 def choose_generator(registry: Registry, model: Any) -> PluginInfo:

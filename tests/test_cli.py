@@ -154,6 +154,12 @@ def test_names_find_their_group():
         ("shar=1", "Did you mean share"),
         ("modulation.shar=1", "Did you mean modulation.share"),
         ("modulaton.share=1", "Did you mean modulation.share"),
+        ("tagger.power=1", "Did you mean modulation.power"),
+        ("tagger.tresh=1", r"Did you mean tagger.threshold\? Known: tagger.threshold\.$"),
+        (
+            "nothing.like.it=1",
+            "like.it'. Groups of options here: .*tagger.*; a wrong name within a group lists what it has",
+        ),
         ("tagger.size=1", "no option 'tagger.size'"),
         ("creg=1", "DenseDiffusion's creg is cross_weight here"),
         ("modulation.sizereg=1", "DenseDiffusion's sizereg is modulation.size_weight here"),

@@ -4,9 +4,10 @@ import logging
 from types import ModuleType
 
 import pytest
+from pydantic import Field
 
 from realignkit import hookimpl
-from realignkit.contracts import KINDS, Options, Scorer
+from realignkit.contracts import KINDS, Options, Scorer, parse_options
 from realignkit.errors import OptionError, PluginError, RealignKitError
 from realignkit.registry import Registry, default_registry, hook_name
 from realignkit.types import Likelihood, LocalCaption
@@ -71,6 +72,22 @@ def test_bad_options_name_the_plugin_and_its_options(registry, options):
     registry.register(plugin())
     with pytest.raises(OptionError, match=rf"Parrot: {next(iter(options))}.*Its options: volume\."):
         registry.create("scorer", "parrot", **options)
+
+
+@pytest.mark.parametrize(
+    ("option", "example"),
+    [("weights", r"""weights='{"name": 1}'"""), ("names", r"names='\[1, 2\]'"), ("pair", r"pair='\[1, 2\]'")],
+)
+def test_a_text_for_something_with_parts_is_told_that_json_is_wanted(option, example):
+    class Parts(Options):
+        weights: dict[str, float] = Field({})
+        names: list[str] = Field([])
+        pair: tuple[int, int] = (1, 2)
+
+    with pytest.raises(
+        OptionError, match=rf"{option}: Input should be .*, not 'car=2'; --set takes JSON for it: {example}"
+    ):
+        parse_options(Parts, {option: "car=2"}, owner="Parts")
 
 
 def test_the_options_class_of_a_plugin(registry):

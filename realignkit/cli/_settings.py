@@ -130,7 +130,7 @@ def _locate(name: str, known: Mapping[str, Collection[str] | None], prefer: str 
     }
     full = [f"{group}.{option}" for group, names in shown.items() for option in names]
     bare = [option for names in shown.values() for option in names]
-    raise resolve.unknown_option(name, full if dot else bare)
+    raise resolve.unknown_option(name, full if dot else bare, groups=known)
 
 
 def nested_names(options: type[Options], prefix: str = "") -> Iterator[str]:

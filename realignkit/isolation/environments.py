@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from realignkit.errors import OptionError, OutputError
+from realignkit.errors import OptionError, OutputError, redacted, redacted_urls, url_secrets
 from realignkit.files import atomic_write, make_folder
 
 FOLDER_VARIABLE = "REALIGNKIT_ENVIRONMENTS"
 _RECORD = "environment.json"
+_NEEDED = ("name", "requires")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]*")
+_GRACE = 5.0
+"""Seconds that pip or uv have to clean up when they are stopped."""
+
+Say = Callable[[str], object]
 
 
 @dataclass(frozen=True)
@@ -27,11 +36,15 @@ class Environment:
         name: as it is asked for.
         folder: where it is.
         requires: what was installed into it, as pip takes it.
+        index_url: where from, instead of pip's or uv's own index; "": from that.
+        extra_index_urls: where from, too. None of the three holds a key: their addresses are redacted.
     """
 
     name: str
     folder: Path
     requires: tuple[str, ...]
+    index_url: str = ""
+    extra_index_urls: tuple[str, ...] = ()
 
     @property
     def python(self) -> Path:
@@ -52,26 +65,47 @@ def find(name: str) -> Environment | None:
     folder = environments_folder() / _checked(name)
     try:
         record = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
-        environment = Environment(name, folder, tuple(map(str, record["requires"])))
-    except (OSError, ValueError, KeyError, TypeError):
+        requires, extra = (tuple(map(str, record.get(key, ()))) for key in ("requires", "extra_index_urls"))
+        environment = Environment(name, folder, requires, str(record.get("index_url", "")), extra)
+    except (OSError, ValueError, AttributeError, TypeError):
         return None
     return environment if environment.python.exists() else None
 
 
 def all_environments() -> list[Environment]:
     """Those that are whole, by name."""
+    return [environment for environment in map(find, _names()) if environment is not None]
+
+
+def halves() -> list[Path]:
+    """The folders of those that are not whole: being made just now, or cut off."""
+    return [environments_folder() / name for name in _names() if find(name) is None]
+
+
+def _names() -> list[str]:
     folder = environments_folder()
     names = sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
-    return [environment for environment in map(find, names) if environment is not None]
+    return [name for name in names if _NAME.fullmatch(name)]
 
 
-def create(name: str, requires: Sequence[str], python: str | None = None) -> Environment:
+def create(
+    name: str,
+    requires: Sequence[str],
+    python: str | None = None,
+    *,
+    index_url: str = "",
+    extra_index_urls: Sequence[str] = (),
+    say: Say = lambda line: None,
+) -> Environment:
     """Make one and install into it: with uv where it is there, else with venv and pip. Takes minutes.
 
     Args:
         name: letters, digits and hyphens.
         requires: what to install, as pip takes it.
         python: its interpreter, a path or a version ("3.8"); None: the one that runs this.
+        index_url: where packages come from; "": pip's or uv's own index. Keys in it are in no record and no message.
+        extra_index_urls: where they come from, too.
+        say: called with each line that pip or uv print.
 
     Raises:
         OptionError: there is one of this name already, or the name will not do.
@@ -87,7 +121,8 @@ def create(name: str, requires: Sequence[str], python: str | None = None) -> Env
     interpreter, uv = python or sys.executable, shutil.which("uv")
     if not uv and re.fullmatch(r"3\.\d+", interpreter):
         interpreter = f"python{interpreter}"
-    target = Environment(name, folder, tuple(requires))
+    shown, extra = (tuple(map(redacted_urls, each)) for each in (requires, extra_index_urls))
+    target = Environment(name, folder, shown, redacted_urls(index_url), extra)
     if uv:
         steps = [[uv, "venv", "--python", interpreter, str(folder)]]
         steps += [[uv, "pip", "install", "--python", str(target.python), *requires]] if requires else []
@@ -95,9 +130,16 @@ def create(name: str, requires: Sequence[str], python: str | None = None) -> Env
         steps = [[interpreter, "-m", "venv", str(folder)]]
         pip = [str(target.python), "-m", "pip", "install", "--disable-pip-version-check"]
         steps += [[*pip, *requires]] if requires else []
+    # Not in the command, which everybody on the machine can read.
+    variables = {"PYTHONUNBUFFERED": "1"}
+    if index_url:
+        variables |= dict.fromkeys(("PIP_INDEX_URL", "UV_DEFAULT_INDEX"), index_url)
+    if extra_index_urls:
+        variables |= dict.fromkeys(("PIP_EXTRA_INDEX_URL", "UV_INDEX"), " ".join(extra_index_urls))
+    secrets = [secret for url in (index_url, *extra_index_urls, *requires) for secret in url_secrets(url)]
     try:
         for step in steps:
-            _run(step)
+            _run(step, variables, lambda line: say(redacted(redacted_urls(line), secrets)))
         return record(target)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
@@ -106,7 +148,8 @@ def create(name: str, requires: Sequence[str], python: str | None = None) -> Env
 
 def record(environment: Environment) -> Environment:
     """Say that an environment is whole."""
-    text = json.dumps({"name": environment.name, "requires": environment.requires}, indent=2)
+    values = {field: getattr(environment, field) for field in ("name", "requires", "index_url", "extra_index_urls")}
+    text = json.dumps({field: value for field, value in values.items() if value or field in _NEEDED}, indent=2)
     atomic_write(environment.folder / _RECORD, text + "\n")
     return environment
 
@@ -130,17 +173,39 @@ def remedy(name: str, requires: Sequence[str], python: str = "") -> str:
 
 
 def _checked(name: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9-]*", name):
+    if not _NAME.fullmatch(name):
         raise OptionError(f"'{name}' will not do as the name of an environment: take letters, digits and hyphens.")
     return name
 
 
-def _run(command: Sequence[str]) -> None:
+def _run(command: Sequence[str], variables: Mapping[str, str], say: Say) -> None:
+    """Run a command to its end; whatever ends the wait for it ends the command too, and what that has started."""
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "stdin": subprocess.DEVNULL}
+    environment = {**os.environ, **variables}
     try:
-        done = subprocess.run(command, capture_output=True, text=True)
+        process = subprocess.Popen(
+            command, **pipes, text=True, errors="replace", env=environment, start_new_session=True
+        )
     except OSError as error:
         raise OutputError(f"'{command[0]}' cannot be run: {error}. Give another --python.") from None
-    if done.returncode:
-        said = [line for line in (done.stderr or done.stdout).splitlines() if line.strip()]
+    said = []
+    try:
+        for line in process.stdout or ():
+            if line.strip():
+                said.append(line.strip())
+                say(line.rstrip())
+        code = process.wait()
+    except BaseException:
+        _end(process)
+        raise
+    if code:
         errors = [line for line in said if line.lower().startswith("error")] or said[-1:]
         raise OutputError(f"'{' '.join(command[1:4])} …' failed: {' '.join(errors)}. Nothing of the environment stays.")
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    """Stop a command and its children: as Ctrl-C does, so that pip takes away what it has unpacked, then for good."""
+    for number in (signal.SIGINT, signal.SIGKILL) if os.name != "nt" else (signal.SIGTERM,):
+        with contextlib.suppress(ProcessLookupError, subprocess.TimeoutExpired):
+            process.send_signal(number) if os.name == "nt" else os.killpg(process.pid, number)
+            process.wait(_GRACE)

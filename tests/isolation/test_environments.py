@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
+import sys
 import zipfile
 
 import pytest
@@ -78,3 +81,100 @@ def test_names(folder, name):
 def test_what_there_is_not_cannot_be_removed(folder, cli):
     assert "there is no environment 'x'" in cli("env", "remove", "x").stderr
     assert "no environments in" in cli("env", "list").stdout
+
+
+# --- an interpreter that notes what it is asked -----------------------------------------------------------------------
+
+NOTES = """#!/bin/sh
+echo "$0 $*" >> "{notes}"
+echo "index=$PIP_INDEX_URL extra=$PIP_EXTRA_INDEX_URL" >> "{notes}"
+case "$*" in
+  *venv*) mkdir -p "$3/bin" && cp "$0" "$3/bin/python" ;;
+  *) echo "Looking in indexes: $PIP_INDEX_URL"; {install} ;;
+esac
+"""
+
+
+@pytest.fixture
+def interpreter(folder, tmp_path, monkeypatch):
+    """Write an interpreter: its path, and the file with its notes."""
+    monkeypatch.setattr(environments.shutil, "which", lambda name: None)
+
+    def write(install="true"):
+        path, notes = tmp_path / "interpreter", tmp_path / "notes"
+        path.write_text(NOTES.format(notes=notes, install=install))
+        path.chmod(0o755)
+        return path, notes
+
+    return write
+
+
+def test_an_index_with_a_key_is_handed_over_and_kept_nowhere(folder, interpreter, cli):
+    python, notes = interpreter()
+    index, extra = "https://me:hunter2-hunter2@pypi.example/simple", "https://cpu.example/whl/cpu"
+    done = cli(
+        *(
+            "env",
+            "create",
+            "x",
+            "--requires",
+            "faraway",
+            "--requires",
+            "near @ git+https://hunter3-hunter3@git.example/x",
+        ),
+        *("--python", python, "--index-url", index, "--extra-index-url", extra, "--extra-index-url", f"{extra}2"),
+    )
+    assert done.exit_code == 0, done.output
+    told = notes.read_text()
+    assert f"index={index} extra={extra} {extra}2" in told
+    assert index not in told.replace(f"index={index}", "")  # in no command
+    assert "Looking in indexes: https://***@pypi.example/simple" in done.stderr
+    made = environments.find("x")
+    assert (made.index_url, made.extra_index_urls) == ("https://***@pypi.example/simple", (extra, f"{extra}2"))
+    assert made.requires == ("faraway", "near @ git+https://***@git.example/x")
+    assert "hunter" not in done.output + (folder / "x" / "environment.json").read_text()
+
+
+def test_what_fails_ends_with_what_was_said(folder, interpreter):
+    python, _ = interpreter("echo 'ERROR: no such thing' && exit 1")
+    lines = []
+    with pytest.raises(OutputError, match=r"failed: ERROR: no such thing\. Nothing of the environment stays\."):
+        environments.create("x", ["faraway"], str(python), say=lines.append)
+    assert lines[-1] == "ERROR: no such thing"
+    assert not (folder / "x").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_it_with_all_that_it_has_started(folder, interpreter, tmp_path, number):
+    started = tmp_path / "started"
+    python, _ = interpreter(f"echo $$ > {started}; echo on its way; sleep 1000")
+    # Without the fixture 'command', whose processes take no signals.
+    command = [
+        sys.executable,
+        "-m",
+        "realignkit.cli",
+        "env",
+        "create",
+        "x",
+        "--requires",
+        "faraway",
+        "--python",
+        python,
+    ]
+    variables = {**os.environ, environments.FOLDER_VARIABLE: str(folder), "PATH": "/usr/bin:/bin"}
+    with subprocess.Popen([*command, "--python", python], env=variables, stderr=subprocess.PIPE, text=True) as process:
+        assert any("on its way" in line for line in process.stderr)
+        assert (folder / "x").exists()
+        process.send_signal(number)
+        said = process.stderr.read()
+        assert process.wait(HANGS) == 130, said
+    assert "Interrupted. Nothing had been finished" in said
+    assert not (folder / "x").exists()
+    with pytest.raises(ProcessLookupError):
+        os.killpg(int(started.read_text()), 0)
+
+
+def test_half_of_one_is_listed_with_what_to_do(folder, cli):
+    (folder / "half" / "bin").mkdir(parents=True)
+    said = " ".join(cli("env", "list").stderr.split())
+    assert "is half an environment, being made or cut off: realignkit env remove half" in said
