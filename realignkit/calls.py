@@ -55,7 +55,8 @@ def tag_images(tagger: Named, images: Sequence[Image]) -> list[tuple[Tag, ...]]:
         PluginError: the tagger failed or broke its contract.
     """
     with tagger.calling():
-        tags = [list(each) for each in tagger.plugin([image.copy() for image in images])]
+        said = _parts(tagger, tagger.plugin([image.copy() for image in images]), "tags for each image")
+        tags = [_parts(tagger, each, "a tuple of tags, for an image") for each in said]
     if len(tags) != len(images):
         raise tagger.breach(f"{len(tags)} answers for {len(images)} images")
     if problem := next(filter(None, (layouts.tag_problem(tag) for each in tags for tag in each)), ""):
@@ -63,10 +64,16 @@ def tag_images(tagger: Named, images: Sequence[Image]) -> list[tuple[Tag, ...]]:
     return [layouts.distinct(each) for each in tags]
 
 
+def _parts(plugin: Named, value: Any, wanted: str) -> list[Any]:
+    if problem := layouts.listing_problem(value, wanted):
+        raise plugin.breach(problem)
+    return list(value)
+
+
 @dataclass(frozen=True)
 class Attempt:
-    """One scorer's try: its valid captions with its notes, or None with the reason (a word or two), a message, and
-    whether it is worth another try later (not ``final``).
+    """One scorer's try: its valid captions with its notes, or None with the reason (a word or two), a message, whether
+    it is worth another try later (not ``final``), and what was raised.
     """
 
     captions: tuple[LocalCaption, ...] | None
@@ -74,14 +81,17 @@ class Attempt:
     message: str = ""
     final: bool = True
     notes: tuple[str, ...] = ()
+    error: BaseException | None = None
 
 
 def attempt(scorer: Named, prompt: str, tags: Sequence[Tag]) -> Attempt:
     """Ask one scorer, and hold its answer against the contract. Never raises."""
     try:
         with suited_threads(scorer.plugin):
-            captions = tuple(scorer.plugin(prompt, tuple(tags)))
-        problem = layouts.answer_problem(captions, tags)
+            answered = scorer.plugin(prompt, tuple(tags))
+            problem = layouts.listing_problem(answered, "a local caption for each tag")
+            captions = () if problem else tuple(answered)
+        problem = problem or layouts.answer_problem(captions, tags)
         say = getattr(scorer.plugin, "notes", None)
         said = () if problem or say is None else say(prompt, captions)
         notes = (said,) if isinstance(said, str) else tuple(map(str, said))
@@ -89,8 +99,8 @@ def attempt(scorer: Named, prompt: str, tags: Sequence[Tag]) -> Attempt:
         # Services like to quote the key that they refuse; the message ends up in files that people share.
         message = redacted(f"{type(error).__name__}: {error}", scorer.secrets)
         if isinstance(error, ScorerError):
-            return Attempt(None, error.reason, message, error.final)
-        return Attempt(None, type(error).__name__, message, final=False)
+            return Attempt(None, error.reason, message, error.final, error=error)
+        return Attempt(None, type(error).__name__, message, final=False, error=error)
     if problem:
         return Attempt(None, "contract", problem)
     return Attempt(captions, notes=tuple(redacted(note, scorer.secrets) for note in notes))
@@ -184,7 +194,8 @@ def segment_image(segmenter: Named, image: Image, captions: Sequence[LocalCaptio
     if not captions:
         return Layout(), ()
     with segmenter.calling():
-        results = list(segmenter.plugin(image.copy(), [caption.caption for caption in captions]))
+        said = segmenter.plugin(image.copy(), [caption.caption for caption in captions])
+        results = _parts(segmenter, said, "(mask, confidence) or None for each phrase")
     if len(results) != len(captions):
         raise segmenter.breach(f"{len(results)} answers for {len(captions)} phrases")
     segments, notes = [], []
@@ -281,7 +292,8 @@ def _finite(reward: Named, values: Any, prompts: Sequence[str]) -> Tensor:
     import torch
 
     if not isinstance(values, torch.Tensor):
-        raise reward.breach(f"it gave {with_article(type(values).__name__)}, not a tensor")
+        got = "None" if values is None else with_article(type(values).__name__)
+        raise reward.breach(f"it gave {got}, not a tensor")
     if values.shape != (len(prompts),):
         raise reward.breach(f"{len(prompts)} images got rewards of shape {tuple(values.shape)}")
     rewards = values.float()

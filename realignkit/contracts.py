@@ -159,7 +159,10 @@ class Tagger(Plugin):
 
     @abstractmethod
     def __call__(self, images: Sequence[Image]) -> list[tuple[Tag, ...]]:
-        """One tuple of tags per image (RGB), most confident first; empty where nothing is recognised."""
+        """One tuple of tags per image (RGB), most confident first; empty where nothing is recognised.
+
+        Of tags with the same name in one image the first is kept.
+        """
 
 
 class Scorer(Plugin):

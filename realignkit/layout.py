@@ -145,6 +145,18 @@ class Truth:
 # --- what is wrong, in words ------------------------------------------------------------------------------------------
 
 
+def listing_problem(value: Any, wanted: str) -> str:
+    """What is wrong with an answer that should have parts, as ``wanted`` says: None, a text or a mapping is none."""
+    try:
+        iter(value)
+    except TypeError:
+        parts = False
+    else:
+        parts = not isinstance(value, str | bytes | Mapping)
+    got = "None" if value is None else with_article(type(value).__name__)
+    return "" if parts else f"it returned {got}, not {wanted}"
+
+
 def tag_problem(tag: Any) -> str:
     """What is wrong with a :class:`~realignkit.types.Tag`."""
     if not isinstance(tag, Tag) or not isinstance(tag.name, str) or not tag.name.strip():

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -29,6 +32,24 @@ CHECKS: Mapping[str, Mapping[str, Callable[[Named], object]]] = {
     "prompts": sources.PROMPTS,
 }
 """By kind, what its plugins are asked, in this order, until something is wrong: one cause has many consequences."""
+
+_CALLED_WITH: Mapping[str, tuple[str, ...]] = {
+    "tagger": ("images",),
+    "scorer": ("prompt", "tags"),
+    "segmenter": ("image", "phrases"),
+    "vqa": ("images", "questions", "choices"),
+    "reward": ("images", "prompts"),
+    "metric": ("images", "prompts"),
+}
+_WANTED: Mapping[str, str] = {
+    "tagger": "every picture must get its tags, be they none",
+    "scorer": "any prompt and any tags should be answered",
+    "segmenter": "any picture and any phrases must be answered, with None for what is not found",
+    "vqa": "any picture and any question must be answered",
+    "reward": "any picture and any prompt must get a number",
+    "metric": "any pictures and any prompts must be taken in",
+    "": "whatever its contract allows must be answered",
+}
 
 Unready = Callable[[PluginInfo], str]
 
@@ -146,10 +167,51 @@ def alone(module: Any, source: str) -> Registry:
 def _of_one(plugin: Named) -> Iterator[Finding]:
     yield finding_of(plugin.whose, "documented", lambda: check_documented(plugin))
     for name, check in CHECKS[plugin.kind].items():
-        finding = finding_of(plugin.whose, name, functools.partial(check, plugin))
+        finding = finding_of(plugin.whose, name, functools.partial(_asked, plugin, check))
         yield finding
         if finding.problem:
             return
+
+
+def _asked(plugin: Named, check: Callable[[Named], object]) -> None:
+    """A check; of what the plugin's own code raises it says where that is, and what was wanted."""
+    try:
+        check(plugin)
+    except PluginError as error:
+        cause = error.__cause__
+        if cause is None or isinstance(cause, RealignKitError):
+            raise
+        if isinstance(cause, TypeError) and (problem := _signature_problem(plugin)):
+            raise plugin.breach(problem) from cause
+        if not (place := _place(plugin, cause)):
+            raise
+        said = str(error).removesuffix(TELL_AUTHOR).rstrip()
+        raise PluginError(f"{said} It was raised in {place}: {_WANTED.get(plugin.kind, _WANTED[''])}.") from cause
+
+
+def _signature_problem(plugin: Named) -> str:
+    called = plugin.plugin.update if plugin.kind == "metric" else plugin.plugin
+    try:
+        signature = inspect.signature(called)
+        names = _CALLED_WITH[plugin.kind]
+    except (TypeError, ValueError, KeyError):
+        return ""
+    try:
+        signature.bind(*names)
+    except TypeError:
+        return f"it is called with ({', '.join(names)}), and takes ({', '.join(signature.parameters)})"
+    return ""
+
+
+def _place(plugin: Named, error: BaseException) -> str:
+    """The last line of the plugin's own file on the way to an error; "" where none is."""
+    made_by = plugin.plugin if inspect.isfunction(plugin.plugin) else type(plugin.plugin)
+    try:
+        file = inspect.getsourcefile(made_by)
+    except TypeError:
+        return ""
+    lines = [line for frame, line in traceback.walk_tb(error.__traceback__) if frame.f_code.co_filename == file]
+    return f"{Path(file).name}, line {lines[-1]}" if file and lines else ""
 
 
 def _of_module(module: Any) -> Iterator[Finding]:

@@ -112,21 +112,21 @@ def check_documented(plugin: Named) -> None:
     Raises:
         PluginError: one of that is not so.
     """
-    cls = type(plugin.plugin)
+    cls, problems = type(plugin.plugin), []
     if not inspect.isfunction(plugin.plugin) and not (cls.__doc__ or "").strip():
-        raise PluginError(f"{plugin.whose} has no docstring: say in a line what {cls.__name__} does.")
+        problems.append(f"{plugin.whose} has no docstring: say in a line what {cls.__name__} does.")
     model = getattr(plugin.plugin, "Options", None)
     if isinstance(model, type):
         if not issubclass(model, Options):
             raise PluginError(f"{plugin.whose}: derive its Options from realignkit.Options, which refuses wrong names.")
-        for name, field in model.model_fields.items():
-            if not field.description:
-                raise PluginError(
-                    f"{plugin.whose}: option '{name}' has no description, which 'realignkit plugins' shows: write "
-                    f'{name}: … = Field(…, description="…").'
-                )
-        if isinstance(plugin.plugin, Plugin) and cls.__init__ is Plugin.__init__:
-            _check_refusal(plugin, cls)
+        if bare := [name for name, field in model.model_fields.items() if not field.description]:
+            options = f"option '{bare[0]}' has" if len(bare) == 1 else f"options {', '.join(map(repr, bare))} have"
+            example = f'write {bare[0]}: … = Field(…, description="…").'
+            problems.append(f"{plugin.whose}: {options} no description, which 'realignkit plugins' shows: {example}")
+    if problems:
+        raise PluginError(" ".join(problems))
+    if isinstance(model, type) and isinstance(plugin.plugin, Plugin) and cls.__init__ is Plugin.__init__:
+        _check_refusal(plugin, cls)
     for method in ("check", "out_of_reach"):
         if plugin.has(method):
             with plugin.blame():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from realignkit import calls, questions
@@ -44,7 +45,8 @@ def repeated(plugin: Named, call: Callable[[], Any], what: str) -> None:
         PluginError: it does not.
     """
     if seeded(call) != seeded(call):
-        raise plugin.breach(f"the same {what} gets another answer the second time: draw from torch's generator alone")
+        gets = "get" if what.endswith("s") else "gets"
+        raise plugin.breach(f"the same {what} {gets} another answer the second time: draw from torch's generator alone")
 
 
 def seeded(call: Callable[[], Any]) -> Any:
@@ -118,8 +120,15 @@ def _captions(scorer: Named, prompt: str, tags: Sequence[Tag]) -> tuple[LocalCap
     if tried.captions is None:
         raise scorer.breach(tried.message) if tried.reason == "contract" else PluginError(
             f"{scorer.whose} did not answer about '{prompt[:40]}': {tried.message}."
-        )  # fmt: skip
+        ) from tried.error  # fmt: skip
     return tried.captions
+
+
+def _tags_kept(scorer: Named) -> None:
+    tags = tuple(replace(tag) for tag in TAGS)
+    _captions(scorer, PROMPTS[0], tags)
+    if tags != TAGS:
+        raise scorer.breach("it changes the tags that it is handed: make others (dataclasses.replace)")
 
 
 def _score_counts(scorer: Named) -> None:
@@ -156,7 +165,7 @@ def _notes(scorer: Named) -> None:
 
 
 SCORER: Mapping[str, Callable[[Named], object]] = {
-    "answers": lambda scorer: _captions(scorer, PROMPTS[0], TAGS),
+    "answers": _tags_kept,
     "repeatable": lambda scorer: repeated(scorer, lambda: _captions(scorer, PROMPTS[0], TAGS), "question"),
     "many tags and none": _score_counts,
     "odd prompts": _score_hostile,

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from types import ModuleType
 
+import numpy as np
 import pytest
+import torch
 from pydantic import Field
 
-from realignkit import Likelihood, LocalCaption, Options, Scorer, hookimpl
+from realignkit import Likelihood, LocalCaption, Options, Reward, Scorer, Segmenter, Tag, Tagger, hookimpl
 from realignkit.errors import OptionError, PluginError
 from realignkit.testing import check_plugin, findings
 from tests.testing.conftest import problem, problems
@@ -131,3 +134,109 @@ def test_ending_the_program_is_a_problem():
             sys.exit(0)
 
     assert "scorer 'quits' could not be made: SystemExit: 0" in problem(module(quits=Quits))
+
+
+# --- how it is said ---------------------------------------------------------------------------------------------------
+
+
+class Text(Echo):
+    """One word for all."""
+
+    def __call__(self, prompt, tags):
+        return "certain"
+
+
+class Silence(Echo):
+    """Forgets to return."""
+
+    def __call__(self, prompt, tags):
+        pass
+
+
+class Other(Echo):
+    """Wants other arguments."""
+
+    def __call__(self, tags):
+        return ()
+
+
+class Raises(Echo):
+    """Knows some prompts."""
+
+    def __call__(self, prompt, tags):
+        return {"a cup": ()}[prompt]
+
+
+class Changes(Echo):
+    """Makes everything unsure."""
+
+    def __call__(self, prompt, tags):
+        for tag in tags:
+            object.__setattr__(tag, "confidence", 0.0)
+        return super().__call__(prompt, tags)
+
+
+class Nothing(Tagger):
+    """Forgets to return."""
+
+    def __call__(self, images):
+        pass
+
+
+class Map(Tagger):
+    """Tags by name."""
+
+    def __call__(self, images):
+        return [{"red": 0.5} for _ in images]
+
+
+class Mask(Segmenter):
+    """Forgets to return."""
+
+    def __call__(self, image, phrases):
+        pass
+
+
+class Colours(Reward):
+    """Knows some prompts."""
+
+    def __call__(self, images, prompts):
+        return images.mean((1, 2, 3)) * torch.tensor([{"red": 1.0}[prompt] for prompt in prompts])
+
+
+class Undocumented(Scorer):
+    class Options(Options):
+        weight: float = 1.0
+        scale: float = 1.0
+
+    def __call__(self, prompt, tags):
+        return ()
+
+
+@pytest.mark.parametrize(
+    ("plugin", "message"),
+    [
+        (Text, r"it returned a str, not a local caption for each tag\.$"),
+        (Silence, r"it returned None, not a local caption for each tag\.$"),
+        (Other, r"broke its contract: it is called with \(prompt, tags\), and takes \(tags\)\.$"),
+        (Raises, r"KeyError: .*test_checks\.py, line \d+: any prompt and any tags should be answered\.$"),
+        (Changes, r"it changes the tags that it is handed: make others \(dataclasses\.replace\)\.$"),
+        (Nothing, r"it returned None, not tags for each image\.$"),
+        (Map, r"it returned a dict, not a tuple of tags, for an image\.$"),
+        (Mask, r"it returned None, not \(mask, confidence\) or None for each phrase\.$"),
+        (Colours, r"KeyError: .*test_checks\.py, line \d+: any picture and any prompt must get a number\.$"),
+        (Undocumented, r"has no docstring: .* options 'weight', 'scale' have no description"),
+    ],
+)
+def test_what_was_returned_or_raised_is_said(plugin, message):
+    assert re.search(message, problems(plugin())[0])
+
+
+def test_a_tagger_may_use_numbers_of_numpy_and_name_a_tag_twice():
+    class Generous(Tagger):
+        """Twice the same."""
+
+        def __call__(self, images):
+            return [(Tag("red", np.float32(0.5)), Tag("red", np.float32(0.4))) for _ in images]
+
+    check_plugin(Generous())

@@ -114,7 +114,7 @@ class Waits(Brightness):
         (Sorts, "the tags of an image depend on the order of the batch|in a batch are others than alone"),
         (Neighbours, "the tags of an image in a batch are others than alone"),
         (Paints, r"it changes the images that it is handed: work on a copy \(image.copy\(\)\)"),
-        (Lottery, "the same images gets another answer the second time: draw from torch's generator alone"),
+        (Lottery, "the same images get another answer the second time: draw from torch's generator alone"),
         (Large, r"failed: ValueError: .* \(with an image of 1 x 1\)\.$"),
         (One, "1 answers for 4 images"),
         (Percent, r"tag 'light': confidence must be in \[0, 1\], got 99.0"),
