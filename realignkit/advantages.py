@@ -9,6 +9,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+def alike(values: Tensor) -> bool:
+    """Whether values (B,), on the CPU, differ by rounding alone, if they differ at all."""
+    return not float(values.std(correction=0)) > 1e-6 * float(values.abs().max())
+
+
 def standardised(values: Tensor, groups: Sequence[Hashable]) -> Tensor:
     """Values (B,) with mean 0 and standard deviation 1 over each group; 0 in groups whose values are all alike.
 
@@ -21,9 +26,8 @@ def standardised(values: Tensor, groups: Sequence[Hashable]) -> Tensor:
     standard = torch.zeros_like(values)
     for group in dict.fromkeys(groups):
         members = torch.tensor([other == group for other in groups])
-        spread = values[members].std(correction=0)
-        if float(spread) > 1e-6 * float(values[members].abs().max()):  # else they differ by rounding alone
-            standard[members] = (values[members] - values[members].mean()) / spread
+        if not alike(among := values[members]):
+            standard[members] = (among - among.mean()) / among.std(correction=0)
     return standard
 
 

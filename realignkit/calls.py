@@ -296,6 +296,8 @@ def _finite(reward: Named, values: Any, prompts: Sequence[str]) -> Tensor:
         raise reward.breach(f"it gave {got}, not a tensor")
     if values.shape != (len(prompts),):
         raise reward.breach(f"{len(prompts)} images got rewards of shape {tuple(values.shape)}")
+    if values.is_complex():
+        raise reward.breach("its rewards are complex numbers")
     rewards = values.float()
     if (bad := ~torch.isfinite(rewards)).any():
         raise ModelError(

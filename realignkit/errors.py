@@ -130,7 +130,7 @@ def blame(whose: str) -> Iterator[None]:
     except RealignKitError:
         raise
     except FOREIGN as error:
-        raise PluginError(f"{whose} failed: {type(error).__name__}: {error}. {TELL_AUTHOR}") from error
+        raise PluginError(f"{whose} failed: {said_by(type(error).__name__, error)}. {TELL_AUTHOR}") from error
 
 
 def breach(whose: str, problem: str) -> PluginError:
@@ -145,6 +145,11 @@ def in_one_line(error: BaseException, longest: int = 300) -> str:
         end = max(text.rfind(mark, 0, longest) for mark in (". ", "! ", "; "))
         text = text[: end + 1] if end > longest // 3 else text[:longest].rpartition(" ")[0] + " …"
     return text.rstrip(".;")
+
+
+def said_by(kind: str, error: BaseException) -> str:
+    """The kind and the text of an error of somebody else's, as :func:`in_one_line`; the kind alone where it is mute."""
+    return f"{kind}: {in_one_line(error)}" if str(error).strip(" .;\n") else kind
 
 
 def with_article(name: str) -> str:

@@ -246,9 +246,13 @@ def rewards_in(spec: str, companions: Mapping[str, str] | None) -> dict[str, str
         companions: a generator's companions: ``"reward:clip" -> "micro_clip"`` stands in for ``clip``.
 
     Raises:
-        OptionError: a bad spec.
+        OptionError: a bad spec, or two of its names mean the same.
     """
-    return {name: (companions or {}).get(f"reward:{name}", name) for name in parse_weights(spec)}
+    meant = {name: (companions or {}).get(f"reward:{name}", name) for name in parse_weights(spec)}
+    for name, other in meant.items():
+        if name != other and other in meant:
+            raise OptionError(f"'{spec}' has one reward twice: with this model '{name}' means '{other}'. Give it once.")
+    return meant
 
 
 def make_reward(

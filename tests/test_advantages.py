@@ -7,7 +7,7 @@ import statistics
 import pytest
 import torch
 
-from realignkit.advantages import advantages, standardised
+from realignkit.advantages import advantages, alike, standardised
 
 
 def by_hand(rewards, weights, groups):
@@ -56,3 +56,8 @@ def test_other_groups_change_nothing():
     mixed = standardised(values[[0, 3, 1, 4, 2, 5]], ["a", "b"] * 3)
     assert torch.equal(mixed[::2], alone)
     assert standardised(values[:1], ["a"]).tolist() == [0.0]  # nothing to compare with
+
+
+def test_what_differs_by_rounding_alone_is_alike():
+    assert alike(torch.full((6,), 0.3)) and alike(torch.zeros(2)) and alike(torch.tensor([0.3, 0.3 + 3e-8]))
+    assert not alike(torch.tensor([0.3, 0.3001])) and not alike(torch.tensor([0.0, 1e-9]))

@@ -180,6 +180,12 @@ def test_a_reward_that_works_in_place_changes_its_copy_only():
     assert calls.rewards_of(same, seen, [PROMPT, PROMPT], gradient=True).tolist() == [48, 48]
 
 
+def test_complex_rewards_are_none():
+    reward = Named("reward", "waves", lambda images, prompts: torch.ones(len(prompts), dtype=torch.complex64))
+    with pytest.raises(PluginError, match="reward 'waves' broke its contract: its rewards are complex numbers"):
+        calls.rewards_of(reward, torch.ones(2, 3, 4, 4), [PROMPT, PROMPT])
+
+
 def test_what_a_scorer_says_reaches_the_notes(realigner):
     realigner = realigner.with_(scorers=[("raising", Raising()), ("talking", Talking())])
     result = realigner(PROMPT, 7)

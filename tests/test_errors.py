@@ -11,6 +11,7 @@ import torch
 
 from realignkit.contracts import Options, Plugin
 from realignkit.errors import (
+    TELL_AUTHOR,
     ModelError,
     OptionError,
     PluginError,
@@ -63,6 +64,21 @@ def test_a_plugin_is_not_to_blame_for_it():
         take_too_much()
     with pytest.raises(PluginError, match="failed: ValueError"), blame("tagger 'big'"):
         raise ValueError("no")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("no. Really.", "ValueError: no. Really"),
+        ("first\n  second", "ValueError: first second"),
+        ("many words " * 500, "ValueError: " + "many words " * 27 + "…"),
+        ("", "ValueError"),
+    ],
+)
+def test_what_somebody_else_s_code_says_is_one_line_of_it(text, said):
+    with pytest.raises(PluginError) as caught, blame("reward 'loud'"):
+        raise ValueError(text)
+    assert str(caught.value) == f"reward 'loud' failed: {said}. {TELL_AUTHOR}"
 
 
 # --- keys -----------------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ import realignkit
 from realignkit import ModulationConfig, Realigner, contracts
 from realignkit.errors import ModelError, OptionError, PluginError
 from realignkit.realignment import Realignment
-from realignkit.resolve import LAST_SCORER
+from realignkit.resolve import LAST_SCORER, rewards_in
 from tests import tiny
 
 PROMPT = "a red book and a yellow pen"
@@ -200,3 +200,10 @@ def test_chain_from_names_ends_with_the_scorer_that_always_answers(registry, mak
 def test_an_empty_name_is_no_default(make_realigner, wishes, problem):
     with pytest.raises(PluginError, match=problem):
         make_realigner(**wishes)
+
+
+def test_a_reward_is_named_once_also_under_the_name_that_it_stands_for():
+    companions = {"reward:caption": "micro_caption"}
+    assert rewards_in("caption:1,clip:1", companions) == {"caption": "micro_caption", "clip": "clip"}
+    with pytest.raises(OptionError, match="has one reward twice: with this model 'caption' means 'micro_caption'"):
+        rewards_in("caption:1,micro_caption:1", companions)

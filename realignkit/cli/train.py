@@ -259,6 +259,8 @@ class TrainingJob:
                 on_message=on_message,
             )
             self.main = trainer.processes.main
+            for remark in trainer.idle_options():
+                on_message(remark)
             try:
                 return trainer.train(resume=resume)
             except KeyboardInterrupt:

@@ -24,8 +24,9 @@ import numpy as np
 from pydantic import Field, SecretStr
 
 from realignkit import contracts
+from realignkit.arguments import shown
 from realignkit.contracts import Metric, Plugin, Reward, Scorer, Segmenter, Tagger
-from realignkit.errors import ModelError
+from realignkit.errors import ModelError, breach
 from realignkit.isolation import environments
 from realignkit.isolation.process import Process
 from realignkit.layout import Likelihood, LocalCaption, Mask, Tag
@@ -96,6 +97,17 @@ class Isolated(Plugin):
                 options[name] = value.get_secret_value()
         return Process(environment, Path(self.program), "Plugin", options, self.options.timeout)
 
+    def _answers(self, **arguments: Any) -> list[Any]:
+        """What the program says when it is called with these: a list.
+
+        Raises:
+            PluginError: it is none.
+        """
+        said = self.process.ask("call", **arguments)
+        if not isinstance(said, list | np.ndarray):
+            raise breach(f"program '{Path(self.program).name}'", f"it gave {shown(said)}, not a list")
+        return list(said)
+
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
         """Another one with the same options, which starts a worker of its own."""
         return type(self)(**self.options.model_dump())
@@ -106,7 +118,7 @@ class IsolatedTagger(Isolated, Tagger):
 
     def __call__(self, images: Sequence[Image]) -> list[tuple[Tag, ...]]:
         """See :class:`realignkit.contracts.Tagger`."""
-        said = self.process.ask("call", images=_arrays(images))
+        said = self._answers(images=_arrays(images))
         return [tuple(Tag(name, confidence) for name, confidence in each) for each in said]
 
 
@@ -117,7 +129,7 @@ class IsolatedScorer(Isolated, Scorer):
 
     def __call__(self, prompt: str, tags: Sequence[Tag]) -> tuple[LocalCaption, ...]:
         """See :class:`realignkit.contracts.Scorer`."""
-        said = self.process.ask("call", prompt=prompt, tags=[[tag.name, tag.confidence] for tag in tags])
+        said = self._answers(prompt=prompt, tags=[[tag.name, tag.confidence] for tag in tags])
         return tuple(LocalCaption(tag, caption, Likelihood(likelihood)) for tag, caption, likelihood in said)
 
 
@@ -126,7 +138,7 @@ class IsolatedSegmenter(Isolated, Segmenter):
 
     def __call__(self, image: Image, phrases: Sequence[str]) -> list[tuple[Mask, float] | None]:
         """See :class:`realignkit.contracts.Segmenter`."""
-        said = self.process.ask("call", image=_arrays([image])[0], phrases=list(phrases))
+        said = self._answers(image=_arrays([image])[0], phrases=list(phrases))
         return [None if each is None else (each[0], each[1]) for each in said]
 
 
@@ -138,7 +150,7 @@ class IsolatedVQA(Isolated, contracts.VQA):
     ) -> list[str]:
         """See :class:`realignkit.contracts.VQA`."""
         listed = None if choices is None else [list(each) for each in choices]
-        return list(self.process.ask("call", images=_arrays(images), questions=list(questions), choices=listed))
+        return self._answers(images=_arrays(images), questions=list(questions), choices=listed)
 
 
 class IsolatedReward(Isolated, Reward):
@@ -165,7 +177,9 @@ class IsolatedMetric(Isolated, Metric):
 
     def judge_each(self, images: Sequence[Image], prompts: Sequence[str]) -> list[dict[str, float]]:
         """The numbers of each picture, summing up nothing."""
-        said = self.process.ask("call", images=_arrays(images), prompts=list(prompts)) if images else []
+        said = self._answers(images=_arrays(images), prompts=list(prompts)) if images else []
+        if len(said) != len(images):
+            raise breach(f"program '{Path(self.program).name}'", f"{len(said)} answers for {len(images)} images")
         return [{name: float(value) for name, value in each.items()} for each in said]
 
     def update(self, images: Sequence[Image], prompts: Sequence[str]) -> None:

@@ -56,9 +56,9 @@ def isolate(registry: Registry, wishes: Sequence[str] | None) -> None:
         OptionError: it cannot be had in another process, or there is no such environment.
     """
     for wish in words("isolate", wishes or ()):
-        which, _, name = (part.strip() for part in wish.partition("="))
-        environment = environments.find(name) if name else None
-        if name and environment is None:
+        which, equals, name = (part.strip() for part in wish.partition("="))
+        environment = environments.find(name) if equals else None
+        if equals and environment is None:
             raise OptionError(
                 f"there is no environment '{name}': make it, with realignkit and what brings the plugin in it, by "
                 f"{environments.remedy(name, ('realignkit', '…'))}."
@@ -67,8 +67,9 @@ def isolate(registry: Registry, wishes: Sequence[str] | None) -> None:
         if able := [info for info in infos if info.kind != "generator"]:
             registry.substitute([_hosted(info, environment) for info in able])
         else:
+            meant = f"a {which}" if which in KINDS else f"{infos[0].kind} '{infos[0].name}'"
             raise OptionError(
-                f"{infos[0].kind} '{infos[0].name}' cannot work in another process: the fine stage and training change "
+                f"{meant} cannot work in another process: the fine stage and training change "
                 f"its network layer by layer. Isolate the plugins beside it, by kind or name."
             )
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from realignkit import errors
-from realignkit.errors import PluginError, RealignKitError, memory_error, out_of_memory
+from realignkit.errors import PluginError, RealignKitError, memory_error, out_of_memory, said_by
 from realignkit.isolation import worker
 from realignkit.isolation.environments import Environment
 from realignkit.machine import VARIABLES
@@ -132,8 +132,9 @@ class Process:
             self.close()
         if (ours := _ours(kind, message, answer["details"])) is not None:
             return ours
-        said = f"{kind}: {message}".rstrip(": .")
-        return PluginError(f"{self._worker} failed: {said}. Choose another plugin, or tell {self._author}.")
+        return PluginError(
+            f"{self._worker} failed: {said_by(kind, cause)}. Choose another plugin, or tell {self._author}."
+        )
 
     def _ended(self, running: _Running) -> PluginError:
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -172,6 +173,7 @@ class _Running:
             stderr=self._log,
             env={**variables, "PYTHONUNBUFFERED": "1", **_threads()},
             pass_fds=descriptors,
+            process_group=0,  # with what the program starts, which ends with it
         )
         theirs.close()
         connection = Connection(ours.detach())
@@ -204,7 +206,8 @@ def _threads() -> dict[str, str]:
 def _end(process: subprocess.Popen[bytes], connection: Connection, files: Sequence[IO[bytes]]) -> None:
     with contextlib.suppress(OSError):
         connection.close()
-    process.kill()
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     if process.stdin is not None:
         process.stdin.close()

@@ -176,6 +176,13 @@ def _answer(channel: Channel, call: Callable[[], Any], quiet: bool = False) -> A
 def _end_with_parent() -> None:
     """Standard input is a pipe that nobody writes to: it ends when whoever started this is gone, even by kill -9."""
     os.read(0, 1)  # not sys.stdin, whose lock the interpreter wants when it ends
+    _end()
+
+
+def _end() -> None:
+    """End this process, with what the program has started where the group is ours."""
+    if os.getpgrp() == os.getpid():
+        os.killpg(0, signal.SIGKILL)
     os._exit(1)
 
 
@@ -184,3 +191,4 @@ if __name__ == "__main__":
     descriptor, answers, questions = map(int, sys.argv[1:4])
     threading.Thread(target=_end_with_parent, daemon=True).start()
     serve(Channel(Connection(descriptor), answers, questions), *sys.argv[4:])
+    _end()

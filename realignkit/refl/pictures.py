@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import posixpath
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,8 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from realignkit.advantages import advantages
+from realignkit.advantages import advantages, alike
 from realignkit.errors import DamagedError, OptionError
+from realignkit.images import open_image
 from realignkit.provenance import digest_of
 from realignkit.records import sealed_notes
 from realignkit.refl.data import METADATA, TABLES, Pairs, read_pairs
@@ -25,6 +28,8 @@ REWARD, REWARDS, RANK = "reward", "rewards", "rank"
 """Columns of ratings: one number, higher is better; of a sum, its parts by name; or a rank, of which 1 is the best."""
 LATENTS = ".safetensors"
 """The file beside a picture of ours, of its name, with the latents that it was decoded from, ends so."""
+LARGEST = 1e18
+"""Of ratings: float32 holds the squares of such, which their spread is made of."""
 
 
 class RatedPictures(Pairs):
@@ -41,7 +46,8 @@ class RatedPictures(Pairs):
             standardised within its prompt, weighed and summed (:func:`realignkit.advantages.advantages`).
 
     Raises:
-        OptionError: there is no such folder, a picture or caption cannot be used, or ratings are missing or no numbers.
+        OptionError: there is no such folder, a picture or caption cannot be used, one has several ratings, or ratings
+            are missing or no numbers.
     """
 
     def __init__(self, folder: Path, networks: Networks, weights: Mapping[str, float] | None = None) -> None:
@@ -52,6 +58,11 @@ class RatedPictures(Pairs):
             )
         super().__init__(folder, networks)
         rows = read_pairs(folder).rows
+        (name, prompt), times = Counter(
+            (posixpath.normpath(name), prompt) for name, prompt in self.pairs
+        ).most_common()[0]
+        if times > 1:
+            raise OptionError(f"'{name}' in {folder} has {times} ratings for '{prompt}'. Keep one line of it.")
         of_prompt: dict[str, list[int]] = {}
         for i, (_, prompt) in enumerate(self.pairs):
             of_prompt.setdefault(prompt, []).append(i)
@@ -72,6 +83,11 @@ class RatedPictures(Pairs):
         self.scores = self.scores[order]
 
     @property
+    def unequal(self) -> tuple[tuple[int, ...], ...]:
+        """The groups of which some pictures are rated better than others, by more than rounding."""
+        return tuple(group for group in self.groups if not alike(self.scores[list(group)]))
+
+    @property
     def spread(self) -> float:
         """How far apart the scores of pictures of one prompt are: their standard deviation, over all prompts."""
         variances = [self.scores[list(group)].double().var(correction=1) for group in self.groups]
@@ -82,9 +98,10 @@ class RatedPictures(Pairs):
         """Float (N,): how much better each picture is than its prompt's mean, in standard deviations of all scores.
 
         Of all, as Flow-GRPO's (2025): where a prompt's pictures hardly differ, chance would be made to look large.
+        0 where they are rated alike.
         """
         advantages = torch.zeros_like(self.scores)
-        for group in self.groups:
+        for group in self.unequal:
             members = list(group)
             advantages[members] = self.scores[members] - self.scores[members].mean()
         return advantages / self.scores.std().clamp_min(1e-12)
@@ -93,19 +110,34 @@ class RatedPictures(Pairs):
         """What a picture was made for."""
         return self.pairs[index][1]
 
+    def check(self) -> None:
+        """Refuse pictures and latents that are damaged, before anything is done with the others.
+
+        Raises:
+            OptionError: a picture cannot be read.
+            DamagedError: latents are not what was written.
+        """
+        for index, (name, _) in enumerate(self.pairs):
+            open_image(self.folder / name)
+            if (latents := self._latents_file(index)).is_file():
+                sealed_notes(latents)
+
     def kept(self, index: int) -> Mapping[str, Tensor]:
         """What was kept of a picture when it was drawn here: ``latents`` (C, h, w) and what else; nothing of others.
 
         Raises:
             DamagedError: it is not what was written.
         """
-        path = (self.folder / self.pairs[index][0]).with_suffix(LATENTS)
+        path = self._latents_file(index)
         if not path.is_file():
             return {}
         from safetensors.torch import load_file
 
         sealed_notes(path)
         return load_file(path)
+
+    def _latents_file(self, index: int) -> Path:
+        return (self.folder / self.pairs[index][0]).with_suffix(LATENTS)
 
     def _clean(self, index: int) -> Tensor:
         latents = self.kept(index).get("latents")
@@ -132,9 +164,13 @@ def pictures_identity(folder: Path | None, networks: Networks, content: bool) ->
     """Rated pictures that are given, as a part of a run's identity; nothing of those that the run draws.
 
     Raises:
-        OptionError: as :class:`RatedPictures`.
+        OptionError, DamagedError: as :class:`RatedPictures` and its check.
     """
-    return {} if folder is None else {"rated_pictures": RatedPictures(folder, networks).identity(content)}
+    if folder is None:
+        return {}
+    pictures = RatedPictures(folder, networks)
+    pictures.check()
+    return {"rated_pictures": pictures.identity(content)}
 
 
 def is_whole(path: Path) -> bool:
@@ -169,6 +205,9 @@ def _number(folder: Path, name: str, value: Any) -> float:
         number = float(value)
     except (TypeError, ValueError):
         number = math.nan
-    if not math.isfinite(number):
-        raise OptionError(f"'{name}' in {folder} is rated {value!r}, which is no number. Give it one, or remove it.")
+    except OverflowError:
+        number = math.inf
+    if not abs(number) <= LARGEST:
+        why = f"more than the {LARGEST:g} that can be compared" if math.isfinite(number) else "no number"
+        raise OptionError(f"'{name}' in {folder} is rated {value!r}, which is {why}. Give it one, or remove it.")
     return number

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -158,7 +159,7 @@ class Trainable:
         """
         with self.averaged():
             if not self.config.adapts:
-                with atomic_folder(folder / MODEL_FOLDER) as new:
+                with atomic_folder(folder / MODEL_FOLDER) as new, _missing_parts():
                     self.networks.pipeline.save_pretrained(new, safe_serialization=True)
                     write_manifest(new, {"iteration": iteration})
                 return folder / MODEL_FOLDER
@@ -248,6 +249,21 @@ def _weights_in(folder: Path) -> dict[str, Tensor]:
     from safetensors.torch import load_file
 
     return {name: tensor for file in sorted(folder.glob("*.safetensors")) for name, tensor in load_file(file).items()}
+
+
+@contextlib.contextmanager
+def _missing_parts() -> Iterator[None]:
+    """Save a pipeline without a warning for each part that it was loaded without."""
+
+    def worth_saying(record: logging.LogRecord) -> bool:
+        return "<class 'NoneType'> cannot be saved" not in record.getMessage()
+
+    logger = logging.getLogger("diffusers.pipelines.pipeline_utils")
+    logger.addFilter(worth_saying)
+    try:
+        yield
+    finally:
+        logger.removeFilter(worth_saying)
 
 
 def _remove_adapters(part: Any) -> None:

@@ -21,6 +21,7 @@ from realignkit.refl import checkpoints, data
 from realignkit.refl.algorithms import DrawingOptions, Gradients
 from realignkit.refl.config import ALGORITHMS, ReFLConfig
 from realignkit.refl.distributed import Interruption, LossScale, Processes, memory_errors, precision_of
+from realignkit.refl.effects import without_effect
 from realignkit.refl.model import Networks, drawing_options
 from realignkit.refl.pictures import pictures_identity
 from realignkit.refl.prior import share_prior
@@ -101,6 +102,8 @@ class ReFLTrainer:
         self._prior = self.folder / "prior" if prior is None else arguments.as_path("prior", prior)
         self.algorithm = config.algorithm_for(self.reward)
         self.judge = Judge.of(judge, self.names.get("judge"), self.reward)
+        watching = {"the judge is not asked": judge, "the held-out prompts are not drawn": held_out}
+        self._watching = [unused for unused, given in watching.items() if given is not None]
         self.prompts, self.held_out = data.split(prompts, held_out, config.validation.prompts, config.seed)
         self.sampling = drawing_options(pipeline, sampling or {})
         self.options = config.options_of(self.algorithm)
@@ -175,6 +178,11 @@ class ReFLTrainer:
             algorithm.prepare(self.processes, self.folder, lambda: self._interruption.wanted, self._say)
             self._learner = Learner(algorithm, self.processes, self._scale, self.folder)
         return self._learner
+
+    def idle_options(self) -> list[str]:
+        """A sentence for each option that was given and has no effect with what is trained."""
+        facts = (self.config, self.algorithm, self.options, self.networks, self._validates, self._watching)
+        return without_effect(*facts)
 
     @property
     def trainable(self) -> Trainable:

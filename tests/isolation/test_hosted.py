@@ -176,6 +176,8 @@ def test_isolation_ends_with_its_context(registry):
     [
         ("taggre", PluginError, "'taggre' is neither a kind of plugin nor the name of one. Did you mean 'tagger'?"),
         ("tagger=nowhere", OptionError, "no environment 'nowhere': make it, with realignkit and what brings the plug"),
+        ("tagger=", OptionError, "'' will not do as the name of an environment"),
+        ("generator", OptionError, "a generator cannot work in another process: the fine stage and training change"),
         ("drawn", OptionError, "generator 'drawn' cannot work in another process: the fine stage and training change"),
         ("", OptionError, "isolate takes a list of words"),
     ],

@@ -14,7 +14,7 @@ from pydantic import Field, SecretStr
 
 from realignkit import OptionError, Reward
 from realignkit.cli.doctor import examine
-from realignkit.errors import ModelError
+from realignkit.errors import ModelError, PluginError
 from realignkit.hookspecs import PluginInfo
 from realignkit.isolation import (
     IsolatedMetric,
@@ -104,6 +104,22 @@ def test_every_kind_keeps_its_contract(program, kind):
     ]
     file = program(PROGRAM.replace("{kind}", kind))
     check_plugin(isolated(base, file, Named if kind == "Tagger" else None)())
+
+
+@pytest.mark.parametrize(
+    ("base", "said", "problem"),
+    [
+        (IsolatedVQA, "'yes'", r"it gave 'yes', not a list"),
+        (IsolatedMetric, "{'light': 1}", r"it gave .*, not a list"),
+        (IsolatedMetric, "[{'light': 1}, {'light': 0}]", "2 answers for 1 images"),
+    ],
+)
+def test_answers_that_are_not_one_for_each_are_refused(program, base, said, problem):
+    code = f"class Plugin:\n    def __call__(self, **asked):\n        return {said}\n"
+    made = isolated(base, program(code))()
+    ask = made.judge_each if base is IsolatedMetric else made
+    with pytest.raises(PluginError, match=rf"^program 'far_program\.py' broke its contract: {problem}"):
+        ask([Image.new("RGB", (8, 8))], ["is it light?"])
 
 
 LIGHT = """

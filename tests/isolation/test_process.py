@@ -39,6 +39,11 @@ class Plugin:
             return numpy.zeros((1 << 20, 1 << 20, 1 << 10))
         if what == "quit":
             sys.exit(0)
+        if what == "child":
+            import subprocess
+            return subprocess.Popen([sys.executable, "-c", "import time; time.sleep(3600)"]).pid
+        if what == "lines":
+            raise ValueError("first\\nsecond" + 5000 * " more")
         return {"asked": what}[what]
 """
 
@@ -105,6 +110,7 @@ def test_a_hang(program):
             r"in environment 'far' failed: KeyError: 'nonsense'\. Choose another plugin, or tell",
         ),
         ("quit", PluginError, r"failed: SystemExit: 0\."),
+        ("lines", PluginError, r"failed: ValueError: first second( more){20,60} …\. Choose another plugin, or tell"),
     ],
 )
 def test_errors_inside(process, what, error, message):
@@ -155,8 +161,9 @@ def test_memory_that_is_too_small_is_not_used(process, monkeypatch, tmp_path):
 
 def test_nothing_is_left_of_it(process):
     pid = process.ask("call", what="pid")
+    child = process.ask("call", what="child")
     process.close()
-    assert gone(pid)
+    assert gone(pid) and gone(child)
 
 
 ASKS = """
@@ -168,7 +175,7 @@ process._SHARED = Path(sys.argv[2])
 process._ROOM = 0
 asking = process.Process(environments.find("far"), Path(sys.argv[1]), "Plugin", {}, timeout=3600)
 assert asking.ask("call", what=np.ones(1000)).sum() == 1000
-print(asking.ask("call", what="pid"), flush=True)
+print(asking.ask("call", what="pid"), asking.ask("call", what="child"), flush=True)
 asking.ask("call", what=sys.argv[3])
 sys.stdin.read()
 """
@@ -182,7 +189,7 @@ def test_no_orphan_and_no_file_when_this_process_is_killed(program, tmp_path, ho
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "plugins")])}
     command = [sys.executable, "-c", ASKS, str(program(CODE)), str(memory), what]
     with subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as asking:
-        pid = asking.stdout.readline()
+        pids = asking.stdout.readline().split()
         assert not list(memory.iterdir())  # not even while they work: both could be killed at once
         asking.send_signal(how)
-    assert gone(int(pid))
+    assert len(pids) == 2 and all(gone(int(pid)) for pid in pids)

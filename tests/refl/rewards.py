@@ -35,6 +35,13 @@ class Blind(Colour):
         return super().__call__(images.detach(), prompts)
 
 
+class Constant(Blind):
+    """Says the same of every picture."""
+
+    def __call__(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
+        return torch.full((len(prompts),), 0.3)
+
+
 class Noisy(Colour):
     """Draws from torch's global state, as rewards that sample captions do."""
 

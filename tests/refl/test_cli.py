@@ -106,7 +106,8 @@ def test_feedback_and_its_control_learn_from_the_same_pictures(cli, arguments, t
     quick = ["--set=nft.num_inference_steps=2", "--set=nft.candidates=4", "--set=warmup_iterations=0"]
     result = cli(*arguments, "--preset", "feedback_quick", *quick, "--out", tmp_path / "run", "--control")
     assert result.exit_code == 0, result.output + result.stderr
-    assert "24 pictures of 6 prompts" in " ".join((result.output + result.stderr).split())
+    said = " ".join((result.output + result.stderr).split())
+    assert "24 pictures of 6 prompts" in said and "prior_images has no effect: the frozen model draws none here" in said
     assert not (tmp_path / "run" / "control" / "rounds").exists()
     records = [json.loads((tmp_path / "run" / name / "training.json").read_text()) for name in ("", "control")]
     assert [record["config"]["nft"]["shuffle_rewards"] for record in records] == [False, True]

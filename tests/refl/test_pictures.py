@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from realignkit.errors import OptionError, OutputError
+from realignkit.errors import DamagedError, OptionError, OutputError
 from realignkit.refl.pictures import RatedPictures
 from tests.refl.rewards import Blind
 
@@ -82,6 +82,8 @@ def test_shuffled_rewards_stay_with_their_prompts(make_trainer):
         ("file_name,prompt\n0.png,a pen\n1.png,a pen", "says of no picture how good it is. Add a column 'reward'"),
         ("file_name,prompt,reward\n0.png,a pen,1\n1.png,a pen,good", r"'1\.png' in .* is rated 'good', which is no n"),
         ("file_name,prompt,reward\n0.png,a pen,1\n1.png,a pen,nan", "rated 'nan'"),
+        ("file_name,prompt,reward\n0.png,a pen,1\n1.png,a pen,1e39", r"rated '1e39', which is more than the 1e\+18"),
+        ("file_name,prompt,rank\n0.png,a pen,1\n./0.png,a pen,2", r"'0\.png' in .* has 2 ratings for 'a pen'\. Keep"),
     ],
 )
 def test_ratings_that_are_none_are_refused(ranked, networks, table, message):
@@ -104,3 +106,20 @@ def test_latents_of_another_model_are_refused(make_trainer, networks):
     networks.latent_shape = (4, 8, 8)
     with pytest.raises(OptionError, match=r"are of another model or size\. Remove the \.safetensors files"):
         pictures.get([0])
+
+
+@pytest.mark.parametrize(("suffix", "error"), [(".png", OptionError), (".safetensors", DamagedError)])
+def test_what_is_cut_off_is_refused_before_any_work(make_trainer, tmp_path, suffix, error):
+    make_trainer(Blind(), algorithm="dpo", validation={"every": 0}).gradients(0)
+    folder = tmp_path / "run" / "rounds" / "000"
+    cut = (folder / "00000-1").with_suffix(suffix)
+    cut.write_bytes(cut.read_bytes()[: cut.stat().st_size // 2])
+    with pytest.raises(error, match=cut.name):
+        make_trainer(Blind(), **LEARN, dpo={"pictures": folder}, out=tmp_path / "second")
+
+
+def test_what_is_rated_alike_but_for_rounding_has_no_advantage(ranked, networks):
+    pictures = RatedPictures(ranked, networks)
+    pictures.scores = torch.tensor([0.3, 0.3 + 3e-8, 0.1, 0.2, 0.3])
+    assert pictures.unequal == ((2, 3),)
+    assert pictures.advantages[:2].tolist() == [0, 0] and bool(pictures.advantages[2:4].all())

@@ -126,7 +126,7 @@ def pairs_of(pictures: RatedPictures, by: str, gap: float) -> list[tuple[int, in
     """
     least, scores = gap * pictures.spread, pictures.scores.tolist()
     pairs = []
-    for group in pictures.groups:
+    for group in pictures.unequal:
         ranked = sorted(group, key=lambda i: -scores[i])
         ends = [(ranked[0], ranked[-1])]
         every = [(i, k) for at, i in enumerate(ranked) for k in ranked[at + 1 :]]

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from realignkit.errors import ModelError
+from realignkit.errors import ModelError, OptionError
 from realignkit.provenance import placeless
 from realignkit.refl import losses, seeds
 from realignkit.refl.algorithms import PART, Algorithm, DrawingOptions, Gradients, MicroBatch, Solver
@@ -93,9 +93,15 @@ class Feedback(Algorithm):
 
     @classmethod
     def control_options(cls, options: Any, run: Path) -> Any:
-        """The same pictures in the first round, and rewards that are exchanged within each prompt."""
+        """The same pictures in the first round, and rewards that are exchanged within each prompt.
+
+        Raises:
+            OptionError: they are exchanged already.
+        """
         from realignkit.refl.rounds import folder_of
 
+        if options.shuffle_rewards:
+            raise OptionError("with shuffle_rewards the training is a control itself: leave it or --control out.")
         changes = {"shuffle_rewards": True, "pictures": options.pictures or folder_of(run, 0)}
         return options.model_copy(update=changes)
 
@@ -107,8 +113,26 @@ class Feedback(Algorithm):
     # --- rounds -------------------------------------------------------------------------------------------------------
 
     def prepare(self, processes: Processes, folder: Path, stop: Callable[[], bool], say: Callable[[str], None]) -> None:
-        """Take note of them: a round is drawn when its first iteration begins."""
+        """Take note of them: a round is drawn when its first iteration begins.
+
+        Raises:
+            OptionError: as :meth:`check_rounds`.
+        """
+        self.check_rounds()
         self._processes, self._folder, self._stop, self._say = processes, folder, stop, say
+
+    def check_rounds(self) -> None:
+        """Refuse options with which nothing could be learnt from a round, before one is drawn.
+
+        Raises:
+            OptionError: they are such.
+        """
+
+    @property
+    def draws_later(self) -> bool:
+        """Whether rounds after the first are drawn."""
+        length = self.options.iterations_per_round
+        return length is not None and bool(self.config.iterations > length)
 
     def begin(self, iteration: int) -> None:
         """Where a round begins, draw its pictures with what has been learnt, or read those that are there already.

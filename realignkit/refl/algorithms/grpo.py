@@ -75,6 +75,14 @@ class GRPO(Feedback):
         trajectory = self.policy.sample(noise, text, noise_seeds)
         return {"latents": trajectory[:, -1], TRAJECTORY: trajectory}
 
+    def check_rounds(self) -> None:
+        """Some step must draw noise, and the last one never does."""
+        if not self.policy.random_steps:
+            raise OptionError(
+                f"grpo learns from steps that draw noise, and none of {self.options.num_inference_steps} with "
+                f"eta={self.options.eta:g} does: raise grpo.num_inference_steps, or leave grpo.eta out."
+            )
+
     def look_at(self, pictures: RatedPictures, number: int) -> str:
         """Advantages, and the steps of pictures that have one, in an order of their own.
 

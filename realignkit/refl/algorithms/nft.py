@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field, model_validator
 
-from realignkit.errors import ModelError
+from realignkit.errors import ModelError, OptionError
 from realignkit.refl import losses, seeds
 from realignkit.refl.algorithms import Gradients, MicroBatch
 from realignkit.refl.algorithms.feedback import CURRENT, Feedback, FeedbackOptions, check_errors
@@ -59,12 +59,19 @@ class NFTOptions(FeedbackOptions):
 
     @model_validator(mode="after")
     def _enough(self) -> NFTOptions:
-        if self.pictures is None and self.pictures_at_once > self.candidates:
-            raise ValueError(
-                f"{self.pictures_at_once} pictures_at_once of {self.candidates} candidates are too many: set "
-                f"nft.pictures_at_once={self.candidates} or less"
-            )
+        if self.pictures is None and self.too_many:
+            raise ValueError(self.too_many)
         return self
+
+    @property
+    def too_many(self) -> str:
+        """Why no round that is drawn could be learnt from; empty where each can."""
+        if self.pictures_at_once <= self.candidates:
+            return ""
+        return (
+            f"{self.pictures_at_once} pictures_at_once of {self.candidates} candidates are too many: set "
+            f"nft.pictures_at_once={self.candidates} or less"
+        )
 
 
 class NFT(Feedback):
@@ -88,6 +95,11 @@ class NFT(Feedback):
         """Where the old policy stays."""
         return self.options.old_decay == 1
 
+    def check_rounds(self) -> None:
+        """Those that follow on given pictures are drawn, too."""
+        if self.draws_later and self.options.too_many:
+            raise OptionError(f"the rounds after the first are drawn, and {self.options.too_many}.")
+
     def look_at(self, pictures: RatedPictures, number: int) -> str:
         """How good each picture is, and the prompts that tell, in an order of their own.
 
@@ -96,9 +108,7 @@ class NFT(Feedback):
         """
         import torch
 
-        scores = pictures.scores.tolist()
-        unequal = [group for group in pictures.groups if len({scores[i] for i in group}) > 1]
-        self.groups = [group for group in unequal if len(group) >= self.options.pictures_at_once]
+        self.groups = [group for group in pictures.unequal if len(group) >= self.options.pictures_at_once]
         if not self.groups:
             raise ModelError(
                 f"no prompt has {self.options.pictures_at_once} pictures of which some are rated better than others, "

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from realignkit.errors import OptionError
+from realignkit.errors import ModelError, OptionError
 from realignkit.refl import losses
 from realignkit.refl.algorithms import MicroBatch
 from tests.refl.algorithms.test_dpo import move
-from tests.refl.rewards import Blind
+from tests.refl.rewards import Blind, Constant
 
 GRPO = {"algorithm": "grpo", "validation.every": 0}
 
@@ -78,3 +78,15 @@ def test_what_has_no_probabilities_is_refused(make_trainer, tmp_path):
     given = make_trainer(Blind(), **GRPO, grpo={"pictures": tmp_path / "dpo" / "rounds" / "000"})
     with pytest.raises(OptionError, match=r"which is not kept in .*: leave grpo\.pictures out"):
         given.gradients(0)
+
+
+def test_a_reward_that_says_the_same_of_all_teaches_nothing(make_trainer):
+    with pytest.raises(ModelError, match="all pictures of each prompt are rated alike"):
+        make_trainer(Constant(), **GRPO, grpo={"candidates": 6}).gradients(0)
+
+
+@pytest.mark.parametrize("options", [{"num_inference_steps": 1}, {"num_inference_steps": 4, "eta": 1e-9}])
+def test_steps_that_draw_no_noise_are_refused_before_a_picture_is_drawn(make_trainer, tmp_path, options):
+    with pytest.raises(OptionError, match=r"none of \d with eta=\S+ does: raise grpo\.num_inference_steps"):
+        make_trainer(Blind(), **GRPO, grpo=options).train()
+    assert not (tmp_path / "run" / "rounds").exists()

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
 from realignkit.errors import ModelError, OptionError
 from realignkit.refl import losses, seeds
 from realignkit.refl.algorithms.feedback import CURRENT
+from realignkit.refl.config import ReFLConfig
 from tests.refl.algorithms.test_dpo import move
-from tests.refl.rewards import Blind
+from tests.refl.rewards import Blind, Constant
 from tests.refl.test_step import close
 
 NFT = {"algorithm": "nft", "validation.every": 0}
@@ -82,11 +85,22 @@ def test_the_old_policy_is_an_average_that_follows_and_is_resumed(make_trainer, 
 
 
 def test_what_cannot_be_learnt_is_said(make_trainer):
-    class Content(Blind):
-        def __call__(self, images, prompts):
-            return torch.ones(len(prompts))
-
     with pytest.raises(ModelError, match="no prompt has 2 pictures of which some are rated better than others"):
-        make_trainer(Content(), **NFT).gradients(0)
+        make_trainer(Constant(), **NFT).gradients(0)
     with pytest.raises(OptionError, match="4 pictures_at_once of 3 candidates are too many"):
         make_trainer(Blind(), **NFT, nft={"pictures_at_once": 4})
+
+
+def test_later_rounds_need_as_many_pictures_as_are_learnt_from_at_once(make_trainer, tmp_path):
+    make_trainer(Blind(), **NFT, nft={"candidates": 4}, out=tmp_path / "first").gradients(0)
+    given = {"pictures": tmp_path / "first" / "rounds" / "000", "pictures_at_once": 4, "iterations_per_round": 1}
+    trainer = make_trainer(Blind(), **NFT, nft={**given, "candidates": 3}, out=tmp_path / "second")
+    with pytest.raises(OptionError, match=r"rounds after the first are drawn, and 4 pictures_at_once of 3 candidates"):
+        trainer.train()
+    make_trainer(Blind(), **NFT, nft={**given, "candidates": 3}, iterations=1, out=tmp_path / "third").train()
+
+
+def test_a_control_has_no_control():
+    config = ReFLConfig(algorithm="nft", nft={"shuffle_rewards": True})
+    with pytest.raises(OptionError, match="with shuffle_rewards the training is a control itself"):
+        config.control(Path("run"))

@@ -1,0 +1,87 @@
+"""Options that have no effect with what is trained are told; those that have one are not."""
+
+from __future__ import annotations
+
+import pytest
+
+from realignkit.refl.config import ALGORITHMS, ReFLConfig
+from realignkit.refl.effects import without_effect
+from tests.refl.rewards import Blind, Darkness
+
+FEEDBACK = {"algorithm": "nft", "trainable": "text_encoder"}
+
+
+class Networks:
+    """As much as is looked at of a model's."""
+
+    def __init__(self, unet, distilled=False):
+        self.unet, self.distilled = unet, distilled
+
+
+@pytest.fixture(scope="module")
+def unet():
+    from tests import tiny
+
+    return tiny.build_pipeline().unet
+
+
+def told(unet, distilled=False, validates=True, watching=(), **given):
+    config = ReFLConfig(**given)
+    algorithm = "refl" if config.algorithm == "auto" else config.algorithm
+    options = config.options_of(algorithm)
+    assert algorithm in ALGORITHMS
+    return without_effect(config, algorithm, options, Networks(unet, distilled), validates, watching)
+
+
+@pytest.mark.parametrize(
+    ("given", "without"),
+    [
+        ({}, []),
+        (FEEDBACK, []),
+        ({**FEEDBACK, "prior_images": 7}, ["prior_images has no effect: the frozen model draws none here"]),
+        ({"prior_images": 7, "caption_dropout": 0.2, "lora": {"rank": 2}}, []),
+        ({**FEEDBACK, "caption_dropout": 0.2}, ["caption_dropout has no effect: nft learns from no captions here"]),
+        ({"algorithm": "raft", "denoising_weight": 0, "caption_dropout": 0.2}, []),
+        ({**FEEDBACK, "gradient_ratio": 2}, ["gradient_ratio has no effect: reward_weight is not auto"]),
+        ({"gradient_ratio": 2, "reward_weight": "auto"}, []),
+        ({**FEEDBACK, "compare_content": True}, ["compare_content has no effect: no pairs are given"]),
+        ({**FEEDBACK, "compare_content": True, "nft": {"pictures": "here"}}, []),
+        ({**FEEDBACK, "lora": {"rank": 2}}, ["lora.rank has no effect: trainable=text_encoder has no adapters"]),
+        (
+            {"trainable": "text_encoder_lora", "lora": {"rank": 2, "targets": ["to_q"]}},
+            ["lora.targets has no effect: they are of the U-Net's adapters, and it has none"],
+        ),
+        ({"lora": {"targets": ["to_q", "to_z"]}}, ["lora.targets has 'to_z', as which no layer is called"]),
+        (
+            {"algorithm": "nft", "nft": {"guided": True, "guidance_scale": 1}},
+            ["nft.guided has no effect: guidance_scale is 1"],
+        ),
+        ({"algorithm": "nft", "nft": {"guided": True, "guidance_scale": 3}}, []),
+    ],
+)
+def test_an_option_that_differs_from_its_default_is_told_where_nothing_reads_it(unet, given, without):
+    assert told(unet, **given) == without
+
+
+def test_what_watches_is_told_where_nothing_is_validated(unet):
+    options = {"validation": {"every": 0, "patience": 2}, "watching": ["the judge is not asked"]}
+    assert told(unet, **options) == []
+    assert told(unet, validates=False, **options) == [
+        "validation.patience has no effect: nothing is validated",
+        "the judge is not asked: nothing is validated",
+    ]
+
+
+def test_a_distilled_model_is_told_its_guidance(unet):
+    given = {"algorithm": "nft", "nft": {"guided": True, "guidance_scale": 3}}
+    assert told(unet, distilled=True, **given) == ["nft.guided has no effect: a distilled model is told its guidance"]
+
+
+def test_a_trainer_knows_what_it_was_given(make_trainer):
+    options = {"algorithm": "nft", "validation": {"every": 0, "steps": None, "samples": 8}, "trainable": "text_encoder"}
+    assert make_trainer(Blind(), **options, judge=Darkness()).idle_options() == [
+        "prior_images has no effect: the frozen model draws none here",
+        "lora.rank has no effect: trainable=text_encoder has no adapters",
+        "the judge is not asked: nothing is validated",
+        "the held-out prompts are not drawn: nothing is validated",
+    ]
