@@ -10,13 +10,13 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from realignkit.errors import OptionError, OutputError, redacted, redacted_urls, url_secrets
-from realignkit.files import atomic_write, make_folder
+from realignkit.files import atomic_write, only_writer
 
 FOLDER_VARIABLE = "REALIGNKIT_ENVIRONMENTS"
 _RECORD = "environment.json"
@@ -108,42 +108,43 @@ def create(
         say: called with each line that pip or uv print.
 
     Raises:
-        OptionError: there is one of this name already, or the name will not do.
-        OutputError: it could not be made; what pip says is in the message, and nothing of it stays.
+        OptionError: there is one of this name already, or it is a link, or a name will not do.
+        OutputError: somebody else makes it just now; or it could not be made: what pip says is in the message, and
+            nothing of it stays.
     """
-    folder = environments_folder() / _checked(name)
-    if find(name) is not None:
-        raise OptionError(
-            f"there is an environment '{name}' already, in {folder}. Remove it first: realignkit env remove {name}."
-        )
-    shutil.rmtree(folder, ignore_errors=True)  # half of one
-    make_folder(folder.parent)
-    interpreter, uv = python or sys.executable, shutil.which("uv")
-    if not uv and re.fullmatch(r"3\.\d+", interpreter):
-        interpreter = f"python{interpreter}"
-    shown, extra = (tuple(map(redacted_urls, each)) for each in (requires, extra_index_urls))
-    target = Environment(name, folder, shown, redacted_urls(index_url), extra)
-    if uv:
-        steps = [[uv, "venv", "--python", interpreter, str(folder)]]
-        steps += [[uv, "pip", "install", "--python", str(target.python), *requires]] if requires else []
-    else:
-        steps = [[interpreter, "-m", "venv", str(folder)]]
-        pip = [str(target.python), "-m", "pip", "install", "--disable-pip-version-check"]
-        steps += [[*pip, *requires]] if requires else []
-    # Not in the command, which everybody on the machine can read.
-    variables = {"PYTHONUNBUFFERED": "1"}
-    if index_url:
-        variables |= dict.fromkeys(("PIP_INDEX_URL", "UV_DEFAULT_INDEX"), index_url)
-    if extra_index_urls:
-        variables |= dict.fromkeys(("PIP_EXTRA_INDEX_URL", "UV_INDEX"), " ".join(extra_index_urls))
-    secrets = [secret for url in (index_url, *extra_index_urls, *requires) for secret in url_secrets(url)]
-    try:
-        for step in steps:
-            _run(step, variables, lambda line: say(redacted(redacted_urls(line), secrets)))
-        return record(target)
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
+    _check_python(python)
+    with _alone_with(name) as folder:
+        if find(name) is not None:
+            raise OptionError(
+                f"there is an environment '{name}' already, in {folder}. Remove it first: realignkit env remove {name}."
+            )
+        shutil.rmtree(folder, ignore_errors=True)  # half of one
+        interpreter, uv = python or sys.executable, shutil.which("uv")
+        if not uv and re.fullmatch(r"3\.\d+", interpreter):
+            interpreter = f"python{interpreter}"
+        shown, extra = (tuple(map(redacted_urls, each)) for each in (requires, extra_index_urls))
+        target = Environment(name, folder, shown, redacted_urls(index_url), extra)
+        if uv:
+            steps = [[uv, "venv", "--python", interpreter, str(folder)]]
+            steps += [[uv, "pip", "install", "--python", str(target.python), *requires]] if requires else []
+        else:
+            steps = [[interpreter, "-m", "venv", str(folder)]]
+            pip = [str(target.python), "-m", "pip", "install", "--disable-pip-version-check"]
+            steps += [[*pip, *requires]] if requires else []
+        # Not in the command, which everybody on the machine can read.
+        variables = {"PYTHONUNBUFFERED": "1"}
+        if index_url:
+            variables |= dict.fromkeys(("PIP_INDEX_URL", "UV_DEFAULT_INDEX"), index_url)
+        if extra_index_urls:
+            variables |= dict.fromkeys(("PIP_EXTRA_INDEX_URL", "UV_INDEX"), " ".join(extra_index_urls))
+        secrets = [secret for url in (index_url, *extra_index_urls, *requires) for secret in url_secrets(url)]
+        try:
+            for step in steps:
+                _run(step, variables, lambda line: redacted(redacted_urls(line), secrets), say)
+            return record(target)
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
 
 
 def record(environment: Environment) -> Environment:
@@ -158,12 +159,13 @@ def remove(name: str) -> None:
     """Take an environment away, or half of one.
 
     Raises:
-        OptionError: there is none.
+        OptionError: there is none, or it is a link.
+        OutputError: somebody makes it just now.
     """
-    folder = environments_folder() / _checked(name)
-    if not folder.is_dir():
+    if not (environments_folder() / _checked(name)).is_dir():
         raise OptionError(f"there is no environment '{name}'. 'realignkit env list' lists what there is.")
-    shutil.rmtree(folder)
+    with _alone_with(name) as folder:
+        shutil.rmtree(folder)
 
 
 def remedy(name: str, requires: Sequence[str], python: str = "") -> str:
@@ -178,8 +180,26 @@ def _checked(name: str) -> str:
     return name
 
 
-def _run(command: Sequence[str], variables: Mapping[str, str], say: Say) -> None:
-    """Run a command to its end; whatever ends the wait for it ends the command too, and what that has started."""
+@contextlib.contextmanager
+def _alone_with(name: str) -> Iterator[Path]:
+    """The folder of an environment, while nobody else makes it or takes it away."""
+    folder = environments_folder() / _checked(name)
+    if folder.is_symlink():
+        raise OptionError(f"{folder} is a link, which was not made here. Remove it by hand, or take another name.")
+    with only_writer(folder.with_name(f".{name}")):
+        yield folder
+
+
+def _check_python(python: str | None) -> None:
+    if python is not None and not python.strip():
+        raise OptionError("an interpreter needs a name: give a path or a version, such as 3.8, or leave python out.")
+
+
+def _run(command: Sequence[str], variables: Mapping[str, str], hide: Callable[[str], str], say: Say) -> None:
+    """Run a command to its end, and say what it prints, keys hidden.
+
+    Whatever ends the wait for it ends the command too, and what that has started.
+    """
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "stdin": subprocess.DEVNULL}
     environment = {**os.environ, **variables}
     try:
@@ -192,15 +212,16 @@ def _run(command: Sequence[str], variables: Mapping[str, str], say: Say) -> None
     try:
         for line in process.stdout or ():
             if line.strip():
-                said.append(line.strip())
-                say(line.rstrip())
+                said.append(hide(line.strip()))
+                say(hide(line.rstrip()))
         code = process.wait()
     except BaseException:
         _end(process)
         raise
     if code:
         errors = [line for line in said if line.lower().startswith("error")] or said[-1:]
-        raise OutputError(f"'{' '.join(command[1:4])} …' failed: {' '.join(errors)}. Nothing of the environment stays.")
+        why = " ".join(errors).rstrip(". ") or f"exit code {code}"
+        raise OutputError(f"'{' '.join(command[:4])} …' failed: {why}. Nothing of the environment stays.")
 
 
 def _end(process: subprocess.Popen[str]) -> None:

@@ -58,9 +58,8 @@ class RatedPictures(Pairs):
             )
         super().__init__(folder, networks)
         rows = read_pairs(folder).rows
-        (name, prompt), times = Counter(
-            (posixpath.normpath(name), prompt) for name, prompt in self.pairs
-        ).most_common()[0]
+        lines = Counter((posixpath.normpath(name), prompt) for name, prompt in self.pairs)
+        (name, prompt), times = lines.most_common(1)[0]
         if times > 1:
             raise OptionError(f"'{name}' in {folder} has {times} ratings for '{prompt}'. Keep one line of it.")
         of_prompt: dict[str, list[int]] = {}

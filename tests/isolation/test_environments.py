@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -64,6 +65,35 @@ def test_nothing_stays_of_what_could_not_be_made(folder, monkeypatch):
     with pytest.raises(OutputError, match="'/nowhere/python' cannot be run: "):
         environments.create("x", [], "/nowhere/python")
     assert not (folder / "x").exists()
+    with pytest.raises(OptionError, match="an interpreter needs a name"):
+        environments.create("x", [], "")
+
+
+def test_one_process_at_a_time_makes_or_removes_it(folder):
+    (folder / "x").mkdir(parents=True)
+    with environments.only_writer(folder / ".x"), ThreadPoolExecutor(1) as other:
+        for work in (environments.remove, lambda name: environments.create(name, [])):
+            with pytest.raises(OutputError, match=r"is in use: .* writes there\. Wait until it has ended"):
+                other.submit(work, "x").result()
+        assert environments.all_environments() == []
+    environments.remove("x")
+    assert list(folder.iterdir()) == []
+
+
+def test_a_link_is_left_alone(folder, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    folder.mkdir()
+    (folder / "x").symlink_to(tmp_path / "elsewhere")
+    for work in (environments.remove, lambda name: environments.create(name, [])):
+        with pytest.raises(OptionError, match="x is a link, which was not made here"):
+            work("x")
+    assert (folder / "x").is_symlink() and (tmp_path / "elsewhere").is_dir()
+
+
+def test_other_folders_are_no_environments(folder):
+    for name in (".hid", "a.b", "a b"):
+        (folder / name).mkdir(parents=True)
+    assert environments.all_environments() == [] == environments.halves()
 
 
 def test_a_version_of_python_is_found_by_name(folder, monkeypatch):
@@ -136,11 +166,11 @@ def test_an_index_with_a_key_is_handed_over_and_kept_nowhere(folder, interpreter
 
 
 def test_what_fails_ends_with_what_was_said(folder, interpreter):
-    python, _ = interpreter("echo 'ERROR: no such thing' && exit 1")
+    python, _ = interpreter("echo 'ERROR: no such thing.' && exit 1")
     lines = []
-    with pytest.raises(OutputError, match=r"failed: ERROR: no such thing\. Nothing of the environment stays\."):
+    with pytest.raises(OutputError, match=r"python -m pip install …' failed: ERROR: no such thing\. Nothing of"):
         environments.create("x", ["faraway"], str(python), say=lines.append)
-    assert lines[-1] == "ERROR: no such thing"
+    assert lines[-1] == "ERROR: no such thing."
     assert not (folder / "x").exists()
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from realignkit.refl.config import ALGORITHMS, ReFLConfig
+from realignkit.refl.config import ReFLConfig
 from realignkit.refl.effects import without_effect
 from tests.refl.rewards import Blind, Darkness
 
@@ -25,11 +25,10 @@ def unet():
     return tiny.build_pipeline().unet
 
 
-def told(unet, distilled=False, validates=True, watching=(), **given):
+def sentences(unet, distilled=False, validates=True, watching=(), **given):
     config = ReFLConfig(**given)
     algorithm = "refl" if config.algorithm == "auto" else config.algorithm
     options = config.options_of(algorithm)
-    assert algorithm in ALGORITHMS
     return without_effect(config, algorithm, options, Networks(unet, distilled), validates, watching)
 
 
@@ -60,13 +59,13 @@ def told(unet, distilled=False, validates=True, watching=(), **given):
     ],
 )
 def test_an_option_that_differs_from_its_default_is_told_where_nothing_reads_it(unet, given, without):
-    assert told(unet, **given) == without
+    assert sentences(unet, **given) == without
 
 
 def test_what_watches_is_told_where_nothing_is_validated(unet):
     options = {"validation": {"every": 0, "patience": 2}, "watching": ["the judge is not asked"]}
-    assert told(unet, **options) == []
-    assert told(unet, validates=False, **options) == [
+    assert sentences(unet, **options) == []
+    assert sentences(unet, validates=False, **options) == [
         "validation.patience has no effect: nothing is validated",
         "the judge is not asked: nothing is validated",
     ]
@@ -74,7 +73,9 @@ def test_what_watches_is_told_where_nothing_is_validated(unet):
 
 def test_a_distilled_model_is_told_its_guidance(unet):
     given = {"algorithm": "nft", "nft": {"guided": True, "guidance_scale": 3}}
-    assert told(unet, distilled=True, **given) == ["nft.guided has no effect: a distilled model is told its guidance"]
+    assert sentences(unet, distilled=True, **given) == [
+        "nft.guided has no effect: a distilled model is told its guidance"
+    ]
 
 
 def test_a_trainer_knows_what_it_was_given(make_trainer):
