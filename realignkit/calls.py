@@ -55,19 +55,11 @@ def tag_images(tagger: Named, images: Sequence[Image]) -> list[tuple[Tag, ...]]:
         PluginError: the tagger failed or broke its contract.
     """
     with tagger.calling():
-        said = _parts(tagger, tagger.plugin([image.copy() for image in images]), "tags for each image")
-        tags = [_parts(tagger, each, "a tuple of tags, for an image") for each in said]
+        said = layouts.listed(tagger.whose, tagger.plugin([image.copy() for image in images]), "tags for each image")
+        tags = [layouts.listed(tagger.whose, each, "a tuple of tags, for an image") for each in said]
     if len(tags) != len(images):
         raise tagger.breach(f"{len(tags)} answers for {len(images)} images")
-    if problem := next(filter(None, (layouts.tag_problem(tag) for each in tags for tag in each)), ""):
-        raise tagger.breach(problem)
-    return [layouts.distinct(each) for each in tags]
-
-
-def _parts(plugin: Named, value: Any, wanted: str) -> list[Any]:
-    if problem := layouts.listing_problem(value, wanted):
-        raise plugin.breach(problem)
-    return list(value)
+    return [layouts.checked_tags(tagger.whose, each) for each in tags]
 
 
 @dataclass(frozen=True)
@@ -88,10 +80,7 @@ def attempt(scorer: Named, prompt: str, tags: Sequence[Tag]) -> Attempt:
     """Ask one scorer, and hold its answer against the contract. Never raises."""
     try:
         with suited_threads(scorer.plugin):
-            answered = scorer.plugin(prompt, tuple(tags))
-            problem = layouts.listing_problem(answered, "a local caption for each tag")
-            captions = () if problem else tuple(answered)
-        problem = problem or layouts.answer_problem(captions, tags)
+            captions, problem = layouts.checked_answer(scorer.plugin(prompt, tuple(tags)), tags)
         say = getattr(scorer.plugin, "notes", None)
         said = () if problem or say is None else say(prompt, captions)
         notes = (said,) if isinstance(said, str) else tuple(map(str, said))
@@ -195,7 +184,7 @@ def segment_image(segmenter: Named, image: Image, captions: Sequence[LocalCaptio
         return Layout(), ()
     with segmenter.calling():
         said = segmenter.plugin(image.copy(), [caption.caption for caption in captions])
-        results = _parts(segmenter, said, "(mask, confidence) or None for each phrase")
+        results = layouts.listed(segmenter.whose, said, "(mask, confidence) or None for each phrase")
     if len(results) != len(captions):
         raise segmenter.breach(f"{len(results)} answers for {len(captions)} phrases")
     segments, notes = [], []
@@ -292,8 +281,7 @@ def _finite(reward: Named, values: Any, prompts: Sequence[str]) -> Tensor:
     import torch
 
     if not isinstance(values, torch.Tensor):
-        got = "None" if values is None else with_article(type(values).__name__)
-        raise reward.breach(f"it gave {got}, not a tensor")
+        raise reward.breach(f"it gave {with_article(type(values).__name__)}, not a tensor")
     if values.shape != (len(prompts),):
         raise reward.breach(f"{len(prompts)} images got rewards of shape {tuple(values.shape)}")
     if values.is_complex():

@@ -153,7 +153,9 @@ def said_by(kind: str, error: BaseException) -> str:
 
 
 def with_article(name: str) -> str:
-    """The name of a class as a sentence has it: "an int", "a UNet2DModel"."""
+    """The name of a class as a sentence has it: "an int", "a UNet2DModel", "None"."""
+    if name == "NoneType":
+        return "None"
     return f"{'an' if name[:1] in 'aeioAEIO' else 'a'} {name}"
 
 

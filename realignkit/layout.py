@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from realignkit.errors import with_article
+from realignkit.errors import breach, with_article
 
 Mask = npt.NDArray[np.bool_]
 
@@ -153,8 +153,29 @@ def listing_problem(value: Any, wanted: str) -> str:
         parts = False
     else:
         parts = not isinstance(value, str | bytes | Mapping)
-    got = "None" if value is None else with_article(type(value).__name__)
-    return "" if parts else f"it returned {got}, not {wanted}"
+    return "" if parts else f"it returned {with_article(type(value).__name__)}, not {wanted}"
+
+
+def listed(whose: str, value: Any, wanted: str) -> list[Any]:
+    """The parts of what a plugin returned.
+
+    Raises:
+        PluginError: it has none; see :func:`listing_problem`.
+    """
+    if problem := listing_problem(value, wanted):
+        raise breach(whose, problem)
+    return list(value)
+
+
+def checked_tags(whose: str, tags: Sequence[Any]) -> tuple[Tag, ...]:
+    """The tags of an image, :func:`distinct`.
+
+    Raises:
+        PluginError: one of them is none.
+    """
+    if problem := next(filter(None, map(tag_problem, tags)), ""):
+        raise breach(whose, problem)
+    return distinct(list(tags))
 
 
 def tag_problem(tag: Any) -> str:
@@ -199,6 +220,13 @@ def confidence_problem(value: Any) -> str:
     """What is wrong with a confidence."""
     real = isinstance(value, numbers.Real) and not isinstance(value, bool)
     return "" if real and math.isfinite(value) and 0 <= value <= 1 else f"confidence must be in [0, 1], got {value!r}"
+
+
+def checked_answer(answer: Any, tags: Sequence[Tag]) -> tuple[tuple[Any, ...], str]:
+    """What a scorer returned, part by part, and what is wrong with it."""
+    problem = listing_problem(answer, "a local caption for each tag")
+    captions = () if problem else tuple(answer)
+    return captions, problem or answer_problem(captions, tags)
 
 
 def answer_problem(captions: Sequence[Any], tags: Sequence[Tag]) -> str:

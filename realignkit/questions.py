@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from realignkit.errors import ModelError, OptionError
-from realignkit.layout import listing_problem
+from realignkit.layout import listed
 from realignkit.named import Named
 
 if TYPE_CHECKING:
@@ -31,9 +31,7 @@ def answers(
         return []
     with vqa.calling():
         said = vqa.plugin(_copies(images), list(questions), choices and [list(each) for each in choices])
-        if problem := listing_problem(said, "an answer for each question"):
-            raise vqa.breach(problem)
-        texts = list(said)
+        texts = listed(vqa.whose, said, "an answer for each question")
     if len(texts) != len(questions):
         raise vqa.breach(f"{len(texts)} answers to {len(questions)} questions")
     for text in texts:

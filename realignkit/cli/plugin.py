@@ -10,7 +10,7 @@ import typer
 from rich.markup import escape
 
 from realignkit import KINDS
-from realignkit.cli._progress import Command, out
+from realignkit.cli._progress import Command, note, out
 from realignkit.errors import OptionError
 
 plugin_app = typer.Typer(help="Begin a plugin of your own.")
@@ -32,16 +32,18 @@ def new_plugin(
 ) -> None:
     """Write a complete project: module, entry point, tests, licence, README, a CI workflow. It works as it is."""
     from realignkit.registry import default_registry
-    from realignkit.scaffold import PROJECT_KINDS, new_project
+    from realignkit.scaffold import PROJECT_KINDS, new_project, short_name
 
     if kind is None:
         if not sys.stdin.isatty():
             raise OptionError(f"say which kind of plugin it shall be: --kind {', '.join(PROJECT_KINDS)}.")
         kind = typer.prompt(f"Kind ({', '.join(PROJECT_KINDS)})", err=True)
-    short = name.lower().removeprefix("realignkit-")
+    short = short_name(name)
     if taken := [info for info in default_registry().infos(kind) if info.name == short]:
         raise OptionError(f"a {kind} called '{short}' is installed already, from {taken[0].source}. Take another name.")
     target = new_project(name, kind, folder, license=license, author=author, publish=publish)
+    if short != name:
+        note(f"the plugin is called '{short}': names are lower case, with hyphens.")
     console = out()
     for path in sorted(path for path in target.rglob("*") if path.is_file()):
         console.print(escape(str(path)), style="dim")

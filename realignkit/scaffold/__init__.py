@@ -30,6 +30,11 @@ _FILES: Mapping[str, str] = {
 }
 
 
+def short_name(name: str) -> str:
+    """What a plugin is called by users: lower case, hyphens, and no ``realignkit-`` before it."""
+    return name.strip().lower().replace("_", "-").removeprefix("realignkit-")
+
+
 def new_project(
     name: str,
     kind: str,
@@ -52,7 +57,7 @@ def new_project(
     Raises:
         OptionError: a name, kind or licence that will not do, or a folder that holds something already.
     """
-    short = name.strip().lower().replace("_", "-").removeprefix("realignkit-")
+    short = short_name(name)
     if not re.fullmatch(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", short):
         raise OptionError(f"'{name}' will not do as a name: take letters, digits and hyphens, such as night-vision.")
     for what, value, known in (("kind", kind, PROJECT_KINDS), ("licence", license, LICENSES)):

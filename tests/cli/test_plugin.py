@@ -13,6 +13,13 @@ def test_a_project_from_its_name_and_kind(cli, tmp_path):
     assert (target / ".github" / "workflows" / "publish.yml").is_file()
 
 
+def test_another_spelling_of_the_name_is_said(cli, tmp_path):
+    done = cli("plugin", "new", "My_Reward", "--kind", "reward", "--out", tmp_path / "project")
+    assert done.exit_code == 0, done.output
+    assert "the plugin is called 'my-reward': names are lower case, with hyphens." in done.stderr
+    assert "note" not in cli("plugin", "new", "mine", "--kind", "reward", "--out", tmp_path / "other").stderr
+
+
 def test_without_a_kind_and_nobody_to_ask(cli, tmp_path):
     done = cli("plugin", "new", "night-vision", "--out", tmp_path / "project")
     assert done.exit_code == 2
