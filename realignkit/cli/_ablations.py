@@ -142,13 +142,12 @@ def measure(ablation: Ablation, folder: Path, control: str = "") -> AblationTabl
 
 def show(folder: Path, control: str) -> AblationTable:
     """Write the tables of a folder, print the table, how to read it, and where it is."""
-    from realignkit.evaluation.results import ROWS, AblationFolder
-    from realignkit.evaluation.write import cells, columns, notes, write_tables
+    from realignkit.evaluation.results import ROWS
+    from realignkit.evaluation.write import cells, columns, notes, silence, write_tables
 
     table, files = write_tables(folder, control)
-    measurements = AblationFolder(folder).read(features=False)
-    if silent := sum(not m.values for m in measurements):
-        note(f"metric '{table.metric}' knows nothing to say of {silent} of {len(measurements)} pictures")
+    if text := silence(table):
+        note(text)
     print_table(columns(table), cells(table))
     for text in notes(table):
         out().print(text, style="dim", markup=False)

@@ -61,7 +61,8 @@ class EvaluationBench:
         if not names:
             known = ", ".join(info.name for info in self.registry.infos("metric"))
             raise OptionError(f"give --metric: what is the score? Known: {known}.")
-        self.infos = [metric_info(self.registry, name, self.companions) for name in dict.fromkeys(names)]
+        self._asked = {name: metric_info(self.registry, name, self.companions) for name in names}
+        self.infos = list({info.name: info for info in self._asked.values()}.values())
         self.prompts: Named | None = None
         self.texts: list[str] = []
         self.labels: list[dict[str, str]] = []
@@ -91,11 +92,14 @@ class EvaluationBench:
 
     def settings(self, assignments: Sequence[str]) -> Any:
         """What ``--set`` says."""
+        from dataclasses import replace
+
         from realignkit.cli._settings import known_options, parse
         from realignkit.rewards import option_names_of
 
         known = {} if self.model is None else known_options(self.registry, self.model, self.steps)
-        return parse(assignments, {**known, "metric": option_names_of(self.infos)})
+        options = option_names_of([*self.infos, *(replace(info, name=name) for name, info in self._asked.items())])
+        return parse(assignments, {**known, "metric": options})
 
     def metrics(self, settings: Any) -> tuple[Named, ...]:
         """Made from their names; nothing is loaded."""
@@ -104,7 +108,12 @@ class EvaluationBench:
 
         if unusable := [info.remedy for info in self.infos if not info.available]:
             raise PluginError(f"not installed: {', '.join(unusable)}.")
-        return make(self.infos, settings.options["metric"])
+        return make(self.infos, {self._meant(name): value for name, value in settings.options["metric"].items()})
+
+    def _meant(self, option: str) -> str:
+        """An option of a metric under the name of what its own stands for: ``tifa.vqa`` may be ``micro_tifa.vqa``."""
+        owner, _, name = option.rpartition(".")
+        return f"{self._asked[owner].name}.{name}" if owner in self._asked else option
 
     def existing(self, source: Path, stage: Any) -> list[Picture]:
         """Pictures that exist; says where they and the prompt set do not cover each other."""
@@ -201,22 +210,19 @@ def show_metrics(folder: Path, metrics: Sequence[Named]) -> None:
 def write_results(folder: Path, metrics: Sequence[Named]) -> tuple[list[ShownTable], list[Path], list[str]]:
     """The tables of a folder, the files that they and its page are written to, and what metrics are silent about."""
     from realignkit.evaluation.folder import EvaluationFolder
-    from realignkit.evaluation.summary import summarise
+    from realignkit.evaluation.summary import silences, summarise
     from realignkit.evaluation.write_evaluation import INTERVALS, tables_of, write_metrics
     from realignkit.report.gallery import write_gallery
 
     results = EvaluationFolder(folder)
     record, lines = results.existing(), list(results.lines().values())
     values = summarise(lines, metrics, record.get("whole", {}))
-    files = write_metrics(folder, record, values)
+    silent = silences(lines, metrics)
+    files = write_metrics(folder, record, values, silent)
     tables = tables_of(values)
-    about = [f"{record['pictures']['source']}: {len(lines)} pictures.", INTERVALS]
+    about = [f"{record['pictures']['source']}: {len(lines)} pictures.", *(f"{text}." for text in silent), INTERVALS]
     sections = [section for metric in metrics for section in _extremes(folder, lines, metric)]
     files.append(write_gallery(folder / PAGE, "Evaluation", about, tables, sections))
-    silent = []
-    for metric in metrics:
-        if unknown := sum(not line["values"].get(metric.name) for line in lines if metric.name in line["values"]):
-            silent.append(f"{metric.whose} knows nothing to say of {unknown} of {len(lines)} pictures")
     return tables, files, silent
 
 

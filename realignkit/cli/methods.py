@@ -84,6 +84,7 @@ def methods(
     if not _all_here(systems, strict=not check) or check:
         return
     folders = {name: folder / slug(name) for name in systems}
+    seeds = list(dict.fromkeys(seed or [42]))
     metrics: tuple[Named, ...] = ()
     with writes_into(ctx, folder) if launch.first else contextlib.nullcontext():
         for name, system in systems.items():
@@ -92,13 +93,13 @@ def methods(
             with loading():
                 metrics = system.bench.metrics(system.settings)
                 drawing = system.drawing(
-                    folders[name], seeds=seed or [42], limit=limit, batch_size=batch_size, threads=threads
+                    folders[name], seeds=seeds, limit=limit, batch_size=batch_size, threads=threads
                 )
             measure(system.bench, metrics, drawing, f"{name} of {prompts}", folders[name], batch_size)
             if launch.first:
                 write_results(folders[name], metrics)
         if launch.first:
-            show_methods(folder, replace(methods_table(folders, chosen, metrics), ranks=ranks))
+            show_methods(folder, replace(methods_table(folders, chosen, metrics, seeds), ranks=ranks))
 
 
 class _System:
@@ -189,7 +190,7 @@ def _systems(
         steps |= {"tagger": method.tagger, "scorer": method.scorer, "segmenter": method.segmenter}
         bench = EvaluationBench(method.model, prompts, metrics, steps, launch, companions)
         if companions is None:
-            companions, metrics = bench.companions, [info.name for info in bench.infos]
+            companions = bench.companions
         rows_own = [f"{option}={json.dumps(value)}" for option, value in method.settings.items()]
         try:
             settings = bench.settings([*assignments, *rows_own])

@@ -17,7 +17,7 @@ from realignkit.evaluation.results import Features
 from realignkit.images import image_files, open_image
 from realignkit.machine import full_precision
 from realignkit.named import Named
-from realignkit.provenance import digest_of, stamps
+from realignkit.provenance import EFFORT, MACHINE, contents, digest_of, stamps, without
 from realignkit.registry import Registry
 from realignkit.resolve import make, measuring_reward
 
@@ -152,6 +152,12 @@ class Judging:
             "features": None if self._eyes is None else self._eyes.name,
             "reference": None if self._eyes is None else _fingerprint(self._files) if self._files else self.metric.name,
         }
+
+    @cached_property
+    def contents(self) -> dict[str, str]:
+        """What is in the files that options of the metric and of the scores name, by the option's dotted name."""
+        options = {"metric": self.metric.options, "scores": {reward.name: reward.options for reward in self.scores}}
+        return contents(without(options, MACHINE | EFFORT))
 
     def able(self, prompts: Sequence[str], say: Callable[[str], None] = lambda text: None) -> list[str]:
         """The prompts that the metric knows; ``say`` is told about which it got no usable answer.

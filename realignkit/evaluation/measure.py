@@ -16,8 +16,8 @@ from realignkit.evaluation.results import (
     Key,
     Measurement,
     different_plugins,
+    different_settings,
     digest,
-    lasting,
     with_plugins,
 )
 from realignkit.evaluation.runs import Job, slug
@@ -25,7 +25,7 @@ from realignkit.files import atomic_write, only_writer
 from realignkit.images import png
 from realignkit.machine import suited_threads
 from realignkit.named import Named
-from realignkit.provenance import COMPANY, differences, without
+from realignkit.provenance import COMPANY, without
 from realignkit.realigner import Realigner
 from realignkit.realigner.options import GUIDE_OPTIONS
 
@@ -188,7 +188,8 @@ class Pictures(Measurer):
         for name, models in plan.rows.items():
             chosen = {"reward": plan.selected.get(name)}
             rows[name] = [{**model.record, "raised": self._raised(model.record, chosen)} for model in models]
-        self.results.open(plan.kind, {**drawing, **self.judging.settings, **plan.settings}, rows, source)
+        inside = {"contents": {**drawing["contents"], **self.judging.contents}}
+        self.results.open(plan.kind, {**drawing, **self.judging.settings, **plan.settings, **inside}, rows, source)
 
     def _raised(self, *records: Mapping[str, Any]) -> list[str]:
         scores = [score.name for score in self.judging.scores]
@@ -205,11 +206,10 @@ class Pictures(Measurer):
                 f"{self.results.folder} holds results of other prompts, or of these in another order. Use another "
                 f"--out."
             )
-        texts = list(prompts.values())
-        made_from = digest("\n".join(texts))
+        made_from = digest("\n".join(prompts.values()))
         if looks and self.results.reference(made_from) is None:
             report("reference", 0, 1)
-            reference = self.judging.reference(texts, self.realigner.batch_size)
+            reference = self.judging.reference(list(prompts.values()), self.realigner.batch_size)
             if reference is not None:
                 self.results.write_reference(reference, made_from)
             report("reference", 1, 1)
@@ -318,8 +318,8 @@ def _joined_records(
     """The rows and plugins of all folders, which must have been measured in the same way."""
     first, plugins, rows = records[0], dict[str, Any](), dict[str, Any]()
     for part, record in zip(parts, records, strict=True):
-        before, now = ({"kind": r["kind"], **lasting(r["settings"])} for r in (first, record))
-        different = differences(before, now) + different_plugins(plugins, record.get("plugins", {}))
+        before, now = ({"kind": r["kind"], **r["settings"]} for r in (first, record))
+        different = different_settings(before, now) + different_plugins(plugins, record.get("plugins", {}))
         if different:
             names = ", ".join(text.partition(" (")[0] for text in different[:3])
             raise OptionError(

@@ -12,11 +12,11 @@ from pydantic import Field
 
 from realignkit.contracts import Config, parse_options
 from realignkit.errors import OptionError, in_one_line
-from realignkit.evaluation.compare import Change, compare_folders
+from realignkit.evaluation.compare import EvaluationPair, compare_folders
 from realignkit.evaluation.folder import EvaluationFolder
 from realignkit.evaluation.runs import slug
 from realignkit.evaluation.statistics import Interval
-from realignkit.evaluation.summary import EVERYTHING, Value, summarise
+from realignkit.evaluation.summary import EVERYTHING, Value, silences, summarise
 from realignkit.evaluation.write_evaluation import facts_of
 from realignkit.named import Named
 from realignkit.parsing import parse_yaml
@@ -99,7 +99,7 @@ class MethodsTable:
 
     Attributes:
         values: row -> its numbers over all pictures.
-        pairs: (row, other row) -> what differs, every row with every later one.
+        pairs: (row, other row) -> the two side by side, every row with every later one.
         notes: row -> what to know about it.
         about: what all rows share.
         ranks: question -> row -> its average rank by people, 1 for the best, and the 95 % interval of that.
@@ -108,37 +108,45 @@ class MethodsTable:
     """
 
     values: Mapping[str, Sequence[Value]]
-    pairs: Mapping[tuple[str, str], Sequence[Change]]
+    pairs: Mapping[tuple[str, str], EvaluationPair]
     notes: Mapping[str, str]
     about: str
     ranks: Mapping[str, Mapping[str, tuple[float, Interval]]] = field(default_factory=dict)
     measured: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
-def methods_table(folders: Mapping[str, Path], methods: Mapping[str, Method], metrics: Sequence[Named]) -> MethodsTable:
+def methods_table(
+    folders: Mapping[str, Path], methods: Mapping[str, Method], metrics: Sequence[Named], seeds: Sequence[int] = ()
+) -> MethodsTable:
     """Sum up the evaluations of all rows.
 
     Args:
         folders: row -> its evaluation.
         methods: row -> the system.
         metrics: in the order of the columns.
+        seeds: that were asked for, in every row the same, to be said.
 
     Raises:
         OptionError: the rows were not measured alike, or one is not finished.
         OutputError: a folder holds no evaluation.
     """
     values: dict[str, list[Value]] = {}
+    notes: dict[str, str] = {}
     for name, folder in folders.items():
         results = EvaluationFolder(folder)
         record, lines = results.existing(), list(results.lines().values())
         values[name] = [
             value for value in summarise(lines, metrics, record.get("whole", {})) if value.group == EVERYTHING
         ]
-    pairs = {(a, b): compare_folders(folders[a], folders[b]).changes for a, b in combinations(folders, 2)}
+        said = [methods[name].note, *(f"{text}." for text in silences(lines, metrics))]
+        notes[name] = " ".join(filter(None, said))
+    pairs = {(a, b): compare_folders(folders[a], folders[b]) for a, b in combinations(folders, 2)}
     record = EvaluationFolder(next(iter(folders.values()))).existing()
     pictures, known = record["pictures"], record["metrics"]
-    seeds = pictures["count"] // max(pictures["prompts"], 1)
-    about = f"{pictures['prompts']} prompts, {seeds} picture{'s' * (seeds != 1)} of each in every row, the same seeds."
-    notes = {name: methods[name].note for name in folders if methods[name].note}
+    each = pictures["count"] // max(pictures["prompts"], 1)
+    which = f" ({', '.join(map(str, seeds))})" if seeds else ""
+    about = (
+        f"{pictures['prompts']} prompts, {each} picture{'s' * (each != 1)} of each in every row, the same seeds{which}."
+    )
     measured = {metric.name: facts_of(known[metric.name]) for metric in metrics if metric.name in known}
-    return MethodsTable(values, pairs, notes, about, measured=measured)
+    return MethodsTable(values, pairs, {name: text for name, text in notes.items() if text}, about, measured=measured)

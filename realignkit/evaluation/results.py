@@ -13,7 +13,7 @@ import hashlib
 import json
 import logging
 import lzma
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -171,8 +171,8 @@ class AblationFolder:
             if plugins is None:
                 raise
             record = {}
-        before = {"kind": record.get("kind", kind), **lasting(record.get("settings", wanted["settings"]))}
-        different = differences(before, {"kind": kind, **lasting(wanted["settings"])})
+        before = {"kind": record.get("kind", kind), **record.get("settings", wanted["settings"])}
+        different = different_settings(before, {"kind": kind, **wanted["settings"]})
         different += different_plugins(record.get("plugins", {}), added)
         rows_before = record.get("rows", {})
         different += [
@@ -330,6 +330,17 @@ def different_plugins(before: Mapping[str, Any], now: Mapping[str, Any]) -> list
 def with_plugins(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
     """The plugins of two records, by kind and name."""
     return {kind: {**before.get(kind, {}), **now.get(kind, {})} for kind in {**before, **now}}
+
+
+def different_settings(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """How settings differ; what is in the files of a metric and of rewards counts where both know it."""
+    inside = [settings.get("contents") or {} for settings in (before, now)]
+    one_sided = {name for name in inside[0].keys() ^ inside[1].keys() if name.startswith(("metric.", "scores."))}
+    return differences(*(_without_contents(lasting(settings), one_sided) for settings in (before, now)))
+
+
+def _without_contents(settings: dict[str, Any], names: Collection[str]) -> dict[str, Any]:
+    return {**settings, "contents": without(settings["contents"], names)} if "contents" in settings else settings
 
 
 def lasting(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -81,6 +81,15 @@ def summarise(
     return values
 
 
+def silences(lines: Sequence[Line], metrics: Sequence[Named]) -> list[str]:
+    """Of how many pictures metrics know nothing to say, a phrase for each that is silent about some."""
+    texts = []
+    for metric in metrics:
+        if unknown := sum(not line["values"].get(metric.name) for line in lines if metric.name in line["values"]):
+            texts.append(f"{metric.whose} knows nothing to say of {unknown} of {len(lines)} pictures")
+    return texts
+
+
 def _own(metric: Named) -> Summarise | None:
     """The metric's own way from pictures to a set."""
     if not metric.has("summarise"):

@@ -109,6 +109,7 @@ class RowResult:
     Attributes:
         name: the row's.
         n, prompts, seeds: pictures that were judged, different prompts, seeds.
+        silent: pictures that the metric knows nothing to say of.
         value, low, high: of the metric, None where nothing was judged, with its 95 % interval, None without one:
             Wilson's for prompts of several pictures where verdicts are yes/no, else a bootstrap over prompts. Shares
             are in percent where :attr:`AblationTable.percent` says so.
@@ -134,6 +135,7 @@ class RowResult:
     relative: Ratio | None = None
     models: tuple[ModelResult, ...] = ()
     asked: Asked | None = None
+    silent: int = 0
 
     def record(self) -> dict[str, Any]:
         """As JSON values."""
@@ -162,7 +164,7 @@ class AblationTable:
     @property
     def percent(self) -> bool:
         """Whether values are shares in percent; Table IV's are in [0, 1]."""
-        return _percent(self.kind, self.binary)
+        return self.binary and self.kind != SCORERS
 
     @property
     def scores(self) -> list[str]:
@@ -188,6 +190,7 @@ def tabulate(
     value = SUCCESS if kind == SCORERS else next((next(iter(m.values)) for m in measurements if m.values), "")
     judged = {name: {pair: m for pair, m in row.items() if value in m.values} for name, row in rows.items()}
     binary = all(m.values[value] in (0.0, 1.0) for row in judged.values() for m in row.values())
+    percent = binary and kind != SCORERS
     known = Gaussian.of(reference) if reference is not None and len(reference) > 1 else None
     results = []
     for name in sorted(rows, key=lambda name: {BASE: 0, control: 1}.get(name, 2)):  # else in the record's order
@@ -196,7 +199,7 @@ def tabulate(
             continue
         verdicts, prompts = [m.values[value] for m in row.values()], [m.prompt for m in row.values()]
         interval = share_interval(verdicts, prompts) if binary else mean_interval(verdicts, prompts)
-        scale = 100.0 if _percent(kind, binary) else 1.0
+        scale = 100.0 if percent else 1.0
         low, high = (None, None) if interval is None else (scale * interval[0], scale * interval[1])
         features = _stack(list(row.values()))
         base = {} if name == BASE else judged.get(BASE, {})
@@ -207,7 +210,7 @@ def tabulate(
                 n=len(row),
                 prompts=len(set(prompts)),
                 seeds=tuple(sorted({m.seed for m in row.values()})),
-                value=_mean(verdicts, _percent(kind, binary)) if verdicts else None,
+                value=_mean(verdicts, percent) if verdicts else None,
                 low=low,
                 high=high,
                 base=difference(base, row, value, binary, BASE),
@@ -217,6 +220,7 @@ def tabulate(
                 relative=None if known is None else _ratio(row, base, known),
                 models=_models(row, base, models, value, binary),
                 asked=_asked(list(rows[name].values()), models[0]) if kind == SCORERS else None,
+                silent=len(rows[name]) - len(row),
             )
         )
     return AblationTable(
@@ -281,10 +285,6 @@ def pair_rows(measurements: Sequence[Measurement], before: str, after: str) -> C
     if paired is None:
         raise OptionError(f"rows '{before}' and '{after}' share no prompt and seed: there is nothing to pair.")
     return Comparison(value, paired)
-
-
-def _percent(kind: str, binary: bool) -> bool:
-    return binary and kind != SCORERS
 
 
 def _mean(values: Sequence[float] | npt.NDArray[Any], percent: bool) -> float:

@@ -149,6 +149,7 @@ def markdown(table: AblationTable) -> str:
     lines = [
         f"Prompts: {table.source or 'unknown source'}, {most} different ones; seeds: "
         f"{', '.join(map(str, seeds))}. Metric: {table.metric}, {table.value}.",
+        *(["", f"{text[0].upper()}{text[1:]}."] if (text := silence(table)) else []),
         "",
         *markdown_table(columns(table), cells(table)),
         "",
@@ -163,6 +164,13 @@ def markdown(table: AblationTable) -> str:
         lines += ["", "Each trained model, and the base, on the seeds that were dealt to it:", ""]
         lines += markdown_table(headings, models)
     return "\n".join(lines) + "\n"
+
+
+def silence(table: AblationTable) -> str:
+    """Of how many pictures the metric knows nothing to say, a phrase; "" where it judges all, and of Table IV."""
+    silent, judged = (sum(getattr(row, name) for row in table.rows) for name in ("silent", "n"))
+    text = f"metric '{table.metric}' knows nothing to say of {silent} of {silent + judged} pictures"
+    return text if silent and table.kind != SCORERS else ""
 
 
 def notes(table: AblationTable) -> list[str]:

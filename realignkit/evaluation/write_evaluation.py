@@ -90,13 +90,16 @@ def _number(value: float, binary: bool) -> str:
     return f"{100 * value:.1f}" if binary else f"{value:.4g}"
 
 
-def write_metrics(folder: str | Path, record: Mapping[str, Any], values: Sequence[Value]) -> list[Path]:
+def write_metrics(
+    folder: str | Path, record: Mapping[str, Any], values: Sequence[Value], silent: Sequence[str] = ()
+) -> list[Path]:
     """Write ``metrics.md``, ``.csv``, ``.json``, and ``.svg`` where matplotlib is installed.
 
     Args:
         folder: of the evaluation.
         record: its ``eval.json``.
         values: of its metrics.
+        silent: of how many pictures metrics know nothing to say, a phrase each.
 
     Returns:
         The files.
@@ -108,6 +111,7 @@ def write_metrics(folder: str | Path, record: Mapping[str, Any], values: Sequenc
     about = [f"Pictures: {pictures['source']}, {pictures['count']} of {pictures['prompts']} different prompts."]
     known = {name: facts_of(metric) for name, metric in record["metrics"].items()}
     about += [f"{name}: {in_words(facts)}." for name, facts in known.items() if facts]
+    about += [f"{text}." for text in silent]
     texts = {
         "md": tables_page(about, tables_of(values), INTERVALS),
         "csv": records_csv([value.record() for value in values]),
@@ -121,7 +125,10 @@ def write_metrics(folder: str | Path, record: Mapping[str, Any], values: Sequenc
 
 def facts_of(metric: Mapping[str, Any]) -> dict[str, Any]:
     """What a metric's numbers depend on beside the pictures, of what ``eval.json`` has of it."""
-    return {**metric["identity"], **({"weights": metric["weights"]} if "weights" in metric else {})}
+    facts = dict(metric["identity"])
+    if "weights" in metric:  # a metric that names its weights' file has loaded them too
+        facts["loaded weights" if "weights" in facts else "weights"] = metric["weights"]
+    return facts
 
 
 def in_words(facts: Mapping[str, Any]) -> str:
@@ -179,6 +186,12 @@ def _whole_cells(before: float, after: float) -> tuple[str, str, str]:
     return f"{before:.4g}", f"{after:.4g}", f"{round(after - before, places) + 0.0:+.{places}f}"  # no -0
 
 
+def pair_records(pair: EvaluationPair) -> list[dict[str, Any]]:
+    """All that differs between two evaluations, as JSON values; numbers of whole sets last."""
+    sets = [_whole_record(metric, name, *both) for metric, of in pair.whole.items() for name, both in of.items()]
+    return [*(change.record() for change in pair.changes), *sets]
+
+
 def _whole_record(metric: str, name: str, before: float, after: float) -> dict[str, Any]:
     """A change of a number of whole sets, as :meth:`Change.record`."""
     known = {"metric": metric, "name": name, "before": before, "after": after, "gain": after - before}
@@ -211,11 +224,10 @@ def write_comparison(folder: str | Path, about: str, pair: EvaluationPair) -> li
         OutputError: they cannot be written.
     """
     records = [change.record() for change in pair.changes]
-    sets = [_whole_record(metric, name, *both) for metric, of in pair.whole.items() for name, both in of.items()]
     whole = {metric: {name: list(both) for name, both in values.items()} for metric, values in pair.whole.items()}
     texts = {
         "md": tables_page([about, *pair.notes], [comparison_table(pair)], PAIRED),
-        "csv": records_csv([*records, *sets]),
+        "csv": records_csv(pair_records(pair)),
         "json": json.dumps({"changes": records, "whole": whole}, indent=1, ensure_ascii=False) + "\n",
     }
     return [atomic_write(Path(folder) / f"{COMPARISON}.{ending}", text) for ending, text in texts.items()]

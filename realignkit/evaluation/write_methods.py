@@ -8,15 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from realignkit.evaluation.methods import MethodsTable
-from realignkit.evaluation.statistics import Interval, shown_p
+from realignkit.evaluation.statistics import Interval
 from realignkit.evaluation.summary import Value
 from realignkit.evaluation.write import Panel, Point, panels_svg
 from realignkit.evaluation.write_evaluation import (
     INTERVALS,
     PAIRED,
     ShownTable,
-    change_cells,
+    comparison_table,
     in_words,
+    pair_records,
     records_csv,
     shown,
     tables_page,
@@ -60,19 +61,15 @@ def _rank(ranked: tuple[float, Interval] | None) -> str:
 def pairs_tables(table: MethodsTable) -> list[ShownTable]:
     """For each metric's first number, every system against every later one."""
     first: dict[str, str] = {}
-    for changes in table.pairs.values():
-        for change in changes:
-            first.setdefault(change.metric, change.name)
+    cells = {both: comparison_table(pair).rows for both, pair in table.pairs.items()}
+    for rows in cells.values():
+        for metric, name, *_ in rows:
+            first.setdefault(metric, name)
     tables = []
     for metric, name in first.items():
-        rows = tuple(
-            (before, after, *change_cells(change)[4:], shown_p(change.p))
-            for (before, after), changes in table.pairs.items()
-            for change in changes
-            if (change.metric, change.name) == (metric, name)
-        )
+        chosen = tuple((*both, *row[4:]) for both, rows in cells.items() for row in rows if row[:2] == (metric, name))
         headings = ("system", "against", "first", "second", "difference [95 %]", "fixed / broken", "sign-flip p")
-        tables.append(ShownTable(f"{_heading(metric, name)}: every system with every other", headings, rows))
+        tables.append(ShownTable(f"{_heading(metric, name)}: every system with every other", headings, chosen))
     return tables
 
 
@@ -129,9 +126,9 @@ def write_methods(folder: str | Path, table: MethodsTable) -> list[Path]:
     """
     records = [_record(name, value) for name, values in table.values.items() for value in values]
     compared: list[dict[str, Any]] = [
-        {"system": before, "against": after, **change.record()}
-        for (before, after), changes in table.pairs.items()
-        for change in changes
+        {"system": before, "against": after, **record}
+        for (before, after), pair in table.pairs.items()
+        for record in pair_records(pair)
     ]
     more = {name: known for name in ("ranks", "measured") if (known := getattr(table, name))}
     content = {"systems": records, "pairs": compared, **more}

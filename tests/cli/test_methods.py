@@ -8,6 +8,7 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
 from realignkit.attention.dense import DENSE_DIFFUSION
@@ -158,6 +159,52 @@ def test_what_metrics_and_rewards_need_is_said_before_any_work(tmp_path, monkeyp
     assert not (tmp_path / "out").exists()
 
 
+def test_a_metric_without_the_reference_that_it_needs_is_told_before_any_work(tmp_path):
+    (tmp_path / "rows.yaml").write_text("rows: {base: {model: micro}}")
+    (tmp_path / "prompts.txt").write_text(PROMPTS)
+    asked = ("--rows", tmp_path / "rows.yaml", "--prompts", tmp_path / "prompts.txt", "--out", tmp_path / "out")
+    done = call(*asked, "--metric", "fid", "--set", "metric.fid.features=micro_oracle", "--check")
+    said = " ".join(done.output.split())
+    assert "metric 'fid' cannot work: FID compares with real pictures: give reference=" in said
+    assert "every row has what it needs" not in said
+
+
+def test_a_metrics_options_go_by_its_name_and_by_that_of_what_stands_for_it(tmp_path):
+    rows = "rows: {base: {model: micro}, other: {model: structure_diffusion, set: {generator.model: micro:base}}}"
+    (tmp_path / "rows.yaml").write_text(rows)
+    (tmp_path / "prompts.txt").write_text(PROMPTS)
+    asked = ("--rows", tmp_path / "rows.yaml", "--prompts", tmp_path / "prompts.txt", "--out", tmp_path / "out")
+    for name in ("tifa", "micro_tifa"):
+        done = call(*asked, "--metric", "tifa", "--set", f"metric.{name}.questions=none.json", "--check")
+        assert "metric 'micro_tifa' cannot work: there is no file 'none.json'" in " ".join(done.output.split())
+    done = call(*asked, "--metric", "tifa", "--set", "metric.tifa.question=none.json", "--check")
+    assert "'metric.tifa.question'. Did you mean metric.questions" in " ".join(done.output.split())
+
+
+def test_numbers_of_whole_sets_are_paired_and_silence_is_said(tmp_path):
+    (tmp_path / "rows.yaml").write_text(
+        "rows: {base: {model: micro}, dense: {model: micro, fine: dense, note: Its layout is found.}}"
+    )
+    (tmp_path / "prompts.txt").write_text(PROMPTS + "a purple sphere on the beach\n")
+    (tmp_path / "real").mkdir()
+    for number in range(4):
+        Image.new("RGB", (64, 64), (60 * number, 100, 50)).save(tmp_path / "real" / f"{number}.png")
+    done = call(
+        "--rows", tmp_path / "rows.yaml", "--prompts", tmp_path / "prompts.txt", "--out", tmp_path / "out",
+        "--metric", "micro_oracle", "--metric", "fid", "--set", "metric.fid.features=micro_oracle",
+        "--set", f"metric.fid.reference={tmp_path / 'real'}", "--set", "sampling.num_inference_steps=2",
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    page, table = (tmp_path / "out" / "methods.md").read_text(), json.loads((tmp_path / "out/methods.json").read_text())
+    assert "base: metric 'micro_oracle' knows nothing to say of 1 of 3 pictures." in page
+    assert "dense: Its layout is found. metric 'micro_oracle' knows nothing" in page
+    assert "knows nothing to say of 1 of 3 pictures." in (tmp_path / "out" / "base" / "metrics.md").read_text()
+    (fid,) = (pair for pair in table["pairs"] if pair["metric"] == "fid")
+    of = {each["system"]: each["value"] for each in table["systems"] if each["metric"] == "fid"}
+    assert (fid["before"], fid["after"], fid["low"], fid["p"]) == (of["base"], of["dense"], None, None)
+    assert "## Fid: every system with every other" in page
+
+
 def test_what_metrics_fetch_is_said(tmp_path, monkeypatch):
     monkeypatch.setattr("realignkit_plugins.loading.out_of_reach", lambda model, revision=None: "")
     monkeypatch.setattr(import_module("realignkit.cli.doctor"), "cached_models", frozenset)
@@ -182,6 +229,7 @@ def test_the_table_says_what_its_numbers_depend_on(measured, tmp_path):
     root, _ = measured
     page = (root / "out" / "methods.md").read_text()
     known = json.loads((root / "out" / "base" / "eval.json").read_text())["metrics"]["micro_clip"]
+    assert page.startswith("2 prompts, 1 picture of each in every row, the same seeds (3).")
     assert f"micro_clip: n 2, weights {known['weights']}." in page
     assert (
         json.loads((root / "out" / "methods.json").read_text())["measured"]["micro_clip"]["weights"] == known["weights"]

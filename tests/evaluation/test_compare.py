@@ -16,7 +16,13 @@ from realignkit.evaluation.join import join_folders
 from realignkit.evaluation.pictures import read_pictures
 from realignkit.evaluation.statistics import compare
 from realignkit.evaluation.summary import summarise
-from realignkit.evaluation.write_evaluation import comparison_table, tables_of, write_comparison, write_metrics
+from realignkit.evaluation.write_evaluation import (
+    comparison_table,
+    facts_of,
+    tables_of,
+    write_comparison,
+    write_metrics,
+)
 from realignkit.named import Named
 from realignkit.registry import default_registry
 from tests.evaluation.judges import Redness, Spread
@@ -213,3 +219,8 @@ def test_tables_and_files_say_the_same(tmp_path: Path):
     assert {path.name for path in written} >= {"metrics.md", "metrics.csv", "metrics.json"}
     assert "redness: template is it red?." in written[0].read_text()
     assert len(json.loads(written[2].read_text())) == len(values)
+
+
+def test_both_weights_of_a_metric_are_facts_about_it():
+    assert facts_of({"identity": {}, "weights": "a"}) == {"weights": "a"}
+    assert facts_of({"identity": {"weights": "b"}, "weights": "a"}) == {"weights": "b", "loaded weights": "a"}

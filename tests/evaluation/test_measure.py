@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from realignkit.contracts import Metric
+from realignkit.contracts import Options as PluginOptions
 from realignkit.errors import OptionError, PluginError, PromptError, ScorerError
 from realignkit.evaluation.judging import Judging
 from realignkit.evaluation.measure import Ablation, Pictures
@@ -53,6 +56,13 @@ class Brightness(Metric):
         raise AssertionError
 
 
+class Choosy(Brightness):
+    """The same with a file."""
+
+    class Options(PluginOptions):
+        reference: str = ""
+
+
 class Streaming(Metric):
     """The same number without a method for single pictures."""
 
@@ -76,13 +86,14 @@ def bench(registry, make_realigner, tmp_path):
         def register_metrics(self, register):
             register("brightness", Brightness, "")
             register("streaming", Streaming, "")
+            register("choosy", Choosy, "")
 
     registry.register(Here(), "here")
     Brightness.seen = 0
 
     def make(plan, out="out", metric="brightness", scores=(), batch_size=2, **arguments):
         realigner = make_realigner(sampling=SAMPLING, batch_size=batch_size)
-        judging = Judging(registry, metric, scores=scores)
+        judging = Judging(registry, metric, options=arguments.pop("options", None), scores=scores)
         prompts, limit = judging.able(arguments.pop("prompts", PROMPTS)), arguments.pop("limit", None)
 
         def generator(**options):
@@ -255,7 +266,27 @@ def test_a_picture_without_a_usable_answer_is_left_out_and_ends_nothing(bench, t
         assert Unsure.seen == 2
     (base,) = write_tables(tmp_path / "out")[0].rows
     assert (base.n, base.prompts) == (2, 2)
+    assert base.silent == 1
     assert [bool(m.values) for m in AblationFolder(tmp_path / "out").read()] == [True, False, True]
+    assert "Metric 'brightness' knows nothing to say of 1 of 3 pictures." in (tmp_path / "out/table.md").read_text()
+
+
+def test_a_metrics_files_go_by_what_is_in_them(bench, tmp_path):
+    def measure(folder):
+        bench(rewards_plan({}), metric="choosy", options={"reference": str(folder)}, limit=1)()
+
+    for name, content in (("here", "1"), ("moved", "1"), ("other", "2")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "answers.json").write_text(content)
+    measure(tmp_path / "here")
+    measure(tmp_path / "moved")
+    with pytest.raises(OptionError, match=r"what is in metric\.reference"):
+        measure(tmp_path / "other")
+    # Folders of earlier versions do not know what was in there.
+    record = json.loads((tmp_path / "out" / "ablation.json").read_text())
+    assert record["settings"]["contents"].pop("metric.reference")
+    (tmp_path / "out" / "ablation.json").write_text(json.dumps(record))
+    measure(tmp_path / "moved")
 
 
 def test_what_is_missing_of_a_picture_is_measured_again(bench, tmp_path):

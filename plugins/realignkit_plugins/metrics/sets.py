@@ -100,10 +100,9 @@ class SetMetric(Metric):
         return why or getattr(self.borrowed, "out_of_reach", str)() or self._no_reference()
 
     def _no_reference(self) -> str:
-        """Why the reference that is given is none."""
+        """Why there is no reference to compare with."""
         try:
-            if getattr(self.options, "reference", None) is not None:
-                _ = self.compared
+            self._prepare()
         except OptionError as error:
             return str(error)
         return ""
