@@ -55,7 +55,11 @@ def test_probabilities_of_each_answer():
 
 @pytest.mark.parametrize(
     ("said", "problem"),
-    [(["yes"], "1 answers to 2 questions"), ([1, 2], "1 is no answer in words"), (3, "not iterable")],
+    [
+        (["yes"], "1 answers to 2 questions"),
+        ([1, 2], "1 is no answer in words"),
+        (3, "it returned an int, not an answer for each"),
+    ],
 )
 def test_answers_that_break_the_contract(said, problem):
     with pytest.raises(PluginError, match=f"vqa 'brightness'.*{problem}"):
