@@ -171,10 +171,11 @@ def _lack(part: Named) -> str:
 def _downloads(parts: Sequence[Named]) -> str:
     """The models on the hub that plugins load and that are not here, in words."""
     from realignkit.cli.doctor import cached_models, hub_repositories
+    from realignkit.cli.downloads import with_sizes
 
     named = dict.fromkeys(repository for part in parts for repository in hub_repositories(part.plugin))
     cached = cached_models() if named else frozenset()
-    return " and ".join(repository for repository in named if repository not in cached)
+    return with_sizes(repository for repository in named if repository not in cached)
 
 
 def _systems(

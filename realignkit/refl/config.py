@@ -202,7 +202,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "iterations": 560,
         "batch_size": 64,
         "learning_rate": 3e-4,
-        "schedule": "constant",
+        "schedule": "cosine",
         "warmup_iterations": 20,
         "optimizer": {"betas": (0.9, 0.99)},
         "ema_decay": 0.97,

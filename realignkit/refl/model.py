@@ -235,8 +235,8 @@ def check_full_precision(pipeline: Any, learns: Collection[str]) -> None:
     Raises:
         OptionError: they are in half precision.
     """
-    own = (families.denoiser_name(pipeline),) if "unet" in learns else ()
-    for name in (*own, *(text_encoders(pipeline) if "text_encoder" in learns else ())):
+    denoiser = (families.denoiser_name(pipeline),) if "unet" in learns else ()
+    for name in (*denoiser, *(text_encoders(pipeline) if "text_encoder" in learns else ())):
         part = getattr(pipeline, name, None)
         dtypes = set() if part is None else {p.dtype for p in part.parameters()} - {torch.float32, torch.float64}
         if dtypes:

@@ -222,7 +222,7 @@ def test_what_metrics_fetch_is_said(tmp_path, monkeypatch):
     )
     done = call(*asked, "--metric", "clip_score")
     said = " ".join(done.output.split())
-    assert "metric 'clip_score': downloads openai/clip-vit-base-patch32 from the hub" in said
+    assert "metric 'clip_score': downloads openai/clip-vit-base-patch32 (0.6 GB) from the hub" in said
     assert "every row has what it needs, or can fetch it" in said
 
 
