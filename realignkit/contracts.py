@@ -120,7 +120,9 @@ def _group(model: type[BaseModel], location: Sequence[int | str]) -> tuple[str, 
             break
         model = field.annotation
         whose.append(str(name))
-    return f"{'.'.join(whose)}'s" if whose else "Its", list(model.model_fields)
+    return f"{'.'.join(whose)}'s" if whose else "Its", [
+        field.alias or name for name, field in model.model_fields.items()
+    ]
 
 
 class Generator(Plugin):

@@ -9,7 +9,25 @@ from typing import Annotated, Any
 
 import typer
 
-from realignkit.cli._ablations import Bench, make_all, measure, scorer_settings, show
+from realignkit.cli._ablations import (
+    Assignments,
+    BatchSize,
+    Bench,
+    Control,
+    Folder,
+    KeepImages,
+    Limit,
+    Metric,
+    Prompts,
+    ReferenceFolder,
+    Scores,
+    Seeds,
+    Verbose,
+    make_all,
+    measure,
+    scorer_settings,
+    show,
+)
 from realignkit.cli._options import (
     Isolate,
     ModelName,
@@ -38,43 +56,6 @@ from realignkit.machine import suited_threads
 ablate_app = typer.Typer(no_args_is_help=True, help="Measure what a part of the method is worth.")
 
 DEFAULT_PROMPTS = "micro"
-
-Prompts = Annotated[
-    str,
-    typer.Option(
-        "--prompts", metavar="FILE|NAME", help="A file (text, CSV, JSON lines), or a prompt set: micro:test,size=300."
-    ),
-]
-Metric = Annotated[
-    str | None,
-    typer.Option("--metric", help="Judges each picture: NAME or NAME.VALUE. Default: the model's companion."),
-]
-Scores = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--score", metavar="REWARD", help="Its mean is shown too; repeatable. Default: the model's clip, or none."
-    ),
-]
-ReferenceFolder = Annotated[
-    Path | None,
-    typer.Option("--reference", metavar="DIR", help="Pictures for the Fréchet distance. Default: the metric's own."),
-]
-Control = Annotated[str, typer.Option(help="The row that others are compared with beside the base.")]
-Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Only the first so many prompts.")]
-Seeds = Annotated[
-    list[int] | None,
-    typer.Option(
-        "--seed", min=0, help="Pictures per prompt; repeatable.", show_default="0, one more per training seed"
-    ),
-]
-Folder = Annotated[Path, typer.Option("--out", metavar="DIR", help="Where to write; resumes what is there.")]
-Assignments = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="NAME=VALUE", help="An option, e.g. sampling.num_inference_steps=30; repeatable."),
-]
-BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Pictures per forward pass.")]
-KeepImages = Annotated[bool, typer.Option("--keep-images", help="Write every picture to DIR/images.")]
-Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Tracebacks and the libraries' messages.")]
 
 
 @ablate_app.callback()

@@ -34,6 +34,7 @@ def test_the_published_rows_are_the_papers_nine():
         ("rows: {a: {model: micro}}\nseeds: 3", "must hold 'rows:' alone"),
         ("rows: {a: }", "row 'a': model"),
         ("rows: {a: {model: micro, fines: true}}", "fines"),
+        ("rows: {a: {model: micro, settings: {}}}", "guide_by, set, download"),
         ("rows: {a: {model: micro, fine: sparse}}", "fine"),
         ("rows: {a: {model: micro, candidates: 4}}", "go together"),
         ("rows: {1: {model: micro}}", "is no text"),
