@@ -9,9 +9,13 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+_ROUNDING = 1e-6
+"""Of numbers of about 1, what may be float32's rounding."""
+
+
 def alike(values: Tensor) -> bool:
     """Whether values (B,), on the CPU, differ by rounding alone, if they differ at all."""
-    return not float(values.std(correction=0)) > 1e-6 * float(values.abs().max())
+    return not float(values.std(correction=0)) > _ROUNDING * float(values.abs().max())
 
 
 def standardised(values: Tensor, groups: Sequence[Hashable]) -> Tensor:
@@ -48,4 +52,6 @@ def advantages(rewards: Mapping[str, Tensor], weights: Mapping[str, float], grou
     import torch
 
     parts = [weights[name] * standardised(values.float(), groups) for name, values in rewards.items()]
-    return torch.stack(parts).sum(0)
+    total = torch.stack(parts).sum(0)
+    total[total.abs() < _ROUNDING * sum(map(abs, weights.values()))] = 0  # rewards that contradict each other
+    return total

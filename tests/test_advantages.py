@@ -61,3 +61,9 @@ def test_other_groups_change_nothing():
 def test_what_differs_by_rounding_alone_is_alike():
     assert alike(torch.full((6,), 0.3)) and alike(torch.zeros(2)) and alike(torch.tensor([0.3, 0.3 + 3e-8]))
     assert not alike(torch.tensor([0.3, 0.3001])) and not alike(torch.tensor([0.0, 1e-9]))
+
+
+def test_rewards_that_contradict_each_other_leave_nothing_of_rounding():
+    one = torch.tensor([0.3, 0.1, 0.2, 0.7, 0.9, 0.4])
+    both = advantages({"a": one, "b": 3.7 - 0.3 * one}, {"a": 0.7, "b": 0.7}, ["p", "p", "q", "q", "r", "r"])
+    assert both.tolist() == [0.0] * 6

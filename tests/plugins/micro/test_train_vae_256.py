@@ -61,6 +61,13 @@ def test_latents_are_made_once(recipe, folders, monkeypatch: pytest.MonkeyPatch)
     assert torch.equal(again.latents.validation, recipe.latents.validation)
 
 
+def test_latents_of_another_base_model_are_not_taken(recipe, folders, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vae_256_data, "_digest", lambda pipeline: "another")
+    monkeypatch.setattr(vae_256_data.Latents, "_encoded", lambda *_: pytest.fail("made anew"))
+    with pytest.raises(pytest.fail.Exception, match="made anew"):
+        vae_256.VAE256Recipe(*folders, 0, 3)
+
+
 def test_a_picture_is_its_own_likeness(recipe) -> None:
     small = recipe.latents.small.float()
     large = small.repeat_interleave(4, dim=2).repeat_interleave(4, dim=3)
@@ -95,6 +102,7 @@ def test_it_learns_and_saves_a_checkpoint_a_report_and_a_sheet(
         torch.manual_seed(0)
         return recipe.loss(step, torch.Generator().manual_seed(0))[1]
 
+    monkeypatch.setattr(vae_256, "CRITICAL", 2)
     monkeypatch.setattr(vae_256.Ahead, "of", lambda ahead, step: ahead[0])  # always the same scenes
     before = lesson(0)
     recipe.fit()

@@ -35,8 +35,8 @@ SCALE = 4
 """Pixels of a side for each of the small autoencoder's."""
 SCENES, DRAWN, JUDGED = 3000, 1200, 400
 """Scenes and drawn latents to learn from; validation pictures."""
-CRITICAL, DOUBT = 0.3, 0.4
-"""Share of the steps after which a critic looks at pictures too; how much its gradient counts beside the others'."""
+CRITICAL, DOUBT = 270, 0.4
+"""Step from which a critic looks at pictures too; how much its gradient counts beside the others'."""
 
 
 def build() -> AutoencoderKL:
@@ -158,7 +158,7 @@ class VAE256Recipe(Recipe):
             "picture": picture_loss(scenes_made, true),
             "likeness": likeness_loss(drawn_made, self.latents.small[some].float()),
         }
-        if step >= CRITICAL * self.schedule.steps:
+        if step >= CRITICAL:
             with torch.autocast(device.type, torch.bfloat16):
                 parts["doubt"] = doubt_loss(self.critic, made, _total(parts))
                 parts["critic"] = critic_loss(self.critic, made, true)

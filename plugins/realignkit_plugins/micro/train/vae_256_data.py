@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, StableDiffusionPipeline
-from safetensors.torch import load_file, save_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save
 
+from realignkit.files import atomic_write
 from realignkit_plugins.micro.prompts import WorldPrompts
 from realignkit_plugins.micro.train.data import SCENE_SEEDS, images, scenes, to_tensor
 from realignkit_plugins.micro.world import Scene, caption
@@ -29,7 +32,7 @@ class Latents:
         scenes: how many scenes are encoded.
         drawn: how many captions the U-Net draws.
         judged: how many validation prompts it draws.
-        path: safetensors file in which they are kept; made if there is none.
+        path: safetensors file in which they are kept; made where there is none of this model and so many.
 
     Attributes:
         known: of each scene the small encoder's, and the U-Net's estimate from noisy ones: float16
@@ -42,9 +45,9 @@ class Latents:
 
     def __init__(self, pipeline: StableDiffusionPipeline, scenes: int, drawn: int, judged: int, path: Path) -> None:
         self.pipeline = pipeline
-        if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            save_file({**self._encoded(scenes), **self._drawn(drawn, judged)}, path)
+        made_of = {"base": _digest(pipeline), "counts": f"{scenes} {drawn} {judged}"}
+        if _made_of(path) != made_of:
+            atomic_write(path, save({**self._encoded(scenes), **self._drawn(drawn, judged)}, made_of))
         kept = {name: tensor.to(pipeline.device) for name, tensor in load_file(path).items()}
         self.known, self.logvar, self.drawn = kept["known"], kept["logvar"], kept["drawn"]
         self.small, self.validation = kept["small"], kept["validation"]
@@ -79,6 +82,23 @@ class Latents:
         small = torch.cat([self.decode(part).half() for part in drawn.split(BATCH)])
         validation = draw(self.pipeline, prompts(judged), "base", seed=7)
         return {"drawn": drawn.half().cpu(), "small": small.cpu(), "validation": validation.half().cpu()}
+
+
+def _made_of(path: Path) -> dict[str, str]:
+    """What a file of latents was made of; nothing, where there is no file."""
+    if not path.exists():
+        return {}
+    with safe_open(path, "pt") as file:
+        return file.metadata() or {}
+
+
+def _digest(pipeline: StableDiffusionPipeline) -> str:
+    """Of the weights that latents depend on."""
+    digest = sha256()
+    for part in (pipeline.vae, pipeline.text_encoder, pipeline.unet):
+        for tensor in part.state_dict().values():
+            digest.update(tensor.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def captions(seed: int, count: int) -> list[str]:
