@@ -24,7 +24,8 @@ _PART = 12
 """Characters of a longer secret that may not be shown in a row."""
 
 _LOWER = {upper: upper + 32 for upper in range(ord("A"), ord("Z") + 1)}  # ASCII alone: the length must not change
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://\S+")
+URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://\S+")
+"""An address in a text."""
 _ADDRESS = re.compile(r"(?:[a-z][a-z0-9+.-]+:/|data:)", re.IGNORECASE)  # a drive has one letter
 
 TELL_AUTHOR = "Choose another one, or tell its author."
@@ -234,7 +235,7 @@ def url_secrets(url: str) -> tuple[str, ...]:
 
 def redacted_urls(text: str) -> str:
     """``text`` with the parts of its addresses that may be keys (see :func:`url_secrets`) taken out."""
-    return _URL.sub(lambda match: _redacted_url(match.group()), text)
+    return URL.sub(lambda match: _redacted_url(match.group()), text)
 
 
 def _redacted_url(url: str) -> str:

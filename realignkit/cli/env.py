@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import signal
 from collections.abc import Iterator
-from typing import Annotated
+from types import FrameType
+from typing import Annotated, NoReturn
 
 import typer
 from rich.markup import escape
@@ -49,9 +50,20 @@ def create(
 
 @contextlib.contextmanager
 def _stopped_by_signals() -> Iterator[None]:
-    """SIGTERM is taken as Ctrl-C, and Ctrl-C as itself where a shell has a background job ignore it."""
+    """SIGTERM is taken as Ctrl-C, and Ctrl-C as itself where a shell has a background job ignore it.
+
+    What nohup has ignored stays so. After the first signal there are no more: the cleaning up is not interrupted.
+    """
     numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
-    before = {number: signal.signal(number, signal.default_int_handler) for number in numbers}
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        numbers.remove(signal.SIGHUP)
+
+    def stop(number: int, frame: FrameType | None) -> NoReturn:
+        for each in numbers:
+            signal.signal(each, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, stop) for number in numbers}
     try:
         yield
     finally:
@@ -66,6 +78,8 @@ def list_environments() -> None:
 
     for folder in environments.halves():
         note(f"{folder} is half an environment, being made or cut off: realignkit env remove {folder.name}")
+    for folder in environments.without_interpreter():
+        note(f"the interpreter of {folder} is gone: realignkit env remove {folder.name}, then make it again")
     known = environments.all_environments()
     if not known:
         out().print(f"no environments in {escape(str(environments.environments_folder()))}")

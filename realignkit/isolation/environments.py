@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from realignkit.errors import OptionError, OutputError, redacted, redacted_urls, url_secrets
+from realignkit.errors import URL, OptionError, OutputError, redacted, redacted_urls, url_secrets
 from realignkit.files import atomic_write, only_writer
 
 FOLDER_VARIABLE = "REALIGNKIT_ENVIRONMENTS"
@@ -24,6 +24,8 @@ _NEEDED = ("name", "requires")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]*")
 _GRACE = 5.0
 """Seconds that pip or uv have to clean up when they are stopped."""
+_TOKEN = 16
+"""Characters from which on a segment of an index's path may be a key."""
 
 Say = Callable[[str], object]
 
@@ -37,7 +39,10 @@ class Environment:
         folder: where it is.
         requires: what was installed into it, as pip takes it.
         index_url: where from, instead of pip's or uv's own index; "": from that.
-        extra_index_urls: where from, too. None of the three holds a key: their addresses are redacted.
+        extra_index_urls: where from, too.
+
+    What may be a key is taken out of the addresses of all three: user, password and what follows the path, and of an
+    index segments of its path that have 16 characters or more.
     """
 
     name: str
@@ -61,15 +66,19 @@ def environments_folder() -> Path:
 
 
 def find(name: str) -> Environment | None:
-    """The environment of this name; None where there is none, or half of one."""
+    """The environment of this name; None where there is none, or half of one, or its interpreter is gone."""
+    environment = _recorded(name)
+    return environment if environment is not None and environment.python.exists() else None
+
+
+def _recorded(name: str) -> Environment | None:
     folder = environments_folder() / _checked(name)
     try:
         record = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
         requires, extra = (tuple(map(str, record.get(key, ()))) for key in ("requires", "extra_index_urls"))
-        environment = Environment(name, folder, requires, str(record.get("index_url", "")), extra)
+        return Environment(name, folder, requires, str(record.get("index_url", "")), extra)
     except (OSError, ValueError, AttributeError, TypeError):
         return None
-    return environment if environment.python.exists() else None
 
 
 def all_environments() -> list[Environment]:
@@ -79,7 +88,14 @@ def all_environments() -> list[Environment]:
 
 def halves() -> list[Path]:
     """The folders of those that are not whole: being made just now, or cut off."""
-    return [environments_folder() / name for name in _names() if find(name) is None]
+    folders = [environments_folder() / name for name in _names() if _recorded(name) is None]
+    return [folder for folder in folders if not folder.is_symlink()]
+
+
+def without_interpreter() -> list[Path]:
+    """The folders of those that were whole, and whose interpreter is gone since."""
+    recorded = filter(None, map(_recorded, _names()))
+    return [each.folder for each in recorded if not each.python.exists() and not each.folder.is_symlink()]
 
 
 def _names() -> list[str]:
@@ -103,8 +119,9 @@ def create(
         name: letters, digits and hyphens.
         requires: what to install, as pip takes it.
         python: its interpreter, a path or a version ("3.8"); None: the one that runs this.
-        index_url: where packages come from; "": pip's or uv's own index. Keys in it are in no record and no message.
-        extra_index_urls: where they come from, too.
+        index_url: where packages come from; "": pip's or uv's own index. What may be a key in it (see
+            :class:`Environment`) is in no record and no message.
+        extra_index_urls: where they come from, too; likewise.
         say: called with each line that pip or uv print.
 
     Raises:
@@ -118,12 +135,12 @@ def create(
             raise OptionError(
                 f"there is an environment '{name}' already, in {folder}. Remove it first: realignkit env remove {name}."
             )
-        shutil.rmtree(folder, ignore_errors=True)  # half of one
+        shutil.rmtree(folder, ignore_errors=True)  # half of one, or without an interpreter
         interpreter, uv = python or sys.executable, shutil.which("uv")
         if not uv and re.fullmatch(r"3\.\d+", interpreter):
             interpreter = f"python{interpreter}"
-        shown, extra = (tuple(map(redacted_urls, each)) for each in (requires, extra_index_urls))
-        target = Environment(name, folder, shown, redacted_urls(index_url), extra)
+        shown = tuple(map(redacted_urls, requires))
+        target = Environment(name, folder, shown, _shown(index_url), tuple(map(_shown, extra_index_urls)))
         if uv:
             steps = [[uv, "venv", "--python", interpreter, str(folder)]]
             steps += [[uv, "pip", "install", "--python", str(target.python), *requires]] if requires else []
@@ -134,10 +151,11 @@ def create(
         # Not in the command, which everybody on the machine can read.
         variables = {"PYTHONUNBUFFERED": "1"}
         if index_url:
-            variables |= dict.fromkeys(("PIP_INDEX_URL", "UV_DEFAULT_INDEX"), index_url)
+            variables |= dict.fromkeys(("PIP_INDEX_URL", "UV_DEFAULT_INDEX", "UV_INDEX_URL"), index_url)
         if extra_index_urls:
-            variables |= dict.fromkeys(("PIP_EXTRA_INDEX_URL", "UV_INDEX"), " ".join(extra_index_urls))
-        secrets = [secret for url in (index_url, *extra_index_urls, *requires) for secret in url_secrets(url)]
+            names = ("PIP_EXTRA_INDEX_URL", "UV_INDEX", "UV_EXTRA_INDEX_URL")
+            variables |= dict.fromkeys(names, " ".join(extra_index_urls))
+        secrets = _secrets((index_url, *extra_index_urls), requires)
         try:
             for step in steps:
                 _run(step, variables, lambda line: redacted(redacted_urls(line), secrets), say)
@@ -145,6 +163,23 @@ def create(
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
+
+
+def _secrets(index_urls: Sequence[str], requires: Sequence[str]) -> list[str]:
+    """What pip or uv may say and nobody may read, also outside an address."""
+    urls = [*index_urls, *(url for requirement in requires for url in URL.findall(requirement))]
+    # A fragment names a package or its folder, and 'git' is everybody's: messages would lose these words.
+    plain = [url.partition("#")[0].replace("://git@", "://") for url in urls]
+    secrets = [secret for url in plain for secret in url_secrets(url)]
+    return secrets + [token for url in index_urls for token in _path_tokens(url)]
+
+
+def _path_tokens(index_url: str) -> list[str]:
+    return [part for part in re.split("[/?#;]", index_url.partition("://")[2])[1:] if len(part) >= _TOKEN]
+
+
+def _shown(index_url: str) -> str:
+    return redacted(redacted_urls(index_url), _path_tokens(index_url))
 
 
 def record(environment: Environment) -> Environment:
@@ -226,7 +261,11 @@ def _run(command: Sequence[str], variables: Mapping[str, str], hide: Callable[[s
 
 def _end(process: subprocess.Popen[str]) -> None:
     """Stop a command and its children: as Ctrl-C does, so that pip takes away what it has unpacked, then for good."""
-    for number in (signal.SIGINT, signal.SIGKILL) if os.name != "nt" else (signal.SIGTERM,):
-        with contextlib.suppress(ProcessLookupError, subprocess.TimeoutExpired):
-            process.send_signal(number) if os.name == "nt" else os.killpg(process.pid, number)
+    try:
+        with contextlib.suppress(ProcessLookupError, PermissionError, subprocess.TimeoutExpired):
+            process.terminate() if os.name == "nt" else os.killpg(process.pid, signal.SIGINT)
             process.wait(_GRACE)
+    finally:  # also where the wait is interrupted: nothing may write into a folder that is being taken away
+        with contextlib.suppress(ProcessLookupError, PermissionError):  # macOS refuses a group of zombies
+            process.kill() if os.name == "nt" else os.killpg(process.pid, signal.SIGKILL)
+        process.wait()

@@ -203,11 +203,21 @@ def _threads() -> dict[str, str]:
     return {} if torch is None else dict.fromkeys(VARIABLES, str(torch.get_num_threads()))
 
 
+def _is_taken(pid: int) -> bool:
+    """Whether a process has this number: one that has ended lends it to nobody while its group has members."""
+    try:
+        os.getpgid(pid)
+    except ProcessLookupError:
+        return False
+    return True
+
+
 def _end(process: subprocess.Popen[bytes], connection: Connection, files: Sequence[IO[bytes]]) -> None:
     with contextlib.suppress(OSError):
         connection.close()
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
+    with contextlib.suppress(ProcessLookupError, PermissionError):  # macOS refuses a group of zombies
+        if process.returncode is None or not _is_taken(process.pid):
+            os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     if process.stdin is not None:
         process.stdin.close()

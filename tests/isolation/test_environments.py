@@ -6,11 +6,13 @@ import os
 import signal
 import subprocess
 import sys
+import time
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from realignkit.cli.env import _stopped_by_signals
 from realignkit.errors import OptionError, OutputError
 from realignkit.isolation import environments
 from tests.conftest import HANGS
@@ -87,6 +89,7 @@ def test_a_link_is_left_alone(folder, tmp_path):
     for work in (environments.remove, lambda name: environments.create(name, [])):
         with pytest.raises(OptionError, match="x is a link, which was not made here"):
             work("x")
+    assert environments.halves() == []
     assert (folder / "x").is_symlink() and (tmp_path / "elsewhere").is_dir()
 
 
@@ -188,8 +191,6 @@ def test_a_signal_ends_it_with_all_that_it_has_started(folder, interpreter, tmp_
         "x",
         "--requires",
         "faraway",
-        "--python",
-        python,
     ]
     variables = {**os.environ, environments.FOLDER_VARIABLE: str(folder), "PATH": "/usr/bin:/bin"}
     with subprocess.Popen([*command, "--python", python], env=variables, stderr=subprocess.PIPE, text=True) as process:
@@ -201,7 +202,92 @@ def test_a_signal_ends_it_with_all_that_it_has_started(folder, interpreter, tmp_
     assert "Interrupted. Nothing had been finished" in said
     assert not (folder / "x").exists()
     with pytest.raises(ProcessLookupError):
-        os.killpg(int(started.read_text()), 0)
+        for _ in range(HANGS * 10):  # what was killed is in the group until init has taken note
+            os.killpg(int(started.read_text()), 0)
+            time.sleep(0.1)
+
+
+def test_the_first_signal_is_the_last():
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt), _stopped_by_signals():
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        finally:
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGTERM)
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_what_nohup_ignores_stays_ignored():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with _stopped_by_signals():
+            assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_what_does_not_listen_is_killed_though_the_wait_is_interrupted(monkeypatch):
+    command = ["/bin/sh", "-c", "trap '' INT; echo ready; sleep 1000; sleep 1000"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    assert process.stdout.readline() == "ready\n"
+    wait = process.wait
+
+    def interrupted(seconds=None):
+        if seconds is not None:
+            raise KeyboardInterrupt
+        return wait(HANGS)
+
+    monkeypatch.setattr(process, "wait", interrupted)
+    with process.stdout, pytest.raises(KeyboardInterrupt):
+        environments._end(process)
+    assert process.returncode == -signal.SIGKILL
+
+
+@pytest.mark.parametrize("end", ["simple/", "simple/?page=1"])
+def test_a_token_in_the_path_of_an_index_is_kept_nowhere(folder, interpreter, end):
+    python, _ = interpreter()
+    index, lines = f"https://dl.example/WrzXvIjBQYdYQrMP/org/python/{end}", []
+    made = environments.create(
+        "x", ["faraway"], str(python), index_url=index, extra_index_urls=[index], say=lines.append
+    )
+    assert made.index_url.startswith("https://dl.example/***/org/python/simple/") and environments.find("x") == made
+    assert any("https://dl.example/***/org/python/simple/" in line for line in lines)
+    assert "WrzXvI" not in str(lines) + (folder / "x" / "environment.json").read_text()
+
+
+@pytest.mark.parametrize(
+    ("requirement", "said", "shown"),
+    [
+        ("git+ssh://git@host/x#egg=clip", "Cannot find command 'git' for clip", "Cannot find command 'git' for clip"),
+        ("x @ git+https://me:token99@host/x", "refused: token99", "refused: ***"),
+        ("x@git+https://token99@host/x", "refused: token99", "refused: ***"),
+    ],
+)
+def test_messages_keep_all_but_the_keys_of_requirements(folder, interpreter, requirement, said, shown):
+    python, _ = interpreter(f'echo "{said}"')
+    lines = []
+    environments.create("x", [requirement], str(python), say=lines.append)
+    assert lines[-1] == shown
+
+
+def test_uv_of_any_age_is_told_the_index(folder, tmp_path, monkeypatch):
+    uv = tmp_path / "uv"
+    uv.write_text('#!/bin/sh\n[ "$1" = venv ] && mkdir -p "$4/bin" && touch "$4/bin/python"\nenv | grep ^UV_\n:\n')
+    uv.chmod(0o755)
+    monkeypatch.setattr(environments.shutil, "which", lambda name: str(uv))
+    lines, index, extra = [], "https://pypi.example/simple", ["https://cpu.example/whl", "https://more.example/whl"]
+    environments.create("x", ["faraway"], index_url=index, extra_index_urls=extra, say=lines.append)
+    assert {f"{name}={index}" for name in ("UV_DEFAULT_INDEX", "UV_INDEX_URL")} <= set(lines)
+    assert {f"{name}={' '.join(extra)}" for name in ("UV_INDEX", "UV_EXTRA_INDEX_URL")} <= set(lines)
+
+
+def test_one_without_its_interpreter_is_no_half(folder, cli):
+    (folder / "old").mkdir(parents=True)
+    environments.record(environments.Environment("old", folder / "old", ("faraway",)))
+    assert environments.find("old") is None and environments.halves() == []
+    said = " ".join(cli("env", "list").stderr.split())
+    assert "old is gone: realignkit env remove old, then make it again" in said and "half" not in said
 
 
 def test_half_of_one_is_listed_with_what_to_do(folder, cli):

@@ -8,6 +8,8 @@ import subprocess
 import sys
 import time
 from collections import namedtuple
+from multiprocessing.connection import Connection
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,7 +17,7 @@ import pytest
 from realignkit import PluginError
 from realignkit.errors import ModelError
 from realignkit.isolation import environments
-from realignkit.isolation.process import Process
+from realignkit.isolation.process import Process, _end
 from tests.conftest import HANGS, ROOT
 
 CODE = """
@@ -164,6 +166,15 @@ def test_nothing_is_left_of_it(process):
     child = process.ask("call", what="child")
     process.close()
     assert gone(pid) and gone(child)
+
+
+def test_a_number_that_has_passed_to_another_process_is_not_killed():
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, process_group=0) as another:
+        ended = SimpleNamespace(pid=another.pid, returncode=0, wait=lambda: 0, stdin=None)
+        _end(ended, Connection(os.open(os.devnull, os.O_RDWR)), [])
+        assert another.poll() is None
+        another.communicate(b"\n")
+        assert another.returncode == 0
 
 
 ASKS = """
