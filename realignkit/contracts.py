@@ -99,15 +99,18 @@ def parse_options(model: type[T], values: T | Mapping[str, Any] | None, owner: s
 
 _AS_JSON = {
     **dict.fromkeys(("dict_type", "mapping_type", "model_type"), '{"name": 1}'),
-    **dict.fromkeys(("list_type", "tuple_type", "set_type", "frozen_set_type"), "[1, 2]"),
+    **dict.fromkeys(("list_type", "tuple_type", "set_type", "frozen_set_type"), '["a", "b"]'),
 }
 """By pydantic's name of what is wrong with a text, what such a value looks like on the command line."""
 
 
 def _problem(error: Mapping[str, Any]) -> str:
-    where, text = ".".join(map(str, error["loc"])), error["msg"].removeprefix("Value error, ")
+    names = [
+        str(name) for name in error["loc"] if "[" not in str(name)
+    ]  # without what pydantic calls a union's members
+    where, text = ".".join(names), error["msg"].removeprefix("Value error, ")
     if isinstance(error["input"], str) and (example := _AS_JSON.get(error["type"])):
-        text += f", not {error['input']!r:.40}; --set takes JSON for it: {error['loc'][-1]}='{example}'"
+        text += f", not {error['input']!r:.40}; --set takes JSON for it: {where}='{example}'"
     return f"{where}: {text}" if where else text
 
 

@@ -167,16 +167,26 @@ class PluginInfo:
             module, _, attribute = factory.partition(":")
             parent = module.rpartition(".")[0]
             if module in sys.modules:
-                factory = getattr(sys.modules[module], attribute, None)
-                if not callable(factory):
-                    return f"{module} has no class '{attribute}'"
+                imported = sys.modules[module]
+                names = getattr(imported, "__dict__", {})
+                # Its own __getattr__ (PEP 562) may import, and is not asked.
+                if attribute in names or not hasattr(imported, "__getattr__"):
+                    return self._fault_of(names.get(attribute))
             elif (not parent or parent in sys.modules) and not _importable(module):
                 return f"there is no module '{module}'"
+            return ""
+        return self._fault_of(factory)
+
+    def _fault_of(self, factory: Any) -> str:
+        """What is wrong with what the factory's name stands for; "" where nothing is."""
+        if not callable(factory):
+            module, _, attribute = str(self.factory).partition(":")
+            return f"{module} has no class '{attribute}'"
         kinds = [
             kind for kind, contract in CONTRACTS.items() if isinstance(factory, type) and issubclass(factory, contract)
         ]
         if kinds and self.kind not in kinds:
-            return f"{factory.__name__} is {with_article(kinds[0])}, no {self.kind}"
+            return f"{getattr(factory, '__name__', factory)} is {with_article(kinds[0])}, no {self.kind}"
         return ""
 
     def resolve(self) -> Factory:
@@ -190,7 +200,7 @@ class PluginInfo:
                 f"{self.kind} '{self.name}' needs {', '.join(self.missing)}, which is not installed. Run: {self.remedy}"
             )
         if callable(self.factory):
-            self._check_kind()
+            self._check(self.factory)
             return self.factory
         module, _, attribute = self.factory.partition(":")
         try:
@@ -200,11 +210,11 @@ class PluginInfo:
                 f"{self.kind} '{self.name}' (from {self.source or module}) cannot be imported: "
                 f"{type(error).__name__}: {error}. Update or uninstall the package that provides it."
             ) from error
-        self._check_kind()
+        self._check(factory)
         return factory
 
-    def _check_kind(self) -> None:
-        if fault := self.fault:
+    def _check(self, factory: Any) -> None:
+        if fault := self._fault_of(factory):
             raise PluginError(f"{self.kind} '{self.name}' (from {self.source}) cannot be used: {fault}. {TELL_AUTHOR}")
 
     def options_model(self) -> type[Options] | None:

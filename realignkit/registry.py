@@ -186,7 +186,7 @@ def _rank(entry_point: EntryPoint) -> tuple[bool, str, str]:
 
     Realignkit's own come first, the others in an order that does not depend on the file system.
     """
-    foreign = entry_point.dist is None or entry_point.dist.name.lower() != NAME
+    foreign = entry_point.dist is None or (entry_point.dist.name or "").lower() != NAME
     return foreign, entry_point.value, entry_point.name
 
 

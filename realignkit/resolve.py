@@ -57,8 +57,10 @@ def unknown_option(name: str, known: Iterable[str], groups: Collection[str] = ()
         groups: what they belong to, where there are too many to list: then those of the group that is meant are listed.
     """
     names = sorted(set(known))
-    group, _, option = name.rpartition(".")
+    prefix, _, option = name.rpartition(".")
+    group = prefix.partition(".")[0]
     of_group = [each for each in names if group in groups and each.startswith(f"{group}.")]
+    of_group.sort(key=lambda each: not each.startswith(f"{prefix}."))
     elsewhere = [each for each in names if each.partition(".")[2] == option]
     ours = DENSE_DIFFUSION_NAMES.get(option)
     if near := [each for each in names if each.rpartition(".")[2] == ours]:
@@ -66,10 +68,10 @@ def unknown_option(name: str, known: Iterable[str], groups: Collection[str] = ()
     else:
         near = elsewhere or get_close_matches(name, of_group or names, n=3, cutoff=0.5)
         hint = f"Did you mean {' or '.join(near)}? " if near else ""
-    if groups and not of_group:
+    if groups and group not in groups:
         listed = f"Groups of options here: {', '.join(groups)}; a wrong name within a group lists what it has."
     else:
-        listed = f"Known: {', '.join(of_group or names) or 'none'}."
+        listed = f"Known: {', '.join(of_group if groups else names) or 'none'}."
     return OptionError(f"there is no option '{name}'. {hint}{listed}")
 
 
@@ -297,18 +299,6 @@ def make_reward(
         options={info.name: chosen for info, chosen in zip(infos, assigned, strict=True) if chosen},
         **of_sum,
     )
-
-
-def measuring_reward(
-    registry: Registry,
-    spec: str,
-    options: Mapping[str, Any] | None = None,
-    companions: Mapping[str, str] | None = None,
-) -> Any:
-    """:func:`make_reward`, to measure with: in float32 on every device, unless the option ``dtype`` says otherwise."""
-    infos = (registry.info("reward", name) for name in rewards_in(spec, companions).values())
-    known = any("dtype" in (option_names(info) or ()) for info in infos)
-    return make_reward(registry, spec, {**({"dtype": "fp32"} if known else {}), **(options or {})}, companions)
 
 
 # --- models that are made already -------------------------------------------------------------------------------------

@@ -44,6 +44,18 @@ def named_rewards(
     return {argument: made[reward] if isinstance(reward, str) else reward for argument, reward in rewards.items()}
 
 
+def measuring_reward(
+    registry: Registry,
+    spec: str,
+    options: Mapping[str, Any] | None = None,
+    companions: Mapping[str, str] | None = None,
+) -> Any:
+    """:func:`realignkit.resolve.make_reward`, to measure with: in float32, unless the option ``dtype`` says otherwise."""
+    infos = (registry.info("reward", name) for name in resolve.rewards_in(spec, companions).values())
+    known = any("dtype" in (resolve.option_names(info) or ()) for info in infos)
+    return resolve.make_reward(registry, spec, {**({"dtype": "fp32"} if known else {}), **(options or {})}, companions)
+
+
 def reward_option_names(registry: Registry, spec: str, companions: Mapping[str, str]) -> Collection[str] | None:
     """The option names of a reward, or of all parts of a weighted sum; None if it takes anything."""
     known = option_names_of([registry.info("reward", name) for name in resolve.rewards_in(spec, companions).values()])

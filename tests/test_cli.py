@@ -128,6 +128,8 @@ KNOWN = {
     "tagger": {"threshold"},
     "segmenter": {"threshold", "size"},
     "scorer": None,
+    "training": {"batch_size", "lora", "lora.rank"},
+    "judge": set(),
 }
 
 
@@ -161,6 +163,11 @@ def test_names_find_their_group():
             "like.it'. Groups of options here: .*tagger.*; a wrong name within a group lists what it has",
         ),
         ("tagger.size=1", "no option 'tagger.size'"),
+        (
+            "training.lora.rnk=1",
+            r"mean training.lora.rank\b.*Known: training.lora.rank, training.batch_size, training.lora\.$",
+        ),
+        ("judge.power=1", r"Did you mean modulation.power\? Known: none\.$"),
         ("creg=1", "DenseDiffusion's creg is cross_weight here"),
         ("modulation.sizereg=1", "DenseDiffusion's sizereg is modulation.size_weight here"),
         ("share", "name=value"),

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from types import ModuleType
 
 import pytest
@@ -76,18 +77,26 @@ def test_bad_options_name_the_plugin_and_its_options(registry, options):
 
 @pytest.mark.parametrize(
     ("option", "example"),
-    [("weights", r"""weights='{"name": 1}'"""), ("names", r"names='\[1, 2\]'"), ("pair", r"pair='\[1, 2\]'")],
+    [
+        ("weights", r"""weights='{"name": 1}'"""),
+        ("names", r"""names='\["a", "b"\]'"""),
+        ("either", r"""either='\["a", "b"\]'"""),
+    ],
 )
 def test_a_text_for_something_with_parts_is_told_that_json_is_wanted(option, example):
     class Parts(Options):
         weights: dict[str, float] = Field({})
         names: list[str] = Field([])
-        pair: tuple[int, int] = (1, 2)
+        either: tuple[str, ...] | int = 1
 
-    with pytest.raises(
-        OptionError, match=rf"{option}: Input should be .*, not 'car=2'; --set takes JSON for it: {example}"
-    ):
+    class Whole(Options):
+        parts: Parts = Parts()
+
+    asked = rf"{option}\S*: Input should be .*, not 'car=2'; --set takes JSON for it: "
+    with pytest.raises(OptionError, match=asked + example):
         parse_options(Parts, {option: "car=2"}, owner="Parts")
+    with pytest.raises(OptionError, match=rf"{asked}parts\.{example}"):
+        parse_options(Whole, {"parts": {option: "car=2"}}, owner="Whole")
 
 
 def test_the_options_class_of_a_plugin(registry):
@@ -308,6 +317,12 @@ def test_a_plugin_that_wants_a_name_of_ours_is_skipped_and_not_we(installed):
     assert registry.broken == {"aa_dist:aa_dist_entry": refused}
 
 
+def test_a_package_that_is_half_removed_and_has_no_name_stops_nothing(installed, tmp_path):
+    installed("good_dist", GOOD.format(name="good-one", module="good_dist"))
+    (tmp_path / "good_dist-1.0.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\n")
+    assert Registry().info("scorer", "good-one").source == "good_dist_entry"
+
+
 @pytest.mark.parametrize(
     ("code", "value", "said"),
     [
@@ -356,6 +371,33 @@ def test_what_can_be_seen_to_be_wrong_without_an_import(installed):
     }
     with pytest.raises(PluginError, match=r"scorer 'other' \(from parts.*cannot be used: Names is a tagger, no scorer"):
         registry.create("scorer", "other")
+
+
+LAZY = """
+import realignkit
+
+def __getattr__(name):
+    if name != "Lazy":
+        raise AttributeError(name)
+    class Lazy(realignkit.Tagger):
+        def __call__(self, images):
+            return [() for _ in images]
+    globals()["made"] = True
+    return Lazy
+
+@realignkit.hookimpl
+def register_scorers(register):
+    register("lazy", "lazy_dist:Lazy", "")
+"""
+
+
+def test_a_module_that_makes_its_classes_when_asked_is_not_asked(installed):
+    installed("lazy_dist", LAZY)
+    info = Registry().info("scorer", "lazy")
+    assert info.fault == ""
+    assert not hasattr(sys.modules["lazy_dist"], "made")
+    with pytest.raises(PluginError, match="cannot be used: Lazy is a tagger, no scorer"):
+        info.resolve()
 
 
 def test_the_first_party_plugins_load():

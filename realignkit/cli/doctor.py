@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -86,8 +86,7 @@ def examine(info: PluginInfo, cached: frozenset[str]) -> Finding:
         return Finding(info.kind, info.name, "broken", f"{type(error).__name__}: {error}. Tell its author.")
     if problem:
         return Finding(info.kind, info.name, "not ready", problem)
-    absent = tuple(repository for repository in hub_repositories(plugin) if repository not in cached)
-    if absent:
+    if absent := absent_repositories([plugin], cached):
         return Finding(info.kind, info.name, "on first use", f"downloads {' and '.join(absent)} from the hub", absent)
     return Finding(info.kind, info.name, "ready")
 
@@ -109,6 +108,14 @@ def hub_repositories(plugin: Any) -> list[str]:
     if (borrowed := getattr(plugin, "borrowed", None)) is not None:
         repositories += hub_repositories(borrowed)  # whose features it compares
     return [repository for repository in dict.fromkeys(repositories) if repository is not None]
+
+
+def absent_repositories(plugins: Iterable[Any], cached: frozenset[str] | None = None) -> tuple[str, ...]:
+    """Of the models on the hub that plugins' options name, those not in its cache (``cached``; None: look)."""
+    named = dict.fromkeys(repository for plugin in plugins for repository in hub_repositories(plugin))
+    if cached is None:
+        cached = cached_models() if named else frozenset()
+    return tuple(repository for repository in named if repository not in cached)
 
 
 def hub_repository(model: Any) -> str | None:

@@ -81,9 +81,10 @@ def methods(
     ranks = {} if study is None else people_ranks(study, list(chosen))
     with loading():
         systems = _systems(chosen, prompts, metric or [], assignments or [], launch)
-    if not _all_here(systems, strict=not check) or check:
-        return
     folders = {name: folder / slug(name) for name in systems}
+    left = {name: system for name, system in systems.items() if check or not system.is_done(folders[name])}
+    if not _all_here(left, strict=not check) or check:
+        return
     seeds = list(dict.fromkeys(seed or [42]))
     metrics: tuple[Named, ...] = ()
     with writes_into(ctx, folder) if launch.first else contextlib.nullcontext():
@@ -122,6 +123,20 @@ class _System:
             settings = replace(settings, modulation={**DENSE_DIFFUSION.model_dump(), **settings.modulation})
         chosen |= {"candidates": method.candidates, "select_by": method.select_by, "guide_by": method.guide_by}
         return self.bench.drawing(settings, chosen, folder, seeds=seeds, fine=bool(method.fine), limit=limit)
+
+    def is_done(self, folder: Path) -> bool:
+        """Whether the row's folder has what every metric says of all its pictures."""
+        from realignkit.evaluation.folder import EvaluationFolder
+
+        results = EvaluationFolder(folder)
+        record = results.record()
+        if record is None:
+            return False
+        lines, whole = results.lines().values(), record.get("whole", {})
+        return len(lines) == record["pictures"].get("count") and all(
+            metric.name in whole if metric.has("state") else all(metric.name in line["values"] for line in lines)
+            for metric in self.bench.metrics(self.settings)
+        )
 
     def missing(self) -> str:
         """Why the row cannot be drawn here, in a sentence; "" where nothing is known to be missing."""
@@ -163,19 +178,17 @@ class _System:
 def _lack(part: Named) -> str:
     """What keeps a plugin from working here, in a sentence; "" where nothing is known to."""
     with part.blame():
-        why = str(part.plugin.check()) if part.has("check") else ""
+        why = str(part.plugin.check() or "") if part.has("check") else ""
     why = why or part.out_of_reach()
     return f"{part.whose} cannot work: {why}" if why else ""
 
 
 def _downloads(parts: Sequence[Named]) -> str:
     """The models on the hub that plugins load and that are not here, in words."""
-    from realignkit.cli.doctor import cached_models, hub_repositories
-    from realignkit.cli.downloads import with_sizes
+    from realignkit.cli._downloads import with_sizes
+    from realignkit.cli.doctor import absent_repositories
 
-    named = dict.fromkeys(repository for part in parts for repository in hub_repositories(part.plugin))
-    cached = cached_models() if named else frozenset()
-    return with_sizes(repository for repository in named if repository not in cached)
+    return with_sizes(absent_repositories(part.plugin for part in parts))
 
 
 def _systems(

@@ -43,7 +43,9 @@ def new_plugin(
         raise OptionError(f"a {kind} called '{short}' is installed already, from {taken[0].source}. Take another name.")
     target = new_project(name, kind, folder, license=license, author=author, publish=publish)
     if short != name:
-        note(f"the plugin is called '{short}': names are lower case, with hyphens.")
+        rules = [] if name.endswith(short) else ["are lower case, with hyphens"]
+        rules += ["go without 'realignkit-' before them"] if len(short) < len(name.strip()) else []
+        note(f"the plugin is called '{short}': names {', and '.join(rules)}.")
     console = out()
     for path in sorted(path for path in target.rglob("*") if path.is_file()):
         console.print(escape(str(path)), style="dim")

@@ -281,7 +281,8 @@ class TrainingJob:
 
     def _make_judge(self) -> Any:
         from realignkit.refl import Judge
-        from realignkit.resolve import measuring_reward, parse_weights
+        from realignkit.resolve import parse_weights
+        from realignkit.rewards import measuring_reward
 
         if not self.judge_name:
             return None

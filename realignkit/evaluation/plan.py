@@ -15,7 +15,7 @@ from realignkit.realigner import Realigner
 from realignkit.realigner.draft import best_of_each, candidate_seeds
 from realignkit.realigner.options import GUIDE_OPTIONS
 from realignkit.refl.run import read_record
-from realignkit.resolve import rewards_in
+from realignkit.resolve import parse_weights, rewards_in
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -298,5 +298,6 @@ def raised(record: Mapping[str, Any], scores: Iterable[str], companions: Mapping
     reward, weight = record.get("reward"), record.get("reward_weight")
     if not isinstance(reward, str) or weight == 0:
         return []
-    trained_by = {*rewards_in(reward, companions).values()}
+    # Earlier versions took two names of one reward, which is refused now: the record is read all the same.
+    trained_by = {companions.get(f"reward:{name}", name) for name in parse_weights(reward)}
     return [score for score in scores if trained_by & {*rewards_in(score, companions).values()}]

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from realignkit.cli.downloads import GIGABYTES, with_sizes
+from realignkit.cli._downloads import GIGABYTES, with_sizes
 from tests.conftest import ROOT
 
 MODELS = (ROOT / "docs" / "models.md").read_text(encoding="utf-8")

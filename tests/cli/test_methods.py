@@ -122,6 +122,19 @@ def test_what_a_row_lacks_is_said_before_any_work(measured, tmp_path):
     assert call(*asked, "--check").exit_code == 0
 
 
+def test_a_finished_table_is_printed_again_without_what_it_was_made_with(measured, monkeypatch):
+    root, _ = measured
+    monkeypatch.setattr("realignkit.named.Named.out_of_reach", lambda self: "nobody has it.")
+    asked = (
+        "--rows", root / "rows.yaml", "--prompts", root / "prompts.txt", "--out", root / "out",
+        "--metric", "micro_oracle", "--metric", "clip", "--set", "sampling.num_inference_steps=2", "--seed", 3,
+    )  # fmt: skip
+    done = call(*asked)
+    assert done.exit_code == 0, done.output
+    assert "nobody has it" not in done.output
+    assert "metric 'micro_oracle' cannot work: nobody has it." in " ".join(call(*asked, "--check").output.split())
+
+
 ELSEWHERE = """
 rows:
   base: {model: micro}

@@ -17,6 +17,8 @@ def test_another_spelling_of_the_name_is_said(cli, tmp_path):
     done = cli("plugin", "new", "My_Reward", "--kind", "reward", "--out", tmp_path / "project")
     assert done.exit_code == 0, done.output
     assert "the plugin is called 'my-reward': names are lower case, with hyphens." in done.stderr
+    done = cli("plugin", "new", "realignkit-night-vision", "--kind", "reward", "--out", tmp_path / "third")
+    assert "the plugin is called 'night-vision': names go without 'realignkit-' before them." in done.stderr
     assert "note" not in cli("plugin", "new", "mine", "--kind", "reward", "--out", tmp_path / "other").stderr
 
 

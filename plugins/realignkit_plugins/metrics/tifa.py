@@ -136,7 +136,7 @@ class TIFA(QuestionMetric):
     def _no_questions(self) -> str:
         """Why there are none, where they are asked of somebody or read."""
         if self.options.questions == WRITTEN:
-            return str(getattr(self._writer.plugin, "check", str)())
+            return str(getattr(self._writer.plugin, "check", str)() or "")
         return "" if self.options.questions == RULES else PUBLISHED.missing_named(self.options.questions)
 
     @cached_property
