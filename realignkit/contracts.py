@@ -105,9 +105,7 @@ _AS_JSON = {
 
 
 def _problem(error: Mapping[str, Any]) -> str:
-    names = [
-        str(name) for name in error["loc"] if "[" not in str(name)
-    ]  # without what pydantic calls a union's members
+    names = [str(name) for name in error["loc"] if "[" not in str(name)]  # no labels of a union's members
     where, text = ".".join(names), error["msg"].removeprefix("Value error, ")
     if isinstance(error["input"], str) and (example := _AS_JSON.get(error["type"])):
         text += f", not {error['input']!r:.40}; --set takes JSON for it: {where}='{example}'"

@@ -50,7 +50,7 @@ def measuring_reward(
     options: Mapping[str, Any] | None = None,
     companions: Mapping[str, str] | None = None,
 ) -> Any:
-    """:func:`realignkit.resolve.make_reward`, to measure with: in float32, unless the option ``dtype`` says otherwise."""
+    """:func:`realignkit.resolve.make_reward`, to measure with: in float32, unless ``dtype`` says otherwise."""
     infos = (registry.info("reward", name) for name in resolve.rewards_in(spec, companions).values())
     known = any("dtype" in (resolve.option_names(info) or ()) for info in infos)
     return resolve.make_reward(registry, spec, {**({"dtype": "fp32"} if known else {}), **(options or {})}, companions)

@@ -87,5 +87,7 @@ def test_models_are_known_by_their_weights(tmp_path):
     companions = {"reward:clip": "micro_clip"}
     assert raised(found.record, ["clip", "image_reward", "blip"], companions) == ["clip", "blip"]
     assert raised(found.record, ["clip"], {}) == []
+    twice = {**found.record, "reward": "clip:1,micro_clip:1"}  # as earlier versions took it
+    assert raised(twice, ["clip", "image_reward"], {"reward:clip": "micro_clip"}) == ["clip"]
     assert raised({**found.record, "reward_weight": 0.0}, ["clip"], companions) == []
     assert raised(BASE.record, ["clip"], companions) == []
