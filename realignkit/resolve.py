@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from pydantic import Field
 
 from realignkit.arguments import instance, mapping, shown
-from realignkit.attention.config import DENSE_DIFFUSION_NAMES
 from realignkit.contracts import Options
 from realignkit.errors import OptionError, PluginError
 from realignkit.named import Named
 from realignkit.pipelines import families
 from realignkit.registry import PluginInfo, Registry
+from realignkit.suggestions import unknown_option
 
 LAST_SCORER = "lexical"
 """The scorer that every fallback chain ends with, because it always answers."""
@@ -46,33 +45,6 @@ class SamplingOptions(Options):
 
 _FILES = (".safetensors", ".ckpt")
 """What a name that ends so means, also where nothing is there: the loader then says that."""
-
-
-def unknown_option(name: str, known: Iterable[str], groups: Collection[str] = ()) -> OptionError:
-    """The error for an option that nobody takes, with the nearest known names.
-
-    Args:
-        name: as it was given.
-        known: those that there are, under their groups where the name has one.
-        groups: what they belong to, where there are too many to list: then those of the group that is meant are listed.
-    """
-    names = sorted(set(known))
-    prefix, _, option = name.rpartition(".")
-    group = prefix.partition(".")[0]
-    of_group = [each for each in names if group in groups and each.startswith(f"{group}.")]
-    of_group.sort(key=lambda each: not each.startswith(f"{prefix}."))
-    elsewhere = [each for each in names if each.partition(".")[2] == option]
-    ours = DENSE_DIFFUSION_NAMES.get(option)
-    if near := [each for each in names if each.rpartition(".")[2] == ours]:
-        hint = f"DenseDiffusion's {option} is {near[0]} here. "
-    else:
-        near = elsewhere or get_close_matches(name, of_group or names, n=3, cutoff=0.5)
-        hint = f"Did you mean {' or '.join(near)}? " if near else ""
-    if groups and group not in groups:
-        listed = f"Groups of options here: {', '.join(groups)}; a wrong name within a group lists what it has."
-    else:
-        listed = f"Known: {', '.join(of_group if groups else names) or 'none'}."
-    return OptionError(f"there is no option '{name}'. {hint}{listed}")
 
 
 def choose_generator(registry: Registry, model: Any) -> PluginInfo:
@@ -299,6 +271,18 @@ def make_reward(
         options={info.name: chosen for info, chosen in zip(infos, assigned, strict=True) if chosen},
         **of_sum,
     )
+
+
+def measuring_reward(
+    registry: Registry,
+    spec: str,
+    options: Mapping[str, Any] | None = None,
+    companions: Mapping[str, str] | None = None,
+) -> Any:
+    """:func:`make_reward`, to measure with: in float32 on every device, unless the option ``dtype`` says otherwise."""
+    infos = (registry.info("reward", name) for name in rewards_in(spec, companions).values())
+    known = any("dtype" in (option_names(info) or ()) for info in infos)
+    return make_reward(registry, spec, {**({"dtype": "fp32"} if known else {}), **(options or {})}, companions)
 
 
 # --- models that are made already -------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from realignkit import resolve
 from realignkit.errors import OptionError
 from realignkit.named import Named
 from realignkit.registry import PluginInfo, Registry
+from realignkit.suggestions import unknown_option
 
 
 def named_rewards(
@@ -37,23 +38,11 @@ def named_rewards(
         for option in options:
             if not any(names is None or option in names for names in known.values()):
                 listed = (f"reward.{name}" for names in known.values() for name in names or ())
-                raise resolve.unknown_option(f"reward.{option}", listed)
+                raise unknown_option(f"reward.{option}", listed)
         for spec, names in known.items():
             chosen = {name: value for name, value in options.items() if names is None or name in names}
             made[spec] = Named("reward", spec, resolve.make_reward(registry, spec, chosen, companions), chosen)
     return {argument: made[reward] if isinstance(reward, str) else reward for argument, reward in rewards.items()}
-
-
-def measuring_reward(
-    registry: Registry,
-    spec: str,
-    options: Mapping[str, Any] | None = None,
-    companions: Mapping[str, str] | None = None,
-) -> Any:
-    """:func:`realignkit.resolve.make_reward`, to measure with: in float32, unless ``dtype`` says otherwise."""
-    infos = (registry.info("reward", name) for name in resolve.rewards_in(spec, companions).values())
-    known = any("dtype" in (resolve.option_names(info) or ()) for info in infos)
-    return resolve.make_reward(registry, spec, {**({"dtype": "fp32"} if known else {}), **(options or {})}, companions)
 
 
 def reward_option_names(registry: Registry, spec: str, companions: Mapping[str, str]) -> Collection[str] | None:

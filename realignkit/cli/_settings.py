@@ -13,6 +13,7 @@ from realignkit.contracts import Options
 from realignkit.errors import OptionError
 from realignkit.registry import Registry
 from realignkit.rewards import option_names_of, reward_option_names
+from realignkit.suggestions import unknown_option
 
 if TYPE_CHECKING:
     from realignkit.realigner import Realigner
@@ -130,7 +131,7 @@ def _locate(name: str, known: Mapping[str, Collection[str] | None], prefer: str 
     }
     full = [f"{group}.{option}" for group, names in shown.items() for option in names]
     bare = [option for names in shown.values() for option in names]
-    raise resolve.unknown_option(name, full if dot else bare, groups=known)
+    raise unknown_option(name, full if dot else bare, groups=known)
 
 
 def nested_names(options: type[Options], prefix: str = "") -> Iterator[str]:

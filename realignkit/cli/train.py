@@ -281,8 +281,7 @@ class TrainingJob:
 
     def _make_judge(self) -> Any:
         from realignkit.refl import Judge
-        from realignkit.resolve import parse_weights
-        from realignkit.rewards import measuring_reward
+        from realignkit.resolve import measuring_reward, parse_weights
 
         if not self.judge_name:
             return None

@@ -19,8 +19,7 @@ from realignkit.machine import full_precision
 from realignkit.named import Named
 from realignkit.provenance import EFFORT, MACHINE, contents, digest_of, stamps, without
 from realignkit.registry import Registry
-from realignkit.resolve import make
-from realignkit.rewards import measuring_reward
+from realignkit.resolve import make, measuring_reward
 
 if TYPE_CHECKING:
     from PIL.Image import Image

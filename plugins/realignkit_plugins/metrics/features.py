@@ -88,7 +88,7 @@ class Borrowed:
 
     def __init__(self, name: str, options: Mapping[str, Any]) -> None:
         from realignkit.registry import default_registry
-        from realignkit.rewards import measuring_reward
+        from realignkit.resolve import measuring_reward
 
         registry = default_registry()
         self.name = name

@@ -52,7 +52,7 @@ class RewardMetric(Metric):
         """
         if self._reward is None:
             from realignkit.registry import default_registry
-            from realignkit.rewards import measuring_reward
+            from realignkit.resolve import measuring_reward
 
             self._reward = measuring_reward(default_registry(), self.options.reward, self.options.options)
         return self._reward
