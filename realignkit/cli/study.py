@@ -109,10 +109,9 @@ def serve(
             note("who has this address may answer, and it travels unencrypted; put a proxy with https in front")
         out().print(address, markup=False)
 
-    try:
+    with contextlib.suppress(KeyboardInterrupt):  # none comes where who started this has it ignored
         serve(folder, host, port, ready)
-    except KeyboardInterrupt:
-        out().print(f"stopped; what was answered is in {folder}", markup=False)
+    out().print(f"stopped; what was answered is in {folder}", markup=False)
 
 
 @study_app.command("import", cls=Command)

@@ -156,6 +156,7 @@ def test_another_host_is_warned_of(make):
     folder, _ = make()
     with served(folder, "--host", "0.0.0.0") as (process, address):
         assert urlsplit(address).hostname == socket.gethostname().lower()
+        ask(f"http://127.0.0.1:{urlsplit(address).port}/")  # once it answers, it listens to signals too
         process.send_signal(signal.SIGINT)
         assert "travels unencrypted" in process.communicate(timeout=HANGS)[1]
 

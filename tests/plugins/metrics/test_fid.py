@@ -119,7 +119,8 @@ def test_what_it_cannot_do_without(
     bare = FID(reference=str(reference))
     assert bare.check().startswith("the Inception network of FID is not on this machine: get pt_inception-2015-12-05")
     assert bare.out_of_reach() == bare.check()
-    borrowed = FID(features="clip", feature_options={"model": "micro:clip"})
+    assert "give reference=" in FID(weights=str(recipe)).out_of_reach()
+    borrowed = FID(features="clip", feature_options={"model": "micro:clip"}, reference=str(reference))
     assert (borrowed.check(), borrowed.out_of_reach()) == ("", "")
     monkeypatch.setattr(type(borrowed.observer.plugin), "out_of_reach", lambda plugin: "the hub is away")
     assert borrowed.out_of_reach() == "the hub is away"
