@@ -168,8 +168,8 @@ def test_what_the_docs_show(visit, tmp_path, quick):
     drawing = [quick / "realignkit", "eval", "--model", "micro", "--prompts", "prompts.txt", *seeds, "--out", "drawn"]
     subprocess.run(drawing, cwd=tmp_path, check=True, capture_output=True, timeout=HANGS)
     pictures = read_pictures(tmp_path / "drawn")
-    for picture in pictures:
-        (tmp_path / f"{picture.seed}.json").write_text(json.dumps({picture.prompt: str(picture.path)}))
+    for number, picture in enumerate(sorted(pictures, key=lambda picture: picture.seed)):
+        (tmp_path / f"{number}.json").write_text(json.dumps({picture.prompt: str(picture.path)}))
     systems = named_systems([str(tmp_path / f"{seed}.json") for seed in range(3)])
     study = make_study(systems, tmp_path / "study", StudyOptions(prompts=1, checks=0)).study
     with served(tmp_path / "study") as (_, address):
