@@ -90,19 +90,19 @@ def _expected(pictures: Sequence[tuple[float, float]], n: int) -> float:
     return fmean(map(right_of_the_best, combinations(pictures, n)))
 
 
-def table(found: Mapping[str, Any]) -> str:
+def table(measured: Mapping[str, Any]) -> str:
     """The curves as Markdown, a line per validation, and the best of N."""
     lines = ["| training | iterations | pictures drawn | minutes | fully right |", "| --- | --: | --: | --: | --: |"]
-    for name, points in found["trainings"].items():
+    for name, points in measured["trainings"].items():
         rows = zip(points["iterations"], points["pictures"], points["minutes"], points["judged"], strict=True)
         lines += [f"| {name} | {at} | {drawn:,} | {took:.1f} | {judged:.1%} |" for at, drawn, took, judged in rows]
-    if found["best_of"]:
+    if measured["best_of"]:
         lines += ["", "| base, best of | fully right |", "| --: | --: |"]
-        lines += [f"| {n} | {right:.1%} |" for n, right in enumerate(found["best_of"], 1)]
+        lines += [f"| {n} | {right:.1%} |" for n, right in enumerate(measured["best_of"], 1)]
     return "\n".join(lines) + "\n"
 
 
-def draw(found: Mapping[str, Any]) -> str:
+def draw(measured: Mapping[str, Any]) -> str:
     """The curves as SVG: against pictures on the left, against minutes on the right; a line is its training's id.
 
     Raises:
@@ -115,11 +115,11 @@ def draw(found: Mapping[str, Any]) -> str:
         figure = Figure(figsize=(9, 4), layout="constrained")
         left, right = figure.subplots(1, 2, sharey=True)
         for axis, cost, label in ((left, "pictures", "pictures drawn"), (right, "minutes", "minutes on one core")):
-            for (name, points), colour in zip(found["trainings"].items(), COLOURS, strict=False):
+            for (name, points), colour in zip(measured["trainings"].items(), COLOURS, strict=False):
                 share = [100 * judged for judged in points["judged"]]
                 (line,) = axis.plot(points[cost], share, "o-", color=colour, markersize=3, label=name)
                 line.set_gid(f"{name}-{cost}")
-            for n, share in enumerate(found["best_of"], 1):
+            for n, share in enumerate(measured["best_of"], 1):
                 axis.axhline(100 * share, color="#999999", linestyle=":", linewidth=1)
                 axis.annotate(
                     "base" if n == 1 else f"best of {n}", (0.99, 100 * share), xycoords=("axes fraction", "data"),
@@ -141,21 +141,21 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=RESULTS, help="numbers; the table goes beside them")
     parser.add_argument("--svg", type=Path, default=DRAWING)
     options = parser.parse_args()
-    found = {"trainings": {}, "best_of": []}
+    measured = {"trainings": {}, "best_of": []}
     if options.results.exists():
-        found = json.loads(options.results.read_text())
+        measured = json.loads(options.results.read_text())
     for name, equals, folder in (each.partition("=") for each in options.trainings):
         if not equals:
             parser.error(f"{name} is not NAME=RUN")
-        found["trainings"][name] = curve(Path(folder))
+        measured["trainings"][name] = curve(Path(folder))
     if options.base is not None:
-        found["best_of"] = best_of(options.base, options.reward)
-    if not found["trainings"]:
+        measured["best_of"] = best_of(options.base, options.reward)
+    if not measured["trainings"]:
         parser.error("nothing has been read yet: name a training")
-    atomic_write(options.results, json.dumps(found, indent=1) + "\n")
-    atomic_write(options.results.with_suffix(".md"), table(found))
-    atomic_write(options.svg, draw(found))
-    print(table(found))
+    atomic_write(options.results, json.dumps(measured, indent=1) + "\n")
+    atomic_write(options.results.with_suffix(".md"), table(measured))
+    atomic_write(options.svg, draw(measured))
+    print(table(measured))
 
 
 if __name__ == "__main__":

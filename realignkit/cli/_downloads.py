@@ -14,9 +14,8 @@ GIGABYTES: Mapping[str, float] = {
     "openai/clip-vit-base-patch32": 0.6,
     "openai/clip-vit-large-patch14-336": 1.7,
     "sentence-transformers/all-mpnet-base-v2": 0.4,
-    "xinyu1205/recognize_anything_model": 5.6,
 }
-"""Of repositories whose size is known, what is fetched by default, as docs/models.md has it."""
+"""Of repositories of which always the same is fetched, as docs/models.md has it."""
 
 
 def with_sizes(repositories: Iterable[str]) -> str:

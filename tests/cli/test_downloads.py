@@ -15,8 +15,8 @@ MODELS = (ROOT / "docs" / "models.md").read_text(encoding="utf-8")
 @pytest.mark.parametrize(("repository", "size"), GIGABYTES.items())
 def test_the_docs_say_the_same(repository, size):
     line = next(line for line in MODELS.splitlines() if f"`{repository}`" in line)
-    found = re.search(r"(\d[\d.]*) GB", line.partition(f"`{repository}`")[2])
-    assert found and float(found[1]) == size
+    published = re.search(r"(\d[\d.]*) GB", line.partition(f"`{repository}`")[2])
+    assert published and float(published[1]) == size
 
 
 def test_what_is_not_known_has_no_size():

@@ -190,8 +190,7 @@ class Found(Asking):
     """Finds its file where no option says, and says what is in it."""
 
     def identity(self):
-        found = self.options.questions or "found.json"
-        return {"questions": Path(found).read_text()}
+        return {"questions": Path(self.options.questions or "found.json").read_text()}
 
 
 def test_a_file_that_is_found_is_the_same_as_by_its_path(folder: Path, tmp_path: Path, monkeypatch):

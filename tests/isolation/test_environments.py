@@ -158,9 +158,9 @@ def test_an_index_with_a_key_is_handed_over_and_kept_nowhere(folder, interpreter
         *("--python", python, "--index-url", index, "--extra-index-url", extra, "--extra-index-url", f"{extra}2"),
     )
     assert done.exit_code == 0, done.output
-    told = notes.read_text()
-    assert f"index={index} extra={extra} {extra}2" in told
-    assert index not in told.replace(f"index={index}", "")  # in no command
+    variables = notes.read_text()
+    assert f"index={index} extra={extra} {extra}2" in variables
+    assert index not in variables.replace(f"index={index}", "")  # in no command
     assert "Looking in indexes: https://***@pypi.example/simple" in done.stderr
     made = environments.find("x")
     assert (made.index_url, made.extra_index_urls) == ("https://***@pypi.example/simple", (extra, f"{extra}2"))
