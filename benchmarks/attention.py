@@ -41,7 +41,7 @@ OBJECTS = 3
 class Shape:
     """One attention layer: N queries, K keys (K = N: self-attention), heads of width d.
 
-    Of a joint layer (K = N) the first ``text`` tokens are text.
+    Of a joint layer (K = N) the first ``text`` tokens are text, and image attends to image by ``image_weight``.
     """
 
     layer: str
@@ -50,6 +50,7 @@ class Shape:
     heads: int
     d: int
     text: int = 0
+    image_weight: float = 0.2
 
 
 SHAPES = (
@@ -61,7 +62,11 @@ SHAPES = (
     Shape("SDXL self", 4096, 4096, 10, 64),
     Shape("SDXL cross", 4096, 77, 10, 64),
 )
-JOINT = (Shape("FLUX.1 joint", 1536, 1536, 24, 128, 512), Shape("FLUX.1 joint", 4608, 4608, 24, 128, 512))
+JOINT = (
+    Shape("FLUX.1 joint", 1536, 1536, 24, 128, 512),
+    Shape("FLUX.1 joint", 4608, 4608, 24, 128, 512),
+    Shape("FLUX.1 joint, text alone", 4608, 4608, 24, 128, 512, image_weight=0.0),  # image to image as it is
+)
 SMOKE = (Shape("tiny self", 64, 64, 2, 8), Shape("tiny joint", 72, 72, 2, 8, 8))
 
 
@@ -106,7 +111,7 @@ def joint_calls(
     members[0, text] = torch.arange(shape.text, device=device)[:, None] // 2 == torch.arange(OBJECTS, device=device)
     area = area_fraction(members[:, image])
     to_text, to_image = torch.zeros(2, 1, shape.N, device=device)
-    to_text[:, image], to_image[:, image] = 0.6 * (1 - area), 0.2 * (1 - area)
+    to_text[:, image], to_image[:, image] = 0.6 * (1 - area), shape.image_weight * (1 - area)
     kinds = Keys(text, members[:, text], to_text), Keys(image, members[:, image], to_image)
     joint = JointMembers(members, kinds)
     blocks = [
@@ -120,7 +125,7 @@ def joint_calls(
                 area=area[:, None, :, None],
             ),
         )
-        for kind, weight in zip(kinds, (0.6, 0.2), strict=True)
+        for kind, weight in zip(kinds, (0.6, shape.image_weight), strict=True)
     ]
     mask = torch.where(region_matrix(members, members), 1.0, -1.0)[:, None].to(query.dtype)
     forms = {

@@ -2,12 +2,14 @@
 
     python benchmarks/full_size.py                     # SD-1.5, SDXL and FLUX.1: a minute on a GPU of 40 GB
     python benchmarks/full_size.py --models sd15       # one of them
+    python benchmarks/full_size.py --models flux --steps 4    # half a minute
     python benchmarks/full_size.py --smoke             # the smallest at 64 pixels and two steps, on a CPU
 
 Denoiser and decoder have the shapes of the published checkpoints and random weights, which cost what trained ones do;
 text encoders have a layer or two, for a prompt is read once. All ways draw one picture with the same steps, in turn,
 from the same noise; of the seconds the median is shown. Modulated as by default (three tenths of the steps), and at
-every step. The layout has three objects, which share the left three quarters.
+every step. The layout has three objects, which share the left three quarters. Beside whole pictures, decoding included,
+stand the single steps: the denoiser's forward pass, modulated, beside one that is not.
 Prints a Markdown table and writes ``benchmarks/results/full_size.json``.
 """
 
@@ -182,9 +184,34 @@ def layout(side: int) -> Layout:
     return Layout(tuple(Segment(caption, mask) for caption, mask in zip(captions, masks, strict=True)))
 
 
+class Clock:
+    """Milliseconds of each forward pass of a network."""
+
+    def __init__(self, network: Any, device: str) -> None:
+        self.events = device == "cuda"
+        self.marks: list[Any] = []
+        network.register_forward_pre_hook(self._mark)
+        network.register_forward_hook(self._mark)
+
+    def _mark(self, *_: Any) -> None:
+        if self.events:  # in the stream, so that nothing waits
+            event = torch.cuda.Event(enable_timing=True)
+            event.record()
+            self.marks.append(event)
+        else:
+            self.marks.append(time.perf_counter())
+
+    def read(self) -> list[float]:
+        """Of all passes since it was last read."""
+        pairs, self.marks = list(zip(self.marks[::2], self.marks[1::2], strict=True)), []
+        return [begin.elapsed_time(end) if self.events else 1e3 * (end - begin) for begin, end in pairs]
+
+
 def measured(name: str, device: str, dtype: torch.dtype, side: int, steps: int, repeats: int) -> dict[str, Any]:
-    """Seconds and added memory of both ways."""
+    """Seconds and peak memory of all ways, and milliseconds of a forward pass with and without modulation."""
     pipeline, objects = build(name, device, dtype), layout(side)
+    clock = Clock(pipeline.transformer if hasattr(pipeline, "transformer") else pipeline.unet, device)
+    passes: dict[str, list[float]] = {way: [] for way in WAYS}
     sizes: dict[str, Any] = {"num_inference_steps": steps, "height": side, "width": side}
     calls: dict[str, Callable[[], Any]] = {
         "stock": lambda: generate(pipeline, [PROMPT], [0], **sizes),
@@ -203,24 +230,36 @@ def measured(name: str, device: str, dtype: torch.dtype, side: int, steps: int, 
             if device == "cuda":
                 torch.cuda.synchronize()
                 peak[way] = max(peak[way], torch.cuda.max_memory_allocated())
+            took, of_passes = time.perf_counter() - begin, clock.read()
             if repeat:  # the first one warms up
-                seconds[way].append(time.perf_counter() - begin)
-    median = {way: statistics.median(values) for way, values in seconds.items()}
-    return {"model": name, "side": side, "steps": steps, "seconds": median, "all_seconds": seconds, "peak_bytes": peak}
+                seconds[way].append(took)
+                passes[way] += of_passes
+    return {
+        "model": name,
+        "side": side,
+        "steps": steps,
+        "seconds": {way: statistics.median(values) for way, values in seconds.items()},
+        "all_seconds": seconds,
+        "pass_ms": {way: statistics.median(passes[way]) for way in ("stock", "every step")},
+        "all_pass_ms": passes,
+        "peak_bytes": peak,
+    }
 
 
 def table(rows: list[dict[str, Any]]) -> str:
     """The results as Markdown."""
     lines = [
-        "| model | pixels | steps | stock s | modulated / stock | every step / stock | stock GB | modulated GB |",
-        "| --- | --: | --: | --: | --: | --: | --: | --: |",
+        "| model | pixels | steps | stock s | modulated / stock | every step / stock | a pass, stock ms "
+        "| modulated / stock | stock GB | modulated GB |",
+        "| --- | --: | --: | --: | --: | --: | --: | --: | --: | --: |",
     ]
     for row in rows:
         stock, modulated, every = (row["seconds"][way] for way in WAYS)
+        plain, modulated_pass = row["pass_ms"]["stock"], row["pass_ms"]["every step"]
         sizes = " | ".join(f"{row['peak_bytes'][way] / 1e9:.2f}" for way in WAYS[:2])
         lines.append(
             f"| {row['model']} | {row['side']} | {row['steps']} | {stock:.2f} | {modulated / stock:.2f} "
-            f"| {every / stock:.2f} | {sizes} |"
+            f"| {every / stock:.2f} | {plain:.1f} | {modulated_pass / plain:.2f} | {sizes} |"
         )
     return "\n".join(lines)
 
@@ -230,6 +269,7 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", choices=list(MODELS), default=list(MODELS))
     parser.add_argument("--smoke", action="store_true", help="SD-1.5 at 64 pixels, two steps; written only with --out")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--steps", type=int, help="of each picture, instead of the model's own number")
     parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--out", type=Path, default=None)
     options = parser.parse_args()
@@ -237,7 +277,7 @@ def main() -> None:
     rows = []
     for name in ["sd15"] if options.smoke else options.models:
         _, side, steps = MODELS[name]
-        side, steps, repeats = (64, 2, 1) if options.smoke else (side, steps, options.repeats)
+        side, steps, repeats = (64, 2, 1) if options.smoke else (side, options.steps or steps, options.repeats)
         rows.append(measured(name, options.device, dtype, side, steps, repeats))
         print(table(rows[-1:]), flush=True)
         gc.collect()
