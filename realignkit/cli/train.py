@@ -213,18 +213,17 @@ class TrainingJob:
             OptionError: the folder holds a run, and ``resume`` is off.
             typer.Exit: Ctrl-C, after what is done has been saved.
         """
-        from accelerate import PartialState
-
         from realignkit.named import Named
         from realignkit.provenance import HANDLING, without
         from realignkit.refl import ReFLTrainer
+        from realignkit.refl.distributed import join_launch
         from realignkit.refl.refusals import check_trainable
         from realignkit.refl.run import begun
         from realignkit.resolve import make_reward
 
         if begun(folder) and not resume:  # before minutes of loading
             raise OptionError(f"{folder} holds a training run. Resume it with --resume, or use another --out.")
-        PartialState()  # under a launcher, each process loads onto a GPU of its own
+        join_launch()  # each process loads onto a GPU of its own
         with loading():
             generator = Named("generator", self.generator.name, self.generator.create(**self._generator_options()))
             with generator.blame():

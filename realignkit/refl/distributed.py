@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import os
 import signal
 import threading
 import time
@@ -23,6 +24,12 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 START_SCALE, GROW_AFTER = 2.0**16, 1000
+SPLITTING = {
+    "ACCELERATE_USE_FSDP": "FSDP",
+    "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
+    "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
+}
+"""What accelerate's launcher sets in the environment for trainings that split a model, and what these are called."""
 IMPATIENT_AFTER = 2.0
 """Seconds after which another Ctrl-C means: at once."""
 
@@ -74,13 +81,14 @@ class Processes:
         folder: trackers write below it.
 
     Raises:
-        OptionError: the tracker is not installed.
+        OptionError: the tracker is not installed, or the launch is of a kind that would not do what it says.
     """
 
     def __init__(self, config: TrainingOptions, folder: Path) -> None:
         from accelerate import Accelerator
         from accelerate.utils import ProjectConfiguration
 
+        join_launch()
         tracker = _tracker(config.tracker)
         self.accelerator: Any = Accelerator(
             log_with=tracker,
@@ -167,6 +175,30 @@ class Processes:
         """Finish the tracker's files."""
         if self._tracks:
             self.accelerator.end_training()
+
+
+def join_launch() -> None:
+    """Find the other processes of a launch, and the GPU of this one. One process needs no launcher.
+
+    Raises:
+        OptionError: each would train by itself, or is meant to have a part of the model, and would have all of it.
+    """
+    from accelerate import PartialState
+    from accelerate.utils import parse_flag_from_env
+
+    for flag, kind in SPLITTING.items():
+        if parse_flag_from_env(flag):
+            raise OptionError(
+                f"{kind} would split nothing here, for every process trains a whole copy: launch with --multi_gpu. "
+                f"Where a copy does not fit, use trainable=lora, gradient_checkpointing=true and a smaller batch_size."
+            )
+    together = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU")).num_processes
+    launched = os.environ.get("WORLD_SIZE", "1")
+    if together == 1 < int(launched):
+        raise OptionError(
+            f"{launched} processes were launched, and accelerate finds no GPU on which they could work together: set "
+            f"ACCELERATE_USE_CPU=true for processors, or launch one."
+        )
 
 
 def _tracker(name: str) -> str | None:
