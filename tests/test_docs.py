@@ -48,7 +48,7 @@ EXEMPT_COMMANDS = {
     r"CMAKE_ARGS=": "installs and compiles; 'make test-llama' does",
     r"tensorboard --logdir": "serves until it is stopped; docs/extras/tensorboard.md reads what it would show",
     r"(wandb login|realignkit train .*tracker=wandb)": "needs an account",
-    r"accelerate launch ": "wants several GPUs; tests/refl/test_cli.py has several processes",
+    r"accelerate launch ": "wants several GPUs; tests/refl/test_processes.py has several processes",
     r"realignkit train .*--model sd15 ": "needs the hub and a GPU; tests/refl/test_cli.py trains small ones",
     r"realignkit train .*size=320 ": "as it was measured; docs/fine-tune.md has one like it",
     r"realignkit ablate rewards": "needs trainings; tests/cli/test_ablate.py does small ones and measures them",
