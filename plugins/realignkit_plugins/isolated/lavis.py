@@ -19,7 +19,7 @@ class LavisBLIP2(IsolatedVQA):
 
     environment = "lavis"
     python = PYTHON
-    requires = (*TORCH, "salesforce-lavis==1.0.2", "spacy==3.7.5", "thinc<8.3", "blis<0.8")
+    requires = (*TORCH, "salesforce-lavis==1.0.2", "spacy==3.7.5", "thinc==8.2.4")
     program = Path(__file__).with_name("lavis_program.py")
 
     class Options(IsolatedVQA.Options):

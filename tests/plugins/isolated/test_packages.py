@@ -109,3 +109,5 @@ def test_blip2_answers(words):
     package = make(LavisBLIP2, model_type=str(words[0]))
     answers = package(tiny_images()[:2], ["what is it?", "how many?"])
     assert len(answers) == 2 and all(isinstance(answer, str) for answer in answers)
+    assert answers != package(tiny_images()[:2], ["why not?", "how many?"])
+    check_plugin(package)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import importlib.util
 import json
 import sys
@@ -84,6 +83,7 @@ def tiny_lavis(model, model_type, template, device):
             from lavis.models.blip2_models import blip2, blip2_opt
             from lavis.models.eva_vit import VisionTransformer
             from lavis.processors.blip_processors import BlipImageEvalProcessor
+            from transformers.models.gpt2.tokenization_gpt2 import bytes_to_unicode
 
             torch.manual_seed(0)
             vit = {"img_size": 28, "patch_size": 14, "embed_dim": 32, "depth": 2, "num_heads": 2}
@@ -93,13 +93,18 @@ def tiny_lavis(model, model_type, template, device):
             blip2.BertConfig = bert
             former = blip2.BertLMHeadModel
             blip2.BertLMHeadModel = types.SimpleNamespace(from_pretrained=lambda _, config: former(config))
-            words = functools.partial(hf.BertTokenizer, str(Path(folder) / "vocab.txt"))
-            blip2.BertTokenizer = types.SimpleNamespace(from_pretrained=lambda _: words())
-            blip2_opt.AutoTokenizer = types.SimpleNamespace(from_pretrained=lambda *_, **__: words(bos_token="[CLS]"))
-            opt = hf.OPTConfig(
-                len(words()), 32, 2, 32, 64, num_attention_heads=2, word_embed_proj_dim=32, pad_token_id=0
-            )
-            opt.bos_token_id = opt.eos_token_id = 2
+            words = str(Path(folder) / "vocab.txt")
+            blip2.BertTokenizer = types.SimpleNamespace(from_pretrained=lambda _: hf.BertTokenizer(words))
+            # Of bytes, as OPT's: the end of an answer is a new line.
+            bytes_of = list(bytes_to_unicode().values())
+            vocabulary, merges = Path(folder) / "bytes.json", Path(folder) / "merges.txt"
+            vocabulary.write_text(json.dumps({word: i for i, word in enumerate(["</s>", "<pad>", *bytes_of])}))
+            merges.write_text("#version: 0.2\n")
+            said = dict.fromkeys(("bos_token", "eos_token", "unk_token"), "</s>")
+            spelt = hf.GPT2Tokenizer(str(vocabulary), str(merges), pad_token="<pad>", **said)
+            blip2_opt.AutoTokenizer = types.SimpleNamespace(from_pretrained=lambda *_, **__: spelt)
+            opt = hf.OPTConfig(len(spelt), 32, 2, 32, 64, num_attention_heads=2, word_embed_proj_dim=32, pad_token_id=1)
+            opt.bos_token_id = opt.eos_token_id = 0
             language = blip2_opt.OPTForCausalLM
             blip2_opt.OPTForCausalLM = types.SimpleNamespace(from_pretrained=lambda *_, **__: language(opt))
             made = blip2_opt.Blip2OPT(img_size=28, vit_precision="fp32", num_query_token=4, opt_model="tiny")
