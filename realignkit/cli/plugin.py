@@ -29,10 +29,14 @@ def new_plugin(
     license: Annotated[str, typer.Option(help="Apache-2.0, MIT or BSD-3-Clause.")] = "Apache-2.0",
     author: Annotated[str, typer.Option(help="Whom the licence names.")] = "",
     publish: Annotated[bool, typer.Option(help="With a workflow that publishes releases on PyPI.")] = False,
+    isolated: Annotated[
+        bool, typer.Option("--isolated", help="Its work is done in an environment of its own.", show_default=False)
+    ] = False,
 ) -> None:
     """Write a complete project: module, entry point, tests, licence, README, a CI workflow. It works as it is."""
+    from realignkit.isolation.environments import remedy
     from realignkit.registry import default_registry
-    from realignkit.scaffold import PROJECT_KINDS, new_project, short_name
+    from realignkit.scaffold import PROJECT_KINDS, isolated_requires, new_project, short_name
 
     if kind is None:
         if not sys.stdin.isatty():
@@ -41,7 +45,7 @@ def new_plugin(
     short = short_name(name)
     if taken := [info for info in default_registry().infos(kind) if info.name == short]:
         raise OptionError(f"a {kind} called '{short}' is installed already, from {taken[0].source}. Take another name.")
-    target = new_project(name, kind, folder, license=license, author=author, publish=publish)
+    target = new_project(name, kind, folder, license=license, author=author, publish=publish, isolated=isolated)
     if short != name:
         rules = [] if name.endswith(short) else ["are lower case, with hyphens"]
         rules += ["go without 'realignkit-' before them"] if len(short) < len(name.strip()) else []
@@ -49,5 +53,7 @@ def new_plugin(
     console = out()
     for path in sorted(path for path in target.rglob("*") if path.is_file()):
         console.print(escape(str(path)), style="dim")
-    steps = (f"cd {target}", "pip install -e '.[test]'", "pytest", "realignkit plugins validate .")
+    steps = [f"cd {target}", "pip install -e '.[test]'", "pytest", "realignkit plugins validate ."]
+    if isolated:
+        steps.insert(2, remedy(short, isolated_requires(kind)))
     console.print("\nNext:\n" + escape("\n".join(f"  {step}" for step in steps)))

@@ -13,6 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from realignkit import KINDS, __version__
 from realignkit.errors import OptionError
 from realignkit.files import atomic_write
+from realignkit.isolation.environments import remedy
 from realignkit.requirements import compatible
 
 PROJECT_KINDS = (*KINDS, "hook")
@@ -20,6 +21,15 @@ PROJECT_KINDS = (*KINDS, "hook")
 
 LICENSES = ("Apache-2.0", "MIT", "BSD-3-Clause")
 """Licences whose texts are here, as SPDX calls them."""
+
+ISOLATED_KINDS = ("tagger", "scorer", "segmenter", "vqa", "metric", "reward")
+"""Kinds whose work can be done in an environment of its own."""
+
+
+def isolated_requires(kind: str) -> tuple[str, ...]:
+    """What a new plugin's environment holds."""
+    return ("torch", "numpy") if kind == "reward" else ("numpy",)
+
 
 _CLASSES = {"prompts": "Prompts", "vqa": "VQA"}
 _FILES: Mapping[str, str] = {
@@ -43,6 +53,7 @@ def new_project(
     license: str = LICENSES[0],
     author: str = "",
     publish: bool = False,
+    isolated: bool = False,
 ) -> Path:
     """Write a project; the folder it is in.
 
@@ -53,6 +64,7 @@ def new_project(
         license: of :data:`LICENSES`.
         author: whom the licence names; "": the authors of the project.
         publish: whether with a workflow that publishes releases on PyPI.
+        isolated: whether its work is done in an environment of its own, by a second file.
 
     Raises:
         OptionError: a name, kind or licence that will not do, or a folder that holds something already.
@@ -63,6 +75,8 @@ def new_project(
     for what, value, known in (("kind", kind, PROJECT_KINDS), ("licence", license, LICENSES)):
         if value not in known:
             raise OptionError(f"there is no template for the {what} '{value}'. Take one of: {', '.join(known)}.")
+    if isolated and kind not in ISOLATED_KINDS:
+        raise OptionError(f"a {kind} works in realignkit's own process. Isolated can be: {', '.join(ISOLATED_KINDS)}.")
     project = f"realignkit-{short}"
     target = Path(folder or project)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
@@ -76,6 +90,10 @@ def new_project(
         "project": project,
         "module": module,
         "class_name": camel + _CLASSES.get(kind, kind.capitalize()),
+        "base": f"Isolated{_CLASSES.get(kind, kind.capitalize())}",
+        "isolated": isolated,
+        "requires": isolated_requires(kind),
+        "making": remedy(short, isolated_requires(kind)),
         "requirement": f"realignkit{compatible(__version__)}",
         "license": license,
         "author": author and json.dumps(author, ensure_ascii=False),
@@ -86,9 +104,13 @@ def new_project(
     files = {
         **_FILES,
         "LICENSE": f"licenses/{license}.jinja",
-        f"{module}.py": f"modules/{kind}.py.jinja",
-        f"tests/test_{module.removeprefix('realignkit_')}.py": f"tests/{kind}.py.jinja",
+        f"{module}.py": "isolated/module.py.jinja" if isolated else f"modules/{kind}.py.jinja",
+        f"tests/test_{module.removeprefix('realignkit_')}.py": (
+            "isolated/tests.py.jinja" if isolated else f"tests/{kind}.py.jinja"
+        ),
     }
+    if isolated:
+        files[f"{module}_program.py"] = f"isolated/programs/{kind}.py.jinja"
     if publish:
         files[".github/workflows/publish.yml"] = "workflows/publish.yml.jinja"
     templates = Environment(

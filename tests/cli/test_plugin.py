@@ -13,6 +13,13 @@ def test_a_project_from_its_name_and_kind(cli, tmp_path):
     assert (target / ".github" / "workflows" / "publish.yml").is_file()
 
 
+def test_a_project_around_an_environment_of_its_own(cli, tmp_path):
+    done = cli("plugin", "new", "old-tagger", "--kind", "tagger", "--isolated", "--out", tmp_path / "project")
+    assert done.exit_code == 0, done.output
+    assert "realignkit env create old-tagger --requires 'numpy'" in done.stdout
+    assert (tmp_path / "project" / "realignkit_old_tagger_program.py").is_file()
+
+
 def test_another_spelling_of_the_name_is_said(cli, tmp_path):
     done = cli("plugin", "new", "My_Reward", "--kind", "reward", "--out", tmp_path / "project")
     assert done.exit_code == 0, done.output

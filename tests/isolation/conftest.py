@@ -13,15 +13,19 @@ from realignkit.isolation import environments
 from tests.conftest import HANGS
 
 
+def make_environment(target, *requires):
+    """An environment in this folder, called after it, that says that it holds these."""
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", target], check=True, timeout=HANGS)
+    (site,) = target.glob("lib/python*/site-packages")
+    (site / "libraries.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    environments.record(environments.Environment(target.name, target, requires))
+
+
 @pytest.fixture(scope="session")
 def environments_folder(tmp_path_factory):
     """A folder with the environment ``far``."""
     folder = tmp_path_factory.mktemp("environments")
-    target = folder / "far"
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", target], check=True, timeout=HANGS)
-    (site,) = target.glob("lib/python*/site-packages")
-    (site / "libraries.pth").write_text(sysconfig.get_path("purelib") + "\n")
-    environments.record(environments.Environment("far", target, ("some-package==1",)))
+    make_environment(folder / "far", "some-package==1")
     return folder
 
 

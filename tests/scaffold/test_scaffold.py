@@ -15,8 +15,10 @@ import pytest
 import yaml
 
 from realignkit.errors import OptionError
-from realignkit.scaffold import LICENSES, PROJECT_KINDS, new_project
+from realignkit.isolation import environments
+from realignkit.scaffold import ISOLATED_KINDS, LICENSES, PROJECT_KINDS, isolated_requires, new_project
 from tests.conftest import HANGS, ROOT
+from tests.isolation.conftest import make_environment
 from tests.testing.test_fixtures import pytest_in
 
 
@@ -25,6 +27,13 @@ def projects(tmp_path_factory):
     """A project of each kind, side by side, called after its kind."""
     folder = tmp_path_factory.mktemp("projects")
     return {kind: new_project(f"new-{kind}", kind, folder / kind, publish=kind == "reward") for kind in PROJECT_KINDS}
+
+
+@pytest.fixture(scope="module")
+def isolated_projects(tmp_path_factory):
+    """A project of each kind whose work is done elsewhere, called after its kind."""
+    folder = tmp_path_factory.mktemp("isolated")
+    return {kind: new_project(f"far-{kind}", kind, folder / kind, isolated=True) for kind in ISOLATED_KINDS}
 
 
 def announce(project, site):
@@ -49,9 +58,53 @@ def test_the_tests_of_every_kind_pass(projects, tmp_path):
     assert count >= 3 * len(PROJECT_KINDS)
 
 
+def test_isolated_ones_work_in_their_environments(isolated_projects, tmp_path, monkeypatch):
+    monkeypatch.setenv(environments.FOLDER_VARIABLE, str(tmp_path / "environments"))
+    monkeypatch.setenv("REALIGNKIT_PLUGIN_TIMEOUT", "3600")
+    (tmp_path / "site").mkdir()
+    for project in isolated_projects.values():
+        announce(project, tmp_path / "site")
+    tests = [str(project / "tests") for project in isolated_projects.values()]
+
+    def run():
+        paths = [tmp_path / "site", *isolated_projects.values()]
+        return pytest_in(tmp_path, "-rs", "--import-mode=importlib", *tests, path=paths).stdout
+
+    said = run()
+    assert f"{len(tests)} passed, {2 * len(tests)} skipped" in said, said
+    for kind in ISOLATED_KINDS:
+        assert f"run {environments.remedy(f'far-{kind}', isolated_requires(kind))}" in " ".join(said.split())
+        make_environment(tmp_path / "environments" / f"far-{kind}", *isolated_requires(kind))
+    said = run()
+    assert f"{3 * len(tests)} passed" in said, said
+
+
+@pytest.mark.parametrize("kind", ISOLATED_KINDS)
+def test_an_isolated_one_is_installed_and_made_with_its_program(isolated_projects, kind):
+    project = isolated_projects[kind]
+    table = tomllib.loads((project / "pyproject.toml").read_text())
+    modules = table["tool"]["setuptools"]["py-modules"]
+    assert sorted(modules) == sorted(path.stem for path in project.glob("*.py"))
+    for module in modules:
+        lines = [line for line in (project / f"{module}.py").read_text().splitlines() if line.strip()]
+        assert len(lines) < 30
+    workflow = yaml.safe_load((project / ".github" / "workflows" / "test.yml").read_text())
+    steps = [step.get("run", "") for step in workflow["jobs"]["test"]["steps"]]
+    making = environments.remedy(f"far-{kind}", isolated_requires(kind))
+    assert steps[-4:] == [making, "ruff check .", "pytest", "realignkit plugins validate ."]
+    assert (project / "README.md").read_text().count(making) == 2
+
+
+def test_what_cannot_be_isolated(tmp_path):
+    for kind in set(PROJECT_KINDS) - set(ISOLATED_KINDS):
+        with pytest.raises(OptionError, match=f"a {kind} works in realignkit's own process. Isolated can be: tagger, "):
+            new_project("x", kind, tmp_path / "x", isolated=True)
+
+
 @pytest.mark.parametrize("arguments", [("check",), ("format", "--check")])
-def test_ruff_has_nothing_to_say(projects, arguments):
-    command = [sys.executable, "-m", "ruff", *arguments, "--no-cache", *map(str, projects.values())]
+def test_ruff_has_nothing_to_say(projects, isolated_projects, arguments):
+    folders = [str(project) for project in (*projects.values(), *isolated_projects.values())]
+    command = [sys.executable, "-m", "ruff", *arguments, "--no-cache", *folders]
     done = subprocess.run(command, capture_output=True, text=True, timeout=HANGS)
     assert done.returncode == 0, done.stdout
 
