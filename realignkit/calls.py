@@ -17,7 +17,7 @@ import numpy as np
 
 from realignkit import layout as layouts
 from realignkit.arguments import shown
-from realignkit.errors import FOREIGN, ModelError, PluginError, ScorerError, breach, redacted, with_article
+from realignkit.errors import FOREIGN, ModelError, PluginError, ScorerError, breach, hidden_in, redacted, with_article
 from realignkit.images import to_tensor
 from realignkit.machine import full_precision, suited_threads
 from realignkit.named import Named
@@ -86,7 +86,7 @@ def attempt(scorer: Named, prompt: str, tags: Sequence[Tag]) -> Attempt:
         notes = (said,) if isinstance(said, str) else tuple(map(str, said))
     except FOREIGN as error:  # a contract of the chain: any failure hands over to the next one
         # Services like to quote the key that they refuse; the message ends up in files that people share.
-        message = redacted(f"{type(error).__name__}: {error}", scorer.secrets)
+        message = hidden_in(f"{type(error).__name__}: {error}", scorer.secrets)
         if isinstance(error, ScorerError):
             return Attempt(None, error.reason, message, error.final, error=error)
         return Attempt(None, type(error).__name__, message, final=False, error=error)

@@ -10,8 +10,9 @@ import base64
 import contextlib
 import errno
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
 _NO_MEMORY = re.compile(
@@ -20,6 +21,7 @@ _NO_MEMORY = re.compile(
 )
 
 REDACTED = "***"
+_SECRET_WORDS = ("key", "token", "secret", "password", "credential")
 _PART = 12
 """Characters of a longer secret that may not be shown in a row."""
 
@@ -117,13 +119,14 @@ def enough_memory(what: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def blame(whose: str) -> Iterator[None]:
+def blame(whose: str, secrets: Iterable[str] = ()) -> Iterator[None]:
     """Turn whatever somebody else's code raises into a :class:`PluginError` that names it; our own errors pass.
 
     Running out of memory is nobody's fault, and a :class:`ModelError`.
 
     Args:
         whose: whose code runs, to begin the sentence with (``"tagger 'ram'"``).
+        secrets: see :func:`said_by`.
     """
     try:
         with enough_memory(whose):
@@ -131,7 +134,7 @@ def blame(whose: str) -> Iterator[None]:
     except RealignKitError:
         raise
     except FOREIGN as error:
-        raise PluginError(f"{whose} failed: {said_by(type(error).__name__, error)}. {TELL_AUTHOR}") from error
+        raise PluginError(f"{whose} failed: {said_by(type(error).__name__, error, secrets)}. {TELL_AUTHOR}") from error
 
 
 def breach(whose: str, problem: str) -> PluginError:
@@ -148,9 +151,17 @@ def in_one_line(error: BaseException, longest: int = 300) -> str:
     return text.rstrip(".;")
 
 
-def said_by(kind: str, error: BaseException) -> str:
-    """The kind and the text of an error of somebody else's, as :func:`in_one_line`; the kind alone where it is mute."""
-    return f"{kind}: {in_one_line(error)}" if str(error).strip(" .;\n") else kind
+def said_by(kind: str, error: BaseException, secrets: Iterable[str] = ()) -> str:
+    """The kind and the text of an error of somebody else's, as :func:`in_one_line`; the kind alone where it is mute.
+
+    ``secrets``: what may not be shown of it, beside the keys in addresses.
+    """
+    return f"{kind}: {hidden_in(in_one_line(error), secrets)}" if str(error).strip(" .;\n") else kind
+
+
+def hidden_in(text: str, secrets: Iterable[str]) -> str:
+    """:func:`redacted`, and without the keys in addresses."""
+    return redacted(redacted_urls(text), secrets)
 
 
 def with_article(name: str) -> str:
@@ -231,6 +242,23 @@ def url_secrets(url: str) -> tuple[str, ...]:
     pieces = [piece for text in texts for piece in (text, *re.split(r"[&;]", text))]
     values = [value for piece in pieces for value in (piece, piece.partition("=")[2])]
     return tuple(dict.fromkeys(value for raw in values for value in (raw, unquote(raw)) if value))
+
+
+def secret_name(name: str) -> bool:
+    """Whether an option of this name holds a key."""
+    return any(word in name.lower() for word in _SECRET_WORDS)
+
+
+def option_secrets(options: Mapping[str, Any]) -> tuple[str, ...]:
+    """The values of secret options, and the keys in the addresses of others."""
+    secrets: list[str] = []
+    for name, value in options.items():
+        if reveal := getattr(value, "get_secret_value", None):  # pydantic's
+            secrets.append(str(reveal()))
+        elif isinstance(value, str | list | tuple):
+            texts = [text for text in ([value] if isinstance(value, str) else value) if isinstance(text, str)]
+            secrets += texts if secret_name(name) else [secret for text in texts for secret in url_secrets(text)]
+    return tuple(secret for secret in secrets if secret)
 
 
 def redacted_urls(text: str) -> str:

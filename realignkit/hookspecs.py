@@ -37,7 +37,16 @@ import pluggy
 
 from realignkit.arguments import mapping, words
 from realignkit.contracts import CONTRACTS, Options
-from realignkit.errors import FOREIGN, TELL_AUTHOR, OptionError, PluginError, RealignKitError, with_article
+from realignkit.errors import (
+    FOREIGN,
+    TELL_AUTHOR,
+    OptionError,
+    PluginError,
+    RealignKitError,
+    option_secrets,
+    said_by,
+    with_article,
+)
 
 if TYPE_CHECKING:
     from realignkit.realignment import Realignment
@@ -208,7 +217,7 @@ class PluginInfo:
         except FOREIGN as error:  # any plugin's import can fail in any way; the user must learn whose it was
             raise PluginError(
                 f"{self.kind} '{self.name}' (from {self.source or module}) cannot be imported: "
-                f"{type(error).__name__}: {error}. Update or uninstall the package that provides it."
+                f"{said_by(type(error).__name__, error)}. Update or uninstall the package that provides it."
             ) from error
         self._check(factory)
         return factory
@@ -235,8 +244,9 @@ class PluginInfo:
         except RealignKitError:
             raise
         except FOREIGN as error:  # as above: name the culprit, keep the cause
+            said = said_by(type(error).__name__, error, option_secrets({**self.options, **options}))
             raise PluginError(
-                f"{self.kind} '{self.name}' could not be made: {type(error).__name__}: {error}. "
+                f"{self.kind} '{self.name}' could not be made: {said}. "
                 f"Check its options ({', '.join(options) or 'none given'})."
             ) from error
 

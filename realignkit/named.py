@@ -13,14 +13,22 @@ from pydantic import BaseModel, SecretStr
 
 from realignkit.arguments import mapping, shown
 from realignkit.contracts import Options
-from realignkit.errors import REDACTED, ModelError, OptionError, PluginError, blame, breach, redacted_urls, url_secrets
+from realignkit.errors import (
+    REDACTED,
+    ModelError,
+    OptionError,
+    PluginError,
+    blame,
+    breach,
+    option_secrets,
+    redacted_urls,
+    secret_name,
+)
 from realignkit.machine import networks, suited_threads
 from realignkit.provenance import MACHINE, without
 
 DIGITS = 16
 """Of a SHA-256 that are kept."""
-
-_SECRET_WORDS = ("key", "token", "secret", "password", "credential")
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +78,7 @@ class Named:
 
     def blame(self) -> contextlib.AbstractContextManager[None]:
         """See :func:`realignkit.errors.blame`."""
-        return blame(self.whose)
+        return blame(self.whose, self.secrets)
 
     def breach(self, problem: str) -> PluginError:
         """See :func:`realignkit.errors.breach`."""
@@ -143,15 +151,7 @@ class Named:
         """The values of its secret options and the keys in its addresses, to be kept out of messages."""
         options = getattr(self.plugin, "options", None)
         # Not dict(options): an option may be called 'keys'.
-        values = {**options.__dict__} if isinstance(options, BaseModel) else dict(self.given)
-        secrets: list[str] = []
-        for name, value in values.items():
-            if isinstance(value, SecretStr):
-                secrets.append(value.get_secret_value())
-            elif isinstance(value, str | list | tuple):
-                texts = [text for text in ([value] if isinstance(value, str) else value) if isinstance(text, str)]
-                secrets += texts if _secret(name) else [secret for text in texts for secret in url_secrets(text)]
-        return tuple(secret for secret in secrets if secret)
+        return option_secrets({**options.__dict__} if isinstance(options, BaseModel) else dict(self.given))
 
     def _values(self, mode: str) -> dict[str, Any]:
         options = getattr(self.plugin, "options", None)
@@ -321,16 +321,12 @@ def _missing(kind: str, argument: str) -> OptionError:
     return OptionError(f"this realigner was made without a {kind}, so {lacks}. Give {argument}=… when making it.")
 
 
-def _secret(name: str) -> bool:
-    return any(word in name.lower() for word in _SECRET_WORDS)
-
-
 def _recordable(name: str, value: Any) -> Any:
     if value is None or isinstance(value, bool | int):
         return value  # a number is no secret: 'max_tokens' stays readable
     if isinstance(value, float):
         return value if value - value == 0 else str(value)  # JSON has no infinities
-    if isinstance(value, SecretStr) or (value and _secret(name)):  # that no key is set may be known
+    if isinstance(value, SecretStr) or (value and secret_name(name)):  # that no key is set may be known
         return REDACTED
     if isinstance(value, BaseModel):
         value = value.model_dump(mode="python")

@@ -20,7 +20,7 @@ import pluggy
 from realignkit import hookspecs
 from realignkit.arguments import shown
 from realignkit.contracts import KINDS
-from realignkit.errors import PluginError, RealignKitError, blame
+from realignkit.errors import PluginError, RealignKitError, blame, said_by
 from realignkit.hookspecs import PluginInfo as PluginInfo
 from realignkit.hookspecs import Register as Register
 from realignkit.requirements import NAME, check_version
@@ -198,7 +198,7 @@ def failure(error: Exception, entry_point: EntryPoint) -> str:
         remedy = "Install the package that brings it, or uninstall the plugin."
     else:
         remedy = "Tell its author, or uninstall it."
-    return f"{type(error).__name__}: {str(error).rstrip('.')}. {remedy}"
+    return f"{said_by(type(error).__name__, error)}. {remedy}"
 
 
 def _check_hooks(manager: pluggy.PluginManager, plugin: object) -> None:

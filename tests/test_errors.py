@@ -148,6 +148,19 @@ def test_options_on_record_have_no_keys():
     assert {"secret99", "abcd", "frag1234", "topsecret"} <= set(named.secrets)
 
 
+def test_who_is_blamed_quotes_no_keys():
+    class Remote(Plugin):
+        class Options(Options):
+            api_key: str = ""
+
+    named = Named("scorer", "remote", Remote(api_key="topsecret"))
+    with (
+        pytest.raises(PluginError, match=r"^scorer 'remote' failed: ValueError: \*\*\* at https://\*\*\*@h/x\. "),
+        named.blame(),
+    ):
+        raise ValueError("topsecret at\nhttps://me:hunter2@h/x")
+
+
 def test_keys_in_addresses_stay_secret():
     with pytest.raises(OptionError, match=r"'https://\*\*\*@a\.org/b\.png\?\*\*\*'") as caught:
         refuse_address("https://me:hunter2@a.org/b.png?key=hunter2")

@@ -188,6 +188,17 @@ def test_a_constructor_that_fails_is_named(registry):
         registry.create("scorer", "refuses")
 
 
+def test_what_a_plugin_raises_is_one_line_without_keys(registry):
+    def broken(key, url):
+        raise ValueError(f"{key} was refused\nby {url}")
+
+    registry.register(plugin(name="broken", factory=broken))
+    with pytest.raises(
+        PluginError, match=r"ValueError: \*\*\* was refused by https://\*\*\*@host/x\?\*\*\*\. Check its"
+    ):
+        registry.create("scorer", "broken", key="hunter2-hunter2", url="https://me:hunter2@host/x?k=hunter2")
+
+
 @pytest.mark.parametrize("name", ["", "two words", "semi;colon", "../up", 3, None])
 def test_odd_names_are_refused(registry, name):
     with pytest.raises(PluginError, match="no plugin name"):

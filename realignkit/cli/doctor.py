@@ -13,7 +13,7 @@ import typer
 from rich.markup import escape
 
 from realignkit.cli._progress import new_table, out, print_json, registry_to_list
-from realignkit.errors import FOREIGN, PluginError, RealignKitError
+from realignkit.errors import FOREIGN, PluginError, RealignKitError, said_by
 from realignkit.machine import bf16_speedup
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def examine(info: PluginInfo, cached: frozenset[str]) -> Finding:
     except RealignKitError as error:
         return Finding(info.kind, info.name, "broken", " ".join(str(error).split()))
     except FOREIGN as error:  # somebody else's code; the doctor must reach the next patient
-        return Finding(info.kind, info.name, "broken", f"{type(error).__name__}: {error}. Tell its author.")
+        return Finding(info.kind, info.name, "broken", f"{said_by(type(error).__name__, error)}. Tell its author.")
     if problem:
         return Finding(info.kind, info.name, "not ready", problem)
     if absent := absent_repositories([plugin], cached):

@@ -26,7 +26,7 @@ from pydantic import Field, SecretStr
 from realignkit import contracts
 from realignkit.arguments import shown
 from realignkit.contracts import Metric, Plugin, Reward, Scorer, Segmenter, Tagger
-from realignkit.errors import ModelError, breach
+from realignkit.errors import ModelError, breach, option_secrets
 from realignkit.isolation import environments
 from realignkit.isolation.process import Process
 from realignkit.layout import Likelihood, LocalCaption, Mask, Tag
@@ -91,11 +91,12 @@ class Isolated(Plugin):
         environment = environments.find(self.environment)
         if environment is None:
             raise ModelError(f"{self.check()}.")
-        options = self.options.model_dump(mode="json", exclude={"timeout"})
+        options, secrets = self.options.model_dump(mode="json", exclude={"timeout"}), option_secrets(dict(self.options))
         for name, value in self.options:
             if isinstance(value, SecretStr):
                 options[name] = value.get_secret_value()
-        return Process(environment, Path(self.program), "Plugin", options, self.options.timeout)
+        program = Path(self.program)
+        return Process(environment, program, "Plugin", options, self.options.timeout, secrets=secrets)
 
     def _answers(self, **arguments: Any) -> list[Any]:
         """What the program says when it is called with these: a list.

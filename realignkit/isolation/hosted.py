@@ -21,6 +21,7 @@ from realignkit.isolation import Isolated, environments, resident
 from realignkit.isolation.environments import Environment
 from realignkit.isolation.process import Process
 from realignkit.isolation.values import Held, pack, unpack
+from realignkit.named import Named
 from realignkit.registry import PluginInfo, Registry
 
 if TYPE_CHECKING:
@@ -118,6 +119,7 @@ class _Factory:
             return plugin
         if self.info.kind == "reward" and hasattr(plugin, "parts"):
             return plugin  # a sum: its parts are plugins, and isolated each by itself
+        named = Named(self.info.kind, self.info.name, plugin, options)
         whose = f"{self.info.kind} '{self.info.name}'"
         here = self._environment is None
         told = {
@@ -126,7 +128,8 @@ class _Factory:
             "options": pack(options),
             "whose": whose,
         }
-        process = Process(self._environment or _HERE, Path(resident.__file__), "Plugin", told, TIMEOUT, whose)
+        program = Path(resident.__file__)
+        process = Process(self._environment or _HERE, program, "Plugin", told, TIMEOUT, whose, named.secrets)
         return _STAND_INS.get(self.info.kind, _Called)(plugin, process)
 
     def _address(self, whose: str) -> str:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from realignkit import errors
-from realignkit.errors import PluginError, RealignKitError, memory_error, out_of_memory, said_by
+from realignkit.errors import PluginError, RealignKitError, hidden_in, memory_error, out_of_memory, said_by
 from realignkit.isolation import worker
 from realignkit.isolation.environments import Environment
 from realignkit.machine import VARIABLES
@@ -42,6 +42,7 @@ class Process:
         options: JSON values.
         timeout: seconds that an answer may take, the first one, which loads the program, included.
         whose: the plugin, as messages call it ("reward 'clip'"); "": they name the environment, and the program.
+        secrets: what no message may show of what the program says.
 
     Attributes:
         starts: how many workers it has had. What one of them remembered is gone with it.
@@ -55,12 +56,13 @@ class Process:
         options: Mapping[str, Any],
         timeout: float,
         whose: str = "",
+        secrets: Sequence[str] = (),
     ) -> None:
         self._environment, self._program, self._attribute = environment, program, attribute
         self._options, self._timeout, self.starts = dict(options), timeout, 0
         self._worker = f"the worker of {whose}" if whose else f"the worker in environment '{environment.name}'"
         self._author = f"the author of {whose or program.name}"
-        self._lock = threading.RLock()
+        self._secrets, self._lock = tuple(secrets), threading.RLock()
         self._running: _Running | None = None
 
     def ask(self, method: str, **arguments: Any) -> Any:
@@ -132,14 +134,13 @@ class Process:
             self.close()
         if (ours := _ours(kind, message, answer["details"])) is not None:
             return ours
-        return PluginError(
-            f"{self._worker} failed: {said_by(kind, cause)}. Choose another plugin, or tell {self._author}."
-        )
+        said = said_by(kind, cause, self._secrets)
+        return PluginError(f"{self._worker} failed: {said}. Choose another plugin, or tell {self._author}.")
 
     def _ended(self, running: _Running) -> PluginError:
         with contextlib.suppress(subprocess.TimeoutExpired):
             running.process.wait(5)
-        code, words = running.process.poll(), running.last_words()
+        code, words = running.process.poll(), hidden_in(running.last_words(), self._secrets)
         self.close()
         killed = signal.Signals(-code).name if code is not None and code < 0 else ""
         how = f"was killed ({killed})" if killed else f"ended (exit code {code})"

@@ -14,7 +14,7 @@ from typing import Any
 
 from realignkit import hookspecs
 from realignkit.contracts import CONTRACTS, KINDS
-from realignkit.errors import FOREIGN, TELL_AUTHOR, OptionError, PluginError, RealignKitError
+from realignkit.errors import FOREIGN, TELL_AUTHOR, OptionError, PluginError, RealignKitError, said_by
 from realignkit.hookspecs import PluginInfo
 from realignkit.named import Named
 from realignkit.registry import Registry, bounded
@@ -242,5 +242,5 @@ def finding_of(whose: str, name: str, check: Callable[[], object]) -> Finding:
         problem = str(error).removesuffix(TELL_AUTHOR).rstrip()
         problem = problem if whose in problem else f"{whose}: {problem}"
     except FOREIGN as error:  # of the plugin, outside of what is blamed on it
-        problem = f"{whose} failed: {type(error).__name__}: {error}."
+        problem = f"{whose} failed: {said_by(type(error).__name__, error)}."
     return Finding(whose, name, problem, seconds=time.perf_counter() - start)

@@ -13,7 +13,7 @@ import time
 from typing import Any
 
 from realignkit.contracts import Options, Plugin
-from realignkit.errors import OptionError, PluginError
+from realignkit.errors import OptionError, PluginError, said_by
 from realignkit.hookspecs import PluginInfo
 from realignkit.named import Named
 
@@ -167,4 +167,5 @@ def copied(plugin: Named) -> Any:
     try:
         return copy.deepcopy(plugin.plugin)
     except Exception as error:
-        raise plugin.breach(f"it cannot be copied (copy.deepcopy: {type(error).__name__}: {error})") from error
+        said = said_by(type(error).__name__, error, plugin.secrets)
+        raise plugin.breach(f"it cannot be copied (copy.deepcopy: {said})") from error

@@ -26,6 +26,8 @@ class Tagger(contracts.Tagger):
         if (poison := Path(os.environ.get("POISON", "/nowhere"))).exists():
             poison.unlink()
             os.kill(os.getpid(), signal.SIGKILL)
+        if "refused" in self.options.key.get_secret_value():
+            raise ValueError(f"no such key: {self.options.key.get_secret_value()}")
         return [(Tag(str(os.getpid()), 0.5), Tag(self.options.key.get_secret_value() or "none", 0.25)) for _ in images]
 
     def check(self):

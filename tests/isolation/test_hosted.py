@@ -49,6 +49,8 @@ def test_a_tagger_works_in_another_process_and_with_its_keys_which_nobody_else_c
     ((where, key),) = tagger([pictures()[0]])
     assert int(where.name) != os.getpid()
     assert key == Tag("sk-secret", 0.25)
+    with pytest.raises(PluginError, match=r"'foreign' failed: ValueError: no such key: \*\*\*\. "):
+        registry.create("tagger", "foreign", key="refused-hunter2")([pictures()[0]])
     assert b"sk-secret" not in Path(f"/proc/{where.name}/cmdline").read_bytes()
     assert "sk-secret" not in str(Named("tagger", "foreign", tagger).options)
     assert tagger.check() == f"asked in {where.name}"

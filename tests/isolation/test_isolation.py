@@ -165,6 +165,37 @@ class Plugin:
     assert (key.name, listed.name) == ("sk-secret", "False")
 
 
+@pytest.mark.parametrize(
+    ("fails", "said"),
+    [
+        (
+            "raise ValueError(f'{self.key} was refused by https://me:{self.key}@host/x')",
+            r"ValueError: \*\*\* was refused by",
+        ),
+        (
+            "import os; print(self.key, 'was refused'); os._exit(3)",
+            r"ended \(exit code 3\) before .*: \*\*\* was refused",
+        ),
+    ],
+)
+def test_no_message_of_a_worker_shows_its_keys(program, fails, said):
+    class Keyed(IsolatedTagger.Options):
+        key: SecretStr = Field(SecretStr(""), description="of a service")
+
+    code = f"""
+class Plugin:
+    def __init__(self, key):
+        self.key = key
+
+    def __call__(self, images):
+        {fails}
+"""
+    tagger = isolated(IsolatedTagger, program(code), Keyed)(key="sk-hunter2-hunter2")
+    with pytest.raises(PluginError, match=said) as error:
+        tagger(tiny_images()[:1])
+    assert "hunter2" not in str(error.value)
+
+
 def test_options_reach_the_program_and_are_checked_here(program):
     tagger = isolated(IsolatedTagger, program(PROGRAM.replace("{kind}", "Tagger")), Named)
     ((tag, other),) = tagger(names=("day", "night"))([Image.new("RGB", (8, 8), "white")])

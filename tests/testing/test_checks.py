@@ -14,6 +14,7 @@ from pydantic import Field
 from realignkit import Likelihood, LocalCaption, Options, Reward, Scorer, Segmenter, Tag, Tagger, hookimpl
 from realignkit.errors import OptionError, PluginError
 from realignkit.testing import check_plugin, findings
+from realignkit.testing.checks import finding_of
 from tests.testing.conftest import problem, problems
 
 
@@ -230,6 +231,14 @@ class Undocumented(Scorer):
 )
 def test_what_was_returned_or_raised_is_said(plugin, message):
     assert re.search(message, problems(plugin())[0])
+
+
+def test_what_fails_outside_of_the_plugin_is_one_line_without_keys():
+    def fails():
+        raise LookupError("nothing at\nhttps://me:hunter2@host/x")
+
+    found = finding_of("scorer 'x'", "made", fails)
+    assert found.problem == "scorer 'x' failed: LookupError: nothing at https://***@host/x."
 
 
 def test_a_tagger_may_use_numbers_of_numpy_and_name_a_tag_twice():
