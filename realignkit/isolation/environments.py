@@ -10,12 +10,13 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from realignkit.errors import URL, OptionError, OutputError, redacted, redacted_urls, url_secrets
+from realignkit.errors import URL, OptionError, OutputError, hidden_in, redacted, redacted_urls, url_secrets
 from realignkit.files import atomic_write, only_writer
 
 FOLDER_VARIABLE = "REALIGNKIT_ENVIRONMENTS"
@@ -117,7 +118,7 @@ def create(
 
     Args:
         name: letters, digits and hyphens.
-        requires: what to install, as pip takes it.
+        requires: what to install, as pip takes it; what may be a key in an address is in no record and no message.
         python: its interpreter, a path or a version ("3.8"); None: the one that runs this.
         index_url: where packages come from; "": pip's or uv's own index. What may be a key in it (see
             :class:`Environment`) is in no record and no message.
@@ -142,12 +143,11 @@ def create(
         shown = tuple(map(redacted_urls, requires))
         target = Environment(name, folder, shown, _shown(index_url), tuple(map(_shown, extra_index_urls)))
         if uv:
-            steps = [[uv, "venv", "--python", interpreter, str(folder)]]
-            steps += [[uv, "pip", "install", "--python", str(target.python), *requires]] if requires else []
+            make = [uv, "venv", "--python", interpreter, str(folder)]
+            install = [uv, "pip", "install", "--python", str(target.python)]
         else:
-            steps = [[interpreter, "-m", "venv", str(folder)]]
-            pip = [str(target.python), "-m", "pip", "install", "--disable-pip-version-check"]
-            steps += [[*pip, *requires]] if requires else []
+            make = [interpreter, "-m", "venv", str(folder)]
+            install = [str(target.python), "-m", "pip", "install", "--disable-pip-version-check"]
         # Not in the command, which everybody on the machine can read.
         variables = {"PYTHONUNBUFFERED": "1"}
         if index_url:
@@ -157,12 +157,23 @@ def create(
             variables |= dict.fromkeys(names, " ".join(extra_index_urls))
         secrets = _secrets((index_url, *extra_index_urls), requires)
         try:
-            for step in steps:
-                _run(step, variables, lambda line: redacted(redacted_urls(line), secrets), say)
+            with _as_arguments(requires) as arguments:
+                for step in [make, [*install, *arguments]] if requires else [make]:
+                    _run(step, variables, lambda line: hidden_in(line, secrets), say)
             return record(target)
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
+
+
+@contextlib.contextmanager
+def _as_arguments(requires: Sequence[str]) -> Iterator[list[str]]:
+    """Requirements as pip and uv take them: those with a key in a file that nobody else can read."""
+    keyed = [each for each in requires if _secrets((), [each])]
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "requirements.txt"
+        file.write_text("\n".join(keyed), encoding="utf-8")
+        yield [each for each in requires if each not in keyed] + (["-r", str(file)] if keyed else [])
 
 
 def _secrets(index_urls: Sequence[str], requires: Sequence[str]) -> list[str]:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from realignkit import errors
-from realignkit.errors import PluginError, RealignKitError, hidden_in, memory_error, out_of_memory, said_by
+from realignkit.errors import ModelError, PluginError, RealignKitError, hidden_in, memory_error, out_of_memory, said_by
 from realignkit.isolation import worker
 from realignkit.isolation.environments import Environment
 from realignkit.machine import VARIABLES
@@ -156,6 +156,8 @@ class _Running:
     """The process, and what is shared with it; gone with whoever holds this, and with this process, however it ends."""
 
     def __init__(self, environment: Environment, program: Path, attribute: str) -> None:
+        if not hasattr(os, "killpg"):
+            raise ModelError("plugins in processes of their own need Linux or macOS, and this is neither.")
         self.loaded = False
         shared = os.access(_SHARED, os.W_OK) and shutil.disk_usage(_SHARED).free > _ROOM
         self.memory = _SHARED if shared else Path(tempfile.gettempdir())

@@ -121,6 +121,7 @@ def test_what_there_is_not_cannot_be_removed(folder, cli):
 NOTES = """#!/bin/sh
 echo "$0 $*" >> "{notes}"
 echo "index=$PIP_INDEX_URL extra=$PIP_EXTRA_INDEX_URL" >> "{notes}"
+for last; do :; done; [ -f "$last" ] && cat "$last" > "{notes}.file"
 case "$*" in
   *venv*) mkdir -p "$3/bin" && cp "$0" "$3/bin/python" ;;
   *) echo "Looking in indexes: $PIP_INDEX_URL"; {install} ;;
@@ -161,6 +162,8 @@ def test_an_index_with_a_key_is_handed_over_and_kept_nowhere(folder, interpreter
     variables = notes.read_text()
     assert f"index={index} extra={extra} {extra}2" in variables
     assert index not in variables.replace(f"index={index}", "")  # in no command
+    assert "install --disable-pip-version-check faraway -r " in variables and "hunter3" not in variables
+    assert notes.with_suffix(".file").read_text() == "near @ git+https://hunter3-hunter3@git.example/x"
     assert "Looking in indexes: https://***@pypi.example/simple" in done.stderr
     made = environments.find("x")
     assert (made.index_url, made.extra_index_urls) == ("https://***@pypi.example/simple", (extra, f"{extra}2"))
@@ -254,6 +257,20 @@ def test_a_token_in_the_path_of_an_index_is_kept_nowhere(folder, interpreter, en
     assert made.index_url.startswith("https://dl.example/***/org/python/simple/") and environments.find("x") == made
     assert any("https://dl.example/***/org/python/simple/" in line for line in lines)
     assert "WrzXvI" not in str(lines) + (folder / "x" / "environment.json").read_text()
+
+
+@pytest.mark.parametrize("requirement", ["{}", "near @ {}", "near[all]@{} ; python_version > '3'", "git+{}#egg=near"])
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_token_in_a_requirement_is_kept_nowhere(folder, interpreter, cli, requirement, fails):
+    requirement = requirement.format("https://user:hunter2-token@host.example/near-1.0.zip?sig=hunter2")
+    python, notes = interpreter('cat "$last"; echo "ERROR: hunter2-token is refused"' + ("; exit 1" if fails else ""))
+    done = cli("env", "create", "x", "--requires", requirement, "--python", python)
+    listed = cli("env", "list").output
+    assert "host.example" in done.stderr and "*** is refused" in done.stderr
+    assert fails or "host.example" in listed.replace("\n", "")
+    recorded = [path.read_text() for path in folder.glob("x/environment.json")]
+    assert len(recorded) == (not fails) == (done.exit_code == 0)
+    assert "hunter2" not in done.output + listed + notes.read_text() + "".join(recorded)
 
 
 @pytest.mark.parametrize(

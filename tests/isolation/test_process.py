@@ -57,6 +57,12 @@ def process(program):
     made.close()
 
 
+def test_another_system_is_refused(process, monkeypatch):
+    monkeypatch.delattr(os, "killpg")
+    with pytest.raises(ModelError, match="need Linux or macOS"):
+        process.ask("call", what="pid")
+
+
 def gone(pid):
     """Whether a process is no more, or about to be nobody's."""
     for _ in range(HANGS * 10):
