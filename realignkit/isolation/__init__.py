@@ -79,7 +79,8 @@ class Isolated(Plugin):
 
     def out_of_reach(self) -> str:
         """As :meth:`check`: nothing can be computed without it."""
-        return self.check()
+        said = self.check()
+        return f"{said}." if said else ""
 
     @cached_property
     def process(self) -> Process:

@@ -266,6 +266,7 @@ def test_an_environment_that_is_missing_is_said_with_the_command_that_makes_it(p
     tagger.environment = "nowhere"
     command = "realignkit env create nowhere --requires 'some-package==1'"
     assert tagger().check() == f"the environment 'nowhere' is not on this machine: run {command}"
+    assert tagger().out_of_reach() == f"{tagger().check()}."
     with pytest.raises(ModelError, match="is not on this machine: run realignkit env create nowhere"):
         tagger()(tiny_images())
     finding = examine(PluginInfo("tagger", "far", "", tagger), frozenset())
