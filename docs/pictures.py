@@ -19,20 +19,18 @@ from realignkit.report import contact_sheet, heat_sheet, overlay
 IMAGES = Path(__file__).parent / "images"
 PROMPT, SEED = "a yellow car and a blue bench", 49
 WORDS = ("yellow", "blue")
-WIDTH = 512
-"""Of one picture on the page, in pixels."""
 
 
 def pictures() -> dict[str, Image.Image]:
     """File name -> picture."""
-    realigner = Realigner.from_pretrained("micro", heat_maps=WORDS)
+    realigner = Realigner.from_pretrained("micro_256", heat_maps=WORDS)
     result = realigner(PROMPT, seed=SEED)
     maps = heat_sheet(result)
     return {
         "demo.png": contact_sheet([result]),
         "heat-maps.png": reduced(maps),
-        "before.png": enlarged(result.coarse),
-        "after.png": enlarged(result.image),
+        "before.png": result.coarse,
+        "after.png": result.image,
         "layout.png": overlay(result.coarse, result.layout),
     }
 
@@ -41,11 +39,6 @@ def reduced(image: Image.Image) -> Image.Image:
     """Half as wide, in 256 colours."""
     half = image.resize((image.width // 2, image.height // 2), Image.Resampling.LANCZOS)
     return half.convert("P", palette=Image.Palette.ADAPTIVE)
-
-
-def enlarged(image: Image.Image) -> Image.Image:
-    """As wide as the page shows it; its pixels stay pixels."""
-    return image.resize((WIDTH, WIDTH * image.height // image.width), Image.Resampling.NEAREST)
 
 
 if __name__ == "__main__":

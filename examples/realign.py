@@ -8,7 +8,7 @@ from realignkit.report import write_report
 prompt = sys.argv[1] if len(sys.argv) > 1 else "a yellow car and a blue bench"
 folder = sys.argv[2] if len(sys.argv) > 2 else "realignments/example"
 
-realigner = Realigner.from_pretrained("micro")
+realigner = Realigner.from_pretrained("micro_256")
 result = realigner(prompt, seed=43)
 
 for caption in result.captions:

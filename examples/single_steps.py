@@ -10,7 +10,7 @@ from realignkit.report import overlay
 folder = Path(sys.argv[1] if len(sys.argv) > 1 else "realignments/single-steps")
 folder.mkdir(parents=True, exist_ok=True)
 prompt, seed = "a red book and a yellow pen", 42
-realigner = Realigner.from_pretrained("micro")
+realigner = Realigner.from_pretrained("micro_256")
 
 (coarse,) = realigner.generate([prompt], [seed])
 (tags,) = realigner.tag([coarse])

@@ -1,7 +1,7 @@
 """realignkit: make text-to-image diffusion models draw what the prompt says (RealignDiff).
 
 >>> from realignkit import Realigner
->>> result = Realigner.from_pretrained("micro")("a red book and a yellow pen", seed=42)  # doctest: +SKIP
+>>> result = Realigner.from_pretrained("micro_256")("a red book and a yellow pen", seed=42)  # doctest: +SKIP
 >>> result.refined.show()  # doctest: +SKIP
 
 Importing this package imports no torch; names load on first use.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from realignkit.cli._options import ModelName, Threads, Verbose
+from realignkit.cli._options import MODEL_TO_SEE, ModelName, Threads, Verbose
 from realignkit.cli._progress import err, loading, note, out, set_verbosity, writes_into
 from realignkit.errors import DamagedError, ModelError, OptionError, OutputError, PromptError
 from realignkit.machine import suited_threads
@@ -30,7 +30,7 @@ def dense(
         list[str] | None,
         typer.Option(metavar="PHRASE=FILE", help="The same as a picture that is white inside; repeatable."),
     ] = None,
-    model: ModelName = "micro",
+    model: ModelName = MODEL_TO_SEE,
     seed: Annotated[int, typer.Option(min=0, help="Start noise.")] = 42,
     folder: Annotated[
         Path | None, typer.Option("--out", metavar="DIR", help="Where to write.", show_default="realignments/…")

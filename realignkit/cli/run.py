@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from realignkit.cli._options import (
+    MODEL_TO_SEE,
     GuideBy,
     Isolate,
     ModelName,
@@ -49,7 +50,7 @@ DEFAULT_ROOT = Path("realignments")
 def run(
     ctx: typer.Context,
     prompt: Annotated[str | None, typer.Argument(help="What the picture should show.")] = None,
-    model: ModelName = "micro",
+    model: ModelName = MODEL_TO_SEE,
     seed: Annotated[list[int] | None, typer.Option(help="Start noise; repeatable.", show_default="42")] = None,
     folder: Annotated[
         Path | None, typer.Option("--out", metavar="DIR", help="Where to write.", show_default="realignments/…")

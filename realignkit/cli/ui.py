@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from realignkit.cli._options import (
+    MODEL_TO_SEE,
     Isolate,
     ScorerNames,
     SegmenterName,
@@ -36,7 +37,7 @@ def ui(
         list[str] | None,
         typer.Option(
             help="A model that may be chosen on the page; repeatable, the first one is the default.",
-            show_default="micro",
+            show_default=MODEL_TO_SEE,
         ),
     ] = None,
     tagger: TaggerName = None,
@@ -70,7 +71,8 @@ def ui(
     specs = {"tagger": tagger, "scorer": scorer, "segmenter": segmenter}
     options = {"select_by": select_by, "threads": threads}
     makers = {
-        name: functools.partial(realigner_of, name, specs, assignments or [], options) for name in model or ["micro"]
+        name: functools.partial(realigner_of, name, specs, assignments or [], options)
+        for name in model or [MODEL_TO_SEE]
     }
 
     def ready(address: str) -> None:

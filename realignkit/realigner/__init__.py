@@ -117,7 +117,7 @@ class Realigner(Steps):
     @classmethod
     def from_pretrained(
         cls,
-        model: str | Path | Generator | DiffusionPipeline = "micro",
+        model: str | Path | Generator | DiffusionPipeline = "micro_256",
         *,
         tagger: str | Tagger | None = None,
         scorer: str | Scorer | None = None,
@@ -192,7 +192,7 @@ class Realigner(Steps):
     @classmethod
     def drawing(
         cls,
-        model: str | Path | Generator | DiffusionPipeline = "micro",
+        model: str | Path | Generator | DiffusionPipeline = "micro_256",
         *,
         sampling: SamplingOptions | Mapping[str, Any] | None = None,
         options: Mapping[str, Any] | None = None,

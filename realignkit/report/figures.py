@@ -15,7 +15,7 @@ from realignkit.errors import OptionError
 from realignkit.files import atomic_write
 from realignkit.images import open_image
 from realignkit.plots import FORMATS, STYLE, check_matplotlib, document, fonts_for, visible, wrapped
-from realignkit.report.overlay import overlay
+from realignkit.report.overlay import SMALL, overlay
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -27,7 +27,6 @@ CELL, LABEL = 2.0, 1.7
 POINTS, LETTERS = 8, 26
 """The size of text, and how many columns of it go into a label or under a picture's heading."""
 _LINE, _GAP = POINTS * 1.3 / 72, 0.08  # inches
-_SMALL = 128  # pixels up to which pictures keep hard edges
 
 Cell = Image | tuple[str, ...]
 """A picture, or paragraphs of text."""
@@ -201,7 +200,7 @@ def _drawn(grid: Grid, *, every_pixel: bool) -> Figure:
                 write(left, below + high / 2, lines, va="center")
                 continue
             axes = figure.add_axes((left / width, 1 - (below + high) / height, CELL / width, high / height))
-            hard = every_pixel or max(cell.size) <= _SMALL
+            hard = every_pixel or max(cell.size) <= SMALL
             axes.imshow(cell.convert("RGB"), interpolation="none" if hard else "auto")
             axes.set_axis_off()
         below += high + _GAP

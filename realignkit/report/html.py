@@ -18,11 +18,9 @@ from realignkit.images import data_uri
 from realignkit.realignment import Realignment
 from realignkit.report.changes import what_changed
 from realignkit.report.heatmaps import TITLES, heat_pictures
-from realignkit.report.overlay import overlay
+from realignkit.report.overlay import SMALL, overlay
 
 REPORT_NAME = "report.html"
-SMALL = 128
-"""Images up to this width are shown with crisp pixels: smoothing would hide what the model drew."""
 
 
 def write_report(realignment: Realignment, folder: str | Path) -> Path:

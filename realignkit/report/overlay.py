@@ -16,6 +16,8 @@ from realignkit.types import Layout, Likelihood, Segment
 # Okabe and Ito's palette without its black: told apart with every common colour vision deficiency.
 PALETTE = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#CC79A7", "#0072B2", "#D55E00")
 LEGIBLE_WIDTH = 512
+SMALL = 128
+"""Pixels up to which pictures keep hard edges: smoothing would hide what the model drew."""
 FILL_OPACITY = 0.35
 INK, PAPER = (24, 24, 27), (255, 255, 255)
 
@@ -102,9 +104,10 @@ def contact_sheet(realignments: Sequence[Realignment], cell: int = 384) -> Image
 
 
 def enlarge(image: Image.Image, scale: int) -> Image.Image:
-    """An RGB copy, ``scale`` times as wide and high, without smoothing: pixels stay what the model made."""
+    """An RGB copy, ``scale`` times as wide and high; the pixels of small pictures stay what the model made."""
     size = (image.width * scale, image.height * scale)
-    return image.convert("RGB").resize(size, Image.Resampling.NEAREST)
+    method = Image.Resampling.NEAREST if max(image.size) <= SMALL else Image.Resampling.LANCZOS
+    return image.convert("RGB").resize(size, method)
 
 
 def place_label(

@@ -12,7 +12,8 @@ from PIL import Image
 from realignkit.images import data_uri
 from realignkit.report import overlay
 from realignkit.report.changes import what_changed
-from realignkit.report.html import SMALL, environment
+from realignkit.report.html import environment
+from realignkit.report.overlay import SMALL
 from realignkit.types import Layout
 from realignkit.ui.work import Work
 
