@@ -42,7 +42,18 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "realignkit --help": (*COMMAND, "--help"),
     "realignkit plugins": (*COMMAND, "plugins"),
     "realignkit doctor": (*COMMAND, "doctor"),
-    RUN: (*COMMAND, "run", "a green horse and a white clock", "--seed", "9", "--overwrite", "--out", "made"),
+    RUN: (
+        *COMMAND,
+        "run",
+        "a green horse and a white clock",
+        "--model",
+        "micro",
+        "--seed",
+        "9",
+        "--overwrite",
+        "--out",
+        "made",
+    ),
 }
 TORCH, UI = "import torch, diffusers", "realignkit ui, to its page"
 OF_UI: dict[str, tuple[str, ...]] = {TORCH: ("-c", TORCH), UI: (*COMMAND, "ui", "runs", "--port", "0")}

@@ -26,6 +26,8 @@ from realignkit.errors import PluginError
 
 OLDEST = (6, 29)
 """Of gradio's versions, the first that will do."""
+OFFERED = (MODEL_TO_SEE, "micro", "micro_flow")
+"""The models of the page where none is named: the embedded ones, so that a run of each can be gone on from."""
 
 
 def ui(
@@ -37,7 +39,7 @@ def ui(
         list[str] | None,
         typer.Option(
             help="A model that may be chosen on the page; repeatable, the first one is the default.",
-            show_default=MODEL_TO_SEE,
+            show_default=", ".join(OFFERED),
         ),
     ] = None,
     tagger: TaggerName = None,
@@ -71,8 +73,7 @@ def ui(
     specs = {"tagger": tagger, "scorer": scorer, "segmenter": segmenter}
     options = {"select_by": select_by, "threads": threads}
     makers = {
-        name: functools.partial(realigner_of, name, specs, assignments or [], options)
-        for name in model or [MODEL_TO_SEE]
+        name: functools.partial(realigner_of, name, specs, assignments or [], options) for name in model or OFFERED
     }
 
     def ready(address: str) -> None:

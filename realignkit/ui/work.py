@@ -180,7 +180,8 @@ class Work:
             layout = layout_of(objects, with_unlikely=realigner.segment_unlikely)
             captions = [item.caption for item in objects]
             made = refined_again(realigner, version.realignment, captions, layout, notes, progress=progress)
-            self._keep(Version(made, objects, "; ".join(changes) or "with other settings"))
+            unchanged = "the same again" if made.settings == version.realignment.settings else "with other settings"
+            self._keep(Version(made, objects, "; ".join(changes) or unchanged))
 
         self.job = self.desk.submit(work)
 

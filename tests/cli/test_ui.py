@@ -56,12 +56,27 @@ def test_plugins_are_found_before_the_servers_threads_are_about(monkeypatch):
     assert found == [1]
 
 
-@pytest.mark.parametrize("model", ["micro", "micro_256"])
-def test_the_models_that_the_page_is_given_can_be_made(cli, monkeypatch, model):
-    """What ``ui`` passes on is what making a realigner asks for; the page itself wants gradio."""
+@pytest.fixture
+def offered(cli, monkeypatch):
+    """What ``ui``, with these options, lets the page make; the page itself wants gradio."""
     given = []
     monkeypatch.setattr(metadata, "version", lambda name: "6.29.0")
     server = SimpleNamespace(serve=lambda makers, *more: given.append(makers))
     monkeypatch.setitem(sys.modules, "realignkit.ui.server", server)
-    assert cli("ui", "--model", model).exit_code == 0
-    assert given[0][model]().generator.options.companions["tagger"] == "micro"
+
+    def models(*options):
+        assert cli("ui", *options).exit_code == 0
+        return given[-1]
+
+    return models
+
+
+@pytest.mark.parametrize("model", ["micro", "micro_256"])
+def test_the_models_that_the_page_is_given_can_be_made(offered, model):
+    """What ``ui`` passes on is what making a realigner asks for."""
+    assert offered("--model", model)[model]().generator.options.companions["tagger"] == "micro"
+
+
+def test_the_page_begins_with_large_pictures_and_goes_on_from_runs_of_any_embedded_model(offered):
+    assert list(offered()) == ["micro_256", "micro", "micro_flow"]
+    assert list(offered("--model", "micro_flow", "--model", "micro")) == ["micro_flow", "micro"]

@@ -38,6 +38,7 @@ def test_refining_again_from_the_same_noise_gives_the_same_and_with_another_layo
     work.refine_again()
     assert same(finish(work).version.realignment.refined, first.refined)
     assert work.version.realignment.settings == first.settings
+    assert work.version.title == "the same again"
     work.change(likelihood="possible")
     work.paint(Image.new("L", (8, 8), 255))
     assert len(work.changes) == 1
