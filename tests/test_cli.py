@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import subprocess
@@ -358,6 +359,28 @@ def test_plugins_show_lists_options(cli):
     assert "how sure a tag must be" in result.output
     assert "pip install" in cli("plugins", "show", "scorer", "distant").output
     assert cli("plugins", "show", "tagger", "nope").exit_code == 2
+
+
+def test_what_people_look_at_is_large_and_what_is_measured_or_trained_stays_small():
+    from typer.main import get_command
+
+    from realignkit import Realigner
+    from realignkit.cli import app
+    from realignkit.cli.train import DEFAULT_MODEL
+
+    commands = get_command(app).commands
+    ablations = {f"ablate {name}": command for name, command in commands["ablate"].commands.items()}
+    drawn_by = {
+        name: option.default
+        for name, command in {**commands, **ablations}.items()
+        for option in command.params
+        if option.name == "model" and option.default is not None
+    }
+    for name in ("run", "dense"):
+        assert drawn_by.pop(name) == "micro_256"
+    assert (set(drawn_by.values()), DEFAULT_MODEL) == ({"micro"}, "micro")
+    for make in (Realigner.from_pretrained, Realigner.drawing):
+        assert inspect.signature(make).parameters["model"].default == "micro_256"
 
 
 def test_version(cli):

@@ -27,6 +27,14 @@ def test_small_images_are_enlarged_until_labels_can_be_read():
     assert overlay(noise(64, 48), Layout(), scale=3).size == (192, 144)
 
 
+def test_large_images_are_enlarged_smoothly_and_small_ones_keep_their_pixels():
+    for side, smooth in ((128, False), (256, True)):
+        halves = Image.new("L", (side, side))
+        halves.paste(200, (side // 2, 0, side, side))
+        between = set(np.unique(np.asarray(enlarge(halves, 2)))) - {0, 200}
+        assert bool(between) == smooth
+
+
 def test_an_empty_layout_leaves_every_pixel():
     image = noise(64, 64)
     assert np.array_equal(np.asarray(overlay(image, Layout(), scale=8)), np.asarray(image).repeat(8, 0).repeat(8, 1))
