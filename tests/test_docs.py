@@ -57,7 +57,7 @@ EXEMPT_COMMANDS = {
     r"realignkit study make ablations/": "needs those pictures; tests/cli/test_study.py has some",
     r"realignkit ablate methods --rows micro": "needs two trainings; docs/how-to/ablations.md measures the other rows",
     r"realignkit ablate stages --prompts CC-500": "measures for hours; docs/how-to/ablations.md has small ones",
-    r"realignkit ablate stages .*size=200": "measures for minutes; docs/how-to/ablations.md has small ones",
+    r"realignkit ablate stages .*size=(200|400)": "measures for minutes; docs/how-to/ablations.md has small ones",
     r"(git clone|cd|source) ": "the reader's way to a checkout and its environment",
     r"python -m realignkit_plugins\.micro\.train": "trains for hours",
     r"realignkit study serve": "serves until it is stopped; tests/study/test_server.py starts and stops it",
