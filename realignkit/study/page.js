@@ -169,6 +169,7 @@ let sending = false, pause = 1;
 async function send() {
   if (sending) return;
   sending = true;
+  if (unsent().length) say("");  // "Saved" was of what came before
   for (let waiting; (waiting = unsent()).length; ) {
     const [key, answer] = waiting[0], person = memory.person;
     try {
@@ -179,7 +180,8 @@ async function send() {
       if (response.status >= 500) throw new Error(response.status);
       answer.sent = true;
       pause = 1;
-      say(response.ok ? "Saved" : "The server does not know this study any more: ask whoever gave you the address.");
+      if (!response.ok) say("The server does not know this study any more: ask whoever gave you the address.");
+      else if (!unsent().length) say("Saved");
       remember();
     } catch {
       say("Waiting for the server; your answers are kept here …");
@@ -217,6 +219,7 @@ $("another").addEventListener("click", () => {
   if (!study.server) download();  // what is not taken along now would be lost
   if (unsent().length || !confirm("Begin anew, as another person?")) return;
   memory = fresh();
+  say("");
   deal();
   go(0);
 });

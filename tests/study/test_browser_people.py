@@ -96,10 +96,26 @@ def test_somebody_else_on_the_same_device(visit, running):
     page.locator("#thanks", has_text="All your answers are saved").wait_for()
     page.evaluate("window.confirm = () => true")
     page.click("#another")
+    assert page.inner_text("#saved") == ""  # of somebody else's answers
     page.click("#begin")
     answer_all(page, 1)
     saved(page)
     assert len({answer.person for answer in Answers(folder, study).read()}) == 2
+
+
+def test_saved_is_said_of_the_newest_answer(visit, running):
+    folder, study, address = running
+    page = know(visit(address), study)
+    answer_all(page, 1)
+    saved(page)
+    held = []
+    page.route("**/answers/**", lambda route: held.append(route))  # a slow server
+    with page.expect_request("**/answers/**"):
+        answer_all(page, 1)
+    assert page.inner_text("#saved") == ""
+    held[0].continue_()
+    saved(page)
+    assert len(Answers(folder, study).read()) == 2
 
 
 def test_a_hostile_prompt_is_a_text(visit, make):
