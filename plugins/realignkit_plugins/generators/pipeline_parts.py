@@ -16,6 +16,8 @@ from realignkit_plugins.weight_folders import refuse_quantised
 _PREDICTIONS = ("epsilon", "sample", "v_prediction", "flow_prediction")
 _SAME_MODEL = "Use parts of the same model."
 _GIVE_A_VAE = "Give a folder or hub id of an AutoencoderKL alone (of a pipeline, its folder vae)."
+_LATENTS = ("scaling_factor", "shift_factor", "latents_mean", "latents_std")
+"""What an AutoencoderKL's config says of its latents."""
 
 
 def check_index(index: Any, model: str) -> None:
@@ -119,17 +121,19 @@ def check_fit(pipeline: Any, network: str, model: str) -> None:
         )
 
 
-def load_vae(vae: str, index: Mapping[str, Any], model: str, dtype: Any) -> Any:
+def load_vae(vae: str, folder: str, hub: Mapping[str, Any], index: Mapping[str, Any], model: str, dtype: Any) -> Any:
     """An autoencoder to use instead of a pipeline's own, from safetensors, in evaluation mode.
 
     Args:
         vae: see :func:`realignkit_plugins.model_names.resolve_model`.
+        folder: of the pipeline, or its hub id.
+        hub: how that is asked for at the hub.
         index: what the pipeline's model_index.json holds.
         model: what the user calls the pipeline, for messages.
         dtype: of its weights.
 
     Raises:
-        ModelError: it is missing, damaged or no AutoencoderKL, or the pipeline's own is none.
+        ModelError: it is missing, damaged or no AutoencoderKL, the pipeline's own is none, or their latents differ.
     """
     from diffusers import AutoencoderKL
 
@@ -140,17 +144,38 @@ def load_vae(vae: str, index: Mapping[str, Any], model: str, dtype: Any) -> Any:
             f"'{model}' has {has}, and another can only stand for an AutoencoderKL. Leave the option vae out."
         )
     with loading("vae", vae):
-        folder = resolve_model(vae)
-        if Path(folder).is_dir():
-            if not (Path(folder) / "config.json").is_file():
+        files = resolve_model(vae)
+        if Path(files).is_dir():
+            if not (Path(files) / "config.json").is_file():
                 raise ModelError(f"'{vae}' has no config.json. {_GIVE_A_VAE}")
-            refuse_quantised(Path(folder), ["."], None, vae)
-        kind = AutoencoderKL.load_config(folder).get("_class_name")
-        if kind != "AutoencoderKL":
+            refuse_quantised(Path(files), ["."], None, vae)
+        config = AutoencoderKL.load_config(files)
+        if (kind := config.get("_class_name")) != "AutoencoderKL":
             raise ModelError(
                 f"'{vae}' is {f'a {kind}' if kind else 'of another library'}, no AutoencoderKL. {_GIVE_A_VAE}"
             )
-        return load_model(AutoencoderKL, folder, vae, dtype)
+        loaded = load_model(AutoencoderKL, files, vae, dtype)
+    try:
+        replaced = AutoencoderKL.load_config(folder, subfolder="vae", **hub)
+    except OSError:  # a pipeline may come without one of its own
+        return loaded
+    _check_latents(vae, config, model, replaced)
+    return loaded
+
+
+def _check_latents(vae: str, config: Mapping[str, Any], model: str, replaced: Mapping[str, Any]) -> None:
+    """Refuse an autoencoder of other latents, which would draw something else, or noise, of what a network predicts."""
+    from diffusers import AutoencoderKL
+
+    defaults = inspect.signature(AutoencoderKL).parameters
+    for name in _LATENTS:
+        # No shift and one of zero are the same.
+        decodes, made = (each.get(name, defaults[name].default) or None for each in (config, replaced))
+        if decodes != made:
+            raise ModelError(
+                f"'{vae}' decodes other latents than '{model}' draws: its {name} is {decodes}, that of the model's own "
+                f"vae {made}. Set the option vae to null, with which the model's own is used."
+            )
 
 
 def _misfits(pipeline: Any, network: str) -> Iterator[str]:

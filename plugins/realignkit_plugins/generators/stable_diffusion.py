@@ -266,7 +266,7 @@ def load_pipeline(
             refuse_code(index, model)
             dtype = suited_dtype(settings.dtype, device, str(index.get("_class_name")))
             if settings.vae is not None:
-                parts["vae"] = load_vae(settings.vae, index, model, dtype)
+                parts["vae"] = load_vae(settings.vae, folder, hub, index, model, dtype)
             extras: dict[str, Any] = {**hub, **parts}
             if variant is not None:
                 extras["variant"] = variant

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from transformers import CLIPTextModel
 
 from realignkit.errors import ModelError
+from realignkit.registry import default_registry
 from realignkit_plugins.generators.pipeline_parts import check_fit
 from realignkit_plugins.generators.stable_diffusion import StableDiffusionGenerator
 from tests.attention.pixart import pixart_pipeline
@@ -240,6 +241,36 @@ def test_another_vae_has_to_fit(folder: Path, finer: Path) -> None:
     with pytest.raises(ModelError, match="its unet reads 4 channels, and its vae makes 16") as caught:
         with_vae(folder, finer).pipeline()
     assert f"the parts of '{folder}' and '{finer}' do not fit together" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "own"),
+    [("scaling_factor", 0.695, 0.18215), ("shift_factor", 0.1, None), ("latents_mean", [0.5] * 4, None)],
+)
+def test_another_vae_decodes_the_same_latents(name: str, value: object, own: object, folder: Path, finer: Path) -> None:
+    change(finer / "config.json", **{name: value})
+    with pytest.raises(ModelError) as caught:
+        with_vae(folder, finer).pipeline()
+    assert str(caught.value) == (
+        f"'{finer}' decodes other latents than '{folder}' draws: its {name} is {value}, that of the model's own vae "
+        f"{own}. Set the option vae to null, with which the model's own is used."
+    )
+
+
+def test_a_shift_of_zero_is_none(folder: Path, finer: Path) -> None:
+    change(finer / "config.json", shift_factor=0.0)
+    assert with_vae(folder, finer).pipeline().vae.config.shift_factor == 0.0
+
+
+def test_the_embedded_decoder_is_for_models_of_its_latents(folder: Path, tmp_path: Path) -> None:
+    registry = default_registry()
+    with pytest.raises(ModelError, match=r"'micro:vae_256' decodes other latents than .*: its scaling_factor is "):
+        registry.create("generator", "micro_256", model=str(folder), device="cpu").pipeline()
+    own = registry.create("generator", "micro_256", model=str(folder), device="cpu", vae=None).pipeline()
+    assert own.vae.config.scaling_factor == AutoencoderKL.load_config(folder / "vae")["scaling_factor"]
+    registry.create("generator", "micro", device="cpu").pipeline().save_pretrained(tmp_path / "trained")
+    trained = registry.create("generator", "micro_256", model=str(tmp_path / "trained"), device="cpu").pipeline()
+    assert trained.vae.config.sample_size == 256
 
 
 @pytest.mark.parametrize("vae", ["micro:base", "micro:nope", "nowhere/at/all", "vae.safetensors"])
