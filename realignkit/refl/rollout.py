@@ -159,9 +159,11 @@ class Rollout:
         """
         scheduler = self.scheduler()
         latents: Tensor = noise * initial_scale(scheduler)
-        for index, timestep in enumerate(self.networks.noise.timesteps_of(scheduler)):
-            prediction = self._predict_quietly(latents, timestep, text)
-            latents = scheduler.step(prediction, scheduler.timesteps[index], latents, return_dict=False)[0]
+        # Around all steps, so that weights are rounded once and not at each.
+        with self.networks.autocast():
+            for index, timestep in enumerate(self.networks.noise.timesteps_of(scheduler)):
+                prediction = self._predict_quietly(latents, timestep, text)
+                latents = scheduler.step(prediction, scheduler.timesteps[index], latents, return_dict=False)[0]
         return latents
 
     @torch.no_grad()

@@ -7,7 +7,8 @@ prediction is learnt twice: as it is for the good half of the picture, mirrored 
     v- = (1 + beta) v_old - beta v
     loss = r |v+ - v*|^2 / w+ + (1 - r) |v- - v*|^2 / w-
 
-``v*`` is the target and ``w`` the mean absolute error, held. ``v`` is whatever the network predicts, so the same lines
+The paper's KL to the frozen model is, between two steps of equal noise, the squared distance of the predictions; it
+weighs ``kl_weight``. ``v*`` is the target and ``w`` the mean absolute error, held. ``v`` is whatever the network predicts, so the same lines
 serve epsilon, v and flow. A timestep weighs as its errors in x_0 do, as in the paper, but not without a limit: those of
 epsilon grow with noise over signal, up to fourteenfold.
 """
@@ -25,6 +26,8 @@ from realignkit.refl.algorithms.feedback import CURRENT, Feedback, FeedbackOptio
 from realignkit.refl.data import Order
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch import Tensor
 
     from realignkit.refl.pictures import RatedPictures
@@ -51,6 +54,13 @@ class NFTOptions(FeedbackOptions):
         gt=0,
         allow_inf_nan=False,
         description="a timestep weighs as its errors in x_0 do, at most so much; none: all alike",
+    )
+    kl_weight: float = Field(
+        0.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="of the squared distance from the frozen model's conditional prediction, which holds colours and "
+        "style; 0: free to go",
     )
     guided: bool = Field(
         False,
@@ -132,10 +142,11 @@ class NFT(Feedback):
                 old = self.predict(latents, timesteps, prompts)
             unconditional = self._unconditional(latents, timesteps)
         now = self.predict(latents, timesteps, prompts)
+        loss = self._distance(now, latents, timesteps, prompts)
         if unconditional is not None:
             old, now = (losses.guide(unconditional, each, self.options.guidance_scale or 1.0) for each in (old, now))
         goodness = self.goodness[indices].to(now.device)
-        loss = losses.nft(now, old, target, goodness, self.options.beta) * self._weights(timesteps)
+        loss = (loss + losses.nft(now, old, target, goodness, self.options.beta)) * self._weights(timesteps)
         check_errors(loss)
         self.accumulate(gradients.reward, loss.mean() * batch.scale)
         gradients.note("reward_loss", float(loss.detach().mean()))
@@ -159,6 +170,16 @@ class NFT(Feedback):
             return torch.ones_like(timesteps, dtype=torch.float32)
         noise = self.networks.noise
         return losses.x0_slope(noise.level(timesteps), noise.kind).flatten().clamp(max=limit)
+
+    def _distance(self, now: Tensor, latents: Tensor, timesteps: Tensor, prompts: Sequence[str]) -> Tensor | float:
+        """How far predictions (B, C, h, w) are from the frozen model's, weighed; (B,), or 0 where it does not count."""
+        import torch
+
+        if not self.options.kl_weight:
+            return 0.0
+        with torch.no_grad(), self.trainable.base():
+            frozen = self.predict(latents, timesteps, prompts)
+        return self.options.kl_weight * (now - frozen).square().mean((1, 2, 3))
 
     def _unconditional(self, latents: Tensor, timesteps: Tensor) -> Tensor | None:
         """The frozen model's, where guided predictions are learnt."""

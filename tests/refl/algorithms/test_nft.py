@@ -18,14 +18,20 @@ from tests.refl.test_step import close
 NFT = {"algorithm": "nft", "validation.every": 0}
 
 
-@pytest.mark.parametrize(("guided", "max_weight"), [(False, None), (False, 0.8), (True, 4.0)])
-def test_loss_and_gradient_are_those_of_a_plain_loop(make_trainer, guided, max_weight):
-    """Picture by picture: goodness, both halves, each error over its own mean absolute error, held; by the timestep."""
-    options = {"beta": 0.7, "max_advantage": 1.5, "guided": guided, "guidance_scale": 3.0, "pictures_at_once": 3}
+@pytest.mark.parametrize(
+    ("guided", "max_weight", "kl_weight"), [(False, None, 0.0), (False, 0.8, 0.6), (True, 4.0, 0.6)]
+)
+def test_loss_and_gradient_are_those_of_a_plain_loop(make_trainer, guided, max_weight, kl_weight):
+    """Picture by picture: goodness, both halves, each error over its own mean absolute error, held; by the timestep.
+
+    And the distance of the conditional prediction from the frozen model's, which is not the old policy.
+    """
+    options = {"kl_weight": kl_weight, "beta": 0.7, "max_advantage": 1.5, "guided": guided, "guidance_scale": 3.0, "pictures_at_once": 3}
     options["max_weight"] = max_weight
     trainer = make_trainer(Blind(), **NFT, denoising_weight=0, nft=options)
     trainer.gradients(0)
     move(trainer.trainable)
+    trainer.trainable.kept[CURRENT] = [each - 0.05 for each in trainer.trainable.copied()]
     found, algorithm, networks = trainer.gradients(0), trainer.learner.algorithm, trainer.networks
     pictures, total, pipeline = algorithm.pictures, 0.0, trainer.networks.pipeline
     for place in (0, 1):
@@ -43,8 +49,11 @@ def test_loss_and_gradient_are_those_of_a_plain_loop(make_trainer, guided, max_w
                 return networks.unet(latents, t, pipeline.encode_prompt([prompt], "cpu", 1, False)[0]).sample
 
             with torch.no_grad(), trainer.trainable.base():
-                old, empty = predict(pictures.prompt(i)), predict("")
+                frozen, empty = predict(pictures.prompt(i)), predict("")
+            with torch.no_grad(), trainer.trainable.holding(trainer.trainable.kept[CURRENT]):
+                old = predict(pictures.prompt(i))
             now = predict(pictures.prompt(i))
+            distance = (now - frozen).square().mean()
             if guided:
                 old, now = empty + 3.0 * (old - empty), empty + 3.0 * (now - empty)
             good, bad = 0.3 * old + 0.7 * now - noise, 1.7 * old - 0.7 * now - noise
@@ -52,7 +61,7 @@ def test_loss_and_gradient_are_those_of_a_plain_loop(make_trainer, guided, max_w
             loss = loss + (1 - goodness) * bad.square().mean() / bad.detach().abs().mean()
             # x_0 is (x_t - sqrt(1 - abar) eps) / sqrt(abar).
             weight = 1.0 if max_weight is None else min(float(((1 - abar) / abar) ** 0.5), max_weight)
-            total = total + weight * loss / 0.7 / 6
+            total = total + weight * (loss / 0.7 + kl_weight * distance) / 6
     close(found.reward, torch.autograd.grad(total, list(trainer.trainable.parameters.values())))
     assert found.values["reward_loss"] == pytest.approx(float(total.detach()), rel=1e-4)
 
