@@ -191,15 +191,16 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "optimizer": {"betas": (0.9, 0.99)},
         "ema_decay": 0.98,
     },
-    # What tells the model's own pictures of a prompt apart, by any reward: drawn in rounds, each by what the one before
-    # has taught, and without guidance, whose exaggeration is nothing to learn. Sample with less guidance afterwards.
+    # What tells the model's own pictures of a prompt apart, by any reward: drawn in short rounds, each by what the one
+    # before has taught, for what is learnt of old pictures leads away from the model; and without guidance, whose
+    # exaggeration is nothing to learn. Sample with less guidance afterwards.
     "feedback": {
         "algorithm": "nft",
-        "nft": {"guidance_scale": 1.0, "prompts_per_round": 256, "iterations_per_round": 40},
+        "nft": {"guidance_scale": 1.0, "prompts_per_round": 128, "iterations_per_round": 10},
         "trainable": "unet",
         "train_text_encoder": True,
         "denoising_weight": 0.0,
-        "iterations": 560,
+        "iterations": 440,
         "batch_size": 64,
         "learning_rate": 3e-4,
         "schedule": "cosine",
