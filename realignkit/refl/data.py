@@ -244,13 +244,17 @@ class Pairs:
         networks: whose latents.
         guidance_scale: with which the model itself has drawn the images; None: they are no model's.
 
+    Attributes:
+        pairs, rows: of :class:`PairList`.
+
     Raises:
         OptionError: there is no such folder, it holds no pair, or an image or caption cannot be used.
     """
 
     def __init__(self, folder: Path, networks: Networks, guidance_scale: float | None = None) -> None:
         self.folder, self.networks, self.guidance_scale = folder, networks, guidance_scale
-        self.pairs = read_pairs(folder).pairs
+        read = read_pairs(folder)
+        self.pairs, self.rows = read.pairs, read.rows
         self._latents: dict[int, Tensor] = {}
 
     def __len__(self) -> int:

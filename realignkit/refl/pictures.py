@@ -18,7 +18,7 @@ from realignkit.errors import DamagedError, OptionError
 from realignkit.images import open_image
 from realignkit.provenance import digest_of
 from realignkit.records import sealed_notes
-from realignkit.refl.data import METADATA, TABLES, Pairs, read_pairs
+from realignkit.refl.data import METADATA, TABLES, Pairs
 from realignkit.refl.seeds import numpy_rng
 
 if TYPE_CHECKING:
@@ -57,7 +57,6 @@ class RatedPictures(Pairs):
                 f"'{REWARD}' (higher is better) or '{RANK}' (1 is the best)."
             )
         super().__init__(folder, networks)
-        rows = read_pairs(folder).rows
         lines = Counter((posixpath.normpath(name), prompt) for name, prompt in self.pairs)
         (name, prompt), times = lines.most_common(1)[0]
         if times > 1:
@@ -66,7 +65,7 @@ class RatedPictures(Pairs):
         for i, (_, prompt) in enumerate(self.pairs):
             of_prompt.setdefault(prompt, []).append(i)
         self.groups = tuple(tuple(members) for members in of_prompt.values() if len(members) > 1)
-        self.rewards = _rewards(folder, [name for name, _ in self.pairs], rows)
+        self.rewards = _rewards(folder, [name for name, _ in self.pairs], self.rows)
         if len(self.rewards) == 1:
             (self.scores,) = self.rewards.values()
         else:

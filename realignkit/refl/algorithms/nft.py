@@ -8,9 +8,9 @@ prediction is learnt twice: as it is for the good half of the picture, mirrored 
     loss = r |v+ - v*|^2 / w+ + (1 - r) |v- - v*|^2 / w-
 
 The paper's KL to the frozen model is, between two steps of equal noise, the squared distance of the predictions; it
-weighs ``kl_weight``. ``v*`` is the target and ``w`` the mean absolute error, held. ``v`` is whatever the network predicts, so the same lines
-serve epsilon, v and flow. A timestep weighs as its errors in x_0 do, as in the paper, but not without a limit: those of
-epsilon grow with noise over signal, up to fourteenfold.
+weighs ``kl_weight``. ``v*`` is the target and ``w`` the mean absolute error, held. ``v`` is whatever the network
+predicts, so the same lines serve epsilon, v and flow. A timestep weighs as its errors in x_0 do, as in the paper, but
+not without a limit: those of epsilon grow with noise over signal, up to fourteenfold.
 """
 
 from __future__ import annotations

@@ -26,7 +26,14 @@ def test_loss_and_gradient_are_those_of_a_plain_loop(make_trainer, guided, max_w
 
     And the distance of the conditional prediction from the frozen model's, which is not the old policy.
     """
-    options = {"kl_weight": kl_weight, "beta": 0.7, "max_advantage": 1.5, "guided": guided, "guidance_scale": 3.0, "pictures_at_once": 3}
+    options = {
+        "kl_weight": kl_weight,
+        "beta": 0.7,
+        "max_advantage": 1.5,
+        "guided": guided,
+        "guidance_scale": 3.0,
+        "pictures_at_once": 3,
+    }
     options["max_weight"] = max_weight
     trainer = make_trainer(Blind(), **NFT, denoising_weight=0, nft=options)
     trainer.gradients(0)
