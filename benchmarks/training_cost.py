@@ -2,7 +2,7 @@ r"""What a training gained against what it cost: pictures and minutes, beside th
 
     realignkit train … --set validation.every=40 --out runs/nft    # a training with validations, and so on
     realignkit eval --model micro --prompts micro:validation,size=128 --seed 1000 --seed 2000 --seed 3000 \
-        --metric micro_oracle --metric caption --set metric.caption.estimator=likelihood --out runs/base
+        --metric micro_oracle --metric caption --set 'metric.caption.options={"estimator": "likelihood"}' --out runs/base
     python benchmarks/training_cost.py nft=runs/nft dpo=runs/dpo --base runs/base   # adds to what has been read
     python benchmarks/training_cost.py                                              # draws that again
 
