@@ -2,7 +2,7 @@ r"""What a training gained against what it cost: pictures and minutes, beside th
 
     realignkit train … --set validation.every=40 --out runs/nft    # a training with validations, and so on
     realignkit eval --model micro --prompts micro:validation,size=128 --seed 1000 --seed 2000 --seed 3000 \
-        --metric micro_oracle --metric caption --set 'metric.caption.options={"estimator": "likelihood"}' --out runs/base
+        --metric micro_oracle --metric micro_caption --out runs/base
     python benchmarks/training_cost.py nft=runs/nft dpo=runs/dpo --base runs/base   # adds to what has been read
     python benchmarks/training_cost.py                                              # draws that again
 
@@ -137,7 +137,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("trainings", nargs="*", metavar="NAME=RUN", help="a training's folder, and what to call it")
     parser.add_argument("--base", type=Path, help="an evaluation of the base, several pictures of each prompt")
-    parser.add_argument("--reward", default="caption", help="of that evaluation, which chooses")
+    parser.add_argument("--reward", default="micro_caption", help="of that evaluation, which chooses")
     parser.add_argument("--results", type=Path, default=RESULTS, help="numbers; the table goes beside them")
     parser.add_argument("--svg", type=Path, default=DRAWING)
     options = parser.parse_args()
