@@ -15,8 +15,8 @@ class T2VMetrics(IsolatedMetric):
     environment = "t2v-metrics"
     python = "3.10"
     requires = (
-        *("t2v-metrics==1.2", "clip-anytorch==2.6.0", "diffusers==0.25.1", "huggingface_hub<0.24"),
-        "setuptools<70",
+        *("t2v-metrics==1.2", "image-reward==1.5", "clip-anytorch==2.6.0", "diffusers==0.25.1"),
+        *("torch==2.2.2", "torchvision==0.17.2", "numpy<2", "huggingface_hub<0.24", "setuptools<70"),
     )
     program = Path(__file__).with_name("t2v_metrics_program.py")
 

@@ -23,6 +23,9 @@ class Plugin:
 
     def load(self, model):
         """The package's scorer."""
+        known = t2v_metrics.list_all_vqascore_models()
+        if model not in known:
+            raise ValueError("there is no model '{}'; the package knows {}".format(model, ", ".join(known)))
         return t2v_metrics.VQAScore(model=model, device=self.device)
 
     def __call__(self, images, prompts):
