@@ -26,7 +26,11 @@ class Plugin:
         known = t2v_metrics.list_all_vqascore_models()
         if model not in known:
             raise ValueError("there is no model '{}'; the package knows {}".format(model, ", ".join(known)))
-        return t2v_metrics.VQAScore(model=model, device=self.device)
+        score = t2v_metrics.VQAScore(model=model, device=self.device)
+        if self.device == "cpu":
+            # The package mixes bfloat16 and float32 there, for its autocast is CUDA's alone.
+            score.model.model.float()
+        return score
 
     def __call__(self, images, prompts):
         """The score of each picture and its prompt."""

@@ -19,6 +19,7 @@ from realignkit_plugins.isolated.grounded_sam import GroundedSamPackage
 from realignkit_plugins.isolated.image_reward import ImageRewardPackage
 from realignkit_plugins.isolated.lavis import LavisBLIP2
 from realignkit_plugins.isolated.open_clip import OpenCLIPPackage
+from realignkit_plugins.isolated.t2v_metrics import T2VMetrics
 from realignkit_plugins.rewards.clip import CLIPReward
 from realignkit_plugins.rewards.image_reward import ImageReward
 
@@ -110,4 +111,16 @@ def test_blip2_answers(words):
     answers = package(tiny_images()[:2], ["what is it?", "how many?"])
     assert len(answers) == 2 and all(isinstance(answer, str) for answer in answers)
     assert answers != package(tiny_images()[:2], ["why not?", "how many?"])
+    check_plugin(package)
+
+
+def test_vqascore_is_a_probability_of_each_picture_and_its_prompt(tmp_path):
+    package = make(T2VMetrics, model=str(tmp_path))
+    images, prompts = tiny_images()[:2], ["a red book", "a yellow pen"]
+    scores = [each["vqascore"] for each in package.judge_each(images, prompts)]
+    assert all(0 < score < 1 for score in scores)
+    swapped = [each["vqascore"] for each in package.judge_each(images, prompts[::-1])]
+    assert len({*scores, *swapped}) == 4
+    (alone,) = package.judge_each(images[1:], prompts[1:])
+    assert alone["vqascore"] == pytest.approx(scores[1], rel=1e-5)
     check_plugin(package)

@@ -113,4 +113,28 @@ def tiny_lavis(model, model_type, template, device):
     return Plugin(model, model_type, template, device)
 
 
+def tiny_t2v_metrics(model, device):
+    """CLIP-FlanT5 of small parts, untrained, by the package's own loading; ``model`` is a folder for them."""
+    import transformers as hf
+    from t2v_metrics.models.vqascore_models import clip_t5_model as kind
+
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    vision = hf.CLIPVisionModel(hf.CLIPVisionConfig(image_size=28, patch_size=14, **sizes))
+    eyes, words, whole = (str(Path(model) / name) for name in ("eyes", "words", "whole"))
+    vision.save_pretrained(eyes)
+    size = {"size": {"shortest_edge": 28}, "crop_size": {"height": 28, "width": 28}}
+    hf.CLIPImageProcessor(**size).save_pretrained(eyes)
+    spelt = hf.ByT5Tokenizer()
+    spelt.save_pretrained(words)
+    seen = {"mm_vision_tower": eyes, "mm_hidden_size": 32, "mm_vision_select_layer": -2}
+    config = kind.CLIPT5ForConditionalGeneration.config_class(
+        vocab_size=len(spelt), d_model=32, d_kv=16, d_ff=64, num_layers=2, num_heads=2, decoder_start_token_id=0, **seen
+    )
+    kind.CLIPT5ForConditionalGeneration(config).save_pretrained(whole)
+    made = kind.CLIP_T5_MODELS["clip-flant5-xl"]
+    made["model"]["path"], made["tokenizer"]["path"] = whole, words
+    return program("t2v_metrics").Plugin("clip-flant5-xl", device)
+
+
 Plugin = globals()[f"tiny_{Path(sys.prefix).name.replace('-', '_')}"]  # of the environment that this runs in
