@@ -248,6 +248,8 @@ class Reward(Plugin):
       about all candidates of one prompt at a time;
     - ``guiding(images, prompts)``: what guides sampling instead of what calling it gives, of the same form, where the
       gradient of that is too noisy for single images: where it samples captions, say;
+    - ``training_options``: names of the options on which only what it is trained with depends: ``reported`` is the
+      same whatever they are, so that nobody may give them to measure with;
     - ``features(images)``: float (B, D), for a Fréchet distance;
     - ``parts``: of a weighted sum, a tuple of pairs: a reward (:class:`realignkit.named.Named`) and its weight. They
       are logged one by one.

@@ -278,11 +278,26 @@ def measuring_reward(
     spec: str,
     options: Mapping[str, Any] | None = None,
     companions: Mapping[str, str] | None = None,
+    *,
+    as_trained: bool = False,
 ) -> Any:
-    """:func:`make_reward`, to measure with: in float32 on every device, unless the option ``dtype`` says otherwise."""
+    """:func:`make_reward`, to measure with: in float32 on every device, unless the option ``dtype`` says otherwise.
+
+    Raises:
+        OptionError: as there, or (unless what it is trained with is measured, ``as_trained``) an option on which
+            nothing that the reward reports depends.
+    """
     infos = (registry.info("reward", name) for name in rewards_in(spec, companions).values())
     known = any("dtype" in (option_names(info) or ()) for info in infos)
-    return make_reward(registry, spec, {**({"dtype": "fp32"} if known else {}), **(options or {})}, companions)
+    reward = make_reward(registry, spec, {**({"dtype": "fp32"} if known else {}), **(options or {})}, companions)
+    parts = [part.plugin for part, _ in reward.parts] if hasattr(reward, "parts") else [reward]
+    in_vain = {option for part in parts if not as_trained for option in getattr(part, "training_options", ())}
+    if given := [key for key in options or {} if key.rpartition(".")[2] in in_vain]:
+        raise OptionError(
+            f"'{given[0]}' says what a training with '{spec}' learns from; what it reports is the same whatever that "
+            f"is. Leave it out, or measure what is learnt from: a metric of a reward takes as_trained=true."
+        )
+    return reward
 
 
 # --- models that are made already -------------------------------------------------------------------------------------

@@ -54,6 +54,7 @@ class CaptionReward(PixelReward):
         frozen=True,
     )
 
+    training_options = ("estimator", "num_samples")
     checkpoint_options = (("captioner", "captioner_revision"), ("text_encoder", "text_encoder_revision"))
 
     class Options(PluginOptions):

@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 class RewardMetric(Metric):
     """Mean of a reward over images, with its standard deviation, computed in float32 unless ``options`` say otherwise.
 
-    For ``caption`` that is eq. 4 itself, whatever estimator the reward trains with. Images go through the path of the
-    checkpoint's own processor where the reward has one, and are judged ``batch_size`` at a time.
+    For ``caption`` that is eq. 4 itself; ``as_trained`` measures what a training learns from instead: an estimator's
+    rewards. Images go through the path of the checkpoint's own processor where the reward has one, except
+    ``as_trained``, and are judged ``batch_size`` at a time.
     """
 
     yes_or_no = ()
@@ -35,6 +36,11 @@ class RewardMetric(Metric):
         )
         options: dict[str, Any] = Field({}, description="the reward's options")
         batch_size: int = Field(16, ge=1, description="images per forward pass")
+        as_trained: bool = Field(
+            False,
+            description="measure what a training with these options learns from, not what is reported; where that "
+            "samples captions, it differs a little each time",
+        )
 
     options: RewardMetric.Options
 
@@ -49,12 +55,16 @@ class RewardMetric(Metric):
 
         Raises:
             PluginError: there is none of that name.
+            OptionError: a bad option, or one on which what is reported does not depend.
         """
         if self._reward is None:
             from realignkit.registry import default_registry
             from realignkit.resolve import measuring_reward
 
-            self._reward = measuring_reward(default_registry(), self.options.reward, self.options.options)
+            chosen = self.options
+            self._reward = measuring_reward(
+                default_registry(), chosen.reward, chosen.options, as_trained=chosen.as_trained
+            )
         return self._reward
 
     def out_of_reach(self) -> str:
@@ -71,7 +81,7 @@ class RewardMetric(Metric):
             raise OptionError(f"{len(images)} images but {len(prompts)} prompts: give one prompt per image.")
         for start in range(0, len(images), self.options.batch_size):
             part = slice(start, start + self.options.batch_size)
-            values = reported(self.reward, images[part], prompts[part]).double()
+            values = self._judge(images[part], prompts[part]).double()
             self.count += len(values)
             self.total += float(values.sum())
             self.squares += float(values.square().sum())
@@ -81,8 +91,11 @@ class RewardMetric(Metric):
         verdicts = []
         for start in range(0, len(images), self.options.batch_size):
             part = slice(start, start + self.options.batch_size)
-            verdicts += [{self.options.reward: float(v)} for v in reported(self.reward, images[part], prompts[part])]
+            verdicts += [{self.options.reward: float(v)} for v in self._judge(images[part], prompts[part])]
         return verdicts
+
+    def _judge(self, images: Sequence[Image], prompts: Sequence[str]) -> Tensor:
+        return (called if self.options.as_trained else reported)(self.reward, images, prompts)
 
     def compute(self) -> dict[str, float]:
         """The mean (under the reward's name), ``std`` over images, and ``n``.
@@ -119,10 +132,22 @@ def reported(reward: Any, images: Sequence[Image], prompts: Sequence[str]) -> Te
     """
     import torch
 
+    if not hasattr(reward, "reported"):
+        return called(reward, images, prompts)
+    with torch.no_grad(), full_precision():
+        values: Tensor = reward.reported(images, prompts)
+        return values
+
+
+def called(reward: Any, images: Sequence[Image], prompts: Sequence[str]) -> Tensor:
+    """What a reward gives for PIL images as tensors, float32 (B,) on the CPU, without a gradient.
+
+    Raises:
+        OptionError: the images have different sizes.
+    """
+    import torch
+
     from realignkit.images import to_tensor
 
     with torch.no_grad(), full_precision():
-        if hasattr(reward, "reported"):
-            values: Tensor = reward.reported(images, prompts)
-            return values
         return reward(to_tensor(images), list(prompts)).float().cpu()

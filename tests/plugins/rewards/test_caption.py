@@ -8,10 +8,12 @@ import pytest
 import torch
 import transformers as hf
 
-from realignkit.errors import ModelError
+from realignkit.errors import ModelError, OptionError
+from realignkit.images import to_tensor
 from realignkit.testing import check_plugin
 from realignkit_plugins.rewards.caption import CaptionReward, leave_one_out, score_function
-from tests.plugins.rewards.conftest import CAPTIONERS, pictures
+from realignkit_plugins.rewards.metric import RewardMetric
+from tests.plugins.rewards.conftest import CAPTIONERS, pictures, to_pil
 
 PROMPTS = ["a red book", "blue dog and a pen", "pen"]
 
@@ -209,6 +211,20 @@ def test_candidates_are_ranked_by_likelihood(checkpoint, estimator):
     torch.testing.assert_close(ranked, likelihood(images, PROMPTS))
     if estimator != "likelihood":
         assert (ranked < 0).all(), "log-probabilities, not cosines"
+
+
+def test_as_a_metric_an_estimator_is_measured_or_refused(checkpoint):
+    chosen = {"captioner": checkpoint("blip"), "text_encoder": checkpoint("q_former_text"), "estimator": "likelihood"}
+    images = to_pil(pictures(3))
+    metric = RewardMetric(reward="caption", options=chosen, as_trained=True)
+    measured = [value["caption"] for value in metric.judge_each(images, PROMPTS)]
+    expected = make(checkpoint, estimator="likelihood", dtype="fp32")(to_tensor(images), PROMPTS)
+    assert measured == pytest.approx(expected.tolist(), abs=1e-5)
+    with pytest.raises(OptionError, match=r"'estimator' .*'caption'.* as_trained=true"):
+        RewardMetric(reward="caption", options=chosen).judge_each(images, PROMPTS)
+    in_a_sum = {"caption.estimator": "soft", "caption.captioner": chosen["captioner"]}
+    with pytest.raises(OptionError, match=r"'caption.estimator' says what a training"):
+        RewardMetric(reward="caption,clip", options=in_a_sum).update(images, PROMPTS)
 
 
 @pytest.mark.parametrize("text_encoder", ["q_former_text", "clip"])
