@@ -105,6 +105,9 @@ def table(measured: Mapping[str, Any]) -> str:
 def draw(measured: Mapping[str, Any]) -> str:
     """The curves as SVG: against pictures on the left, against minutes on the right; a line is its training's id.
 
+    A training's pictures are compared with the base's of the same noise and guidance, the best of N with the base's
+    others: what is drawn are points gained, each over its own.
+
     Raises:
         ModuleNotFoundError: matplotlib is not installed.
     """
@@ -116,19 +119,20 @@ def draw(measured: Mapping[str, Any]) -> str:
         left, right = figure.subplots(1, 2, sharey=True)
         for axis, cost, label in ((left, "pictures", "pictures drawn"), (right, "minutes", "minutes on one core")):
             for (name, points), colour in zip(measured["trainings"].items(), COLOURS, strict=False):
-                share = [100 * judged for judged in points["judged"]]
-                (line,) = axis.plot(points[cost], share, "o-", color=colour, markersize=3, label=name)
+                gained = [100 * (judged - points["judged"][0]) for judged in points["judged"]]
+                (line,) = axis.plot(points[cost], gained, "o-", color=colour, markersize=3, label=name)
                 line.set_gid(f"{name}-{cost}")
             for n, share in enumerate(measured["best_of"], 1):
-                axis.axhline(100 * share, color="#999999", linestyle=":", linewidth=1)
+                gained = 100 * (share - measured["best_of"][0])
+                axis.axhline(gained, color="#999999", linestyle=":", linewidth=1)
                 axis.annotate(
-                    "base" if n == 1 else f"best of {n}", (0.99, 100 * share), xycoords=("axes fraction", "data"),
+                    "base" if n == 1 else f"best of {n}", (0.99, gained), xycoords=("axes fraction", "data"),
                     ha="right", va="bottom", fontsize=8, color="#666666",
                 )  # fmt: skip
             axis.set_xlabel(label)
             axis.grid(axis="y", color="#eeeeee")
             axis.spines[["right", "top"]].set_visible(False)
-        left.set_ylabel("fully right, % of held-out pictures")
+        left.set_ylabel("fully right, points gained over the base")
         figure.legend(*left.get_legend_handles_labels(), loc="outside upper left", ncols=6, frameon=False)
         return document(figure, "svg", "Fully right against pictures drawn and against minutes").decode()
 

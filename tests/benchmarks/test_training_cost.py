@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from dataclasses import asdict
 
@@ -85,3 +86,16 @@ def test_numbers_are_kept_and_drawn(cost, training, tmp_path, monkeypatch, capsy
     monkeypatch.setattr(sys, "argv", ["training_cost", *map(str, arguments)])
     cost.main()
     assert (tmp_path / "cost.svg").read_text() == first
+
+
+def test_what_is_drawn_is_gained_over_the_base(cost):
+    def heights(base):
+        points = {"pictures": [0, 10, 20], "minutes": [0, 1, 2], "judged": [base, base + 0.1, base + 0.2]}
+        drawn = cost.draw({"trainings": {"mine": points}, "best_of": [0.4, 0.5]})
+        path = re.search(r'id="mine-minutes">\s*<path d="([^"]*)"', drawn).group(1)
+        lines = re.findall(r'<path d="M [\d.]+ ([\d.]+)\nL [\d.]+ \1\n" [^>]*stroke-dasharray', drawn)
+        return [float(y) for y in re.findall(r"[ML] [\d.]+ ([\d.]+)", path)], [float(y) for y in lines]
+
+    trained, lines = heights(0.6)
+    assert trained[:2] == pytest.approx(lines[:2], abs=1e-4), "nothing gained is the base, 10 points the best of two"
+    assert heights(0.2) == (trained, lines)
