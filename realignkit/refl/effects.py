@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from realignkit.provenance import flat
+from realignkit.refl.algorithms.feedback import FeedbackOptions
 from realignkit.refl.config import ALGORITHMS, ReFLConfig
 from realignkit.refl.model import Networks
 
@@ -41,11 +42,7 @@ def without_effect(
         "lora.rank": (config.adapts, adapters),
         "lora.alpha": (config.adapts, adapters),
         "lora.targets": (config.trainable == "lora", "they are of the U-Net's adapters, and it has none"),
-        "dpo.label_smoothing": (given["dpo.loss_type"] != "ipo", "dpo.loss_type is ipo"),
-        "nft.guided": (
-            not networks.distilled and getattr(options, "guidance_scale", None) != 1.0,
-            "a distilled model is told its guidance" if networks.distilled else "guidance_scale is 1",
-        ),
+        **_of_rounds(config, algorithm, options, networks),
         **{
             f"validation.{name}": (validates, "nothing is validated")
             for name in ("steps", "seed", "patience", "samples", "diversity")
@@ -62,3 +59,34 @@ def without_effect(
         strangers = [each for each in config.lora.targets if not any(name.endswith(f".{each}") for name in layers)]
         sentences += [f"lora.targets has '{each}', as which no layer is called" for each in strangers]
     return sentences
+
+
+def _of_rounds(config: ReFLConfig, algorithm: str, options: Any, networks: Networks) -> dict[str, tuple[bool, str]]:
+    """The same of an algorithm that learns from the model's own pictures; nothing of others."""
+    if not isinstance(options, FeedbackOptions):
+        return {}
+    kind, scale = networks.noise.kind, options.guidance_scale
+    later = options.draws_later(config.iterations)
+    drawn = later or options.pictures is None
+    # What the network is told, or what is learnt, depends on these whoever has drawn the pictures.
+    told = algorithm == "grpo" or networks.distilled or getattr(options, "guided", False)
+    why = f"{algorithm}.pictures has all that is learnt from"
+    no_rounds = "one round lasts to the end"
+    rounds = {
+        "iterations_per_round": (later, no_rounds),
+        "candidates": (drawn, why),
+        "prompts_per_round": (drawn, why),
+        "solver": (drawn, why),
+        "num_inference_steps": (drawn or algorithm == "grpo", why),
+        "guidance_scale": (drawn or told, why),
+        "reference": (later, f"{no_rounds}, and what begins it is the frozen model"),
+        "guided": (
+            not networks.distilled and (scale is None or scale > 1),
+            "a distilled model is told its guidance" if networks.distilled else f"guidance_scale is {scale or 0:g}",
+        ),
+        "max_weight": (
+            kind == "epsilon" or (limit := getattr(options, "max_weight", None)) is None or limit < 1,
+            f"errors of a model that predicts '{kind}' weigh 1 at most",
+        ),
+    }
+    return {f"{algorithm}.{name}": found for name, found in rounds.items() if hasattr(options, name)}

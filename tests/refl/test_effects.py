@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 
 from realignkit.refl.config import ReFLConfig
@@ -14,8 +16,8 @@ FEEDBACK = {"algorithm": "nft", "trainable": "text_encoder"}
 class Networks:
     """As much as is looked at of a model's."""
 
-    def __init__(self, unet, distilled=False):
-        self.unet, self.distilled = unet, distilled
+    def __init__(self, unet, distilled=False, kind="epsilon"):
+        self.unet, self.distilled, self.noise = unet, distilled, SimpleNamespace(kind=kind)
 
 
 @pytest.fixture(scope="module")
@@ -25,11 +27,11 @@ def unet():
     return tiny.build_pipeline().unet
 
 
-def sentences(unet, distilled=False, validates=True, watching=(), **given):
+def sentences(unet, distilled=False, validates=True, watching=(), kind="epsilon", **given):
     config = ReFLConfig(**given)
     algorithm = "refl" if config.algorithm == "auto" else config.algorithm
     options = config.options_of(algorithm)
-    return without_effect(config, algorithm, options, Networks(unet, distilled), validates, watching)
+    return without_effect(config, algorithm, options, Networks(unet, distilled, kind), validates, watching)
 
 
 @pytest.mark.parametrize(
@@ -60,6 +62,48 @@ def sentences(unet, distilled=False, validates=True, watching=(), **given):
 )
 def test_an_option_that_differs_from_its_default_is_told_where_nothing_reads_it(unet, given, without):
     assert sentences(unet, **given) == without
+
+
+HAS_ALL = "nft.pictures has all that is learnt from"
+ONE_ROUND = "one round lasts to the end"
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "options", "without"),
+    [
+        ("nft", {"iterations_per_round": 10, "candidates": 8, "prompts_per_round": 3, "guidance_scale": 1}, []),
+        ("nft", {"iterations_per_round": 20}, [f"nft.iterations_per_round has no effect: {ONE_ROUND}"]),
+        (
+            "nft",
+            {"pictures": "here", "candidates": 8, "prompts_per_round": 3, "solver": "ddim", "guidance_scale": 2},
+            [f"nft.{name} has no effect: {HAS_ALL}" for name in ("candidates", "prompts_per_round", "solver")]
+            + [f"nft.guidance_scale has no effect: {HAS_ALL}"],
+        ),
+        ("nft", {"pictures": "here", "candidates": 8, "iterations_per_round": 10}, []),
+        ("nft", {"pictures": "here", "guidance_scale": 2, "guided": True}, []),
+        ("nft", {"guidance_scale": 0.5, "guided": True}, ["nft.guided has no effect: guidance_scale is 0.5"]),
+        ("grpo", {"pictures": "here", "num_inference_steps": 4, "guidance_scale": 2}, []),
+        ("dpo", {"reference": "round", "iterations_per_round": 10}, []),
+        (
+            "dpo",
+            {"reference": "round"},
+            [f"dpo.reference has no effect: {ONE_ROUND}, and what begins it is the frozen model"],
+        ),
+    ],
+)
+def test_options_of_rounds_are_told_where_no_round_needs_them(unet, algorithm, options, without):
+    given = {"algorithm": algorithm, "trainable": "text_encoder", "iterations": 20, algorithm: options}
+    assert sentences(unet, **given) == without
+
+
+@pytest.mark.parametrize(
+    ("kind", "max_weight", "tells"),
+    [("epsilon", 2, False), ("flow", 2, True), ("v_prediction", 2, True), ("flow", 0.5, False), ("flow", None, False)],
+)
+def test_a_limit_that_no_timestep_comes_to_is_told(unet, kind, max_weight, tells):
+    why = f"nft.max_weight has no effect: errors of a model that predicts '{kind}' weigh 1 at most"
+    given = {"algorithm": "nft", "trainable": "text_encoder", "nft": {"max_weight": max_weight}}
+    assert sentences(unet, kind=kind, **given) == ([why] if tells else [])
 
 
 def test_what_watches_is_told_where_nothing_is_validated(unet):

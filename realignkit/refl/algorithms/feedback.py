@@ -54,6 +54,10 @@ class FeedbackOptions(DrawingOptions):
         False, description="a control: rewards exchanged among the pictures of each prompt, so that they say nothing"
     )
 
+    def draws_later(self, iterations: int) -> bool:
+        """Whether, in so many iterations, rounds after the first are drawn."""
+        return self.iterations_per_round is not None and iterations > self.iterations_per_round
+
 
 class Feedback(Algorithm):
     """Learns from rated pictures of the model's own, a round of them after another.
@@ -113,13 +117,19 @@ class Feedback(Algorithm):
     # --- rounds -------------------------------------------------------------------------------------------------------
 
     def prepare(self, processes: Processes, folder: Path, stop: Callable[[], bool], say: Callable[[str], None]) -> None:
-        """Take note of them: a round is drawn when its first iteration begins.
+        """Take note of them: a round is drawn when its first iteration begins. Pictures that are given are looked at.
 
         Raises:
-            OptionError: as :meth:`check_rounds`.
+            OptionError, ModelError: as :meth:`check_rounds`, and :meth:`look_at` of pictures that are given.
         """
         self.check_rounds()
         self._processes, self._folder, self._stop, self._say = processes, folder, stop, say
+        if self.options.pictures is not None:
+            pictures = self._pictures_of(0, True)
+            self.look_at(pictures, 0)
+            unweighed = ", ".join(name for name in pictures.rewards if name not in self.part_weights)
+            if unweighed and len(pictures.rewards) > 1:
+                say(f"what {unweighed} said of the given pictures weighs 1: the reward has no such part")
 
     def check_rounds(self) -> None:
         """Refuse options with which nothing could be learnt from a round, before one is drawn.
@@ -127,12 +137,6 @@ class Feedback(Algorithm):
         Raises:
             OptionError: they are such.
         """
-
-    @property
-    def draws_later(self) -> bool:
-        """Whether rounds after the first are drawn."""
-        length = self.options.iterations_per_round
-        return length is not None and bool(self.config.iterations > length)
 
     def begin(self, iteration: int) -> None:
         """Where a round begins, draw its pictures with what has been learnt, or read those that are there already.
@@ -167,7 +171,7 @@ class Feedback(Algorithm):
         from realignkit.refl.pictures import RatedPictures
         from realignkit.refl.rounds import Round, folder_of
 
-        weights = {part.name: weight for part, weight in self.reward.parts}
+        weights = self.part_weights
         if number == 0 and self.options.pictures is not None:
             return RatedPictures(self.options.pictures, self.networks, weights)
         folder = folder_of(self._folder, number)
@@ -179,6 +183,16 @@ class Feedback(Algorithm):
             Round(folder, plan, self.networks, self.sample, self.reward, self._processes).draw(self._stop, self._say)
         return RatedPictures(folder, self.networks, weights)
 
+    @property
+    def part_weights(self) -> dict[str, float]:
+        """Of the parts of the reward, by name."""
+        return {part.name: weight for part, weight in self.reward.parts}
+
+    @property
+    def drawn_by(self) -> dict[str, Any]:
+        """How pictures are drawn, as JSON values."""
+        return {name: getattr(self.options, name) for name in ("solver", "num_inference_steps", "guidance_scale")}
+
     def _plan(self, number: int, can_draw: bool) -> Any:
         from realignkit.refl.rounds import Plan
 
@@ -186,9 +200,7 @@ class Feedback(Algorithm):
         settings = json.loads(json.dumps(placeless(self.reward.settings or {}), default=str))
         count = min(options.prompts_per_round or len(self.prompts), len(self.prompts))
         made_with = {
-            "solver": options.solver,
-            "num_inference_steps": options.num_inference_steps,
-            "guidance_scale": options.guidance_scale,
+            **self.drawn_by,
             "size": list(self.networks.image_size),
             "reward": self.reward.name,
             "reward_options": settings,
@@ -270,18 +282,11 @@ class Feedback(Algorithm):
 
     def note_rewards(self, gradients: Gradients, pictures: RatedPictures, indices: Sequence[int]) -> None:
         """Log what was said of the pictures that are learnt from; of a sum, of each part."""
-        rewards = pictures.rewards
-        total = 0.0
-        for part, weight in self.reward.parts:
-            if part.name in rewards:
-                mean = float(rewards[part.name][list(indices)].mean())
-                total += weight * mean
-                if len(rewards) > 1:
-                    gradients.note(f"{PART}{part.name}", mean)
-        if len(rewards) == 1:
-            (only,) = rewards.values()
-            total = float(only[list(indices)].mean())
-        gradients.note("reward", total)
+        means = {name: float(values[list(indices)].mean()) for name, values in pictures.rewards.items()}
+        if len(means) > 1:
+            for name, mean in means.items():
+                gradients.note(f"{PART}{name}", mean)
+        gradients.note("reward", sum(pictures.weights[name] * mean for name, mean in means.items()))
 
 
 def check_errors(each: Tensor) -> None:

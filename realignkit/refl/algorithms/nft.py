@@ -5,7 +5,7 @@ prediction is learnt twice: as it is for the good half of the picture, mirrored 
 
     v+ = (1 - beta) v_old + beta v
     v- = (1 + beta) v_old - beta v
-    loss = r |v+ - v*|^2 / w+ + (1 - r) |v- - v*|^2 / w-
+    loss = (r |v+ - v*|^2 / w+ + (1 - r) |v- - v*|^2 / w-) / beta
 
 The paper's KL to the frozen model is, between two steps of equal noise, the squared distance of the predictions; it
 weighs ``kl_weight``. ``v*`` is the target and ``w`` the mean absolute error, held. ``v`` is whatever the network
@@ -107,7 +107,7 @@ class NFT(Feedback):
 
     def check_rounds(self) -> None:
         """Those that follow on given pictures are drawn, too."""
-        if self.draws_later and self.options.too_many:
+        if self.options.draws_later(self.config.iterations) and self.options.too_many:
             raise OptionError(f"the rounds after the first are drawn, and {self.options.too_many}.")
 
     def look_at(self, pictures: RatedPictures, number: int) -> str:
@@ -119,14 +119,17 @@ class NFT(Feedback):
         import torch
 
         self.groups = [group for group in pictures.unequal if len(group) >= self.options.pictures_at_once]
+        few = len(pictures.unequal) - len(self.groups)
         if not self.groups:
+            remedy = "Lower nft.pictures_at_once." if few else "Take another reward, or more candidates."
             raise ModelError(
                 f"no prompt has {self.options.pictures_at_once} pictures of which some are rated better than others, "
-                f"so there is nothing to learn from. Take another reward, or more candidates."
+                f"so there is nothing to learn from. {remedy}"
             )
         self.goodness = torch.clamp(0.5 + pictures.advantages / (2 * self.options.max_advantage), 0, 1)
         self.pictures, self.order = pictures, Order(len(self.groups), self.config.seed, f"prompts of round {number}")
-        return f"{len(self.groups)} prompts with better and worse ones"
+        left_out = f" ({few} more have less than {self.options.pictures_at_once} and are left out)" if few else ""
+        return f"{len(self.groups)} prompts with better and worse ones{left_out}"
 
     def add(self, gradients: Gradients, batch: MicroBatch) -> None:
         """Add the gradient of a micro-batch of prompts, and of what holds the unconditional prediction."""
@@ -183,7 +186,7 @@ class NFT(Feedback):
 
     def _unconditional(self, latents: Tensor, timesteps: Tensor) -> Tensor | None:
         """The frozen model's, where guided predictions are learnt."""
-        if not self.options.guided or self.networks.distilled:
+        if not self.options.guided or self.networks.distilled or (self.options.guidance_scale or 1.0) <= 1:
             return None
         with self.trainable.base():
             return self.networks.predict(latents, timesteps, self.networks.unconditional(len(latents)))
