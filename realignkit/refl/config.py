@@ -12,7 +12,7 @@ from pydantic import Field, field_validator, model_validator
 from realignkit.contracts import Options, parse_options
 from realignkit.errors import OptionError
 from realignkit.named import Named
-from realignkit.refl.algorithms import Algorithm, DrawingOptions
+from realignkit.refl.algorithms import Algorithm
 from realignkit.refl.algorithms.dpo import DPO, DPOOptions
 from realignkit.refl.algorithms.grpo import GRPO, GRPOOptions
 from realignkit.refl.algorithms.nft import NFT, NFTOptions
@@ -196,7 +196,10 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
     # exaggeration is nothing to learn. Sample with less guidance afterwards.
     "feedback": {
         "algorithm": "nft",
-        "nft": {"guidance_scale": 1.0, "prompts_per_round": 128, "iterations_per_round": 10},
+        **{
+            name: {"guidance_scale": 1.0, "prompts_per_round": 128, "iterations_per_round": 10}
+            for name in ("nft", "dpo", "grpo")
+        },
         "trainable": "unet",
         "train_text_encoder": True,
         "denoising_weight": 0.0,
@@ -245,11 +248,11 @@ def preset(name: str, **changes: Any) -> ReFLConfig:
         near = get_close_matches(name, PRESETS, n=1)
         hint = f" Did you mean '{near[0]}'?" if near else ""
         raise OptionError(f"there is no preset '{name}'.{hint} Known: {', '.join(PRESETS)}.")
-    chosen = changes.get("algorithm", "auto")
+    own = PRESETS[name].get("algorithm", "auto")
+    chosen = changes.get("algorithm", own)
+    trained = {own, *AUTO} if chosen == "auto" else {chosen}
     settings = {
-        option: value
-        for option, value in PRESETS[name].items()
-        if option not in ALGORITHMS or chosen in ("auto", option)
+        option: value for option, value in PRESETS[name].items() if option not in ALGORITHMS or option in trained
     }
     for option, value in changes.items():
         below, above = settings.get(option), value
@@ -294,9 +297,9 @@ def refuse_former(name: str) -> None:
             f"docs/explanation/reward-hacking.md says what was seen."
         )
     if name in RENAMED:
-        called = list(RENAMED[name])
-        if name in DrawingOptions.model_fields:  # algorithms of later versions draw, too
-            called = [f"{kind}.{name}" for kind, its in ALGORITHMS.items() if name in its.Options.model_fields]
+        # Algorithms of later versions have options of that name, too.
+        alike = [f"{kind}.{name}" for kind, its in ALGORITHMS.items() if name in its.Options.model_fields]
+        called = list(dict.fromkeys([*RENAMED[name], *alike]))
         raise OptionError(f"training option {name} is now {' or '.join(f'training.{now}' for now in called)}.")
 
 

@@ -155,7 +155,7 @@ def test_killed_and_resumed_is_as_if_never_stopped(cli, command, arguments, tmp_
         (["--set", "lora_rnak=3"], "Did you mean lora.rank"),
         (["--preset", "papers"], "Known: paper"),
         (["--set", "margin=0.5"], "margin is now training.refl.margin or training.reward_weighted.margin."),
-        (["--set", "training.candidates=8"], "training option candidates is now training.raft.candidates."),
+        (["--set", "training.candidates=8"], "training option candidates is now training.raft.candidates or "),
         (["--set", "purify=[400,650]"], "training option purify was removed in version 0.2"),
         (["--set", "training.raft.candidates=8", "--set", "algorithm=refl"], "raft has options, but algorithm=refl is"),
         (["--control", "--set", "denoising_weight=0"], "--control trains on the denoising loss alone"),

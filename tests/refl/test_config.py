@@ -46,6 +46,16 @@ def test_a_preset_goes_with_every_algorithm_that_draws():
     assert preset("paper", algorithm="reward_weighted").iterations == 1000
 
 
+@pytest.mark.parametrize("algorithm", ["nft", "dpo", "grpo"])
+def test_feedback_is_in_the_same_rounds_whatever_learns_from_them(algorithm):
+    config = preset("feedback", algorithm=algorithm)
+    options = config.options_of(algorithm)
+    rounds = (options.guidance_scale, options.prompts_per_round, options.iterations_per_round)
+    assert (config.algorithm, rounds) == (algorithm, (1.0, 128, 10))
+    with pytest.raises(OptionError, match="nft has options, but algorithm=auto is trained"):
+        preset("feedback", algorithm="auto")
+
+
 def test_a_configuration_is_read_without_torch():
     program = "import sys, realignkit.refl.config as c; c.preset('paper'); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False, timeout=120).returncode == 0
@@ -165,7 +175,16 @@ def test_what_was_removed_is_said_to_be_with_where_its_lesson_is(options):
     ("name", "message"),
     [
         ("margin", "training option margin is now training.refl.margin or training.reward_weighted.margin."),
-        ("candidates", "training option candidates is now training.raft.candidates."),
+        (
+            "candidates",
+            "training option candidates is now training.raft.candidates or training.dpo.candidates or "
+            "training.nft.candidates or training.grpo.candidates.",
+        ),
+        (
+            "kl_weight",
+            "training option kl_weight is now training.refl.kl_weight or training.nft.kl_weight or "
+            "training.grpo.kl_weight.",
+        ),
         (
             "guidance_scale",
             "training option guidance_scale is now training.refl.guidance_scale or training.raft.guidance_scale or "
