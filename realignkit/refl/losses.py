@@ -67,7 +67,7 @@ def nft(now: Tensor, old: Tensor, target: Tensor, goodness: Tensor, beta: float)
         old: the old policy's.
         target: of both.
         goodness: (B,) in [0, 1].
-        beta: how far it is mirrored.
+        beta: how far it is mirrored; the loss is divided by it, which keeps gradients as long.
     """
     inner = tuple(range(1, now.dim()))
 

@@ -42,6 +42,7 @@ class RatedPictures(Pairs):
 
     Attributes:
         groups: the pictures' numbers by prompt, of prompts with two pictures or more.
+        weights: of the rewards, by name; 1 of a single one.
         scores: float (N,): what pictures of a prompt are compared by. One reward as it is; the parts of a sum each
             standardised within its prompt, weighed and summed (:func:`realignkit.advantages.advantages`).
 
@@ -67,10 +68,11 @@ class RatedPictures(Pairs):
         self.groups = tuple(tuple(members) for members in of_prompt.values() if len(members) > 1)
         self.rewards = _rewards(folder, [name for name, _ in self.pairs], self.rows)
         if len(self.rewards) == 1:
-            (self.scores,) = self.rewards.values()
+            ((only, self.scores),) = self.rewards.items()
+            self.weights: Mapping[str, float] = {only: 1.0}
         else:
-            known = {name: (weights or {}).get(name, 1.0) for name in self.rewards}
-            self.scores = advantages(self.rewards, known, [prompt for _, prompt in self.pairs])
+            self.weights = {name: (weights or {}).get(name, 1.0) for name in self.rewards}
+            self.scores = advantages(self.rewards, self.weights, [prompt for _, prompt in self.pairs])
 
     def shuffle(self, seed: int, number: int) -> None:
         """Exchange what was said of the pictures of each prompt among them, by the seed and the number of the round."""
@@ -187,8 +189,17 @@ def _rewards(folder: Path, names: Sequence[str], rows: Sequence[Mapping[str, Any
             f"'{folder}' says of no picture how good it is. Add a column '{REWARD}' (higher is better) or '{RANK}' (1 "
             f"is the best) to its table."
         )
+    if columns >= {REWARD, RANK}:
+        raise OptionError(
+            f"'{folder}' has both '{REWARD}' and '{RANK}', of which one would not count. Keep one of the two."
+        )
     parts = [dict(row[REWARDS]) if isinstance(row.get(REWARDS), Mapping) else {} for row in rows]
-    if parts and parts[0] and all(part.keys() == parts[0].keys() for part in parts):
+    if any(part.keys() != parts[0].keys() for part in parts):
+        raise OptionError(
+            f"not all pictures of '{folder}' have '{REWARDS}' by the same names, so they cannot be compared. Keep "
+            f"those that have."
+        )
+    if parts and parts[0]:
         return {
             part: torch.tensor([_number(folder, name, each[part]) for name, each in zip(names, parts, strict=True)])
             for part in parts[0]

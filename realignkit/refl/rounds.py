@@ -60,6 +60,14 @@ def folder_of(run: Path, number: int) -> Path:
     return run / FOLDER / f"{number:03d}"
 
 
+def record_of(folder: Path) -> dict[str, Any]:
+    """How a round's pictures were made (``made_with``), and by which ``weights``; nothing where that is not known."""
+    try:
+        return dict(ROUND.read(folder / RECORD))
+    except (OSError, OutputError):
+        return {}
+
+
 @dataclass(frozen=True)
 class Plan:
     """What a round draws.
@@ -151,11 +159,8 @@ class Round:
         plan = self.plan
         prompts = {"number": len(plan.prompts), "digest": digest_of(plan.prompts)}
         made_with = {"prompts": prompts, "candidates": plan.candidates, "seed": plan.seed, **plan.made_with}
-        try:
-            record = ROUND.read(self.folder / RECORD)
-            known = record["made_with"] == made_with and plan.weights in (None, record["weights"])
-        except (OSError, OutputError):
-            known = False
+        record = record_of(self.folder)
+        known = record.get("made_with") == made_with and plan.weights in (None, record["weights"])
         if not known and plan.weights is not None:
             shutil.rmtree(self.folder, ignore_errors=True)
             make_folder(self.folder)

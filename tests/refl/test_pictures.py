@@ -83,6 +83,7 @@ def test_shuffled_rewards_stay_with_their_prompts(make_trainer):
         ("file_name,prompt,reward\n0.png,a pen,1\n1.png,a pen,good", r"'1\.png' in .* is rated 'good', which is no n"),
         ("file_name,prompt,reward\n0.png,a pen,1\n1.png,a pen,nan", "rated 'nan'"),
         ("file_name,prompt,reward\n0.png,a pen,1\n1.png,a pen,1e39", r"rated '1e39', which is more than the 1e\+18"),
+        ("file_name,prompt,rank,reward\n0.png,a pen,1,2\n1.png,a pen,2,1", "has both 'reward' and 'rank', of which"),
         ("file_name,prompt,rank\n0.png,a pen,1\n./0.png,a pen,2", r"'0\.png' in .* has 2 ratings for 'a pen'\. Keep"),
     ],
 )
@@ -90,6 +91,40 @@ def test_ratings_that_are_none_are_refused(ranked, networks, table, message):
     (ranked / "metadata.csv").write_text(table)
     with pytest.raises(OptionError, match=message):
         RatedPictures(ranked, networks)
+
+
+def rated_by_several(ranked, *rewards):
+    (ranked / "metadata.csv").unlink()
+    rows = [
+        {"file_name": f"{i}.png", "prompt": "a pen", "reward": 1.0, "rewards": each} for i, each in enumerate(rewards)
+    ]
+    (ranked / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return ranked
+
+
+def test_several_rewards_are_each_standardised_within_a_prompt_then_weighed(ranked, networks):
+    """By hand, whatever their scales: ``large`` speaks for the first picture, and ``small`` too, half as much."""
+    folder = rated_by_several(ranked, *({"large": 100.0 * i, "small": 0.01 * (i == 2)} for i in (2, 1, 0)))
+    pictures = RatedPictures(folder, networks, {"large": 1.0, "small": 0.5})
+    large, small = (1.2247, 0, -1.2247), (1.4142, -0.7071, -0.7071)
+    expected = [a + 0.5 * b for a, b in zip(large, small, strict=True)]
+    assert pictures.scores.tolist() == pytest.approx(expected, abs=1e-3)
+
+
+def test_ratings_by_several_rewards_must_be_of_the_same(ranked, networks):
+    folder = rated_by_several(ranked, {"a": 1.0, "b": 2.0}, {"a": 1.0})
+    with pytest.raises(OptionError, match=r"not all pictures of .* have 'rewards' by the same names.*Keep"):
+        RatedPictures(folder, networks)
+
+
+def test_ratings_that_the_reward_has_no_weight_for_are_told_and_logged(make_trainer, ranked, tmp_path):
+    said = []
+    folder = rated_by_several(ranked, {"a": 1.0, "b": 2.0}, {"a": 3.0, "b": 2.0})
+    trainer = make_trainer(Blind(), **LEARN, dpo={"pictures": folder}, names={"reward": "a"}, on_message=said.append)
+    trainer.train()
+    assert "what b said of the given pictures weighs 1: the reward has no such part" in said
+    line = json.loads((tmp_path / "run" / "log.jsonl").read_text())
+    assert (line["reward.a"], line["reward.b"], line["reward"]) == (2, 2, 4)
 
 
 def test_a_folder_without_a_table_is_told_what_the_table_must_have(tmp_path, networks):

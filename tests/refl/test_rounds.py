@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -14,6 +18,8 @@ from realignkit.evaluation.pictures import read_pictures
 from realignkit.images import to_tensor
 from realignkit.refl import seeds
 from realignkit.refl.rounds import folder_of
+from tests.conftest import HANGS, ROOT
+from tests.refl import killed
 from tests.refl.conftest import PROMPTS
 from tests.refl.rewards import Blind, Noisy
 
@@ -97,6 +103,10 @@ def test_pictures_of_other_settings_are_not_taken_for_these(make_trainer, tmp_pa
     make_trainer(Blind(), **{**ROUND, "dpo.num_inference_steps": 3}).gradients(0)
     assert [row["seed"] for row in rows(folder_of(tmp_path / "run", 0))] == [row["seed"] for row in before]
     assert rows(folder_of(tmp_path / "run", 0)) != before
+    picture, record = (folder_of(tmp_path / "run", 0) / name for name in ("00000-0.png", "round.json"))
+    times, weights = picture.stat().st_mtime_ns, json.loads(record.read_text())["weights"]
+    make_trainer(Blind(), **{**ROUND, "dpo.num_inference_steps": 3, "lora.rank": 3}).gradients(0)
+    assert picture.stat().st_mtime_ns != times and json.loads(record.read_text())["weights"] != weights
 
 
 def test_a_round_that_is_learnt_from_is_neither_drawn_anew_nor_without_what_is_missing(make_trainer, tmp_path):
@@ -136,6 +146,31 @@ def test_rounds_are_drawn_with_what_has_been_learnt_and_resumed(make_trainer, tm
     assert {row["prompt"] for row in first} != {row["prompt"] for row in second}  # in turn
     record = [json.loads((folder_of(tmp_path / "whole", n) / "round.json").read_text()) for n in (0, 1)]
     assert record[0]["weights"] != record[1]["weights"]
+    for parameter, other in zip(again.trainable.parameters.values(), whole.trainable.parameters.values(), strict=True):
+        assert torch.equal(parameter, other)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("where", killed.WHERE)
+def test_a_process_that_is_killed_in_a_round_goes_on_as_if_it_never_had_been(where, tmp_path):
+    command = [sys.executable, "-m", "tests.refl.killed", str(tmp_path / "killed"), where]
+    paths = os.pathsep.join([str(ROOT), str(ROOT / "plugins")])
+    done = subprocess.run(
+        command, cwd=ROOT, env={**os.environ, "PYTHONPATH": paths}, capture_output=True, text=True, timeout=HANGS
+    )
+    assert done.returncode == -signal.SIGKILL, done.stderr[-3000:]
+    drawn = len(rows(folder_of(tmp_path / "killed", 1)))
+    assert drawn == 12 if where == "learning" else 0 < drawn < 12
+    again, whole = (killed.made(tmp_path / name, where) for name in ("killed", "whole"))
+    again.train(resume=True)
+    whole.train()
+    for number in (0, 1):
+        assert rows(folder_of(again.folder, number)) == rows(folder_of(whole.folder, number))
+    losses = [
+        [json.loads(line)["loss"] for line in (each.folder / "log.jsonl").read_text().splitlines()]
+        for each in (again, whole)
+    ]
+    assert losses[0] == losses[1] and len(losses[0]) == 4
     for parameter, other in zip(again.trainable.parameters.values(), whole.trainable.parameters.values(), strict=True):
         assert torch.equal(parameter, other)
 

@@ -11,7 +11,7 @@ with A the advantage in the group, ``p_old`` of what drew the round, and KL to t
 from __future__ import annotations
 
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, model_validator
 
@@ -21,10 +21,12 @@ from realignkit.refl.algorithms.feedback import CURRENT, Feedback, FeedbackOptio
 from realignkit.refl.data import Order
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
 
     from torch import Tensor
 
+    from realignkit.refl.distributed import Processes
     from realignkit.refl.model import Text
     from realignkit.refl.pictures import RatedPictures
     from realignkit.refl.policy import Policy
@@ -75,6 +77,15 @@ class GRPO(Feedback):
         trajectory = self.policy.sample(noise, text, noise_seeds)
         return {"latents": trajectory[:, -1], TRAJECTORY: trajectory}
 
+    def prepare(self, processes: Processes, folder: Path, stop: Callable[[], bool], say: Callable[[str], None]) -> None:
+        """See :meth:`Feedback.prepare`; ratios are to this model, so it is said where another one drew the pictures."""
+        from realignkit.refl.rounds import record_of
+
+        super().prepare(processes, folder, stop, say)
+        given = self.options.pictures
+        if given is not None and record_of(given)["weights"] != self.trainable.digest():
+            say(f"{given} was drawn by other weights than learn here: ratios are to these, and not to what drew it")
+
     def check_rounds(self) -> None:
         """Some step must draw noise, and the last one never does."""
         if not self.policy.random_steps:
@@ -83,13 +94,20 @@ class GRPO(Feedback):
                 f"eta={self.options.eta:g} does: raise grpo.num_inference_steps, or leave grpo.eta out."
             )
 
+    @property
+    def drawn_by(self) -> dict[str, Any]:
+        """With the noise of each step."""
+        return {**super().drawn_by, "eta": self.options.eta}
+
     def look_at(self, pictures: RatedPictures, number: int) -> str:
         """Advantages, and the steps of pictures that have one, in an order of their own.
 
         Raises:
             ModelError: all pictures of each prompt are rated alike.
-            OptionError: how a picture was drawn has not been kept.
+            OptionError: how pictures were drawn has not been kept, or they were drawn with other options.
         """
+        from realignkit.refl.rounds import record_of
+
         advantages = pictures.advantages
         self.advantages = advantages.clamp(-self.options.max_advantage, self.options.max_advantage)
         self.pictures, kept = pictures, [i for i, advantage in enumerate(advantages.tolist()) if advantage]
@@ -97,10 +115,18 @@ class GRPO(Feedback):
             raise ModelError(
                 "all pictures of each prompt are rated alike, so there is nothing to learn from. Take another reward."
             )
-        if any(TRAJECTORY not in pictures.kept(i) for i in kept[:1]):
+        made_with = record_of(pictures.folder).get("made_with", {})
+        if not made_with or TRAJECTORY not in pictures.kept(kept[0]):
             raise OptionError(
                 f"grpo learns from the way on which pictures were drawn, which is not kept in {pictures.folder}: leave "
                 f"grpo.pictures out, or use algorithm=dpo or nft."
+            )
+        pictures.get(kept[:1])  # which refuses another size
+        if others := [name for name, value in self.drawn_by.items() if made_with.get(name, value) != value]:
+            were = ", ".join(f"grpo.{name}={made_with[name]}" for name in others)
+            raise OptionError(
+                f"grpo asks how likely the steps are on which pictures were drawn, and those of {pictures.folder} were "
+                f"drawn otherwise: set {were}, or leave grpo.pictures out."
             )
         self.steps = [(i, step) for i in kept for step in self.policy.random_steps]
         self.order = Order(len(self.steps), self.config.seed, f"steps of round {number}")

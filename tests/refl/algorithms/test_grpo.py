@@ -80,6 +80,33 @@ def test_what_has_no_probabilities_is_refused(make_trainer, tmp_path):
         given.gradients(0)
 
 
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"num_inference_steps": 4}, r"set grpo\.num_inference_steps=3, or leave"),
+        ({"eta": 0.5, "guidance_scale": 3}, r"set grpo\.guidance_scale=2\.0, grpo\.eta=1\.0, or leave"),
+    ],
+)
+def test_pictures_that_other_steps_drew_are_refused_before_any_work(make_trainer, tmp_path, changed, message):
+    make_trainer(Blind(), **GRPO, out=tmp_path / "first").gradients(0)
+    given = {"pictures": tmp_path / "first" / "rounds" / "000"}
+    with pytest.raises(OptionError, match=message):
+        _ = make_trainer(Blind(), **GRPO, grpo={**given, **changed}).learner
+
+
+def test_pictures_that_other_weights_drew_are_told(make_trainer, tmp_path):
+    for rank in (2, 3):
+        said = []
+        options = {} if rank == 2 else {"grpo": {"pictures": tmp_path / "run 2" / "rounds" / "000"}}
+        first = make_trainer(Blind(), **GRPO, out=tmp_path / f"run {rank}", lora={"rank": rank}, **options)
+        first.gradients(0)
+    for rank, tells in ((2, False), (3, True)):
+        said = []
+        again = make_trainer(Blind(), **GRPO, lora={"rank": rank}, on_message=said.append, **options)
+        again.gradients(0)
+        assert any("was drawn by other weights than learn here" in each for each in said) == tells
+
+
 def test_a_reward_that_says_the_same_of_all_teaches_nothing(make_trainer):
     with pytest.raises(ModelError, match="all pictures of each prompt are rated alike"):
         make_trainer(Constant(), **GRPO, grpo={"candidates": 6}).gradients(0)

@@ -73,6 +73,22 @@ def test_loss_and_gradient_are_those_of_a_plain_loop(make_trainer, guided, max_w
     assert found.values["reward_loss"] == pytest.approx(float(total.detach()), rel=1e-4)
 
 
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample", losses.FLOW])
+def test_whatever_the_network_predicts_it_is_the_loss_of_clean_pictures(kind):
+    """The papers' normalised errors of x_0, of predictions: each weighs as its error moves x_0."""
+    clean, noise, off, further = torch.randn(4, 2, 4, 8, 8, generator=torch.Generator().manual_seed(3))
+    level = losses.Level(torch.tensor(0.6).view(1, 1, 1, 1), torch.tensor(0.8).view(1, 1, 1, 1))
+    latents = losses.add_noise(clean, noise, level)
+    target = losses.denoising_target(clean, noise, level, kind)
+    if kind == losses.FLOW:
+        level = losses.Level.of_flow(torch.tensor(0.4).view(1, 1, 1, 1))
+        latents = losses.add_noise(clean, noise, level)
+    goodness, old, now = torch.tensor([0.9, 0.2]), target + off, target + further
+    found = losses.nft(now, old, target, goodness, 0.7) * losses.x0_slope(level, kind).flatten()
+    pictures = [losses.predict_x0(latents, each, level, kind) for each in (now, old)]
+    torch.testing.assert_close(found, losses.nft(*pictures, clean, goodness, 0.7), rtol=1e-4, atol=1e-5)
+
+
 def test_good_pictures_attract_and_bad_ones_repel():
     """At the old policy, the gradient of the prediction changes its sign where a picture is as good as bad."""
     old, target = torch.zeros(3, 1), torch.ones(3, 1)
@@ -105,6 +121,21 @@ def test_what_cannot_be_learnt_is_said(make_trainer):
         make_trainer(Constant(), **NFT).gradients(0)
     with pytest.raises(OptionError, match="4 pictures_at_once of 3 candidates are too many"):
         make_trainer(Blind(), **NFT, nft={"pictures_at_once": 4})
+
+
+def test_prompts_with_too_few_given_pictures_are_told_before_any_work(make_trainer, tmp_path):
+    make_trainer(Blind(), **NFT, nft={"candidates": 3}, out=tmp_path / "first").gradients(0)
+    given = {"pictures": tmp_path / "first" / "rounds" / "000"}
+    with pytest.raises(ModelError, match=r"no prompt has 4 pictures .*Lower nft\.pictures_at_once\.$"):
+        _ = make_trainer(Blind(), **NFT, nft={**given, "pictures_at_once": 4}, out=tmp_path / "second").learner
+    table = given["pictures"] / "metadata.jsonl"
+    table.write_text("".join(table.read_text().splitlines(keepends=True)[1:]))
+    said = []
+    trainer = make_trainer(
+        Blind(), **NFT, nft={**given, "pictures_at_once": 3}, out=tmp_path / "third", on_message=said.append
+    )
+    trainer.gradients(0)
+    assert said[-1].endswith("5 prompts with better and worse ones (1 more have less than 3 and are left out)")
 
 
 def test_later_rounds_need_as_many_pictures_as_are_learnt_from_at_once(make_trainer, tmp_path):
