@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from realignkit.named import Named
 from realignkit.provenance import flat
 from realignkit.refl.algorithms.feedback import FeedbackOptions
 from realignkit.refl.config import ALGORITHMS, ReFLConfig
@@ -12,7 +13,13 @@ from realignkit.refl.model import Networks
 
 
 def without_effect(
-    config: ReFLConfig, algorithm: str, options: Any, networks: Networks, validates: bool, watching: Iterable[str]
+    config: ReFLConfig,
+    algorithm: str,
+    options: Any,
+    networks: Networks,
+    reward: Named,
+    validates: bool,
+    watching: Iterable[str],
 ) -> list[str]:
     """A sentence for each option that differs from its default and has no effect.
 
@@ -21,6 +28,7 @@ def without_effect(
         algorithm: that is trained.
         options: of the algorithm; a ``guidance_scale`` is decided.
         networks: of the model.
+        reward: that is trained with.
         validates: whether held-out prompts are drawn.
         watching: of what is given for that, that it is not used.
     """
@@ -53,6 +61,10 @@ def without_effect(
         for name, (has_effect, why) in effects.items()
         if not has_effect and given[name] != defaults[name]
     ]
+    if _rounds_of(config, options) == (True, False):
+        sentences.append(f"no training prompt is drawn: {algorithm}.pictures has all that is learnt from")
+    if getattr(getattr(reward.plugin, "options", None), "normalise", False):
+        sentences.append("reward.normalise has no effect: it is for choosing among candidates")
     sentences += [] if validates else [f"{each}: nothing is validated" for each in watching]
     if config.trainable == "lora":
         layers = [f".{name}" for name, _ in networks.unet.named_modules()]
@@ -61,13 +73,19 @@ def without_effect(
     return sentences
 
 
+def _rounds_of(config: ReFLConfig, options: Any) -> tuple[bool, bool]:
+    """Whether the pictures of the first round are given, and whether there are rounds after it."""
+    rounds = isinstance(options, FeedbackOptions)
+    return rounds and options.pictures is not None, rounds and options.draws_later(config.iterations)
+
+
 def _of_rounds(config: ReFLConfig, algorithm: str, options: Any, networks: Networks) -> dict[str, tuple[bool, str]]:
     """The same of an algorithm that learns from the model's own pictures; nothing of others."""
     if not isinstance(options, FeedbackOptions):
         return {}
     kind, scale = networks.noise.kind, options.guidance_scale
-    later = options.draws_later(config.iterations)
-    drawn = later or options.pictures is None
+    given, later = _rounds_of(config, options)
+    drawn = later or not given
     # What the network is told, or what is learnt, depends on these whoever has drawn the pictures.
     told = algorithm == "grpo" or networks.distilled or getattr(options, "guided", False)
     why = f"{algorithm}.pictures has all that is learnt from"

@@ -181,8 +181,8 @@ class ReFLTrainer:
 
     def idle_options(self) -> list[str]:
         """A sentence for each option that was given and has no effect with what is trained."""
-        facts = (self.config, self.algorithm, self.options, self.networks, self._validates, self._watching)
-        return without_effect(*facts)
+        facts = (self.algorithm, self.options, self.networks, self.reward, self._validates, self._watching)
+        return without_effect(self.config, *facts)
 
     @property
     def trainable(self) -> Trainable:

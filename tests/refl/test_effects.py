@@ -6,10 +6,13 @@ from types import SimpleNamespace
 
 import pytest
 
+from realignkit.named import Named
 from realignkit.refl.config import ReFLConfig
 from realignkit.refl.effects import without_effect
+from realignkit_plugins.rewards.weighted import WeightedReward
 from tests.refl.rewards import Blind, Darkness
 
+REWARD = Named.of("reward", Blind())
 FEEDBACK = {"algorithm": "nft", "trainable": "text_encoder"}
 
 
@@ -31,7 +34,12 @@ def sentences(unet, distilled=False, validates=True, watching=(), kind="epsilon"
     config = ReFLConfig(**given)
     algorithm = "refl" if config.algorithm == "auto" else config.algorithm
     options = config.options_of(algorithm)
-    return without_effect(config, algorithm, options, Networks(unet, distilled, kind), validates, watching)
+    return without_effect(config, algorithm, options, Networks(unet, distilled, kind), REWARD, validates, watching)
+
+
+HAS_ALL = "nft.pictures has all that is learnt from"
+NONE_DRAWN = f"no training prompt is drawn: {HAS_ALL}"
+ONE_ROUND = "one round lasts to the end"
 
 
 @pytest.mark.parametrize(
@@ -46,7 +54,7 @@ def sentences(unet, distilled=False, validates=True, watching=(), kind="epsilon"
         ({**FEEDBACK, "gradient_ratio": 2}, ["gradient_ratio has no effect: reward_weight is not auto"]),
         ({"gradient_ratio": 2, "reward_weight": "auto"}, []),
         ({**FEEDBACK, "compare_content": True}, ["compare_content has no effect: no pairs are given"]),
-        ({**FEEDBACK, "compare_content": True, "nft": {"pictures": "here"}}, []),
+        ({**FEEDBACK, "compare_content": True, "nft": {"pictures": "here"}}, [NONE_DRAWN]),
         ({**FEEDBACK, "lora": {"rank": 2}}, ["lora.rank has no effect: trainable=text_encoder has no adapters"]),
         (
             {"trainable": "text_encoder_lora", "lora": {"rank": 2, "targets": ["to_q"]}},
@@ -64,10 +72,6 @@ def test_an_option_that_differs_from_its_default_is_told_where_nothing_reads_it(
     assert sentences(unet, **given) == without
 
 
-HAS_ALL = "nft.pictures has all that is learnt from"
-ONE_ROUND = "one round lasts to the end"
-
-
 @pytest.mark.parametrize(
     ("algorithm", "options", "without"),
     [
@@ -77,12 +81,16 @@ ONE_ROUND = "one round lasts to the end"
             "nft",
             {"pictures": "here", "candidates": 8, "prompts_per_round": 3, "solver": "ddim", "guidance_scale": 2},
             [f"nft.{name} has no effect: {HAS_ALL}" for name in ("candidates", "prompts_per_round", "solver")]
-            + [f"nft.guidance_scale has no effect: {HAS_ALL}"],
+            + [f"nft.guidance_scale has no effect: {HAS_ALL}", NONE_DRAWN],
         ),
         ("nft", {"pictures": "here", "candidates": 8, "iterations_per_round": 10}, []),
-        ("nft", {"pictures": "here", "guidance_scale": 2, "guided": True}, []),
+        ("nft", {"pictures": "here", "guidance_scale": 2, "guided": True}, [NONE_DRAWN]),
         ("nft", {"guidance_scale": 0.5, "guided": True}, ["nft.guided has no effect: guidance_scale is 0.5"]),
-        ("grpo", {"pictures": "here", "num_inference_steps": 4, "guidance_scale": 2}, []),
+        (
+            "grpo",
+            {"pictures": "here", "num_inference_steps": 4, "guidance_scale": 2},
+            [NONE_DRAWN.replace("nft", "grpo")],
+        ),
         ("dpo", {"reference": "round", "iterations_per_round": 10}, []),
         (
             "dpo",
@@ -120,6 +128,16 @@ def test_a_distilled_model_is_told_its_guidance(unet):
     assert sentences(unet, distilled=True, **given) == [
         "nft.guided has no effect: a distilled model is told its guidance"
     ]
+
+
+def test_a_sum_that_is_standardised_for_choosing_is_told(make_trainer):
+    for normalise, told in (
+        (False, []),
+        (True, ["reward.normalise has no effect: it is for choosing among candidates"]),
+    ):
+        reward = WeightedReward.of({"a": (Blind(), 1.0), "b": (Darkness(), 0.5)}, normalise=normalise)
+        said = make_trainer(reward, algorithm="dpo", validation={"every": 1}).idle_options()
+        assert [each for each in said if each.startswith("reward")] == told
 
 
 def test_a_trainer_knows_what_it_was_given(make_trainer):
