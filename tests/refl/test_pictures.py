@@ -45,8 +45,10 @@ def test_a_rank_is_better_the_lower_and_groups_are_of_one_prompt(ranked, network
 
 
 def test_people_s_ranks_are_learnt_from_and_nothing_is_drawn(make_trainer, ranked, tmp_path):
-    trainer = make_trainer(Blind(), **LEARN, dpo={"pictures": ranked})
+    said = []
+    trainer = make_trainer(Blind(), **LEARN, dpo={"pictures": ranked}, on_message=said.append)
     trainer.train()
+    assert "round 0: 4 pictures of 2 prompts (1 without another of their prompt); 2 pairs" in said
     assert {*trainer.learner.algorithm.chosen} == {(1, 0), (2, 3)}
     assert not (tmp_path / "run" / "rounds").exists()
     assert json.loads((tmp_path / "run" / "log.jsonl").read_text())["reward"] == pytest.approx(-7 / 4)

@@ -156,7 +156,9 @@ class Feedback(Algorithm):
         if self.options.shuffle_rewards:
             pictures.shuffle(self.config.seed, number)
         remark = self.look_at(pictures, number)
-        self._say(f"round {number}: {len(pictures)} pictures of {len(pictures.groups)} prompts; {remark}")
+        compared = sum(map(len, pictures.groups))
+        alone = f" ({len(pictures) - compared} without another of their prompt)" if compared < len(pictures) else ""
+        self._say(f"round {number}: {compared} pictures of {len(pictures.groups)} prompts{alone}; {remark}")
         self._round = number
 
     @abstractmethod
