@@ -106,7 +106,7 @@ class EvaluationFolder:
         if before.get("joined"):
             raise OptionError(f"{self.folder} was joined from others, and is not gone on with. {_ELSEWHERE}")
         if before:
-            different = differences(*({n: r[n] for n in ("pictures", "drawn")} for r in (before, wanted)))
+            different = differences(*({"pictures": each["pictures"], **each["drawn"]} for each in (before, wanted)))
             different += different_metrics(before["metrics"], wanted["metrics"])
             if different:
                 raise OptionError(f"{self.folder} holds an evaluation of others: {in_short(different)}. {_ELSEWHERE}")

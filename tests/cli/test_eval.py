@@ -89,7 +89,7 @@ def test_other_settings_are_refused_in_the_same_folder(drawn: Path):
         "--set", "sampling.num_inference_steps=3", "--metric", "micro_oracle", "--out", drawn / "base",
     )  # fmt: skip
     assert done.exit_code == 2
-    assert "drawn.sampling.num_inference_steps (2 there, 3 now)" in " ".join(done.output.split())
+    assert "sampling.num_inference_steps (2 there, 3 now)" in " ".join(done.output.split())
 
 
 def test_two_are_compared(drawn: Path):
