@@ -335,16 +335,17 @@ def test_a_language_model_is_a_reward_by_name_cached_and_with_its_cost(cli, argu
     def alternating(request, number):
         return say(json.dumps({"reason": "", "mark": number % 11}))
 
-    def judged(service, algorithm, out):
+    def judged(service, algorithm, out, *more):
         options = {"base_url": service.url, "cache_dir": str(tmp_path / "answers"), "input_price": 1, "output_price": 1}
-        other = "refl" if algorithm == "raft" else "raft"
-        given = [text for text in arguments if not str(text).startswith(f"--set={other}")]
+        others = tuple(f"--set={name}." for name in ("refl", "raft") if name != algorithm)
+        given = [text for text in arguments if not str(text).startswith(others)]
         given[given.index("--reward") + 1] = "openai_judge"
         settings = (
             f"algorithm={algorithm}",
             f"reward.options={json.dumps(options)}",
             "denoising_weight=0",
             "iterations=1",
+            *more,
         )
         return cli(*given, *(f"--set={setting}" for setting in settings), "--out", tmp_path / out)
 
@@ -357,6 +358,14 @@ def test_a_language_model_is_a_reward_by_name_cached_and_with_its_cost(cli, argu
         assert again.exit_code == 0, again.output + again.stderr
         assert len(service.requests) == asked and "requests" not in again.output
         assert losses(tmp_path / "again") == losses(tmp_path / "first")
+        quick = ("nft.num_inference_steps=2", "nft.candidates=4", "validation.every=0")
+        rounds = judged(service, "nft", "rounds", *quick)
+        assert rounds.exit_code == 0, rounds.output + rounds.stderr
+        assert len(service.requests) == asked + 24 and "openai_judge: 24 requests" in rounds.output
+        again = judged(service, "nft", "rounds again", *quick)
+        assert again.exit_code == 0 and len(service.requests) == asked + 24
+        rated = [tmp_path / out / "rounds" / "000" / "metadata.jsonl" for out in ("rounds", "rounds again")]
+        assert rated[0].read_text() == rated[1].read_text()
         refused = judged(service, "refl", "refused")
         assert refused.exit_code == 2
         assert "reward 'openai_judge' has no gradient, which refl needs" in " ".join(refused.stderr.split())

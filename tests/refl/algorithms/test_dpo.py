@@ -11,7 +11,7 @@ from realignkit.errors import ModelError
 from realignkit.refl import losses, seeds
 from realignkit.refl.algorithms import MicroBatch
 from realignkit.refl.algorithms.dpo import pairs_of
-from tests.refl.rewards import Blind
+from tests.refl.rewards import Blind, Constant
 from tests.refl.test_step import close
 
 DPO = {"algorithm": "dpo", "validation.every": 0}
@@ -104,6 +104,11 @@ def test_pairs_are_of_one_prompt_and_differ_by_more_than_the_gap(make_trainer, b
     assert expected and len(found) == len(expected) and set(found) == expected
     with pytest.raises(ModelError, match=r"more than 100 standard deviations.*Lower dpo\.gap"):
         make_trainer(Blind(), **DPO, dpo={"gap": 100}).gradients(0)
+
+
+def test_a_reward_that_says_the_same_of_all_teaches_nothing(make_trainer):
+    with pytest.raises(ModelError, match=r"no two pictures of a prompt differ in their reward by more than 0"):
+        make_trainer(Constant(), **DPO).gradients(0)
 
 
 @pytest.mark.parametrize("trainable", ["lora", "text_encoder"])
