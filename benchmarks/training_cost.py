@@ -2,15 +2,17 @@ r"""What a training gained against what it cost: pictures and minutes, beside th
 
     realignkit train … --set validation.every=40 --out runs/nft    # a training with validations, and so on
     realignkit eval --model micro --prompts micro:validation,size=128 --seed 1000 --seed 2000 --seed 3000 \
-        --metric micro_oracle --metric micro_caption --out runs/base
+        --metric micro_oracle --metric micro_caption --set metric.micro_caption.as_trained=true \
+        --set 'metric.micro_caption.options={"estimator": "likelihood"}' --out runs/base
     python benchmarks/training_cost.py nft=runs/nft dpo=runs/dpo --base runs/base   # adds to what has been read
     python benchmarks/training_cost.py                                              # draws that again
 
-``--base`` is an evaluation of the base's pictures, several of each prompt, by the oracle and by a reward: for each N
-it is worked out how often the picture that the reward likes best of N is fully right, over all ways of taking N. A
-training's pictures are those that it drew to learn from, not those of its validations; its minutes those of its
-iterations, drawing and rating included. Writes ``benchmarks/results/training-cost.json`` and ``.md``, and with
-matplotlib (the extra ``plots``) ``docs/images/training-cost.svg``.
+``--base`` is an evaluation of the base's pictures, several of each prompt, by the oracle and by a reward (the caption's
+likelihood, by which ``--select-by caption`` chooses): for each N it is worked out how often the picture that the reward
+likes best of N is fully right, over all ways of taking N. A training's pictures are those that it drew to learn from,
+not those of its validations; its minutes those of its iterations, drawing and rating included. Writes
+``benchmarks/results/training-cost.json`` and ``.md``, and with matplotlib (the extra ``plots``)
+``docs/images/training-cost.svg``.
 """
 
 from __future__ import annotations

@@ -196,6 +196,7 @@ def differences(earlier: Mapping[str, Any], current: Mapping[str, Any]) -> list[
     before, after = (
         flat({name: value for name, value in record.items() if name != "contents"}) for record in (earlier, current)
     )
+    before, after = _without_emptied(before, after), _without_emptied(after, before)
     paths = [{str(record.get(name)) for name in shared} for record in (before, after)]
     new, gone = _unknown(before, after), _unknown(after, before)
     phrases = [
@@ -211,6 +212,15 @@ def differences(earlier: Mapping[str, Any], current: Mapping[str, Any]) -> list[
             was, now = (values.get(name, "nothing known") for values in inside)
             phrases.append(f"what is in {name} ({was} there, {now} now)")
     return [*phrases, *another_version(new, gone)]
+
+
+def _without_emptied(record: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    """A flat record without the groups that are empty in it and hold something in the other."""
+    return {
+        name: value
+        for name, value in record.items()
+        if value != {} or not any(each.startswith(f"{name}.") for each in other)
+    }
 
 
 def _unknown(record: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:

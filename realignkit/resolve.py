@@ -180,7 +180,8 @@ def assign_options(infos: Sequence[PluginInfo], given: Mapping[str, Any]) -> lis
         ]
         if not takers:
             kind = infos[0].kind
-            raise unknown_option(f"{kind}.{key}", (f"{kind}.{name}" for names in known for name in names or ()))
+            options = (f"{kind}.{name}" for names in known for name in names or ())
+            raise unknown_option(f"{kind}.{key}", options, owners=[info.name for info in infos])
         for i in takers:
             assigned[i][option] = value
     return assigned

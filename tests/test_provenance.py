@@ -136,3 +136,10 @@ def test_options_are_left_out_at_any_depth():
     assert provenance.without(options, provenance.MACHINE | provenance.COMPANY) == {
         "options": {"clip": {"margin": 0.5}}
     }
+
+
+def test_a_group_that_is_empty_in_one_record_is_of_no_other_version():
+    given, none = {"options": {"options": {"estimator": "soft"}}}, {"options": {"options": {}}}
+    assert differences(given, none) == ['options.options.estimator ("soft" there, null now)']
+    assert differences(none, given) == ['options.options.estimator (null there, "soft" now)']
+    assert differences(none, {"options": {"options": None}}) == ["options.options ({} there, null now)"]

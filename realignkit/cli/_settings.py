@@ -131,7 +131,8 @@ def _locate(name: str, known: Mapping[str, Collection[str] | None], prefer: str 
     }
     full = [f"{group}.{option}" for group, names in shown.items() for option in names]
     bare = [option for names in shown.values() for option in names]
-    raise unknown_option(name, full if dot else bare, groups=known)
+    owners = sorted({each.partition(".")[0] for each in known.get(group) or () if "." in each})
+    raise unknown_option(name, full if dot else bare, groups=known, owners=owners)
 
 
 def nested_names(options: type[Options], prefix: str = "") -> Iterator[str]:

@@ -178,6 +178,14 @@ def test_evaluations_of_different_pictures_are_joined(drawn: Path, tmp_path: Pat
         (["--pictures", "x", "--metric", "none"], "no metric is called 'none'"),
         (["--pictures", "none", "--metric", "clip"], "'none' is not there"),
         (["--pictures", "x", "--metric", "clip", "--set", "metric.none=1"], "there is no option 'metric.none'"),
+        (
+            ["--pictures", "x", "--metric", "micro_clip", "--set", "metric.micro_blip.as_trained=true"],
+            "'metric.micro_blip.as_trained' is for 'micro_blip', which is not asked for here, only micro_clip.",
+        ),
+        (
+            ["--pictures", "x", "--metric", "micro_caption", "--set", "metric.micro_caption.estimator=soft"],
+            """its options in 'metric.micro_caption.options', as {"estimator": …}.""",
+        ),
     ],
 )
 def test_what_is_missing_or_wrong_is_said(arguments, message, tmp_path, monkeypatch):

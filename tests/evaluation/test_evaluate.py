@@ -173,7 +173,7 @@ def test_a_model_is_told_by_what_is_in_its_folder(tmp_path: Path):
         folder.open(record("runs/a/model", {"generator.model": "15 files, cd"}))
     nothing = EvaluationFolder(tmp_path / "nothing")
     nothing.open(record("runs/a/model", {}))
-    with pytest.raises(OptionError, match=r"what is in generator.model \(nothing known there, 15 files, ab now\)\. Use"):
+    with pytest.raises(OptionError, match=r"what is in generator.model \(nothing known there, 15 files, ab now\)\."):
         nothing.open(record("runs/a/model", {"generator.model": "15 files, ab"}))
 
 

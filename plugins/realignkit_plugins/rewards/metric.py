@@ -62,9 +62,14 @@ class RewardMetric(Metric):
             from realignkit.resolve import measuring_reward
 
             chosen = self.options
-            self._reward = measuring_reward(
-                default_registry(), chosen.reward, chosen.options, as_trained=chosen.as_trained
-            )
+            try:
+                self._reward = measuring_reward(
+                    default_registry(), chosen.reward, chosen.options, as_trained=chosen.as_trained
+                )
+            except OptionError as error:
+                if not chosen.options:
+                    raise
+                raise OptionError(f"within 'options' of the metric of '{chosen.reward}': {error}") from error
         return self._reward
 
     def out_of_reach(self) -> str:
@@ -87,18 +92,22 @@ class RewardMetric(Metric):
             self.squares += float(values.square().sum())
 
     def judge_each(self, images: Sequence[Image], prompts: Sequence[str]) -> list[dict[str, float]]:
-        """The reward of each image, under the reward's name; nothing is summed up."""
+        """The reward of each image, named as by :meth:`compute`; nothing is summed up."""
         verdicts = []
         for start in range(0, len(images), self.options.batch_size):
             part = slice(start, start + self.options.batch_size)
-            verdicts += [{self.options.reward: float(v)} for v in self._judge(images[part], prompts[part])]
+            verdicts += [{self._value: float(v)} for v in self._judge(images[part], prompts[part])]
         return verdicts
+
+    @property
+    def _value(self) -> str:
+        return self.options.reward + ("_as_trained" if self.options.as_trained else "")
 
     def _judge(self, images: Sequence[Image], prompts: Sequence[str]) -> Tensor:
         return (called if self.options.as_trained else reported)(self.reward, images, prompts)
 
     def compute(self) -> dict[str, float]:
-        """The mean (under the reward's name), ``std`` over images, and ``n``.
+        """The mean (called as the reward, with ``_as_trained`` where that is asked), ``std`` over images, and ``n``.
 
         Raises:
             PluginError: nothing has been judged yet.
@@ -107,7 +116,7 @@ class RewardMetric(Metric):
             raise PluginError("nothing to compute: call update(images, prompts) first.")
         mean = self.total / self.count
         variance = max(0.0, self.squares / self.count - mean * mean)
-        return {self.options.reward: mean, "std": math.sqrt(variance), "n": self.count}
+        return {self._value: mean, "std": math.sqrt(variance), "n": self.count}
 
     def merge(self, other: Metric) -> None:
         """Add another instance's sums.

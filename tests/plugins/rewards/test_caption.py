@@ -217,7 +217,7 @@ def test_as_a_metric_an_estimator_is_measured_or_refused(checkpoint):
     chosen = {"captioner": checkpoint("blip"), "text_encoder": checkpoint("q_former_text"), "estimator": "likelihood"}
     images = to_pil(pictures(3))
     metric = RewardMetric(reward="caption", options=chosen, as_trained=True)
-    measured = [value["caption"] for value in metric.judge_each(images, PROMPTS)]
+    measured = [value["caption_as_trained"] for value in metric.judge_each(images, PROMPTS)]
     expected = make(checkpoint, estimator="likelihood", dtype="fp32")(to_tensor(images), PROMPTS)
     assert measured == pytest.approx(expected.tolist(), abs=1e-5)
     with pytest.raises(OptionError, match=r"'estimator' .*'caption'.* as_trained=true"):
@@ -225,6 +225,8 @@ def test_as_a_metric_an_estimator_is_measured_or_refused(checkpoint):
     in_a_sum = {"caption.estimator": "soft", "caption.captioner": chosen["captioner"]}
     with pytest.raises(OptionError, match=r"'caption.estimator' says what a training"):
         RewardMetric(reward="caption,clip", options=in_a_sum).update(images, PROMPTS)
+    with pytest.raises(OptionError, match=r"within 'options' of the metric of 'caption': .*'reward.estimatr'"):
+        RewardMetric(reward="caption", options={"estimatr": "soft"}).update(images, PROMPTS)
 
 
 @pytest.mark.parametrize("text_encoder", ["q_former_text", "clip"])
