@@ -21,11 +21,11 @@ SIZES = {2: 2_700, 3: 1_300}
 
 def prompts() -> list[str]:
     """All of them, always in the same order."""
-    found = [
+    texts = [
         text for objects, size in SIZES.items() for text in WorldPrompts(objects=objects, size=size, purpose="train")
     ]
-    random.Random(0).shuffle(found)
-    return found
+    random.Random(0).shuffle(texts)
+    return texts
 
 
 def main() -> None:

@@ -248,9 +248,9 @@ def preset(name: str, **changes: Any) -> ReFLConfig:
         near = get_close_matches(name, PRESETS, n=1)
         hint = f" Did you mean '{near[0]}'?" if near else ""
         raise OptionError(f"there is no preset '{name}'.{hint} Known: {', '.join(PRESETS)}.")
-    own = PRESETS[name].get("algorithm", "auto")
-    chosen = changes.get("algorithm", own)
-    trained = {own, *AUTO} if chosen == "auto" else {chosen}
+    of_preset = PRESETS[name].get("algorithm", "auto")
+    chosen = changes.get("algorithm", of_preset)
+    trained = {of_preset, *AUTO} if chosen == "auto" else {chosen}
     settings = {
         option: value for option, value in PRESETS[name].items() if option not in ALGORITHMS or option in trained
     }

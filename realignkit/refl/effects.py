@@ -83,11 +83,11 @@ def _of_rounds(config: ReFLConfig, algorithm: str, options: Any, networks: Netwo
     """The same of an algorithm that learns from the model's own pictures; nothing of others."""
     if not isinstance(options, FeedbackOptions):
         return {}
-    kind, scale = networks.noise.kind, options.guidance_scale
+    kind, scale = networks.noise.kind, 1.0 if options.guidance_scale is None else options.guidance_scale
     given, later = _rounds_of(config, options)
     drawn = later or not given
     # What the network is told, or what is learnt, depends on these whoever has drawn the pictures.
-    told = algorithm == "grpo" or networks.distilled or getattr(options, "guided", False)
+    scale_is_learnt = algorithm == "grpo" or networks.distilled or getattr(options, "guided", False)
     why = f"{algorithm}.pictures has all that is learnt from"
     no_rounds = "one round lasts to the end"
     rounds = {
@@ -96,15 +96,15 @@ def _of_rounds(config: ReFLConfig, algorithm: str, options: Any, networks: Netwo
         "prompts_per_round": (drawn, why),
         "solver": (drawn, why),
         "num_inference_steps": (drawn or algorithm == "grpo", why),
-        "guidance_scale": (drawn or told, why),
+        "guidance_scale": (drawn or scale_is_learnt, why),
         "reference": (later, f"{no_rounds}, and what begins it is the frozen model"),
         "guided": (
-            not networks.distilled and (scale is None or scale > 1),
-            "a distilled model is told its guidance" if networks.distilled else f"guidance_scale is {scale or 0:g}",
+            not networks.distilled and scale > 1,
+            "a distilled model is told its guidance" if networks.distilled else f"guidance_scale is {scale:g}",
         ),
         "max_weight": (
             kind == "epsilon" or (limit := getattr(options, "max_weight", None)) is None or limit < 1,
             f"errors of a model that predicts '{kind}' weigh 1 at most",
         ),
     }
-    return {f"{algorithm}.{name}": found for name, found in rounds.items() if hasattr(options, name)}
+    return {f"{algorithm}.{name}": effect for name, effect in rounds.items() if hasattr(options, name)}

@@ -10,7 +10,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -159,22 +158,6 @@ def test_results_of_other_pictures_options_or_identities_are_refused_in_words(fo
         EvaluationFolder(tmp_path).existing()
     with pytest.raises(OptionError, match="there are no metrics"):
         Evaluation(pictures, [], out)
-
-
-def test_a_model_is_told_by_what_is_in_its_folder(tmp_path: Path):
-    def record(model: str, known: dict[str, str]) -> dict[str, Any]:
-        drawn = {"generator": {"model": model}, "contents": known}
-        return {"pictures": {"count": 2}, "drawn": drawn, "metrics": {}}
-
-    folder = EvaluationFolder(tmp_path)
-    folder.open(record("runs/a/model", {"generator.model": "15 files, ab"}))
-    folder.open(record("moved/model", {"generator.model": "15 files, ab"}))
-    with pytest.raises(OptionError, match=r"what is in generator.model \(15 files, ab there, 15 files, cd now\)\. Use"):
-        folder.open(record("runs/a/model", {"generator.model": "15 files, cd"}))
-    nothing = EvaluationFolder(tmp_path / "nothing")
-    nothing.open(record("runs/a/model", {}))
-    with pytest.raises(OptionError, match=r"what is in generator.model \(nothing known there, 15 files, ab now\)\."):
-        nothing.open(record("runs/a/model", {"generator.model": "15 files, ab"}))
 
 
 class Asking(Redness):

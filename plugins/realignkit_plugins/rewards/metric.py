@@ -96,11 +96,11 @@ class RewardMetric(Metric):
         verdicts = []
         for start in range(0, len(images), self.options.batch_size):
             part = slice(start, start + self.options.batch_size)
-            verdicts += [{self._value: float(v)} for v in self._judge(images[part], prompts[part])]
+            verdicts += [{self._value_name: float(v)} for v in self._judge(images[part], prompts[part])]
         return verdicts
 
     @property
-    def _value(self) -> str:
+    def _value_name(self) -> str:
         return self.options.reward + ("_as_trained" if self.options.as_trained else "")
 
     def _judge(self, images: Sequence[Image], prompts: Sequence[str]) -> Tensor:
@@ -116,7 +116,7 @@ class RewardMetric(Metric):
             raise PluginError("nothing to compute: call update(images, prompts) first.")
         mean = self.total / self.count
         variance = max(0.0, self.squares / self.count - mean * mean)
-        return {self._value: mean, "std": math.sqrt(variance), "n": self.count}
+        return {self._value_name: mean, "std": math.sqrt(variance), "n": self.count}
 
     def merge(self, other: Metric) -> None:
         """Add another instance's sums.

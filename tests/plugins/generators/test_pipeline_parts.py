@@ -266,8 +266,8 @@ def test_the_embedded_decoder_is_for_models_of_its_latents(folder: Path, tmp_pat
     registry = default_registry()
     with pytest.raises(ModelError, match=r"'micro:vae_256' decodes other latents than .*: its scaling_factor is "):
         registry.create("generator", "micro_256", model=str(folder), device="cpu").pipeline()
-    own = registry.create("generator", "micro_256", model=str(folder), device="cpu", vae=None).pipeline()
-    assert own.vae.config.scaling_factor == AutoencoderKL.load_config(folder / "vae")["scaling_factor"]
+    original = registry.create("generator", "micro_256", model=str(folder), device="cpu", vae=None).pipeline()
+    assert original.vae.config.scaling_factor == AutoencoderKL.load_config(folder / "vae")["scaling_factor"]
     registry.create("generator", "micro", device="cpu").pipeline().save_pretrained(tmp_path / "trained")
     trained = registry.create("generator", "micro_256", model=str(tmp_path / "trained"), device="cpu").pipeline()
     assert trained.vae.config.sample_size == 256

@@ -84,9 +84,9 @@ def test_whatever_the_network_predicts_it_is_the_loss_of_clean_pictures(kind):
         level = losses.Level.of_flow(torch.tensor(0.4).view(1, 1, 1, 1))
         latents = losses.add_noise(clean, noise, level)
     goodness, old, now = torch.tensor([0.9, 0.2]), target + off, target + further
-    found = losses.nft(now, old, target, goodness, 0.7) * losses.x0_slope(level, kind).flatten()
+    loss = losses.nft(now, old, target, goodness, 0.7) * losses.x0_slope(level, kind).flatten()
     pictures = [losses.predict_x0(latents, each, level, kind) for each in (now, old)]
-    torch.testing.assert_close(found, losses.nft(*pictures, clean, goodness, 0.7), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(loss, losses.nft(*pictures, clean, goodness, 0.7), rtol=1e-4, atol=1e-5)
 
 
 def test_good_pictures_attract_and_bad_ones_repel():
