@@ -2,6 +2,7 @@
 
     python benchmarks/guidance.py --set guide_margin=-0.6 --out guidance/caption   # some 15 minutes on an idle core
     python benchmarks/guidance.py --reward blip --out guidance/blip
+    python benchmarks/guidance.py --prompts systems/prompts.txt --set guide_margin=-0.6 --out guidance/cc500
     python benchmarks/guidance.py --row guided --share 1/2 --out guidance/a        # for one of several processes: then
     realignkit ablate join guidance/a guidance/b --out guidance/all
     python benchmarks/guidance.py --smoke                                          # seconds; checks that it runs
@@ -26,16 +27,18 @@ from torch import Tensor
 
 from realignkit import Realigner, Reward, default_registry
 from realignkit.arguments import value_of
+from realignkit.calls import texts_of
 from realignkit.cli._progress import Bars
 from realignkit.evaluation.judging import Judging
 from realignkit.evaluation.measure import Ablation, Pictures
 from realignkit.evaluation.plan import Part, Plan
 from realignkit.evaluation.write import write_tables
 from realignkit.named import Named
+from realignkit.prompts import prompt_set
 from realignkit.realigner.draft import best_of_each, candidate_seeds
 from realignkit.realigner.options import GUIDE_OPTIONS
-from realignkit_plugins.micro.prompts import WorldPrompts
 
+PROMPTS = "micro:validation,size=200,objects=2"
 ROWS = ("base", "guided", "control", "best")
 
 
@@ -60,7 +63,8 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="such as guide_margin=-0.6")
     parser.add_argument("--row", action="append", choices=ROWS, help="repeatable; default: all")
     parser.add_argument("--best-of", type=int, default=2, help="pictures that cost about what guidance costs")
-    parser.add_argument("--size", type=int, default=200, help="prompts, one picture each")
+    parser.add_argument("--prompts", default=PROMPTS, help="a file or a prompt set, such as systems.py writes")
+    parser.add_argument("--size", type=int, help="the first so many prompts, one picture each; default: all")
     parser.add_argument("--seed", type=int, default=7, help="of the noise")
     parser.add_argument("--share", default="1/1", help="of the pictures: 1/2 and 2/2 are the two halves")
     parser.add_argument("--out", type=Path, help="folder of the results")
@@ -82,7 +86,7 @@ def measure(arguments: argparse.Namespace, sampling: dict[str, Any]) -> str:
     options = {name: value_of(value) for name, _, value in (text.partition("=") for text in arguments.set)}
     reward = Named("reward", arguments.reward, registry.create("reward", f"micro_{arguments.reward}"))
     realigner = Realigner.from_pretrained("micro", sampling=sampling, batch_size=10, **options)
-    prompts = list(WorldPrompts(purpose="validation", size=arguments.size, objects=2))
+    prompts = texts_of(prompt_set(registry, arguments.prompts))[: arguments.size]
     control = Named("reward", "another prompt's", AnotherPrompts(reward, prompts))
     best = f"base, best of {arguments.best_of}"
 
@@ -116,9 +120,8 @@ def measure(arguments: argparse.Namespace, sampling: dict[str, Any]) -> str:
         return Named("generator", "micro", registry.create("generator", "micro", **given))
 
     pictures = Pictures(realigner, Judging(registry, "micro_oracle"), generator, arguments.out)
-    ablation = Ablation(
-        plan, pictures, prompts, seeds=[arguments.seed], source=f"micro:validation,size={arguments.size},objects=2"
-    )
+    source = Path(arguments.prompts).name
+    ablation = Ablation(plan, pictures, prompts, seeds=[arguments.seed], source=source)
     number, of = map(int, arguments.share.split("/"))
     ablation.jobs = ablation.jobs[number - 1 :: of]
     with Bars() as bars:

@@ -40,9 +40,19 @@ SETTINGS: dict[str, Any] = {
     "tracker": "none",
     "validation": {"every": 6, "prompts": 48, "steps": 10, "patience": 0},
 }
+FEEDBACK = ("nft", "dpo", "grpo")
+GUIDANCE = 4
+"""Of the pictures that are judged, where what is learnt from was drawn without."""
 ALGORITHMS: dict[str, dict[str, Any]] = {
     "refl": {"reward_weight": 1.0, "refl": {"solver": "dpmpp", "num_inference_steps": 8, "gradient_steps": (5, 7)}},
     "raft": {"raft": {"solver": "dpmpp", "num_inference_steps": 8, "candidates": 2}},
+    **{
+        name: {
+            name: {"num_inference_steps": 8, "guidance_scale": 1.0, "prompts_per_round": 16, "iterations_per_round": 6},
+            "train_text_encoder": True,
+        }
+        for name in FEEDBACK
+    },
 }
 SMOKE: dict[str, Any] = {
     "iterations": 2,
@@ -122,9 +132,11 @@ PLANTED: Mapping[str, Callable[[], Reward]] = {
 def train(name: str, algorithm: str, seed: int, folder: Path, smoke: bool = False) -> None:
     """Train with a planted reward, or go on with it. What has no gradient is trained with RAFT instead of ReFL."""
     registry = default_registry()
-    generator, reward = registry.create("generator", "micro"), PLANTED[name]()
+    reward = PLANTED[name]()
     if algorithm == "refl" and not reward.differentiable:
         algorithm = "raft"
+    sampling = {"guidance_scale": GUIDANCE} if algorithm in FEEDBACK else {}
+    generator = registry.create("generator", "micro", **sampling)
     settings = {**SETTINGS, **ALGORITHMS[algorithm], "algorithm": algorithm, "seed": seed}
     if smoke:
         settings |= {key: value for key, value in SMOKE.items() if key in settings}
