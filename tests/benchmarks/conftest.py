@@ -36,11 +36,11 @@ def script() -> Callable[[str], ModuleType]:
 
 
 @pytest.fixture
-def smoke(quick: Path, tmp_path: Path) -> Callable[[str], str]:
+def smoke(quick: Path, tmp_path: Path) -> Callable[..., str]:
     """Runs a script with ``--smoke`` and gives what it printed; it must leave no file."""
 
-    def run(name: str) -> str:
-        command = [quick / "python", str(FOLDER / f"{name}.py"), "--smoke"]
+    def run(name: str, *options: str) -> str:
+        command = [quick / "python", str(FOLDER / f"{name}.py"), "--smoke", *options]
         done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=HANGS)
         assert done.returncode == 0, done.stderr
         assert not list(tmp_path.iterdir())

@@ -10,6 +10,7 @@ from dataclasses import asdict
 import pytest
 import torch
 
+from realignkit.refl import ReFLConfig
 from realignkit.types import Validation
 from tests.conftest import ROOT
 
@@ -83,3 +84,10 @@ def test_a_reward_is_not_stopped_in_time_when_later_weights_are_better_or_it_nev
     never = planted.outcome(write(tmp_path / "never", [60, 58, 62]))
     assert never.stopped is None and not never.in_time
     assert "| never |" in planted.table([never])
+
+
+def test_the_trainer_takes_every_algorithms_settings(planted):
+    for name, own in planted.ALGORITHMS.items():
+        config = ReFLConfig(**{**planted.SETTINGS, **own, "algorithm": name})
+        if name in planted.FEEDBACK:  # several rounds, or nothing is drawn by what has learnt
+            assert getattr(config, name).draws_later(config.iterations)
