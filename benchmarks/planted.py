@@ -130,7 +130,11 @@ PLANTED: Mapping[str, Callable[[], Reward]] = {
 
 
 def train(name: str, algorithm: str, seed: int, folder: Path, smoke: bool = False) -> None:
-    """Train with a planted reward, or go on with it. What has no gradient is trained with RAFT instead of ReFL."""
+    """Train with a planted reward, or go on with it. What has no gradient is trained with RAFT instead of ReFL.
+
+    Raises:
+        ModelError: an algorithm of :data:`FEEDBACK` has nothing to learn, as ``text_only`` rates all pictures alike.
+    """
     registry = default_registry()
     reward = PLANTED[name]()
     if algorithm == "refl" and not reward.differentiable:
