@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from realignkit.contracts import Metric
+from realignkit.named import Named
+
+PROMPTS = ["a red book", "a blue pen", "an unknown thing"]
 
 
 def levels(image: Any) -> np.ndarray:
@@ -73,3 +78,14 @@ class Spread(Metric):
 
     def restore(self, state):
         self.sums, self.squares, self.count = state["sums"], state["squares"], state["count"]
+
+
+def metrics() -> list[Named]:
+    """One of each kind."""
+    return [Named("metric", "redness", Redness()), Named("metric", "spread", Spread())]
+
+
+def results(out: Path) -> dict[str, Any]:
+    """What an evaluation has kept: of each picture, and of all together."""
+    record = json.loads((out / "eval.json").read_text())
+    return {"lines": (out / "pictures.jsonl").read_bytes(), "whole": record["whole"]}
