@@ -1,8 +1,9 @@
-"""What reward-guided sampling is worth: against the base, a control without information, and the best of several.
+r"""What reward-guided sampling is worth: against the base, a control without information, and the best of several.
 
     python benchmarks/guidance.py --set guide_margin=-0.6 --out guidance/caption   # some 15 minutes on an idle core
     python benchmarks/guidance.py --reward blip --out guidance/blip
-    python benchmarks/guidance.py --prompts systems/prompts.txt --set guide_margin=-0.6 --out guidance/cc500
+    python benchmarks/guidance.py --prompts systems/prompts.txt --seed 0 --seed 1 --seed 2 --set guide_margin=-0.6 \
+        --out guidance/cc500                                                       # more than an hour
     python benchmarks/guidance.py --row guided --share 1/2 --out guidance/a        # for one of several processes: then
     realignkit ablate join guidance/a guidance/b --out guidance/all
     python benchmarks/guidance.py --smoke                                          # seconds; checks that it runs
@@ -64,8 +65,8 @@ def main() -> None:
     parser.add_argument("--row", action="append", choices=ROWS, help="repeatable; default: all")
     parser.add_argument("--best-of", type=int, default=2, help="pictures that cost about what guidance costs")
     parser.add_argument("--prompts", default=PROMPTS, help="a file or a prompt set, such as systems.py writes")
-    parser.add_argument("--size", type=int, help="the first so many prompts, one picture each; default: all")
-    parser.add_argument("--seed", type=int, default=7, help="of the noise")
+    parser.add_argument("--size", type=int, help="the first so many prompts; default: all")
+    parser.add_argument("--seed", type=int, action="append", help="of the noise; repeatable (default: 7)")
     parser.add_argument("--share", default="1/1", help="of the pictures: 1/2 and 2/2 are the two halves")
     parser.add_argument("--out", type=Path, help="folder of the results")
     parser.add_argument("--smoke", action="store_true")
@@ -121,7 +122,7 @@ def measure(arguments: argparse.Namespace, sampling: dict[str, Any]) -> str:
 
     pictures = Pictures(realigner, Judging(registry, "micro_oracle"), generator, arguments.out)
     source = Path(arguments.prompts).name
-    ablation = Ablation(plan, pictures, prompts, seeds=[arguments.seed], source=source)
+    ablation = Ablation(plan, pictures, prompts, seeds=arguments.seed or [7], source=source)
     number, of = map(int, arguments.share.split("/"))
     ablation.jobs = ablation.jobs[number - 1 :: of]
     with Bars() as bars:
