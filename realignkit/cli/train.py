@@ -235,7 +235,9 @@ class TrainingJob:
             judge = self._make_judge()
         rewards = (Named("reward", str(self.wanted["reward"]), reward), *([judge.named] if judge else []))
         self.asked += [part for named in rewards for part, _ in named.parts]
-        config = self.config.control(Path(self.wanted["out"])) if control else self.config
+        config = self.config
+        if control:
+            config = config.control(Path(self.wanted["out"]), config.algorithm_for(rewards[0]))
         with _reporting(title or ("control" if control else "train")) as (on_step, on_message):
             trainer = ReFLTrainer(
                 pipeline,

@@ -106,15 +106,17 @@ class ReFLConfig(TrainingOptions):
         """Whether all terms are off."""
         return self.reward_weight == 0 and not self.denoising_weight
 
-    def control(self, run: Path) -> ReFLConfig:
+    def control(self, run: Path, algorithm: str | None = None) -> ReFLConfig:
         """What trains the same without what the reward says.
 
         Args:
             run: folder of the training that it is the control of.
+            algorithm: what is trained, where ``algorithm=auto`` leaves it open (:meth:`algorithm_for`).
         """
-        kind = ALGORITHMS.get(self.algorithm)
-        options = None if kind is None else kind.control_options(self.options_of(self.algorithm), run)
-        return self.model_copy(update={"reward_weight": 0.0} if options is None else {self.algorithm: options})
+        algorithm = algorithm or self.algorithm
+        kind = ALGORITHMS.get(algorithm)
+        options = None if kind is None else kind.control_options(self.options_of(algorithm), run)
+        return self.model_copy(update={"reward_weight": 0.0} if options is None else {algorithm: options})
 
     def algorithm_for(self, reward: Named) -> str:
         """The algorithm that is trained with a reward: ``auto`` goes by whether it has a gradient.

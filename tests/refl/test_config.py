@@ -108,6 +108,10 @@ def test_a_control_is_without_what_the_reward_says():
     assert given.dpo.pictures == Path("people")
     assert ReFLConfig().control(Path("runs/a")).reward_weight == 0
     assert ReFLConfig(denoising_weight=0).control(Path("runs/a")).leaves_nothing
+    assert ReFLConfig(algorithm="raft").control(Path("runs/a")).raft.shuffle_rewards
+    chosen = ReFLConfig(raft={"candidates": 2}).control(Path("runs/a"), "raft")
+    assert chosen.algorithm == "auto" and chosen.reward_weight is None
+    assert chosen.raft.shuffle_rewards and chosen.raft.candidates == 2
 
 
 @pytest.mark.parametrize(

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from pydantic import Field
 
 from realignkit.calls import rewards_of
+from realignkit.errors import OptionError
 from realignkit.refl import seeds
 from realignkit.refl.algorithms import Algorithm, Gradients, MicroBatch, RolloutOptions
 
@@ -19,6 +23,9 @@ class RAFTOptions(RolloutOptions):
 
     gradients_per_rollout: int = Field(1, ge=1, description="noise levels to learn each best image at")
     candidates: int = Field(4, ge=2, description="images per prompt, of which the best is learnt from")
+    shuffle_rewards: bool = Field(
+        False, description="a control: rewards exchanged among the candidates of each prompt, so that they say nothing"
+    )
 
 
 class RAFT(Algorithm):
@@ -26,6 +33,17 @@ class RAFT(Algorithm):
 
     Options = RAFTOptions
     options: RAFTOptions
+
+    @classmethod
+    def control_options(cls, options: Any, run: Path) -> Any:
+        """The same candidates, and rewards that are exchanged within each prompt.
+
+        Raises:
+            OptionError: they are exchanged already.
+        """
+        if options.shuffle_rewards:
+            raise OptionError("with shuffle_rewards the training is a control itself: leave it or --control out.")
+        return options.model_copy(update={"shuffle_rewards": True})
 
     def add(self, gradients: Gradients, batch: MicroBatch) -> None:
         """Draw, choose, and add the gradients of the denoising loss on what was chosen, and of L_pre."""
@@ -57,4 +75,13 @@ class RAFT(Algorithm):
                 rated.append(rewards_of(self.reward, networks.decode(latents), prompts).to(networks.device))
             drawn.append(latents)
         rewards, everyone = torch.stack(rated), torch.arange(len(prompts), device=networks.device)
-        return torch.stack(drawn)[rewards.argmax(0), everyone], rewards
+        said = self._shuffled(rewards, batch.places) if self.options.shuffle_rewards else rewards
+        return torch.stack(drawn)[said.argmax(0), everyone], rewards
+
+    def _shuffled(self, rewards: Tensor, places: Sequence[int]) -> Tensor:
+        """Rewards (candidates, B), those of each prompt exchanged among its candidates."""
+        import torch
+
+        seed, count = self.config.seed, len(rewards)
+        orders = [seeds.numpy_rng(seed, "shuffled rewards", place).permutation(count) for place in places]
+        return rewards.gather(0, torch.tensor(np.stack(orders, 1), device=rewards.device))

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
+from realignkit.errors import OptionError
 from realignkit.refl import losses, seeds
 from realignkit.refl.algorithms import MicroBatch
 from tests.refl.rewards import Blind
@@ -39,6 +42,34 @@ def test_the_best_of_each_prompts_candidates_is_learnt_from(make_trainer):
         "reward": pytest.approx(float(rewards.mean())),
         "reward_loss": pytest.approx(float(loss)),
     }
+
+
+def test_with_shuffled_rewards_any_candidate_is_learnt_from(make_trainer):
+    """The same candidates, and each is as likely, whatever its reward; the seed decides which."""
+    options = {"candidates": 3, "shuffle_rewards": True}
+    algorithm = make_trainer(Blind(), **OPTIONS, raft=options).learner.algorithm
+    rewards = torch.tensor([[0.0], [2.0], [1.0]]).expand(3, 300)
+    places = range(300)
+    shuffled = algorithm._shuffled(rewards, places)
+    assert torch.equal(shuffled.sort(0).values, rewards.sort(0).values)
+    times = torch.bincount(shuffled.argmax(0), minlength=3)
+    assert times.min() > 70 and times.max() < 130  # 100 each, four standard deviations of 8
+    assert torch.equal(shuffled[:, 100:110], algorithm._shuffled(rewards[:, :10], range(100, 110)))
+
+    batch = MicroBatch(0, range(4))
+    prompts = algorithm.prompts_at(batch.places)
+    best, rated = algorithm._best(prompts, batch)
+    plain = make_trainer(Blind(), **OPTIONS, raft={"candidates": 3}).learner.algorithm
+    liked, as_rated = plain._best(prompts, batch)
+    torch.testing.assert_close(rated, as_rated)
+    same = [torch.equal(a, b) for a, b in zip(best, liked, strict=True)]
+    assert same == (shuffled_choice(algorithm, rated) == rated.argmax(0)).tolist()
+    with pytest.raises(OptionError, match="with shuffle_rewards the training is a control itself"):
+        algorithm.control_options(algorithm.options, Path("run"))
+
+
+def shuffled_choice(algorithm, rated):
+    return algorithm._shuffled(rated, range(rated.shape[1])).argmax(0)
 
 
 def test_several_noise_levels_weigh_as_much_as_one(make_trainer):
