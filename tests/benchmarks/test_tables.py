@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+from statistics import fmean
 
 import pytest
 
@@ -69,6 +71,32 @@ def test_the_documents_say_what_the_tables_say(name, published):
     else:
         assert len(shown) >= 6
         assert [triple for triple in shown if triple not in known] == []
+
+
+def test_the_trials_of_feedback_are_what_their_verdicts_say():
+    kept = json.loads((RESULTS / "feedback-validation.json").read_text(encoding="utf-8"))["rows"]
+    section = (ROOT / "docs/benchmarks.md").read_text(encoding="utf-8").split("#### In short rounds")[1]
+    shown = [found for cells in rows(section.split("(At its own guidance")[0]) if (found := numbers(cells[-5:]))]
+    trials = [[name] for name in kept if not name.startswith(("held", "not held"))]
+    trials.append([name for name in kept if "control" in name])
+    assert len(trials) == 10
+    counted = []
+    for names in trials:
+        values = [share(kept[name], f"two objects, guidance {guidance}") for guidance in (2, 3, 4) for name in names]
+        values += [kept[name]["frechet"]["two objects, guidance 4"] for name in names]
+        values += [share(kept[name], "three objects, guidance 3") for name in names]
+        counted.append([fmean(values[at : at + len(names)]) for at in range(0, len(values), len(names))])
+    assert len(shown) == len(counted)
+    for row, values in zip(shown, counted, strict=True):
+        assert row == pytest.approx(values, abs=0.051)
+
+
+def numbers(cells):
+    return [float(found.group()) for cell in cells if (found := re.search(r"\d+\.\d+", cell))]
+
+
+def share(row, of):
+    return 100 * row["verdicts"][of].count("1") / len(row["verdicts"][of])
 
 
 def test_no_published_row_contradicts_itself(published):
