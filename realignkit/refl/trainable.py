@@ -159,7 +159,7 @@ class Trainable:
         """
         with self.averaged():
             if not self.config.adapts:
-                with atomic_folder(folder / MODEL_FOLDER) as new, _missing_parts():
+                with atomic_folder(folder / MODEL_FOLDER) as new, _quietly():
                     self.networks.pipeline.save_pretrained(new, safe_serialization=True)
                     write_manifest(new, {"iteration": iteration})
                 return folder / MODEL_FOLDER
@@ -252,18 +252,23 @@ def _weights_in(folder: Path) -> dict[str, Tensor]:
 
 
 @contextlib.contextmanager
-def _missing_parts() -> Iterator[None]:
-    """Save a pipeline without a warning for each part that it was loaded without."""
+def _quietly() -> Iterator[None]:
+    """Save a pipeline without a warning for each part that it was loaded without, or a bar for each that is written."""
+    from transformers.utils import logging as transformers_logging
 
     def worth_saying(record: logging.LogRecord) -> bool:
         return "<class 'NoneType'> cannot be saved" not in record.getMessage()
 
     logger = logging.getLogger("diffusers.pipelines.pipeline_utils")
     logger.addFilter(worth_saying)
+    bars = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
     try:
         yield
     finally:
         logger.removeFilter(worth_saying)
+        if bars:
+            transformers_logging.enable_progress_bar()
 
 
 def _remove_adapters(part: Any) -> None:

@@ -57,13 +57,15 @@ def test_that_and_nothing_else_learns_whatever_the_algorithm(make_trainer, pipel
 
 
 @pytest.mark.parametrize("choice", CHOICES)
-def test_what_is_written_draws_in_plain_diffusers_what_the_trained_pipeline_draws(make_trainer, tmp_path, choice):
+def test_what_is_written_draws_in_plain_diffusers_as_what_was_trained(make_trainer, tmp_path, choice, capfd):
     from diffusers import StableDiffusionPipeline
 
     options, _ = CHOICES[choice]
     options = {**options, "algorithm": "dpo", "validation.every": 0, "learning_rate": 0.05, "lora.alpha": 3}
     trained = tiny.build_pipeline()
+    capfd.readouterr()
     make_trainer(Blind(), pipeline=trained, **options).train()
+    assert capfd.readouterr().err == ""  # no bars of the libraries'
     plain = tiny.build_pipeline()
     before = draw(plain)
     if "lora" in choice:
