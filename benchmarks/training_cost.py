@@ -5,12 +5,14 @@ r"""What a training gained against what it cost: pictures and minutes, beside th
         --metric micro_oracle --metric micro_caption --set metric.micro_caption.as_trained=true \
         --set 'metric.micro_caption.options={"estimator": "likelihood"}' --out runs/base
     python benchmarks/training_cost.py nft=runs/nft dpo=runs/dpo --base runs/base   # adds to what has been read
+    python benchmarks/training_cost.py --control nft=runs/nft-control               # beside the training of that name
     python benchmarks/training_cost.py                                              # draws that again
 
 ``--base`` is an evaluation of the base's pictures, several of each prompt, by the oracle and by a reward (the caption's
 likelihood, by which ``--select-by caption`` chooses): for each N it is worked out how often the picture that the reward
 likes best of N is fully right, over all ways of taking N. A training's pictures are those that it drew to learn from,
-not those of its validations; its minutes those of its iterations, drawing and rating included. Writes
+not those of its validations; its minutes those of its iterations, drawing and rating included. A control is drawn where
+its training is after as many iterations; what it cost itself is not read. Writes
 ``benchmarks/results/training-cost.json`` and ``.md``, and with matplotlib (the extra ``plots``)
 ``docs/images/training-cost.svg``.
 """
@@ -38,20 +40,36 @@ COLOURS = ("#1f5fa8", "#b3471b", "#1b7a3d", "#7a3d8f", "#8a6d00", "#555555")
 
 def curve(folder: Path) -> dict[str, list[float]]:
     """A training's validations: ``iterations``, ``pictures`` drawn by then, ``minutes``, and what was ``judged``."""
+    record, points = validations(folder)
+    config, algorithm = record["config"], record["identity"]["algorithm"]
+    seconds = {row["iteration"]: row["seconds"] for row in map(json.loads, (folder / LOG).read_text().splitlines())}
+    return {
+        "iterations": [*points],
+        "pictures": [_pictures(folder, algorithm, config, at) for at in points],
+        "minutes": [round(sum(s for i, s in seconds.items() if i <= at) / 60, 2) for at in points],
+        "judged": [*points.values()],
+    }
+
+
+def control_of(points: Mapping[str, Any], folder: Path) -> list[float]:
+    """What the control of a training with such a curve was judged, after as many iterations each time."""
+    _, judged = validations(folder)
+    if [*judged] != points["iterations"]:
+        raise SystemExit(
+            f"the control in {folder} has validations at {[*judged]}, its training at {points['iterations']}: train it "
+            f"with the same validation.every and iterations."
+        )
+    return [*judged.values()]
+
+
+def validations(folder: Path) -> tuple[Mapping[str, Any], dict[int, float]]:
+    """The record of a training, and the judgement after so many iterations, in order."""
     record = read_record(folder)
     if record is None or not record["history"]:
         raise SystemExit(f"there is no training with validations in {folder}: set validation.every above 0.")
     if any(item["judgement"] is None for item in record["history"]):
         raise SystemExit(f"the validations in {folder} have no judge: train with --judge.")
-    config, algorithm = record["config"], record["identity"]["algorithm"]
-    seconds = {row["iteration"]: row["seconds"] for row in map(json.loads, (folder / LOG).read_text().splitlines())}
-    points = sorted({item["iteration"]: item["judgement"] for item in record["history"]}.items())
-    return {
-        "iterations": [at for at, _ in points],
-        "pictures": [_pictures(folder, algorithm, config, at) for at, _ in points],
-        "minutes": [round(sum(s for i, s in seconds.items() if i <= at) / 60, 2) for at, _ in points],
-        "judged": [judged for _, judged in points],
-    }
+    return record, dict(sorted((item["iteration"], item["judgement"]) for item in record["history"]))
 
 
 def _pictures(folder: Path, algorithm: str, config: Mapping[str, Any], iteration: int) -> int:
@@ -94,10 +112,17 @@ def _expected(pictures: Sequence[tuple[float, float]], n: int) -> float:
 
 def table(measured: Mapping[str, Any]) -> str:
     """The curves as Markdown, a line per validation, and the best of N."""
-    lines = ["| training | iterations | pictures drawn | minutes | fully right |", "| --- | --: | --: | --: | --: |"]
+    lines = [
+        "| training | iterations | pictures drawn | minutes | fully right | its control |",
+        "| --- | --: | --: | --: | --: | --: |",
+    ]
     for name, points in measured["trainings"].items():
-        rows = zip(points["iterations"], points["pictures"], points["minutes"], points["judged"], strict=True)
-        lines += [f"| {name} | {at} | {drawn:,} | {took:.1f} | {judged:.1%} |" for at, drawn, took, judged in rows]
+        controls = [f"{judged:.1%}" for judged in points.get("control", ())] or [""] * len(points["judged"])
+        rows = zip(points["iterations"], points["pictures"], points["minutes"], points["judged"], controls, strict=True)
+        lines += [
+            f"| {name} | {at} | {drawn:,} | {took:.1f} | {judged:.1%} | {control} |"
+            for at, drawn, took, judged, control in rows
+        ]
     if measured["best_of"]:
         lines += ["", "| base, best of | fully right |", "| --: | --: |"]
         lines += [f"| {n} | {right:.1%} |" for n, right in enumerate(measured["best_of"], 1)]
@@ -106,6 +131,8 @@ def table(measured: Mapping[str, Any]) -> str:
 
 def draw(measured: Mapping[str, Any]) -> str:
     """The curves as SVG: against pictures on the left, against minutes on the right; a line is its training's id.
+
+    Controls are dashed.
 
     A training's pictures are compared with the base's of the same noise and guidance, the best of N with the base's
     others: what is drawn are points gained, each over its own.
@@ -124,6 +151,10 @@ def draw(measured: Mapping[str, Any]) -> str:
                 gained = [100 * (judged - points["judged"][0]) for judged in points["judged"]]
                 (line,) = axis.plot(points[cost], gained, "o-", color=colour, markersize=3, label=name)
                 line.set_gid(f"{name}-{cost}")
+                if "control" in points:
+                    gained = [100 * (judged - points["control"][0]) for judged in points["control"]]
+                    (line,) = axis.plot(points[cost], gained, "--", color=colour, linewidth=1, alpha=0.6)
+                    line.set_gid(f"{name}-control-{cost}")
             for n, share in enumerate(measured["best_of"], 1):
                 gained = 100 * (share - measured["best_of"][0])
                 axis.axhline(gained, color="#999999", linestyle=":", linewidth=1)
@@ -142,6 +173,9 @@ def draw(measured: Mapping[str, Any]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("trainings", nargs="*", metavar="NAME=RUN", help="a training's folder, and what to call it")
+    parser.add_argument(
+        "--control", action="append", default=[], metavar="NAME=RUN", help="of the training of that name"
+    )
     parser.add_argument("--base", type=Path, help="an evaluation of the base, several pictures of each prompt")
     parser.add_argument("--reward", default="micro_caption", help="of that evaluation, which chooses")
     parser.add_argument("--results", type=Path, default=RESULTS, help="numbers; the table goes beside them")
@@ -154,6 +188,10 @@ def main() -> None:
         if not equals:
             parser.error(f"{name} is not NAME=RUN")
         measured["trainings"][name] = curve(Path(folder))
+    for name, _, folder in (each.partition("=") for each in options.control):
+        if name not in measured["trainings"]:
+            parser.error(f"there is no training {name} that this could be the control of")
+        measured["trainings"][name]["control"] = control_of(measured["trainings"][name], Path(folder))
     if options.base is not None:
         measured["best_of"] = best_of(options.base, options.reward)
     if not measured["trainings"]:

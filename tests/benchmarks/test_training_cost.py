@@ -82,10 +82,34 @@ def test_numbers_are_kept_and_drawn(cost, training, tmp_path, monkeypatch, capsy
     monkeypatch.setattr(sys, "argv", ["training_cost", f"mine={folder}", *map(str, arguments)])
     cost.main()
     first = (tmp_path / "cost.svg").read_text()
-    assert "mine-minutes" in first and "| mine | 4 | 48 | 10.0 | 70.0% |" in capsys.readouterr().out
+    assert "mine-minutes" in first and "| mine | 4 | 48 | 10.0 | 70.0% |  |" in capsys.readouterr().out
     monkeypatch.setattr(sys, "argv", ["training_cost", *map(str, arguments)])
     cost.main()
     assert (tmp_path / "cost.svg").read_text() == first
+
+
+def test_a_control_is_read_beside_its_training(cost, training, tmp_path, monkeypatch, capsys):
+    mine, control = training("raft", candidates=2), training("reward_weighted")
+    arguments = [
+        f"mine={mine}",
+        "--results",
+        str(tmp_path / "cost.json"),
+        "--svg",
+        str(tmp_path / "cost.svg"),
+        "--control",
+    ]
+    monkeypatch.setattr(sys, "argv", ["training_cost", *arguments, f"mine={control}"])
+    cost.main()
+    assert "| mine | 4 | 48 | 10.0 | 70.0% | 70.0% |" in capsys.readouterr().out
+    drawn = (tmp_path / "cost.svg").read_text()
+    assert "mine-control-pictures" in drawn and "mine-control-minutes" in drawn
+    monkeypatch.setattr(sys, "argv", ["training_cost", *arguments, f"yours={control}"])
+    with pytest.raises(SystemExit):
+        cost.main()
+    record = json.loads((control / "training.json").read_text())
+    (control / "training.json").write_text(json.dumps({**record, "history": record["history"][:2]}))
+    with pytest.raises(SystemExit, match=r"has validations at \[0, 2\], its training at \[0, 2, 4\]"):
+        cost.control_of({"iterations": [0, 2, 4]}, control)
 
 
 def test_what_is_drawn_is_gained_over_the_base(cost):
