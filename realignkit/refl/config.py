@@ -270,6 +270,9 @@ def preset(name: str, **changes: Any) -> ReFLConfig:
 REMOVED: Mapping[str, Any] = {"purify": None, "purify_draws": 1, "hold_style": False, "style_weight": 0.0}
 """Options of version 0.1 that are gone, with the values at which they did nothing."""
 
+ADDED: Mapping[str, Any] = {"raft.shuffle_rewards": False}
+"""Options that version 0.1 did not have yet, with the values at which a run of it can be gone on with."""
+
 _ROLLOUT = ("solver", "num_inference_steps", "guidance_scale", "gradients_per_rollout")
 RENAMED: Mapping[str, tuple[str, ...]] = {
     **{name: (f"refl.{name}", f"raft.{name}") for name in _ROLLOUT},

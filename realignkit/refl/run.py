@@ -24,7 +24,7 @@ from realignkit.provenance import another_version, flat, in_short, placeless, ve
 from realignkit.records import Format, Written
 from realignkit.refl import checkpoints
 from realignkit.refl.checkpoints import WrittenValidation
-from realignkit.refl.config import ALGORITHMS, REMOVED, ReFLConfig, translated
+from realignkit.refl.config import ADDED, ALGORITHMS, REMOVED, ReFLConfig, translated
 from realignkit.refl.options import ValidationOptions
 from realignkit.types import TrainState, Validation
 
@@ -169,6 +169,7 @@ class RunFolder:
             identity.setdefault(PRIOR_SAMPLING, now["identity"][PRIOR_SAMPLING])
         new = flat(now["config"])
         old = translated(flat(recorded), str(identity.get("algorithm"))) or new
+        old = {**{name: off for name, off in ADDED.items() if name in new}, **old}
         unknown, gone = sorted(new.keys() - old.keys() - CHANGEABLE), sorted(old.keys() - new.keys() - CHANGEABLE)
         old, new = {**old, **identity}, {**new, **now["identity"]}
         different = [

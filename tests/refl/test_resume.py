@@ -116,6 +116,9 @@ def test_a_run_of_version_0_1_goes_on_unless_it_used_what_is_gone(make_trainer, 
     }[algorithm]
     refused(f"different: {name}", **changed)
     written()
+    if algorithm == "raft":  # what that version did not have was off
+        with pytest.raises(OutputError, match=r"different: raft\.shuffle_rewards \(False there, True now\)"):
+            make_trainer(iterations=2, **wanted, raft={"shuffle_rewards": True}).train(resume=True)
     assert make_trainer(iterations=2, **wanted).train(resume=True).iterations == 2
 
 
