@@ -25,6 +25,8 @@ def unknown_option(
     group = prefix.partition(".")[0]
     of_group = [each for each in names if group in groups and each.startswith(f"{group}.")]
     of_group.sort(key=lambda each: not each.startswith(f"{prefix}."))
+    # A group within a group, such as an algorithm of the training: raft.candidates is training.raft.candidates.
+    of_group = of_group or [each for each in names if prefix and f".{prefix}." in each]
     elsewhere = [each for each in names if each.partition(".")[2] == option]
     owner = prefix.partition(".")[2]
     if owners and owner and owner not in owners:
@@ -38,7 +40,7 @@ def unknown_option(
         hint = f"Did you mean {' or '.join(near)}? " if near else ""
     if f"{group}.options" in names:
         hint += f"What it works with has its options in '{prefix}.options', as {{\"{option}\": …}}. "
-    if groups and group not in groups:
+    if groups and group not in groups and not of_group:
         listed = f"Groups of options here: {', '.join(groups)}; a wrong name within a group lists what it has."
     else:
         listed = f"Known: {', '.join(of_group if groups else names) or 'none'}."

@@ -80,6 +80,19 @@ def parse(
     return settings
 
 
+def check_guided(settings: Settings, guide_by: str | None) -> None:
+    """Refuse options of guided sampling where no reward guides.
+
+    Raises:
+        OptionError: there are such.
+    """
+    from realignkit.realigner.options import GUIDE_OPTIONS
+
+    idle = [name for name in GUIDE_OPTIONS if name in settings.realigner]
+    if idle and guide_by is None:
+        raise OptionError(f"{idle[0]} has no effect where no reward guides: give --guide-by REWARD, or leave it out.")
+
+
 def make_realigner(model: str, specs: Mapping[str, Any], settings: Settings, **arguments: Any) -> Realigner:
     """:meth:`realignkit.realigner.Realigner.from_pretrained`, with what ``--set`` says.
 

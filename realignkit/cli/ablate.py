@@ -245,6 +245,7 @@ def stages(
     isolate_plugins(ctx, isolate)
     if (candidates > 1) != (select_by is not None):
         raise typer.BadParameter("--candidates N, at least 2, and --select-by REWARD go together.")
+    from realignkit.cli._settings import check_guided
     from realignkit.contracts import parse_options
     from realignkit.evaluation.plan import stages_plan, trained_model
     from realignkit.realigner import Realigner
@@ -256,6 +257,7 @@ def stages(
     bench = Bench(model, metric, score, reference)
     specs: dict[str, Any] = {"tagger": tagger, "scorer": scorer, "segmenter": segmenter}
     settings = bench.settings(assignments or [], None, {**specs, "reward": select_by, "guide_by": guide_by})
+    check_guided(settings, guide_by)
     realigner_options: Any = parse_options(RealignerOptions, settings.realigner, owner="realigner")
     with loading():
         asked = {"select_by": select_by, "guide_by": guide_by}

@@ -107,11 +107,13 @@ def evaluate(
         raise typer.BadParameter("--lora, --fine, --seed, --limit, --candidates and --guide-by go with --model.")
     if model is not None and prompts is None:
         raise typer.BadParameter("--model needs --prompts: what to draw.")
+    from realignkit.cli._settings import check_guided
     from realignkit.evaluation.processes import Launch
 
     launch = Launch.of_environment()
     bench = EvaluationBench(model, prompts, metric or [], {"reward": select_by, "guide_by": guide_by}, launch)
     settings = bench.settings([*([] if lora is None else [f"generator.lora={json.dumps(lora)}"]), *(assignments or [])])
+    check_guided(settings, guide_by)
     before = "-coarse" if stage == "coarse" else ""
     folder = folder or DEFAULT_ROOT / f"{stem_of(str(pictures or model), prompts)}{before}"
     with writes_into(ctx, folder) if launch.first else contextlib.nullcontext():

@@ -220,7 +220,7 @@ def realigner_of(
 
     ``isolate``: what ``--isolate`` says, for processes that have not been told yet.
     """
-    from realignkit.cli._settings import known_options, make_realigner, parse
+    from realignkit.cli._settings import check_guided, known_options, make_realigner, parse
     from realignkit.registry import default_registry
 
     if isolate:
@@ -229,7 +229,9 @@ def realigner_of(
         isolate_in(default_registry(), isolate)
     rewards = {"reward": options.get("select_by"), "guide_by": options.get("guide_by")}
     known = known_options(default_registry(), model, {**specs, **rewards})
-    return make_realigner(model, specs, parse(assignments, known), **options)
+    settings = parse(assignments, known)
+    check_guided(settings, rewards["guide_by"])
+    return make_realigner(model, specs, settings, **options)
 
 
 def _stem(spec: str) -> str:

@@ -95,8 +95,8 @@ def train(
         if wanted.get(name) is None:
             raise typer.BadParameter(f"--{name} is missing (or '{name}:' in the --config file).")
     job = TrainingJob(wanted, [*settings, *(assignments or [])])
-    if control and job.config.control(Path(wanted["out"])).leaves_nothing:  # before hours of training
-        raise OptionError("--control trains on the denoising loss alone: raise denoising_weight above 0, or omit it.")
+    if control:
+        job.check_control()  # before hours of training
 
     # Before minutes of loading; the processes of one launch are one writer.
     first = os.environ.get("RANK", "0") == "0"
@@ -206,6 +206,18 @@ class TrainingJob:
 
         return {*rewards_in(spec, self.companions).values()}
 
+    def check_control(self) -> None:
+        """Refuse a control that could not be trained after the training; of ``auto`` either algorithm's.
+
+        Raises:
+            OptionError: why not.
+        """
+        from realignkit.refl.config import AUTO
+
+        for name in AUTO if self.config.algorithm == "auto" else (self.config.algorithm,):
+            if self.config.control(Path(self.wanted["out"]), name).leaves_nothing:
+                raise OptionError("--control trains on the denoising loss alone: raise denoising_weight, or omit it.")
+
     def run(self, folder: Path, resume: bool, *, control: bool = False, title: str = "") -> TrainResult:
         """Train, or go on; ``title`` is for the progress bar.
 
@@ -260,6 +272,8 @@ class TrainingJob:
                 on_message=on_message,
             )
             self.main = trainer.processes.main
+            if config.algorithm == "auto" and trainer.algorithm == "raft":
+                on_message("the reward has no gradient, so algorithm=raft is trained")
             for remark in trainer.idle_options():
                 on_message(remark)
             try:
@@ -307,6 +321,10 @@ def _print(results: Mapping[str, TrainResult], judge: str) -> None:
         table.add_row(name, str(row.iteration), f"{row.reward:.4f}", f"{row.judgement:.4f}")
     if rows:
         out().print(table)
+    elif len(results) > 1:
+        out().print(
+            "[dim]nothing was validated, so training and control are not compared here: realignkit eval does[/]"
+        )
     for name, result in results.items():
         for warning in result.warnings:
             out().print(f"[yellow]warning[/] ({name}): {escape(warning)}")

@@ -134,9 +134,10 @@ class ReFLConfig(TrainingOptions):
             return self.algorithm
         chosen, other = AUTO if differentiable else AUTO[::-1]
         if self.sets(other) and not self.sets(chosen):
+            remedy = f"give them to {chosen}, or set algorithm={other}" if differentiable else "leave them out"
             raise OptionError(
                 f"{reward.whose} has {'a' if differentiable else 'no'} gradient, so {chosen} is trained, but {other} "
-                f"has options: give them to {chosen}, or set algorithm={other}."
+                f"has options: {remedy}."
             )
         return chosen
 

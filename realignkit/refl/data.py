@@ -129,7 +129,7 @@ def read_pairs(folder: Path) -> PairList:
             text, or an image is missing, outside the folder, or no picture that can be read; file and line are named.
     """
     if not folder.is_dir():
-        raise OptionError(f"there is no folder '{folder}' with image-caption pairs. Check the path.")
+        raise OptionError(f"there is no folder '{folder}' of pictures with captions. Check the path.")
     tables = [path for name in TABLES if (path := folder / name).is_file()]
     table = _only(folder, tables) if tables else None
     pairs, rows, remark = _from_table(table) if table else _from_texts(folder)

@@ -153,6 +153,12 @@ class RunFolder:
                 f"folder, or empty this one."
             )
         self._check_same(newest[1].get("run") or {})
+        done = int(newest[1].get("iteration", 0))
+        if done > self.config.iterations:
+            raise OutputError(
+                f"{self.folder} has had {done} iterations already, and iterations={self.config.iterations} asks for "
+                f"fewer. Ask for as many or more, or train into another folder."
+            )
         return newest
 
     def _check_same(self, run: Mapping[str, Any]) -> None:
@@ -167,6 +173,8 @@ class RunFolder:
             identity["training_guidance_scale"] = None
         if PRIOR_SAMPLING in now["identity"]:  # earlier versions drew the images with validation.steps, too
             identity.setdefault(PRIOR_SAMPLING, now["identity"][PRIOR_SAMPLING])
+        if (algorithm := identity.get("algorithm")) not in (None, now["identity"]["algorithm"]):
+            raise self._another([_difference("algorithm", algorithm, now["identity"]["algorithm"])])
         new = flat(now["config"])
         old = translated(flat(recorded), str(identity.get("algorithm"))) or new
         old = {**{name: off for name, off in ADDED.items() if name in new}, **old}
@@ -178,10 +186,13 @@ class RunFolder:
             if name not in CHANGEABLE and old.get(name) != new.get(name)
         ] + another_version(unknown, gone)
         if different:
-            raise OutputError(
-                f"{self.folder} holds another training; different: {in_short(different)}. "
-                f"Use the same options and inputs to resume, or another folder."
-            )
+            raise self._another(different)
+
+    def _another(self, different: list[str]) -> OutputError:
+        return OutputError(
+            f"{self.folder} holds another training; different: {in_short(different)}. Use the same options and inputs "
+            f"to resume, or another folder."
+        )
 
     def take_over(self, newest: tuple[Path, Mapping[str, Any]] | None) -> None:
         """Go on with L_pre's images as an earlier version had them drawn, if it was one: see :meth:`open`."""

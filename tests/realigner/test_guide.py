@@ -193,6 +193,9 @@ def test_the_command_line_guides(cli, tmp_path, make_realigner):
     refused = cli("run", PROMPT, "--model", "tiny", "--guide-by", "blind", "--out", tmp_path / "refused")
     assert refused.exit_code != 0
     assert "has no gradient" in refused.output
+    idle = cli("run", PROMPT, "--model", "tiny", "--set", "guide_strength=0.4", "--out", tmp_path / "idle")
+    assert idle.exit_code == 2
+    assert "guide_strength has no effect where no reward guides" in " ".join(idle.stderr.replace("│", " ").split())
     assert not (tmp_path / "refused" / "refined.png").exists()
 
 

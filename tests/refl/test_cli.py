@@ -159,6 +159,8 @@ def test_killed_and_resumed_is_as_if_never_stopped(cli, command, arguments, tmp_
         (["--set", "purify=[400,650]"], "training option purify was removed in version 0.2"),
         (["--set", "training.raft.candidates=8", "--set", "algorithm=refl"], "raft has options, but algorithm=refl is"),
         (["--control", "--set", "denoising_weight=0"], "--control trains on the denoising loss alone"),
+        (["--control", "--set", "raft.shuffle_rewards=true"], "the training is a control itself"),
+        (["--set", "raft.candidate=8"], "Did you mean training.raft.candidates? Known: training.raft."),
     ],
 )
 def test_mistakes_are_one_message(cli, arguments, tmp_path, change, message):

@@ -55,6 +55,10 @@ def test_resuming_something_else_is_refused(make_trainer):
     longer = make_trainer(iterations=2, validation={"every": 0})  # more iterations may be asked for
     assert longer.train(resume=True).iterations == 2
     assert len(log(longer)) == 2
+    with pytest.raises(OutputError, match=r"has had 2 iterations already, and iterations=1 asks for fewer"):
+        make_trainer(iterations=1, validation={"every": 0}).train(resume=True)
+    with pytest.raises(OutputError, match=r"different: algorithm \('refl' there, 'raft' now\)\. Use the same"):
+        make_trainer(iterations=2, validation={"every": 0}, algorithm="raft").train(resume=True)
 
 
 def test_a_run_of_an_earlier_version_is_said_to_be_one(make_trainer, tmp_path):

@@ -78,10 +78,14 @@ class DPO(Feedback):
         """
         self.pictures = pictures
         self.chosen = pairs_of(pictures, self.options.pair_by, self.options.gap)
+        if not pictures.groups:
+            raise ModelError("no prompt has two pictures, of which one could be preferred: nothing can be learnt.")
         if not self.chosen:
+            given = self.options.pictures is not None and number == 0
+            remedy = "pictures that are rated or ranked differently" if given else "another reward"
             raise ModelError(
                 f"no two pictures of a prompt differ in their reward by more than {self.options.gap:g} standard "
-                f"deviations, so there is nothing to learn from. Lower dpo.gap, or take another reward."
+                f"deviations, so there is nothing to learn from. Lower dpo.gap, or take {remedy}."
             )
         self.order = Order(len(self.chosen), self.config.seed, f"pairs of round {number}")
         return f"{len(self.chosen)} pairs"

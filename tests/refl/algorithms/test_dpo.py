@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 from torch.nn.functional import logsigmoid
 
@@ -109,6 +112,23 @@ def test_pairs_are_of_one_prompt_and_differ_by_more_than_the_gap(make_trainer, b
 def test_a_reward_that_says_the_same_of_all_teaches_nothing(make_trainer):
     with pytest.raises(ModelError, match=r"no two pictures of a prompt differ in their reward by more than 0"):
         make_trainer(Constant(), **DPO).gradients(0)
+
+
+@pytest.mark.parametrize(
+    ("prompts", "said"),
+    [
+        (["a book", "a book"], r"Lower dpo\.gap, or take pictures that are rated or ranked differently\."),
+        (["a book", "a cup"], r"no prompt has two pictures, of which one could be preferred"),
+    ],
+)
+def test_given_pictures_that_teach_nothing_are_said_to(make_trainer, tmp_path, prompts, said):
+    lines = []
+    for name, prompt in zip(("a.png", "b.png"), prompts, strict=True):
+        Image.new("RGB", (32, 32), "red").save(tmp_path / name)
+        lines.append(json.dumps({"file_name": name, "text": prompt, "rank": 1}) + "\n")
+    (tmp_path / "metadata.jsonl").write_text("".join(lines))
+    with pytest.raises(ModelError, match=said):
+        make_trainer(Blind(), **DPO, dpo={"pictures": tmp_path}).gradients(0)
 
 
 @pytest.mark.parametrize("trainable", ["lora", "text_encoder"])
