@@ -69,7 +69,7 @@ def validations(folder: Path) -> tuple[Mapping[str, Any], dict[int, float]]:
         raise SystemExit(f"there is no training with validations in {folder}: set validation.every above 0.")
     if any(item["judgement"] is None for item in record["history"]):
         raise SystemExit(f"the validations in {folder} have no judge: train with --judge.")
-    return record, dict(sorted((item["iteration"], item["judgement"]) for item in record["history"]))
+    return record, dict(sorted({item["iteration"]: item["judgement"] for item in record["history"]}.items()))
 
 
 def _pictures(folder: Path, algorithm: str, config: Mapping[str, Any], iteration: int) -> int:
@@ -187,7 +187,7 @@ def main() -> None:
     for name, equals, folder in (each.partition("=") for each in options.trainings):
         if not equals:
             parser.error(f"{name} is not NAME=RUN")
-        measured["trainings"][name] = curve(Path(folder))
+        measured["trainings"][name] = curve(Path(folder))  # without the control of the one before
     for name, _, folder in (each.partition("=") for each in options.control):
         if name not in measured["trainings"]:
             parser.error(f"there is no training {name} that this could be the control of")

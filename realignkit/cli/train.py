@@ -96,7 +96,7 @@ def train(
             raise typer.BadParameter(f"--{name} is missing (or '{name}:' in the --config file).")
     job = TrainingJob(wanted, [*settings, *(assignments or [])])
     if control:
-        job.check_control()  # before hours of training
+        job.config.check_control(Path(wanted["out"]))  # before hours of training
 
     # Before minutes of loading; the processes of one launch are one writer.
     first = os.environ.get("RANK", "0") == "0"
@@ -205,18 +205,6 @@ class TrainingJob:
         from realignkit.resolve import rewards_in
 
         return {*rewards_in(spec, self.companions).values()}
-
-    def check_control(self) -> None:
-        """Refuse a control that could not be trained after the training; of ``auto`` either algorithm's.
-
-        Raises:
-            OptionError: why not.
-        """
-        from realignkit.refl.config import AUTO
-
-        for name in AUTO if self.config.algorithm == "auto" else (self.config.algorithm,):
-            if self.config.control(Path(self.wanted["out"]), name).leaves_nothing:
-                raise OptionError("--control trains on the denoising loss alone: raise denoising_weight, or omit it.")
 
     def run(self, folder: Path, resume: bool, *, control: bool = False, title: str = "") -> TrainResult:
         """Train, or go on; ``title`` is for the progress bar.

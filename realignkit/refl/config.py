@@ -112,11 +112,29 @@ class ReFLConfig(TrainingOptions):
         Args:
             run: folder of the training that it is the control of.
             algorithm: what is trained, where ``algorithm=auto`` leaves it open (:meth:`algorithm_for`).
+
+        Raises:
+            OptionError: it is without already.
         """
+        if self.reward_weight == 0:
+            raise OptionError("with reward_weight=0 the training is a control itself: leave it or --control out.")
         algorithm = algorithm or self.algorithm
         kind = ALGORITHMS.get(algorithm)
         options = None if kind is None else kind.control_options(self.options_of(algorithm), run)
         return self.model_copy(update={"reward_weight": 0.0} if options is None else {algorithm: options})
+
+    def check_control(self, run: Path) -> None:
+        """Refuse a training of which no control could be trained after it; of ``auto`` either algorithm's.
+
+        Raises:
+            OptionError: why not.
+        """
+        for name in AUTO if self.algorithm == "auto" else (self.algorithm,):
+            if self.control(run, name).leaves_nothing:
+                raise OptionError(
+                    f"the control of {name} trains on the denoising loss alone: raise denoising_weight, or leave "
+                    f"--control out."
+                )
 
     def algorithm_for(self, reward: Named) -> str:
         """The algorithm that is trained with a reward: ``auto`` goes by whether it has a gradient.

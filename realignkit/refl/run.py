@@ -132,8 +132,8 @@ class RunFolder:
             say: is told what is damaged, or that there is nothing to go on with.
 
         Raises:
-            OutputError: it holds a run and ``resume`` is off, a run of something else, or one without a whole
-                checkpoint.
+            OutputError: it holds a run and ``resume`` is off, a run of something else, one of more iterations than are
+                asked for, or one without a whole checkpoint.
         """
         if not begun(self.folder):
             checkpoints.truncate_log(self.folder / LOG, 0)  # of a run that was killed before its first checkpoint

@@ -181,7 +181,7 @@ class Algorithm(ABC):
 
     @property
     def has_reward_term(self) -> bool:
-        """Whether there is a reward term with a gradient of its own; a control run has none."""
+        """Whether there is a reward term with a gradient of its own; with ``reward_weight=0`` there is none."""
         return self.config.reward_weight != 0
 
     @property

@@ -74,12 +74,12 @@ class DPO(Feedback):
         """Pairs (better, worse) of a round, in an order of their own.
 
         Raises:
-            ModelError: no two pictures of a prompt differ enough.
+            ModelError: no prompt has two pictures, or none differ enough.
         """
         self.pictures = pictures
         self.chosen = pairs_of(pictures, self.options.pair_by, self.options.gap)
         if not pictures.groups:
-            raise ModelError("no prompt has two pictures, of which one could be preferred: nothing can be learnt.")
+            raise ModelError("no prompt has two pictures, of which one could be preferred. Give several of each.")
         if not self.chosen:
             given = self.options.pictures is not None and number == 0
             remedy = "pictures that are rated or ranked differently" if given else "another reward"
