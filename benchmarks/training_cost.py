@@ -184,9 +184,10 @@ def main() -> None:
     measured = {"trainings": {}, "best_of": []}
     if options.results.exists():
         measured = json.loads(options.results.read_text())
-    for name, equals, folder in (each.partition("=") for each in options.trainings):
-        if not equals:
-            parser.error(f"{name} is not NAME=RUN")
+    for each in (*options.trainings, *options.control):
+        if "=" not in each:
+            parser.error(f"{each} is not NAME=RUN")
+    for name, _, folder in (each.partition("=") for each in options.trainings):
         measured["trainings"][name] = curve(Path(folder))  # without the control of the one before
     for name, _, folder in (each.partition("=") for each in options.control):
         if name not in measured["trainings"]:

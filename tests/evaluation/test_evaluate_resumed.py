@@ -84,13 +84,21 @@ def thousand(tmp_path_factory: pytest.TempPathFactory) -> Path:
         rows.append({"file_name": f"{number}.png", "text": f"a book, number {number % 500}", "seed": number // 500})
     (folder / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (folder / "measure.py").write_text(
-        "import os, sys\n"
+        "import os, signal, sys\n"
         "open(sys.argv[2] + '.pid', 'w').write(str(os.getpid()))\n"
         "from realignkit.evaluation import evaluate\n"
         "from realignkit.evaluation.pictures import read_pictures\n"
         "from realignkit.evaluation.processes import Launch\n"
-        "from tests.evaluation.judges import metrics\n"
-        "evaluate.KEEP_EVERY = 0.02\n"
+        "from tests.evaluation.judges import Redness, metrics\n"
+        "judge, seen = Redness.judge_each, []\n"
+        "def judge_each(self, images, prompts):\n"
+        "    if sys.argv[3:] and len(seen) >= int(sys.argv[3]):\n"
+        "        open(sys.argv[2] + '.waits', 'w').close()\n"
+        "        signal.pause()  # to be killed\n"
+        "    seen.extend(images)\n"
+        "    return judge(self, images, prompts)\n"
+        "Redness.judge_each = judge_each\n"
+        "evaluate.KEEP_EVERY = 0.0  # after every batch\n"
         "pictures = read_pictures(sys.argv[1])\n"
         "evaluate.Evaluation(pictures, metrics(), sys.argv[2], launch=Launch.of_environment())()\n"
     )
@@ -106,13 +114,16 @@ def environment() -> dict[str, str]:
 def test_killed_five_times_it_equals_one_that_was_not(thousand: Path, tmp_path: Path, quick: Path):
     command = [quick / "python", thousand / "measure.py", thousand]
     subprocess.run([*command, tmp_path / "whole"], env=environment(), check=True, timeout=HANGS)
-    lines = tmp_path / "killed" / "pictures.jsonl"
-    for kill in range(1, 6):
-        with subprocess.Popen([*command, tmp_path / "killed"], env=environment()) as process:
-            while process.poll() is None and (not lines.exists() or lines.read_bytes().count(b"\n") < 150 * kill):
-                time.sleep(0.002)
+    lines, waits, kept = tmp_path / "killed" / "pictures.jsonl", tmp_path / "killed.waits", 0
+    for _ in range(5):
+        with subprocess.Popen([*command, tmp_path / "killed", "150"], env=environment()) as process:
+            while process.poll() is None and not waits.exists():
+                time.sleep(0.01)
             os.kill(int((tmp_path / "killed.pid").read_text()), signal.SIGKILL)
         assert process.returncode == -signal.SIGKILL
+        waits.unlink()
+        before, kept = kept, lines.read_bytes().count(b"\n")
+        assert before < kept < 1000
     subprocess.run([*command, tmp_path / "killed"], env=environment(), check=True, timeout=HANGS)
     assert results(tmp_path / "killed") == results(tmp_path / "whole")
 

@@ -99,6 +99,18 @@ def test_a_sum_of_rewards_in_yaml_and_on_the_command_line(cli, arguments, tmp_pa
     assert losses(tmp_path / "flag") == found["text"] == found["mapping"]
     record = json.loads((tmp_path / "flag" / "training.json").read_text())
     assert record["identity"]["algorithm"] == "raft"  # one part has no gradient
+    assert "the reward has no gradient, so algorithm=raft is trained" in " ".join(
+        result.output.split() + result.stderr.split()
+    )
+
+
+def test_a_control_that_nothing_was_validated_of_is_not_compared(cli, arguments, tmp_path):
+    rest = [text for text in arguments if not str(text).startswith("--set=validation.every")]
+    at = rest.index("--judge")
+    quick = ["--set=validation.every=0", "--set=iterations=1", "--set=reward_weight=1", "--control"]
+    result = cli(*rest[:at], *rest[at + 2 :], *quick, "--out", tmp_path / "run")
+    assert result.exit_code == 0, result.output + result.stderr
+    assert "nothing was validated, so training and control are not compared here" in " ".join(result.output.split())
 
 
 def test_feedback_and_its_control_learn_from_the_same_pictures(cli, arguments, tmp_path):

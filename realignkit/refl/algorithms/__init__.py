@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field
 
 from realignkit.contracts import Options
-from realignkit.errors import ModelError
+from realignkit.errors import ModelError, OptionError
 from realignkit.named import Named
 from realignkit.refl import losses, seeds
 from realignkit.refl.data import Order, Pairs
@@ -173,11 +173,20 @@ class Algorithm(ABC):
     def control_options(cls, options: Any, run: Path) -> Any:
         """Options of its control, which learns the same without what the reward says; None: it has no reward term.
 
+        Where several pictures of a prompt are rated, their rewards are exchanged.
+
         Args:
             options: of this algorithm.
             run: folder of the training that it is the control of.
+
+        Raises:
+            OptionError: they are exchanged already.
         """
-        return None
+        if "shuffle_rewards" not in type(options).model_fields:
+            return None
+        if options.shuffle_rewards:
+            raise OptionError("with shuffle_rewards the training is a control itself: leave it or --control out.")
+        return options.model_copy(update={"shuffle_rewards": True})
 
     @property
     def has_reward_term(self) -> bool:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from realignkit.errors import ModelError, OptionError
+from realignkit.errors import ModelError
 from realignkit.provenance import placeless
 from realignkit.refl import losses, seeds
 from realignkit.refl.algorithms import PART, Algorithm, DrawingOptions, Gradients, MicroBatch, Solver
@@ -97,17 +97,11 @@ class Feedback(Algorithm):
 
     @classmethod
     def control_options(cls, options: Any, run: Path) -> Any:
-        """The same pictures in the first round, and rewards that are exchanged within each prompt.
-
-        Raises:
-            OptionError: they are exchanged already.
-        """
+        """As :meth:`Algorithm.control_options`; with the training's own pictures in the first round."""
         from realignkit.refl.rounds import folder_of
 
-        if options.shuffle_rewards:
-            raise OptionError("with shuffle_rewards the training is a control itself: leave it or --control out.")
-        changes = {"shuffle_rewards": True, "pictures": options.pictures or folder_of(run, 0)}
-        return options.model_copy(update=changes)
+        control = super().control_options(options, run)
+        return control.model_copy(update={"pictures": options.pictures or folder_of(run, 0)})
 
     @property
     def has_denoising_term(self) -> bool:

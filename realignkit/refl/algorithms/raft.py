@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from pydantic import Field
 
 from realignkit.calls import rewards_of
-from realignkit.errors import OptionError
 from realignkit.refl import seeds
 from realignkit.refl.algorithms import Algorithm, Gradients, MicroBatch, RolloutOptions
 
@@ -33,17 +31,6 @@ class RAFT(Algorithm):
 
     Options = RAFTOptions
     options: RAFTOptions
-
-    @classmethod
-    def control_options(cls, options: Any, run: Path) -> Any:
-        """The same candidates, and rewards that are exchanged within each prompt.
-
-        Raises:
-            OptionError: they are exchanged already.
-        """
-        if options.shuffle_rewards:
-            raise OptionError("with shuffle_rewards the training is a control itself: leave it or --control out.")
-        return options.model_copy(update={"shuffle_rewards": True})
 
     def add(self, gradients: Gradients, batch: MicroBatch) -> None:
         """Draw, choose, and add the gradients of the denoising loss on what was chosen, and of L_pre."""
